@@ -1,0 +1,125 @@
+"""Grouped, stratified splits: no patient, slide or near-duplicate group on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import sha256_json
+from leuk_lib.runs.seeds import derive
+
+PARTS = ("train", "val", "test")
+
+
+def split_groups(
+    labels: ArrayLike, groups: ArrayLike, fractions: Sequence[float] = (0.7, 0.1, 0.2), seed: int = 0
+) -> NDArray[np.int64]:
+    """Part number (0, 1, …) of every cell; cells of one group share a part, classes keep their proportions.
+
+    ``labels`` and ``groups`` are (N,); ``fractions`` sum to 1. The groups of a class are taken largest first
+    (ties in an order hashed from the seed and the group's name) and each goes where it brings the class counts
+    nearest to their targets; so cells added to other classes do not move a group of one class. A class present
+    in fewer groups than there are parts stays wholly in part 0 (``unsplittable`` names it); every other class is
+    in every part, unless groups of several classes make that impossible.
+
+    Raises ``LeukError`` for unequal lengths, no cells, or fractions that do not sum to 1.
+    """
+    label_of, group_of = np.asarray(labels), np.asarray(groups).astype(str)
+    target = np.asarray(fractions, dtype=np.float64)
+    if label_of.ndim != 1 or label_of.shape != group_of.shape or label_of.size == 0:
+        raise LeukError(f"split: {label_of.shape} labels and {group_of.shape} groups; one of each for every cell")
+    if target.ndim != 1 or (target <= 0).any() or abs(target.sum() - 1) > 1e-6:
+        raise LeukError(f"split: fractions {tuple(fractions)} must be positive and sum to 1")
+
+    counts, names, group_index = _class_counts(label_of, group_of)
+    share = counts / counts.sum(axis=0)  # (G, K): a group's share of each class
+    order = _order(counts, names, seed)
+    part = np.full(len(names), -1, dtype=np.int64)
+    part[share[:, _too_few(counts, len(target))].any(axis=1)] = 0
+    held = np.stack([share[part == p].sum(axis=0) for p in range(len(target))])  # (P, K)
+
+    for group in order[part[order] < 0]:
+        mine = counts[group] > 0
+        gain = share[group, mine]
+        # Only the term of the chosen part changes: (held + gain - target)^2 - (held - target)^2.
+        cost = (gain * (gain + 2 * (held[:, mine] - target[:, None]))).sum(axis=1)
+        part[group] = int(np.argmin(cost))
+        held[part[group]] += share[group]
+    return _fill_empty(part, counts, order, len(target))[group_index]
+
+
+def _class_counts(
+    labels: NDArray[np.generic], groups: NDArray[np.str_]
+) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.int64]]:
+    """Cells per group and class (G, K), the groups' names (G,), and each cell's group number (N,)."""
+    names, group_index = np.unique(groups, return_inverse=True)
+    classes, class_index = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(names), len(classes)), dtype=np.int64)
+    np.add.at(counts, (group_index, class_index), 1)
+    return counts, names, group_index
+
+
+def _order(counts: NDArray[np.int64], names: NDArray[np.str_], seed: int) -> NDArray[np.int64]:
+    """Largest groups first; ties by a hash of seed and name, so that the order of the table has no say."""
+    salt = str(derive(seed, "split")).encode()
+    tie = [hashlib.sha256(salt + name.encode()).digest() for name in names]
+    return np.array(sorted(range(len(names)), key=lambda g: (-int(counts[g].sum()), tie[g])), dtype=np.int64)
+
+
+def _too_few(counts: NDArray[np.int64], parts: int) -> NDArray[np.bool_]:
+    return np.asarray((counts > 0).sum(axis=0) < parts)
+
+
+def _fill_empty(
+    part: NDArray[np.int64], counts: NDArray[np.int64], order: NDArray[np.int64], parts: int
+) -> NDArray[np.int64]:
+    """Give a part that lacks a splittable class its smallest spare group of that class."""
+    part = part.copy()
+    splittable = np.flatnonzero(~_too_few(counts, parts))
+    frozen = (counts[:, _too_few(counts, parts)] > 0).any(axis=1)
+    for k in splittable[np.argsort(counts[:, splittable].sum(axis=0), kind="stable")]:
+        for wanting in range(parts):
+            if ((part == wanting) & (counts[:, k] > 0)).any():
+                continue
+            for group in order[::-1]:
+                if counts[group, k] == 0 or frozen[group]:
+                    continue
+                others = (part == part[group]) & (np.arange(len(part)) != group)
+                needed = np.intersect1d(np.flatnonzero(counts[group]), splittable)
+                if (counts[others][:, needed] > 0).any(axis=0).all():
+                    part[group] = wanting
+                    break
+    return part
+
+
+def unsplittable(labels: ArrayLike, groups: ArrayLike, parts: int = 3) -> list[str]:
+    """Names of the classes present in fewer groups than parts: they stay in training."""
+    label_of = np.asarray(labels)
+    counts, _, _ = _class_counts(label_of, np.asarray(groups).astype(str))
+    return [str(name) for name in np.unique(label_of)[_too_few(counts, parts)]]
+
+
+def assert_disjoint(parts: ArrayLike, groups: ArrayLike) -> None:
+    """The leak guard: raise ``LeukError`` naming the first group that is in more than one part."""
+    part_of, group_of = np.asarray(parts), np.asarray(groups).astype(str)
+    pairs = np.unique(np.stack([group_of, part_of.astype(str)], axis=1), axis=0)
+    names, number = np.unique(pairs[:, 0], return_counts=True)
+    if (number > 1).any():
+        raise LeukError(f"split leaks: group {names[number > 1][0]!r} is in more than one part")
+
+
+def split_record(parts: ArrayLike, groups: ArrayLike, fractions: Sequence[float], seed: int) -> dict[str, object]:
+    """What ``splits.json`` holds: group names per part, seed, fractions, and the hash of all of these."""
+    assert_disjoint(parts, groups)
+    part_of, group_of = np.asarray(parts), np.asarray(groups).astype(str)
+    record: dict[str, object] = {
+        "seed": seed,
+        "fractions": list(fractions),
+        "groups": {name: sorted(set(group_of[part_of == p].tolist())) for p, name in enumerate(PARTS)},
+        "cells": {name: int((part_of == p).sum()) for p, name in enumerate(PARTS)},
+    }
+    return {**record, "sha256": sha256_json(record)}
