@@ -1,0 +1,169 @@
+"""Run cards: what a stage was, where and on what it ran, and whether that still holds."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from leuk_lib.runs import code, files, paths
+
+PACKAGES = (
+    "torch", "torchvision", "lightning-fabric", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image",
+    "opencv-python-headless", "timm", "safetensors", "torch-fidelity", "piqa", "captum", "statsmodels", "papermill",
+)  # fmt: skip
+
+
+def git_state(root: Path) -> dict[str, Any]:
+    """``{"commit": hex or None, "dirty": bool or None}`` of the project; None where it is not a git checkout."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit, changed = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changed is None else bool(changed)}
+
+
+@functools.lru_cache(maxsize=1)
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def device_name() -> str:
+    """The accelerator's name, else the processor's (torch is asked only if it is loaded already)."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process and of its largest finished child, MB."""
+    unit = 1024 if sys.platform != "darwin" else 1024**2
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(max(peaks) / unit, 1)
+
+
+def peak_gpu_mb() -> float:
+    """Peak GPU memory of this process, MB (0 without a GPU)."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0.0
+    return round(torch.cuda.max_memory_allocated() / 1024**2, 1)
+
+
+def present_hashes(stage: str) -> dict[str, Any]:
+    """Hashes of what the stage depends on besides its inputs: notebook, lock file, code."""
+    notebook = paths.stage_notebooks().get(stage)
+    lock = paths.project_root() / "requirements.lock"
+    return {
+        "notebook": code.notebook_hash(notebook) if notebook else None,
+        "lock": files.sha256_file(lock) if lock.exists() else None,
+        "code": code.code_hashes(stage),
+    }
+
+
+def new_card(stage: str, params: dict[str, Any]) -> dict[str, Any]:
+    """A card in state "running"."""
+    return {
+        "stage": stage, "run": params["run"], "profile": params["profile"], "dataset": Path(params["dataset"]).name,
+        "state": "running", "params": params, "identity": None,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "finished": None, "seconds": None,
+        "peak_rss_mb": None, "peak_gpu_mb": None, "device": None, "process": {"host": socket.gethostname(), "pid": os.getpid()},
+        "git": git_state(paths.project_root()), "versions": package_versions(), "hashes": present_hashes(stage),
+        "inputs": {}, "outputs": {}, "measured": {}, "notes": [], "error": None,
+    }  # fmt: skip
+
+
+def read_card(run: str, stage: str) -> dict[str, Any] | None:
+    """The card of a stage, or None where it never ran."""
+    path = paths.stage_folder(run, stage) / "card.json"
+    return files.read_json(path) if path.exists() else None
+
+
+def is_interrupted(card: dict[str, Any]) -> bool:
+    """True for a card in state "running" whose process is gone (killed, power lost)."""
+    process = card.get("process") or {}
+    if card["state"] != "running" or process.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(process["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None = None) -> list[str]:
+    """Why a finished stage no longer stands for the present: every hash of its card that differs. Empty: fresh.
+
+    ``fingerprint`` maps a data set (name or folder) to its content hash; without it the data set is not looked at.
+    """
+    reasons = []
+    stage, run = card["stage"], card["run"]
+    now = present_hashes(stage)
+    if now["notebook"] != card["hashes"]["notebook"]:
+        reasons.append("its notebook changed")
+    if now["lock"] != card["hashes"]["lock"]:
+        reasons.append("requirements.lock changed")
+    before = card["hashes"]["code"]
+    changed = sorted(name for name in {*before, *now["code"]} if before.get(name) != now["code"].get(name))
+    if changed:
+        reasons.append(
+            f"code changed: {', '.join(changed[:3])}" + (f" and {len(changed) - 3} more" if changed[3:] else "")
+        )
+    for upstream, hashes in card["inputs"].items():
+        if upstream == "dataset":
+            if fingerprint and fingerprint(card["params"]["dataset"]) != hashes["content"]:
+                reasons.append("the data set's files changed")
+            continue
+        other = read_card(run, upstream)
+        if other is None or other["state"] != "finished":
+            reasons.append(f"its input {upstream} is {'missing' if other is None else other['state']}")
+        elif other["outputs"] != hashes:
+            reasons.append(f"its input {upstream} changed")
+    folder = paths.stage_folder(run, stage)
+    for name, digest in card["outputs"].items():
+        path = folder / name
+        if not path.exists():
+            reasons.append(f"its output {name} is missing")
+        elif files.sha256_file(path) != digest:
+            reasons.append(f"its output {name} was changed")
+    return reasons
+
+
+def stage_state(run: str, stage: str, fingerprint: Callable[[str], str] | None = None) -> tuple[str, list[str]]:
+    """``(state, reasons)`` of a stage: missing, running, interrupted, failed, stale or fresh."""
+    card = read_card(run, stage)
+    if card is None:
+        return "missing", ["it never ran"]
+    if is_interrupted(card):
+        return "interrupted", ["its process is gone; run it again to continue"]
+    if card["state"] != "finished":
+        return card["state"], [card["error"]] if card["error"] else []
+    reasons = stale_reasons(card, fingerprint)
+    return ("stale", reasons) if reasons else ("fresh", [])

@@ -1,0 +1,150 @@
+"""What a stage shows in its notebook: banners, accessible tables, figures, numbers for the book."""
+
+from __future__ import annotations
+
+import html
+import io
+from typing import Any
+
+RESEARCH_USE = "Research software. Not a medical device; nothing on this page may be used for a diagnosis."
+RENDERED = "Rendered cells: this shows that the method and the code work, not how well leukemia is recognised."
+SMOKE = "Smoke run: not a result. Sizes and steps are cut down so that CI can run the whole sequence."
+
+
+def shell() -> Any:
+    """The running Jupyter kernel's shell, or None outside a notebook."""
+    try:
+        from IPython.core.getipython import get_ipython
+    except ImportError:
+        return None
+    running = get_ipython()
+    return running if hasattr(running, "kernel") else None
+
+
+class Html:
+    """HTML for a notebook, plain text elsewhere."""
+
+    def __init__(self, markup: str, text: str) -> None:
+        self.markup, self.text = markup, text
+
+    def _repr_html_(self) -> str:
+        return self.markup
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def show(item: Any) -> None:
+    """Display ``item`` in a notebook, print it elsewhere."""
+    if shell() is not None:
+        from IPython.display import display
+
+        display(item)
+    else:
+        print(item)
+
+
+def banner(lines: list[str], kind: str = "warning") -> Html:
+    """An admonition, one paragraph a line."""
+    body = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return Html(f'<div class="admonition {kind} leuk-banner" role="note">{body}</div>', "\n".join(lines))
+
+
+def table(frame: Any, caption: str = "") -> Html:
+    """An accessible HTML table of a data frame: caption, column scopes, numbers to four digits."""
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return "–" if value != value else f"{value:.4g}"
+        return html.escape(str(value))
+
+    head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in frame.columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row) + "</tr>"
+        for row in frame.itertuples(index=False, name=None)
+    )
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    markup = (
+        '<div class="leuk-table" tabindex="0" role="region" aria-label="'
+        f'{html.escape(caption or "table", quote=True)}"><table class="table">{title}'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+    return Html(markup, f"{caption}\n{frame.to_string(index=False)}")
+
+
+def parameter_table(stage: str, params: Any) -> Html:
+    """The parameters of a stage with their meanings, those that differ from the laptop profile marked."""
+    import pandas as pd
+
+    fields = type(params).model_fields
+    rows = [
+        {"parameter": name, "value": str(value), "laptop": "same" if value == fields[name].default else str(fields[name].default),
+         "meaning": fields[name].description or ""}
+        for name, value in params
+    ]  # fmt: skip
+    whole = table(pd.DataFrame(rows), f"Parameters of stage {stage}")
+    markup = f'<details class="leuk-details"><summary>Parameters of this stage ({len(rows)})</summary>{whole.markup}</details>'
+    return Html(markup, whole.text)
+
+
+def cost_row(card: dict[str, Any]) -> dict[str, Any]:
+    """What a stage cost: seconds, memory, device, profile."""
+    return {
+        "stage": card["stage"], "profile": card["profile"], "seconds": card["seconds"], "peak memory (MB)": card["peak_rss_mb"],
+        "peak GPU memory (MB)": card["peak_gpu_mb"], "device": card["device"],
+    }  # fmt: skip
+
+
+def card_table(card: dict[str, Any]) -> Html:
+    """A finished card, short: cost, commit, hashes, notes. The whole card is ``card.json``."""
+    import pandas as pd
+
+    git = card["git"]
+    commit = f"{(git['commit'] or 'none')[:12]}{' with uncommitted changes' if git['dirty'] else ''}"
+    rows = [
+        ("state", card["state"]), ("identity", card["identity"]), ("git commit", commit),
+        ("data, inputs", ", ".join(card["inputs"]) or "none"), ("outputs", f"{len(card['outputs'])} files, hashed in card.json"),
+        *(("note", note) for note in card["notes"]), *((key, f"{value:.4g}") for key, value in card["measured"].items()),
+    ]  # fmt: skip
+    cost = table(pd.DataFrame([cost_row(card)]), f"What stage {card['stage']} cost")
+    rest = table(pd.DataFrame(rows, columns=["item", "value"]), f"Run card of stage {card['stage']}")
+    return Html(cost.markup + rest.markup, f"{cost.text}\n{rest.text}")
+
+
+class Picture:
+    """A figure as the notebook shows it: one image, SVG for line art, PNG where the figure holds images."""
+
+    def __init__(self, mime: str, data: bytes) -> None:
+        self.mime, self.data = mime, data
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        import base64
+
+        data = self.data.decode() if self.mime == "image/svg+xml" else base64.b64encode(self.data).decode()
+        return {self.mime: data, "text/plain": repr(self)}
+
+    def __repr__(self) -> str:
+        return f"<figure, {self.mime}, {len(self.data)} bytes>"
+
+
+def render(figure: Any) -> Picture:
+    """Draw a matplotlib figure to bytes that depend on its content alone (no dates, no random ids)."""
+    import matplotlib
+
+    holds_images = any(ax.images or len(ax.collections) > 40 for ax in figure.axes) or bool(figure.images)
+    crowded = any(
+        sum(c.get_offsets().shape[0] for c in ax.collections if hasattr(c, "get_offsets")) > 2000 for ax in figure.axes
+    )
+    kind = "png" if holds_images or crowded else "svg"
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "leuk", "svg.fonttype": "path"}):
+        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        figure.savefig(buffer, format=kind, dpi=144, bbox_inches="tight", metadata=metadata)
+    return Picture("image/svg+xml" if kind == "svg" else "image/png", buffer.getvalue())
+
+
+def glue(name: str, value: float | int) -> None:
+    """Record a number under ``name`` so that pages of the book can cite it; nothing is shown."""
+    from myst_nb import glue as record
+
+    record(name, value, display=False)

@@ -1,0 +1,131 @@
+"""Parameters of a stage: one frozen, strict model, checked before any work starts."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from leuk_lib.runs.errors import LeukError
+
+INJECTED = "# Parameters"  # the comment that papermill puts on top of the cell it injects
+
+
+class StageParams(BaseModel):
+    """What every stage knows. The defaults of all models together are the laptop profile."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+    dataset: str = Field("smear", min_length=1, description="'smear' (rendered cells) or a folder of images")
+    profile: Literal["smoke", "laptop", "paper"] = Field("laptop", description="size of the run")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of every random stream")
+    run: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="folder in results/")
+    threads: int = Field(
+        2, ge=1, le=256, description="CPU threads of a stage; fixed, since sums depend on it in the last bit"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, values: Any) -> Any:
+        # YAML and papermill know lists only; the frozen models hold tuples.
+        if not isinstance(values, Mapping):
+            return values
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+class TrainParams(StageParams):
+    """What every stage that trains knows on top."""
+
+    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    devices: int = Field(1, ge=1, le=64, description="processes (GPUs) that train together")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="arithmetic of training")
+    checkpoint_every: int = Field(50, ge=1, description="optimiser steps between two checkpoints")
+
+
+Params = TypeVar("Params", bound=StageParams)
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A ``; did you mean …`` clause, or the list of what is allowed."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(valid)}"
+
+
+def check(stage: str, model: type[Params], values: Mapping[str, Any]) -> Params:
+    """Validate ``values`` for ``stage``; the first problem becomes one readable line.
+
+    Raises ``LeukError`` naming the parameter, its value, what is allowed, and the nearest valid name.
+    """
+    for name, value in values.items():
+        if name not in model.model_fields:
+            raise LeukError(
+                f"stage {stage}: unknown parameter {name!r} (value {value!r}); {nearest(name, model.model_fields)}"
+            )
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "parameters"
+        about = model.model_fields[name].description if name in model.model_fields else None
+        raise LeukError(
+            f"stage {stage}: parameter {'.'.join(map(str, first['loc'])) or name} = {values.get(name, first.get('input'))!r}: "
+            f"{first['msg'][0].lower()}{first['msg'][1:]}" + (f" ({about})" if about else "")
+        ) from error
+
+
+def assigned_names(source: str) -> list[str]:
+    """Names that a cell assigns at its top level (``x = 1``, ``x: int = 1``)."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a cell with magics assigns no parameters
+        return []
+    names = []
+    for node in body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names
+
+
+def from_namespace(
+    stage: str, model: type[Params], namespace: Mapping[str, Any], known_stages: Iterable[str]
+) -> Params:
+    """Read a notebook's (or a script's) parameters from its global names.
+
+    In IPython the executed cells before the present one count: the parameters cell gives defaults, the profile's
+    section ``stages[stage]`` overrides them, and names that papermill injected override both. Elsewhere every public
+    name of plain data counts. Any other name is an error here, where papermill alone only warns.
+    """
+    cells = namespace.get("In")
+    if isinstance(cells, list):
+        earlier = [cell for cell in cells[:-1] if cell.strip()]
+    else:
+        plain = (str, int, float, bool, list, tuple, dict, type(None))
+        names = [n for n, v in namespace.items() if not n.startswith("_") and isinstance(v, plain)]
+        earlier = ["\n".join(f"{name} = 0" for name in names)]
+    own: dict[str, Any] = {}
+    injected: dict[str, Any] = {}
+    for position, cell in enumerate(earlier):
+        target = injected if position > 0 and cell.lstrip().startswith(INJECTED) else own
+        target.update({name: namespace[name] for name in assigned_names(cell) if name in namespace})
+
+    sections = injected.pop("stages", own.get("stages", {}))
+    own.pop("stages", None)
+    if not isinstance(sections, Mapping):
+        raise LeukError(f"parameter stages = {sections!r}: must be a mapping of stage names to parameters")
+    for name in sections:
+        if name not in set(known_stages) | {stage}:
+            raise LeukError(f"parameter stages: unknown stage {name!r}; {nearest(str(name), known_stages)}")
+    values = {**own, **dict(sections.get(stage) or {}), **injected}
+    params = check(stage, model, values)
+    if params.profile != "laptop" and stage not in sections:
+        raise LeukError(
+            f"stage {stage}: profile {params.profile!r} was named but its values were not given; "
+            f"add -f notebooks/profiles/{params.profile}.yml"
+        )
+    return params

@@ -1,0 +1,274 @@
+"""The stage contract: one notebook, one set of parameters, one folder, one card."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from leuk_lib.runs import card as cards
+from leuk_lib.runs import code, display, files, paths
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.params import StageParams, from_namespace
+
+P = TypeVar("P", bound=StageParams)
+
+# What does not change a result, given the same inputs.
+NOT_IDENTITY = {"run", "dataset", "profile", "devices", "accelerator", "checkpoint_every"}
+SHARED = ("dataset", "profile", "seed")  # what all stages of one run have in common
+
+
+class Stage(Generic[P]):
+    """A running stage: its parameters, its folder ``results/<run>/<name>/``, its inputs and outputs.
+
+    Made by :meth:`begin`. Everything saved through it is atomic and lands in the card with its hash.
+    As a context manager it finishes itself, or writes a failed card on the way out.
+    """
+
+    def __init__(self, name: str, params: P) -> None:
+        self.name = name
+        self.params = params
+        self.folder = paths.stage_folder(params.run, name)
+        self._start = time.perf_counter()
+        self._metrics: dict[str, dict[str, Any]] = {}
+        self._previous = cards.read_card(params.run, name)
+        self._card = cards.new_card(name, params.model_dump(mode="json"))
+        self._write_card()
+
+    # -- begin and end -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def begin(cls, name: str, model: type[P], namespace: Mapping[str, Any]) -> Stage[P]:
+        """Check the parameters found in ``namespace`` (a notebook's ``globals()``), open the stage, show its header.
+
+        Raises ``LeukError`` before any work starts if a parameter is unknown, of the wrong type or out of range.
+        """
+        params = from_namespace(name, model, namespace, paths.stage_notebooks())
+        stage = cls(name, params)
+        stage._fix_threads()
+        stage._watch_failures()
+        stage._header()
+        return stage
+
+    def __enter__(self) -> Stage[P]:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.fail(error)
+
+    def finish(self) -> None:
+        """Write ``metrics.json`` and the card, glue the numbers for the book, show the card and the cost."""
+        metrics = files.write_json(
+            self.folder / "metrics.json",
+            {
+                "stage": self.name, "run": self.params.run, "profile": self.params.profile,
+                "dataset": Path(self.params.dataset).name, "metrics": self._metrics,
+            },
+        )  # fmt: skip
+        self._register(metrics)
+        self._close("finished")
+        if display.shell() is not None:
+            for key, entry in self._metrics.items():
+                display.glue(f"{self.name}.{key}", entry["value"])
+                for bound in ("low", "high", "n"):
+                    if bound in entry:
+                        display.glue(f"{self.name}.{key}.{bound}", entry[bound])
+        display.show(display.card_table(self._card))
+
+    def fail(self, error: BaseException) -> None:
+        """Write the card in state "failed"."""
+        if self._card["state"] == "running":
+            self._card["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
+            self._close("failed")
+
+    def _close(self, state: str) -> None:
+        self._card.update(
+            state=state, identity=self.identity, finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            seconds=round(time.perf_counter() - self._start, 2), device=cards.device_name(),
+            peak_rss_mb=cards.peak_rss_mb(), peak_gpu_mb=cards.peak_gpu_mb(),
+        )  # fmt: skip
+        self._write_card()
+
+    # -- inputs ------------------------------------------------------------------------------------------------
+
+    def input(self, upstream: str) -> Path:
+        """Folder of a finished upstream stage of the same run.
+
+        Raises ``LeukError`` that says which notebook to run first, or what does not fit together.
+        """
+        notebook = paths.stage_notebooks().get(upstream)
+        first = f"run notebooks/{notebook.name} first" if notebook else f"run stage {upstream} first"
+        card = cards.read_card(self.params.run, upstream)
+        if card is None:
+            raise LeukError(
+                f"stage {self.name} needs stage {upstream}, which has not run in run {self.params.run!r}: {first}"
+            )
+        if card["state"] != "finished":
+            raise LeukError(
+                f"stage {self.name} needs stage {upstream}, which is {card['state']} in run {self.params.run!r}: {first}"
+            )
+        for key in SHARED:
+            theirs, ours = card["params"][key], getattr(self.params, key)
+            if theirs != ours:
+                raise LeukError(
+                    f"stage {self.name} has {key} = {ours!r} but stage {upstream} of run {self.params.run!r} was made with "
+                    f"{theirs!r}: {first} with the same values, or choose another run"
+                )
+        folder = paths.stage_folder(self.params.run, upstream)
+        for name, digest in card["outputs"].items():
+            if not (folder / name).exists() or files.sha256_file(folder / name) != digest:
+                raise LeukError(f"{folder / name} is missing or differs from what stage {upstream} wrote: {first}")
+        self._card["inputs"][upstream] = card["outputs"]
+        return folder
+
+    def use_dataset(self, content: str) -> None:
+        """Note the content hash of the data set that this stage reads (the first stage calls it)."""
+        self._card["inputs"]["dataset"] = {"content": content}
+
+    @property
+    def identity(self) -> str:
+        """Hash of what decides the result: parameters, inputs taken so far, code except figures.
+
+        Take all inputs before using it. Checkpoints of another identity are not continued.
+        """
+        params = {k: v for k, v in self._card["params"].items() if k not in NOT_IDENTITY}
+        modules = {k: v for k, v in self._card["hashes"]["code"].items() if not code.is_presentation(k)}
+        return files.sha256_json([self.name, params, self._card["inputs"], modules])[:32]
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder for the checkpoints of this stage's training loops."""
+        return self.folder / "checkpoints"
+
+    # -- outputs -----------------------------------------------------------------------------------------------
+
+    def _register(self, path: Path) -> Path:
+        self._card["outputs"][path.relative_to(self.folder).as_posix()] = files.sha256_file(path)
+        return path
+
+    def save_table(self, name: str, frame: Any) -> Path:
+        """Write a pandas data frame to ``<name>.csv``."""
+        with files.atomic(self.folder / f"{name}.csv") as temporary:
+            frame.to_csv(temporary, index=False, lineterminator="\n")
+        return self._register(self.folder / f"{name}.csv")
+
+    def save_tensors(self, name: str, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> Path:
+        """Write torch tensors to ``<name>.safetensors``."""
+        from safetensors.torch import save_file
+
+        with files.atomic(self.folder / f"{name}.safetensors") as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, str(temporary), metadata=dict(metadata or {}))
+        return self._register(self.folder / f"{name}.safetensors")
+
+    def save_json(self, name: str, value: Any) -> Path:
+        """Write ``value`` to ``<name>.json``."""
+        return self._register(files.write_json(self.folder / f"{name}.json", value))
+
+    def save_file(self, path: Path) -> Path:
+        """Take a file that was written (atomically) into the stage's folder by a library function into the card."""
+        return self._register(path)
+
+    def show(self, name: str, figure: Any) -> display.Picture:
+        """Write a matplotlib figure to ``figures/<name>.svg`` or ``.png`` and return it for display."""
+        picture = display.render(figure)
+        suffix = "svg" if picture.mime == "image/svg+xml" else "png"
+        path = self.folder / "figures" / f"{name}.{suffix}"
+        with files.atomic(path) as temporary:
+            temporary.write_bytes(picture.data)
+        self._register(path)
+        return picture
+
+    def table(self, frame: Any, caption: str = "") -> display.Html:
+        """An accessible table of ``frame`` for display."""
+        return display.table(frame, caption)
+
+    def record(
+        self,
+        key: str,
+        value: float,
+        low: float | None = None,
+        high: float | None = None,
+        n: int | None = None,
+        unit: str = "",
+    ) -> None:
+        """Put a number with its interval and sample size into ``metrics.json``.
+
+        Only what is reproducible belongs there: seconds and memory go to :meth:`measure`.
+        Raises ``LeukError`` for NaN and infinities.
+        """
+        entry: dict[str, Any] = {"value": _number(key, value)}
+        if low is not None and high is not None:
+            entry |= {"low": _number(key, low), "high": _number(key, high)}
+        if n is not None:
+            entry["n"] = int(n)
+        if unit:
+            entry["unit"] = unit
+        self._metrics[key] = entry
+
+    def measure(self, key: str, value: float) -> None:
+        """Put a timing, a speed ratio or a memory figure into the card: it differs from machine to machine."""
+        self._card["measured"][key] = _number(key, value)
+
+    def note(self, text: str) -> None:
+        """Put a line into the card: a fallback taken, the test part opened."""
+        self._card["notes"].append(" ".join(text.split()))
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _write_card(self) -> None:
+        files.write_json(self.folder / "card.json", self._card)
+
+    def _fix_threads(self) -> None:
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[name] = str(self.params.threads)
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(self.params.threads)
+
+    def _watch_failures(self) -> None:
+        """In a notebook, a cell that raises ends the stage: its card says so."""
+
+        def on_exit() -> None:
+            if self._card["state"] == "running":
+                self.fail(RuntimeError("the process ended before stage.finish() was reached"))
+
+        atexit.register(on_exit)
+        shell = display.shell()
+        if shell is None:
+            return
+
+        def after_cell(result: Any) -> None:
+            error = result.error_before_exec or result.error_in_exec
+            if error is not None:
+                self.fail(error)
+
+        shell.events.register("post_run_cell", after_cell)
+
+    def _header(self) -> None:
+        lines = [display.RESEARCH_USE]
+        if self.params.dataset == "smear":
+            lines.append(display.RENDERED)
+        if self.params.profile == "smoke":
+            lines.append(display.SMOKE)
+        display.show(display.banner(lines))
+        display.show(display.parameter_table(self.name, self.params))
+        before = self._previous
+        if before and before["params"] != self._card["params"]:
+            ours, theirs = self._card["params"], before["params"]
+            changed = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+            display.show(f"Starts anew: {', '.join(changed)} differ from this stage's previous run.")
+
+
+def _number(key: str, value: float) -> float | int:
+    if isinstance(value, bool) or not math.isfinite(value):
+        raise LeukError(
+            f"metric {key!r} = {value!r}: must be a finite number; record why it is missing with stage.note"
+        )
+    return int(value) if isinstance(value, int) else float(value)

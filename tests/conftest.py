@@ -1,0 +1,38 @@
+"""What all tests share: the real development images, and a project root whose results are elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Tests run beside each other on two cores; more threads than that only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """``../shared/data``: real blood-smear micrographs, which never enter the repository."""
+    told = os.environ.get("LEUK_SHARED_DATA")
+    candidates = [Path(told)] if told else [parent / "shared" / "data" for parent in ROOT.parents]
+    for folder in candidates:
+        if (folder / "manifest.csv").exists():
+            return folder
+    pytest.skip("no ../shared/data beside the project (set LEUK_SHARED_DATA to the development images)")
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A results folder of the test's own."""
+    folder = tmp_path / "results"
+    monkeypatch.setenv("LEUK_RESULTS", str(folder))
+    monkeypatch.setenv("LEUK_ROOT", str(ROOT))
+    return folder
