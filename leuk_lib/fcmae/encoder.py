@@ -1,0 +1,223 @@
+"""ConvNeXt V2 (Woo et al. 2023), dense or on the visible sites of a mask only; official parameter names."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leuk_lib.fcmae.masking import VisiblePatches, upsample_mask
+
+
+class VariantSpec(TypedDict):
+    """Blocks and channels of the four stages."""
+
+    depths: tuple[int, int, int, int]
+    dims: tuple[int, int, int, int]
+
+
+#: Woo et al. 2023, table 11 (atto … base); zepto is timm's smallest ConvNeXt width, here in its V2 form.
+VARIANTS: dict[str, VariantSpec] = {
+    "zepto": {"depths": (2, 2, 4, 2), "dims": (32, 64, 128, 256)},
+    "atto": {"depths": (2, 2, 6, 2), "dims": (40, 80, 160, 320)},
+    "femto": {"depths": (2, 2, 6, 2), "dims": (48, 96, 192, 384)},
+    "pico": {"depths": (2, 2, 6, 2), "dims": (64, 128, 256, 512)},
+    "nano": {"depths": (2, 2, 8, 2), "dims": (80, 160, 320, 640)},
+    "tiny": {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768)},
+    "base": {"depths": (3, 3, 27, 3), "dims": (128, 256, 512, 1024)},
+}
+
+
+def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor, mask: Tensor | None = None) -> Tensor:
+    """GRN per image, over visible sites: x -> gamma (x N) + beta + x.
+
+    x (B, …, C), `mask` (B, …, 1) of 0/1 or None; gamma, beta broadcastable to C.
+    G = sqrt(sum over sites of (x mask)^2), (B, 1…, C); N = G / (mean_c G + 1e-6).
+    Source: Woo et al. 2023, eq. 1–3. (The official sparse code takes the norm over the batch; here a batch
+    mate changes nothing.)
+    """
+    sites = tuple(range(1, x.dim() - 1))
+    norm = torch.linalg.vector_norm(x if mask is None else x * mask, dim=sites, keepdim=True)
+    response = norm / (norm.mean(dim=-1, keepdim=True) + 1e-6)
+    # gamma multiplies the small (B, 1…, C) tensor: one pass over x, not two.
+    return torch.addcmul(x + beta, x, gamma * response)
+
+
+class GRN(nn.Module):
+    """Global response normalisation, channels last; gamma and beta start at 0 (the identity)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, 1, 1, dim))
+        self.beta = nn.Parameter(torch.zeros(1, 1, 1, dim))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, …, C) -> same shape."""
+        return global_response_norm(x, self.gamma.flatten(), self.beta.flatten(), mask)
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, H, W); same parameters as nn.LayerNorm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> same shape."""
+        y = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """ConvNeXt V2 block: depthwise 7x7, LN, linear to 4C, GELU, GRN, linear to C; residual with drop path."""
+
+    def __init__(self, dim: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.grn = GRN(4 * dim)
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.drop_path = drop_path
+
+    def pointwise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Everything after the depthwise conv, site by site but for GRN: (B, …, C) -> (B, …, C)."""
+        return self.pwconv2(self.grn(F.gelu(self.pwconv1(self.norm(x))), mask))
+
+    def residual(self, x: Tensor, branch: Tensor) -> Tensor:
+        """x + branch, the branch dropped for whole samples at the drop path rate while training."""
+        if self.training and self.drop_path > 0:
+            keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.drop_path
+            branch = branch * keep / (1 - self.drop_path)
+        return x + branch
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Dense form: x (B, C, H, W); `mask` (B, 1, H, W) of 0/1 hides sites (x is 0 there, and stays 0)."""
+        sites = self.dwconv(x).permute(0, 2, 3, 1)
+        branch = self.pointwise(sites, None if mask is None else mask.permute(0, 2, 3, 1))
+        branch = branch.permute(0, 3, 1, 2)
+        return self.residual(x, branch if mask is None else branch * mask)
+
+    def forward_visible(self, tokens: Tensor, visible: VisiblePatches) -> Tensor:
+        """Visible-only form: tokens (B, K, r, r, C); equals the dense form with a mask at visible sites."""
+        neighbours = visible.gather(self.dwconv(visible.scatter(tokens)))
+        return self.residual(tokens, self.pointwise(neighbours))
+
+
+class Encoder(nn.Module):
+    """ConvNeXt V2 without a head: features of four stages at strides s, 2s, 4s, 8s of the stem stride s.
+
+    Attributes: `variant`, `stem_stride`, `channels` (C_1…C_4), `strides` (total stride of every stage),
+    `patch` (side of a mask patch in pixels = stride of the last stage).
+    """
+
+    def __init__(self, variant: str, stem_stride: int = 4, drop_path: float = 0.0) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise ValueError(f"encoder variant {variant!r} is unknown: choose one of {', '.join(VARIANTS)}")
+        if stem_stride not in (1, 2, 4, 8):
+            raise ValueError(f"stem_stride {stem_stride} is not one of 1, 2, 4, 8")
+        spec = VARIANTS[variant]
+        depths, dims = spec["depths"], spec["dims"]
+        self.variant, self.stem_stride = variant, stem_stride
+        self.channels: tuple[int, ...] = dims
+        self.strides: tuple[int, ...] = tuple(stem_stride * 2**i for i in range(4))
+        self.patch: int = self.strides[-1]
+        self.load_report: object = None
+        stem = nn.Sequential(nn.Conv2d(3, dims[0], stem_stride, stem_stride), ChannelLayerNorm(dims[0], 1e-6))
+        downs = [
+            nn.Sequential(ChannelLayerNorm(dims[i], 1e-6), nn.Conv2d(dims[i], dims[i + 1], 2, 2)) for i in range(3)
+        ]
+        self.downsample_layers = nn.ModuleList([stem, *downs])
+        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(Block(dim, next(rates)) for _ in range(depth)))
+            for depth, dim in zip(depths, dims, strict=True)
+        )
+        self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
+
+    def forward(self, x: Tensor, visible: Tensor | None = None, dense: bool = False) -> list[Tensor]:
+        """Raw (unnormalised) outputs of the four stages, [(B, C_i, H_i, W_i)], zeros at hidden sites.
+
+        x (B, 3, H, W) float, standardised. `visible` bool (B, H/patch, W/patch), True = visible, the same
+        count in every sample: only visible sites are computed, unless `dense` asks for the (equal, slower)
+        dense form with masks. Raises ValueError if the mask does not fit the image.
+        """
+        if visible is None:
+            return self._forward_dense(x)
+        expected = (x.shape[0], x.shape[2] // self.patch, x.shape[3] // self.patch)
+        if tuple(visible.shape) != expected or x.shape[2] % self.patch or x.shape[3] % self.patch:
+            raise ValueError(
+                f"a mask {tuple(visible.shape)} does not fit images {tuple(x.shape)}: sides must be multiples "
+                f"of the mask patch, {self.patch} px, and the mask {expected}"
+            )
+        if dense:
+            return self._forward_dense(x, visible)
+        patches = VisiblePatches.from_mask(visible)
+        return [patches.scatter(t) for t in self.forward_tokens(x, patches)]
+
+    def _forward_dense(self, x: Tensor, visible: Tensor | None = None) -> list[Tensor]:
+        features = []
+        for stride, down, stage in zip(self.strides, self.downsample_layers, self.stages, strict=True):
+            x = down(x)
+            mask = None
+            if visible is not None:
+                mask = upsample_mask(visible, self.patch // stride)[:, None].to(x.dtype)
+                x = x * mask
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x, mask)
+            features.append(x)
+        return features
+
+    def forward_tokens(self, x: Tensor, visible: VisiblePatches) -> list[Tensor]:
+        """Visible features only, [(B, K, r_i, r_i, C_i)] with r_i = 8, 4, 2, 1 sites a patch side."""
+        tokens, features = visible.gather(x), []
+        for i, (down, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
+            first, second = down[0], down[1]  # type: ignore[index]
+            if i == 0:
+                tokens = _layer_norm(_patch_linear(tokens, first), second)
+            else:
+                tokens = _patch_linear(_layer_norm(tokens, first), second)
+            for block in stage:  # type: ignore[attr-defined]
+                tokens = block.forward_visible(tokens, visible)
+            features.append(tokens)
+        return features
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Image features: LayerNorm of the last stage's global average, (B, 3, H, W) -> (B, C_4)."""
+        return self.norm(self.forward(x)[-1].mean(dim=(2, 3)))
+
+
+def _layer_norm(tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _patch_linear(tokens: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A conv whose kernel equals its stride, as a linear map: (B, K, r, r, C) -> (B, K, r/s, r/s, D)."""
+    batch, count, r, _, channels = tokens.shape
+    s = conv.kernel_size[0]
+    if s > 1:
+        tokens = tokens.view(batch, count, r // s, s, r // s, s, channels).transpose(3, 4)
+    weight = conv.weight.permute(0, 2, 3, 1).reshape(conv.out_channels, -1)
+    return F.linear(tokens.reshape(batch, count, r // s, r // s, s * s * channels), weight, conv.bias)
+
+
+def init_weights(module: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Linear and conv weights ~ N(0, .02) cut at two deviations, biases 0; norms and GRN keep their start."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d | nn.Linear):
+            nn.init.trunc_normal_(m.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+
+
+def build_encoder(
+    variant: str, stem_stride: int = 4, drop_path: float = 0.0, generator: torch.Generator | None = None
+) -> Encoder:
+    """A ConvNeXt V2 encoder, freshly initialised (from `generator`, else torch's global one).
+
+    `variant`: a key of VARIANTS; `stem_stride` in pixels: 4 as published, 2 for images up to 96 px, 1 up to
+    48 px; `drop_path`: rate of the last block, rising linearly from 0. Raises ValueError on unknown values.
+    """
+    encoder = Encoder(variant, stem_stride, drop_path)
+    init_weights(encoder, generator)
+    return encoder
