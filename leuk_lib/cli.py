@@ -1,0 +1,196 @@
+"""``leuk``: check data, run the notebooks, see what is fresh, compare runs, predict, build the book."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leuk_lib import workflow
+from leuk_lib.runs import card, paths
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.stages import STAGES
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Look after image folders.")
+app.add_typer(data_app, name="data")
+
+Dataset = Annotated[str, typer.Option(help="'smear' (rendered cells) or a folder of images.")]
+Profile = Annotated[str, typer.Option(help="smoke, laptop or paper.")]
+Seeds = Annotated[str, typer.Option(help='One seed or several: "0 1 2".')]
+RunName = Annotated[str | None, typer.Option("--run", help="A run's name (default: from data set, profile, seed).")]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.replace(",", " ").split()] or [0]
+    except ValueError as error:
+        raise LeukError(f'seeds {text!r}: must be whole numbers, as in --seeds "0 1 2"') from error
+
+
+def _latest_run() -> str:
+    cards = sorted(paths.results_root().glob("*/*/card.json"), key=lambda path: path.stat().st_mtime)
+    if not cards:
+        raise LeukError("no run in results/ yet: `make book` or `leuk run` makes one")
+    return cards[-1].parents[1].name
+
+
+@data_app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="Folder of class folders.")],
+    csv: Annotated[Path | None, typer.Option(help="Write the findings to this CSV file.")] = None,
+) -> None:
+    """Find what is wrong with an image folder. Exit code 0: clean, 1: findings, 2: unusable.
+
+    Example: leuk data check my_images --csv findings.csv
+    """
+    from leuk_lib.data.check import check_folder, exit_code, render_report
+
+    findings = check_folder(folder)
+    if csv:
+        from leuk_lib.runs.files import atomic
+
+        with atomic(csv) as temporary:
+            findings.to_csv(temporary, index=False)
+    print(render_report(findings))
+    raise typer.Exit(exit_code(findings))
+
+
+@app.command()
+def run(
+    stage: Annotated[str | None, typer.Argument(help="Run up to this stage (default: all).")] = None,
+    dataset: Dataset = "smear",
+    profile: Profile = "laptop",
+    seeds: Annotated[str, typer.Option("--seeds", "--seed", help='One seed or several: "0 1 2".')] = "0",
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run side by side.")] = 1,
+    run: RunName = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="fcmae.epochs=3, repeatable.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would run.")] = False,
+) -> None:
+    """Run the notebooks in order; only what is missing or changed is run.
+
+    Example: leuk run fcmae --profile smoke --seeds "0 1" --jobs 2
+    """
+    extra = ["--dry-run", "--quiet", "rules"] if dry_run else []
+    for name in workflow.run_stages(dataset, profile, _seeds(seeds), jobs, stage, run, set_ or [], extra):
+        print(paths.run_folder(name))
+
+
+@app.command()
+def status(run: RunName = None) -> None:
+    """Print every stage of every run as fresh, stale (and why), failed, interrupted or missing.
+
+    Example: leuk status --run smear-laptop-s0
+    """
+    from leuk_lib.data.catalog import fingerprint
+
+    runs = [run] if run else sorted({path.parents[1].name for path in paths.results_root().glob("*/*/card.json")})
+    if not runs:
+        raise LeukError("no run in results/ yet: `make book` or `leuk run` makes one")
+    for name in runs:
+        if not paths.run_folder(name).is_dir():
+            raise LeukError(f"run {name!r}: no such folder in {paths.results_root()}")
+        print(name)
+        for spec in STAGES:
+            state, reasons = card.stage_state(name, spec.name, fingerprint)
+            print(f"  {spec.name:<9} {state:<11} {'; '.join(reasons)}".rstrip())
+
+
+@app.command()
+def compare(
+    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
+    reference: Annotated[str, typer.Argument(help="Another run, or a reference JSON file.")],
+) -> None:
+    """Set a run's numbers beside a reference's. Exit code 0: all within tolerance, 1: some outside.
+
+    Example: leuk compare smear-laptop-s0 smear-laptop-s1
+    """
+    from leuk_lib.evaluation.compare import compare_runs
+
+    def folder(name: str) -> Path:
+        return Path(name) if Path(name).exists() else paths.run_folder(name)
+
+    frame = compare_runs(folder(run), folder(reference))
+    print(frame.to_string(index=False))
+    counts = frame["verdict"].value_counts()
+    print("; ".join(f"{verdict}: {count}" for verdict, count in counts.items()))
+    raise typer.Exit(int((frame["verdict"] == "outside").any()))
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[Path | None, typer.Option(help="model.safetensors (default: of the latest run).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Print class probabilities of image files. Research use only.
+
+    Example: leuk predict cell.png --model results/smear-laptop-s0/wpat/model.safetensors
+    """
+    from leuk_lib.runs.display import RESEARCH_USE
+
+    if model is None:
+        found = sorted(paths.results_root().glob("*/wpat/model.safetensors"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise LeukError("no trained model in results/: `leuk run wpat` makes one, or name a file with --model")
+        model = found[-1]
+    frame = workflow.predict_images(images, model)
+    if as_json:
+        rows = frame.to_dict(orient="records")
+        print(json.dumps({"model": str(model), "research_use": RESEARCH_USE, "predictions": rows}, indent=1))
+        return
+    print(frame.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print(RESEARCH_USE)
+
+
+@app.command()
+def book(
+    dataset: Dataset = "smear",
+    profile: Profile = "laptop",
+    seeds: Seeds = "0",
+    run: RunName = None,
+    out: Annotated[Path | None, typer.Option(help="Where the HTML goes (default: book/_build/html).")] = None,
+) -> None:
+    """Build the book from a finished run (of several seeds: the first, with all of them in the seeds table).
+
+    A chapter that is missing, failed or stale stops it by name. Example: leuk book --run smear-laptop-s0
+    """
+    from leuk_lib.book.build import build_book
+
+    name = run or paths.run_name(workflow.resolve_dataset(dataset), profile, _seeds(seeds)[0])
+    page = build_book(paths.project_root(), name, out)
+    print(workflow.summary(name))
+    print(page)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: errors are one readable line and an exit code; ``--debug`` (anywhere) shows the traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        code = app(arguments, prog_name="leuk", standalone_mode=False)
+    except LeukError as error:
+        if debug:
+            raise
+        print(f"leuk: {error}", file=sys.stderr)
+        return error.exit_code
+    except typer.Exit as done:
+        return done.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("leuk: stopped; run the same command again to continue", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug or not hasattr(error, "format_message"):
+            raise
+        print(f"leuk: {error.format_message()}", file=sys.stderr)
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

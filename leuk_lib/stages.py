@@ -1,0 +1,110 @@
+"""The seven stages: their order, what reads what, and the parameters of each in every profile."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from leuk_lib.runs import card, paths
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.params import StageParams, check, nearest
+
+PROFILES = ("smoke", "laptop", "paper")
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One notebook: its name, its title, its parameters' class (``module:Class``), the stages it reads."""
+
+    name: str
+    title: str
+    params: str
+    inputs: tuple[str, ...]
+
+    @property
+    def notebook(self) -> Path:
+        """Path of the notebook. Raises ``LeukError`` where it is missing."""
+        path = paths.stage_notebooks().get(self.name)
+        if path is None:
+            raise LeukError(f"stage {self.name}: no notebook notebooks/??_{self.name}.ipynb")
+        return path
+
+    def params_model(self) -> type[StageParams]:
+        """The stage's parameter model (imports only pydantic)."""
+        module, name = self.params.split(":")
+        return getattr(importlib.import_module(module), name)
+
+
+STAGES = (
+    StageSpec("data", "Data", "leuk_lib.data.params:DataParams", ()),
+    StageSpec("alhe", "ALHE", "leuk_lib.alhe.params:AlheParams", ("data",)),
+    StageSpec("acdb_gan", "ACDB-GAN", "leuk_lib.gan.params:GanParams", ("data", "alhe")),
+    StageSpec("fcmae", "FCMAE V2", "leuk_lib.fcmae.params:FcmaeParams", ("data", "alhe")),
+    StageSpec("wpat", "WPAT", "leuk_lib.wpat.params:WpatParams", ("data", "alhe", "acdb_gan", "fcmae")),
+    StageSpec(
+        "results", "Results", "leuk_lib.evaluation.params:ResultsParams", ("data", "alhe", "acdb_gan", "fcmae", "wpat")
+    ),
+    StageSpec("claims", "Claims", "leuk_lib.evaluation.params:ClaimsParams", ("results",)),
+)
+
+
+def stage(name: str) -> StageSpec:
+    """The stage of that name. Raises ``LeukError`` with the nearest valid name."""
+    for spec in STAGES:
+        if spec.name == name:
+            return spec
+    raise LeukError(f"unknown stage {name!r}; {nearest(name, [spec.name for spec in STAGES])}")
+
+
+def load_profile(profile: str) -> dict[str, dict[str, Any]]:
+    """Stage -> its parameters in ``notebooks/profiles/<profile>.yml``, checked against the models' names.
+
+    Raises ``LeukError`` for an unknown profile, a damaged file, an unknown stage.
+    """
+    if profile not in PROFILES:
+        raise LeukError(f"unknown profile {profile!r}; {nearest(profile, PROFILES)}")
+    path = paths.profile_file(profile)
+    try:
+        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise LeukError(f"{path}: cannot be read ({error})") from error
+    sections = whole.get("stages") or {}
+    for name in sections:
+        stage(name)
+    return {spec.name: dict(sections.get(spec.name) or {}) for spec in STAGES}
+
+
+def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
+    """``["fcmae.epochs=3"]`` -> ``{"fcmae": {"epochs": 3}}``; values are YAML."""
+    found: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        name, dot, parameter = key.partition(".")
+        if not (equals and dot and parameter):
+            raise LeukError(f"setting {setting!r}: must look like fcmae.epochs=3")
+        found.setdefault(stage(name).name, {})[parameter] = yaml.safe_load(value)
+    return found
+
+
+def stage_parameters(
+    name: str, dataset: str, profile: str, seed: int, run: str, overrides: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """All papermill parameters of one stage: profile, overrides, checked against the model before anything runs."""
+    values = {**load_profile(profile)[name], **overrides.get(name, {})}
+    common = {"dataset": dataset, "profile": profile, "seed": seed, "run": run}
+    check(name, stage(name).params_model(), {**values, **common})
+    return {**common, "stages": {name: values}}
+
+
+@functools.cache
+def depends_on(name: str) -> str:
+    """Digest of what decides a stage besides parameters and inputs: its notebook, its code, the lock file."""
+    return hashlib.sha256(json.dumps(card.present_hashes(name), sort_keys=True).encode()).hexdigest()[:24]

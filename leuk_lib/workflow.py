@@ -1,0 +1,100 @@
+"""Call Snakemake on ``notebooks/Snakefile``: one lock a results folder, resumable after any death."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from leuk_lib.runs import card, files, paths
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.stages import STAGES, load_profile, parse_overrides, stage, stage_parameters
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold ``folder/.lock`` (freed by the system even after kill -9). Raises ``LeukError`` where another run holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LeukError(f"another run is writing into {folder}; wait for it or set LEUK_RESULTS") from error
+        yield
+
+
+def resolve_dataset(dataset: str) -> str:
+    """``smear`` as it is, a folder as its absolute path. Raises ``LeukError`` where there is no such folder."""
+    if dataset == "smear":
+        return dataset
+    path = Path(dataset).expanduser()
+    if not path.is_dir():
+        raise LeukError(f"dataset {dataset!r}: neither 'smear' nor a folder of images", exit_code=2)
+    return str(path.resolve())
+
+
+def snakemake_command(config: dict[str, str], jobs: int, extra: Sequence[str] = ()) -> list[str]:
+    """The Snakemake call; ``config`` are the values the Snakefile reads."""
+    return [
+        sys.executable, "-m", "snakemake", "--snakefile", str(paths.project_root() / "notebooks" / "Snakefile"),
+        "--cores", str(jobs), "--keep-going", "--rerun-incomplete", "--nolock",
+        "--rerun-triggers", "params", "input", "code",
+        "--quiet", "all", *extra, "--config", *(f"{key}={value}" for key, value in config.items()),
+    ]  # fmt: skip
+
+
+def run_stages(
+    dataset: str, profile: str, seeds: Sequence[int], jobs: int = 1, last: str | None = None,
+    run: str | None = None, overrides: Sequence[str] = (), extra: Sequence[str] = (),
+) -> list[str]:  # fmt: skip
+    """Run all stages up to ``last`` for every seed; returns the runs' names.
+
+    All parameters of all stages are checked before the first starts. Raises ``LeukError`` if a stage failed; what
+    finished stays, and the next call starts where this one ended.
+    """
+    dataset = resolve_dataset(dataset)
+    load_profile(profile)
+    if run and len(seeds) > 1:
+        raise LeukError("a run's name can be given for one seed only; leave it out and the seeds name their runs")
+    runs = [run or paths.run_name(dataset, profile, seed) for seed in seeds]
+    settings = parse_overrides(list(overrides))
+    for spec in STAGES:
+        for name, seed in zip(runs, seeds, strict=True):
+            stage_parameters(spec.name, dataset, profile, seed, name, settings)
+    config = {"dataset": dataset, "profile": profile, "seeds": " ".join(map(str, seeds))}
+    if overrides:
+        config["set"] = "\n".join(overrides)
+    if last:
+        config["stage"] = stage(last).name
+    if run:
+        config["run"] = run
+    environment = {**os.environ, "LEUK_ROOT": str(paths.project_root()), "LEUK_RESULTS": str(paths.results_root())}
+    with only_one(paths.results_root()):
+        done = subprocess.run(snakemake_command(config, jobs, extra), env=environment, check=False)
+    if done.returncode:
+        raise LeukError(f"not all stages finished in {', '.join(runs)}: see the lines above, or `leuk status`")
+    return runs
+
+
+def summary(run: str) -> str:
+    """The closing words of a run: how long each stage took, and the headline figures with their intervals."""
+    rows = [(spec, card.read_card(run, spec.name)) for spec in STAGES]
+    seconds = {spec.name: row["seconds"] or 0.0 for spec, row in rows if row}
+    lines = [
+        f"run {run}: notebooks took {sum(seconds.values()):.0f} s ("
+        + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
+        + ")"
+    ]
+    metrics = files.read_json(paths.stage_folder(run, "results") / "metrics.json")["metrics"]
+    for key in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc"):
+        if entry := metrics.get(key):
+            interval = f" [{entry['low']:.3f}, {entry['high']:.3f}]" if "low" in entry else ""
+            count = f", n = {entry['n']}" if "n" in entry else ""
+            lines.append(f"  {key.replace('_', ' ')}: {entry['value']:.3f}{interval}{count}")
+    for spec, row in rows:
+        lines += [f"  note ({spec.name}): {note}" for note in (row or {}).get("notes", [])]
+    return "\n".join(lines)

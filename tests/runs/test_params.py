@@ -1,0 +1,85 @@
+"""Strict parameters: whatever a user mistypes is one line that names it, before any work starts."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import Field
+
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.params import StageParams, assigned_names, check, from_namespace
+
+
+class Toy(StageParams):
+    epochs: int = Field(10, ge=1, le=100, description="passes over the data")
+    mask_ratio: float = Field(0.6, gt=0, lt=1, description="fraction of patches hidden")
+    scales: tuple[int, ...] = Field((8, 16), description="strides, px")
+
+
+KNOWN = ["toy", "other"]
+
+
+def read(cells: list[str], **values: object) -> Toy:
+    """What a notebook with these executed cells would give (the last cell is the one that asks)."""
+    return from_namespace("toy", Toy, {"In": ["", *cells, "stage = …"], **values}, KNOWN)
+
+
+def test_defaults_then_profile_section_then_injected_name_win():
+    defaults = "epochs = 10\nmask_ratio = 0.6\nstages = {}"
+    assert read([defaults], epochs=10, mask_ratio=0.6, stages={}).epochs == 10
+    injected = '# Parameters\nstages = {"toy": {"epochs": 2, "mask_ratio": 0.5}}\nepochs = 3'
+    params = read([defaults, injected], epochs=3, mask_ratio=0.6, stages={"toy": {"epochs": 2, "mask_ratio": 0.5}})
+    assert (params.epochs, params.mask_ratio) == (3, 0.5)
+
+
+def test_unknown_name_that_papermill_injected_is_an_error_with_the_nearest_name():
+    with pytest.raises(LeukError, match=r"unknown parameter 'epohcs' \(value 3\); did you mean 'epochs'\?"):
+        read(["epochs = 10", "# Parameters\nepohcs = 3"], epochs=10, epohcs=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epochs", "3", "epochs = '3': input should be a valid integer"),
+        ("epochs", 0, "epochs = 0: input should be greater than or equal to 1 .passes over the data."),
+        ("epochs", True, "epochs = True: input should be a valid integer"),
+        ("mask_ratio", 1.0, "mask_ratio = 1.0: input should be less than 1"),
+        ("mask_ratio", float("nan"), "mask_ratio = nan"),
+        ("run", "../up", "run = '../up'"),
+        ("seed", -1, "seed = -1"),
+        ("profile", "huge", "profile = 'huge': input should be 'smoke', 'laptop' or 'paper'"),
+    ],
+)
+def test_wrong_values_are_named(name: str, value: object, message: str):
+    with pytest.raises(LeukError, match=message):
+        check("toy", Toy, {name: value})
+
+
+def test_lists_from_yaml_become_tuples_and_models_are_frozen():
+    params = check("toy", Toy, {"scales": [4, 8]})
+    assert params.scales == (4, 8)
+    with pytest.raises(ValueError, match="frozen"):
+        params.epochs = 3  # type: ignore[misc]
+
+
+def test_a_profile_without_its_values_is_refused():
+    with pytest.raises(LeukError, match=r"add -f notebooks/profiles/smoke.yml"):
+        read(["epochs = 10", '# Parameters\nprofile = "smoke"'], epochs=10, profile="smoke")
+
+
+def test_an_unknown_stage_in_a_profile_is_named():
+    with pytest.raises(LeukError, match="unknown stage 'tyo'; did you mean 'toy'"):
+        read(["epochs = 1\nstages = {}"], epochs=1, stages={"tyo": {}})
+
+
+def test_other_stages_sections_are_left_alone():
+    assert read(["epochs = 1\nstages = {}"], epochs=1, stages={"other": {"x": 1}}).epochs == 1
+
+
+def test_outside_a_notebook_plain_public_names_count():
+    params = from_namespace("toy", Toy, {"epochs": 4, "_private": 1, "module": pytest, "__name__": "x"}, KNOWN)
+    assert params.epochs == 4
+
+
+def test_assigned_names_reads_top_level_assignments_only():
+    source = "a = 1\nb: int = 2\ndef f():\n    c = 3\nd.e = 4\nf, g = 1, 2"
+    assert assigned_names(source) == ["a", "b"]

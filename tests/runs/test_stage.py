@@ -1,0 +1,141 @@
+"""The stage contract: inputs are checked, outputs are hashed, cards are written whatever happens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from leuk_lib.runs import card, files
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.params import StageParams
+from leuk_lib.runs.stage import Stage
+
+
+def begin(name: str, **values: object) -> Stage[StageParams]:
+    return Stage.begin(name, StageParams, {"run": "r", **values})
+
+
+def finish_data(**values: object) -> Stage[StageParams]:
+    with begin("data", **values) as stage:
+        stage.save_tensors("cells", {"images": torch.arange(6)})
+        stage.save_table("cells", pd.DataFrame({"label": ["a", "b"]}))
+        stage.record("n_images", 2)
+    return stage
+
+
+def test_card_and_metrics_of_a_finished_stage(results: Path):
+    finish_data()
+    written = card.read_card("r", "data")
+    assert written is not None and written["state"] == "finished"
+    assert set(written["outputs"]) == {"cells.safetensors", "cells.csv", "metrics.json"}
+    for name, digest in written["outputs"].items():
+        assert files.sha256_file(results / "r" / "data" / name) == digest
+    assert written["seconds"] >= 0 and written["peak_rss_mb"] > 0 and written["device"]
+    assert written["hashes"]["lock"] and written["hashes"]["code"]
+    metrics = json.loads((results / "r" / "data" / "metrics.json").read_text())
+    assert metrics["metrics"] == {"n_images": {"value": 2}}
+
+
+def test_card_of_a_failed_stage_says_why(results: Path):
+    with pytest.raises(ZeroDivisionError), begin("data"):
+        1 / 0  # noqa: B018
+    written = card.read_card("r", "data")
+    assert written is not None and written["state"] == "failed" and "ZeroDivisionError" in written["error"]
+
+
+def test_upstream_missing_failed_or_of_other_parameters_is_named(results: Path):
+    with pytest.raises(
+        LeukError, match=r"needs stage data, which has not run in run 'r': run notebooks/01_data.ipynb first"
+    ):
+        begin("alhe").input("data")
+    with pytest.raises(ZeroDivisionError), begin("data"):
+        1 / 0  # noqa: B018
+    with pytest.raises(LeukError, match="which is failed"):
+        begin("alhe").input("data")
+    finish_data(seed=1)
+    with pytest.raises(LeukError, match=r"has seed = 0 but stage data of run 'r' was made with 1"):
+        begin("alhe").input("data")
+
+
+def test_a_changed_upstream_file_is_refused(results: Path):
+    finish_data()
+    (results / "r" / "data" / "cells.csv").write_text("other")
+    with pytest.raises(LeukError, match=r"cells.csv is missing or differs"):
+        begin("alhe").input("data")
+
+
+def test_identity_depends_on_parameters_and_inputs_not_on_the_run(results: Path):
+    finish_data()
+    first, again = begin("alhe"), begin("alhe")
+    first.input("data")
+    again.input("data")
+    assert first.identity == again.identity != begin("alhe").identity
+    finish_data(seed=3)
+    other = begin("alhe", seed=3)
+    other.input("data")
+    assert other.identity != first.identity
+
+
+def test_stale_names_every_reason(results: Path):
+    finish_data()
+    with begin("alhe") as stage:
+        stage.input("data")
+    assert card.stage_state("r", "alhe") == ("fresh", [])
+    with begin("data") as stage:
+        stage.save_table("cells", pd.DataFrame({"label": ["c"]}))
+    assert card.stage_state("r", "alhe") == ("stale", ["its input data changed"])
+    (results / "r" / "alhe" / "metrics.json").unlink()
+    assert "its output metrics.json is missing" in card.stage_state("r", "alhe")[1]
+    written = card.read_card("r", "data")
+    assert written is not None
+    written["hashes"]["code"]["leuk_lib.runs.stage"] = "0"
+    written["hashes"]["lock"] = "0"
+    assert card.stale_reasons(written) == ["requirements.lock changed", "code changed: leuk_lib.runs.stage"]
+
+
+def test_a_changed_data_set_is_stale(results: Path):
+    with begin("data") as stage:
+        stage.use_dataset("abc")
+    assert card.stage_state("r", "data", lambda dataset: "abc") == ("fresh", [])
+    assert card.stage_state("r", "data", lambda dataset: "xyz") == ("stale", ["the data set's files changed"])
+
+
+def test_missing_and_interrupted(results: Path):
+    assert card.stage_state("r", "wpat")[0] == "missing"
+    begin("wpat")
+    path = results / "r" / "wpat" / "card.json"
+    dead = json.loads(path.read_text())
+    assert card.stage_state("r", "wpat")[0] == "running"
+    dead["process"]["pid"] = 2**22 - 1
+    path.write_text(json.dumps(dead))
+    assert card.stage_state("r", "wpat")[0] == "interrupted"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True])
+def test_metrics_are_finite_numbers(results: Path, value: float):
+    with pytest.raises(LeukError, match="must be a finite number"):
+        begin("data").record("x", value)
+
+
+def test_atomic_keeps_the_old_file_when_writing_fails(tmp_path: Path):
+    target = tmp_path / "a.json"
+    files.write_json(target, {"x": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(target, {"x": float("nan")})
+    assert files.read_json(target) == {"x": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path):
+    with pytest.raises(LeukError, match="the disk is full"), files.atomic(tmp_path / "a.bin"):
+        raise OSError(28, "No space left on device")
+
+
+def test_damaged_json_is_one_line(tmp_path: Path):
+    (tmp_path / "card.json").write_text("{")
+    with pytest.raises(LeukError, match="damaged"):
+        files.read_json(tmp_path / "card.json")
