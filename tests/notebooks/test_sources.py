@@ -1,0 +1,104 @@
+"""The notebooks as they are in git: no outputs, one parameters cell that equals the model, figures that can be heard."""
+
+from __future__ import annotations
+
+import ast
+
+import nbformat
+import pytest
+import yaml
+
+from leuk_lib.runs import code, paths
+from leuk_lib.runs.params import assigned_names, check
+from leuk_lib.stages import PROFILES, STAGES, StageSpec, load_profile
+
+by_stage = pytest.mark.parametrize("spec", STAGES, ids=lambda spec: spec.name)
+
+
+def cells(spec: StageSpec, kind: str) -> list:
+    return [cell for cell in nbformat.read(spec.notebook, as_version=4).cells if cell.cell_type == kind]
+
+
+def test_the_notebooks_are_the_stages_in_their_order():
+    assert list(paths.stage_notebooks()) == [spec.name for spec in STAGES]
+
+
+@by_stage
+def test_stages_read_only_what_comes_before(spec: StageSpec):
+    names = [other.name for other in STAGES]
+    assert all(names.index(upstream) < names.index(spec.name) for upstream in spec.inputs)
+
+
+@by_stage
+def test_no_outputs_in_git(spec: StageSpec):
+    for cell in cells(spec, "code"):
+        assert not cell.outputs and cell.execution_count is None
+
+
+@by_stage
+def test_parameters_cell_equals_the_model(spec: StageSpec):
+    tagged = [cell for cell in cells(spec, "code") if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == cells(spec, "code")[:1], "the parameters cell is the first code cell, and the only one"
+    namespace: dict = {}
+    exec(tagged[0].source, namespace)
+    fields = spec.params_model().model_fields
+    assert set(assigned_names(tagged[0].source)) == {*fields, "stages"}
+    assert namespace["stages"] == {}
+    values = {name: namespace[name] for name in fields}
+    assert check(spec.name, spec.params_model(), values) == spec.params_model()()
+
+
+@by_stage
+def test_every_parameter_has_a_meaning(spec: StageSpec):
+    assert [name for name, field in spec.params_model().model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_fit_the_models(profile: str):
+    whole = yaml.safe_load(paths.profile_file(profile).read_text())
+    assert set(whole) == {"profile", "stages"} and whole["profile"] == profile
+    for spec in STAGES:
+        values = load_profile(profile)[spec.name]
+        params = check(spec.name, spec.params_model(), values)
+        same = [name for name, value in values.items() if getattr(params, name) == getattr(spec.params_model()(), name)]
+        assert same == [], f"{profile}.yml repeats the default of {spec.name}: {same}"
+        assert profile == "laptop" or spec.name in (whole["stages"] or {})
+
+
+@by_stage
+def test_cells_tell_and_the_library_computes(spec: StageSpec):
+    source = code.notebook_source(spec.notebook)
+    tree = ast.parse(source)
+    banned = (ast.For, ast.While, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Try)
+    assert [type(node).__name__ for node in ast.walk(tree) if isinstance(node, banned)] == []
+    for word in ("../", "os.path", "import os", "sys.path", ".cuda(", "autocast", "torch.save", "torch.load", "pickle"):
+        assert word not in source, f"{spec.notebook.name} holds {word!r}"
+
+
+@by_stage
+def test_a_word_before_every_cell(spec: StageSpec):
+    everything = nbformat.read(spec.notebook, as_version=4).cells
+    assert everything[0].cell_type == "markdown" and everything[0].source.startswith("# ")
+    assert "What you will learn" in everything[0].source
+    assert "stage.finish()" in everything[-1].source
+    assert any("What was shown" in cell.source for cell in everything if cell.cell_type == "markdown")
+    setup = 2  # the parameters cell and Stage.begin follow each other
+    code_cells = [i for i, cell in enumerate(everything) if cell.cell_type == "code"]
+    for position in code_cells[setup:]:
+        assert everything[position - 1].cell_type == "markdown", everything[position].source
+
+
+@by_stage
+def test_every_figure_has_alt_text_caption_and_name(spec: StageSpec):
+    names = []
+    for cell in cells(spec, "code"):
+        shows = cell.source.count("stage.show(")
+        assert shows <= 1, f"one figure a cell: {cell.source}"
+        if shows:
+            told = cell.metadata.get("mystnb", {})
+            assert len(told.get("image", {}).get("alt", "")) > 40, cell.source
+            assert len(told.get("figure", {}).get("caption", "")) > 40, cell.source
+            names.append(told["figure"]["name"])
+    assert len(names) == len(set(names)) and all(
+        name.startswith(f"fig-{spec.name.replace('_', '-')}") for name in names
+    )

@@ -1,0 +1,217 @@
+"""Snakemake orders the notebooks: what changed is run again, and nothing else.
+
+On a copy of the project, so that a module, a notebook or an image can be changed. The smoke run that `make test` made
+just before is what "nothing changed" is measured against.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import nbformat
+import numpy as np
+import pytest
+
+from leuk_lib.stages import STAGES
+
+pytestmark = pytest.mark.notebooks
+ALL = [spec.name for spec in STAGES]
+RUN = "smear-smoke-s0"
+
+
+class Copy:
+    """A copy of the project whose path has a space, with results of its own."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.root = folder / "a copy"
+        self.results = self.root / "results"
+        self.root.mkdir(parents=True)
+        for name in ("leuk_lib", "notebooks"):
+            shutil.copytree(root / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("_config.yml", "requirements.lock"):
+            shutil.copy2(root / name, self.root / name)
+        (self.root / "book").mkdir()
+        shutil.copy2(root / "book" / "claims.yml", self.root / "book" / "claims.yml")
+
+    def leuk(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ, "PYTHONPATH": str(self.root), "LEUK_ROOT": str(self.root), "LEUK_RESULTS": str(self.results),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "leuk_lib.cli", *words],
+            cwd=self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    def would_run(self, *words: str) -> list[str]:
+        done = self.leuk("run", "--profile", "smoke", "--dry-run", *words)
+        jobs = set(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, flags=re.MULTILINE))
+        return [name for name in ALL if name in jobs]
+
+    def edit(self, file: str) -> None:
+        path = self.root / file
+        path.write_text(path.read_text() + "\n# a remark\n")
+
+
+@pytest.fixture
+def finished(root: Path, tmp_path: Path) -> Copy:
+    """A copy with the finished smoke run in it."""
+    if not (root / "results" / RUN / ALL[-1] / "notebook.ipynb").exists():
+        pytest.skip("no finished smoke run in results/: `make test` makes one first (`leuk run --profile smoke`)")
+    copy = Copy(root, tmp_path)
+    shutil.copytree(
+        root / "results", copy.results, copy_function=shutil.copy2, ignore=lambda folder, names: [
+            name for name in names if name == "checkpoints" or (Path(folder) == root / "results" and name not in (RUN, ".snakemake"))
+        ]
+    )  # fmt: skip
+    return copy
+
+
+def test_nothing_changed_runs_nothing_and_is_quick(finished: Copy):
+    start = time.perf_counter()
+    assert finished.would_run() == []
+    assert time.perf_counter() - start < 20
+    for path in finished.root.rglob("*.py"):
+        path.touch()
+    assert finished.would_run() == []
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("leuk_lib/gan/losses.py", ["acdb_gan", "wpat", "results", "claims"]),
+        ("leuk_lib/wpat/attention.py", ["wpat", "results", "claims"]),
+        ("leuk_lib/figures/claims.py", ["claims"]),
+        ("leuk_lib/runs/stage.py", ALL),
+        ("leuk_lib/cli.py", []),
+    ],
+)
+def test_a_changed_module_runs_what_depends_on_it(finished: Copy, module: str, expected: list[str]):
+    finished.edit(module)
+    assert finished.would_run() == expected
+
+
+def test_a_changed_parameter_runs_its_stage_and_what_follows(finished: Copy):
+    assert finished.would_run("--set", "wpat.checkpoint_every=49") == ["wpat", "results", "claims"]
+    assert finished.would_run("--set", "claims.threads=1") == ["claims"]
+
+
+def test_a_changed_notebook_runs_its_stage_and_what_follows(finished: Copy):
+    path = finished.root / "notebooks" / "06_results.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].source += "\nOne more line."
+    nbformat.write(notebook, path)
+    assert finished.would_run() == ["results", "claims"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two classes of small rendered cells as PNG files."""
+    from leuk_lib.data.smear import render_cell
+
+    for label in ("AML", "CLL"):
+        for index in range(12):
+            path = tmp_path / "my images" / label / f"{index:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cell = render_cell(label, seed=5, index=index, size=40)
+            cv2.imwrite(str(path), np.ascontiguousarray(cell.image[..., ::-1]))
+    return tmp_path / "my images"
+
+
+def test_a_changed_image_runs_the_data_stage_touching_it_does_not(root: Path, tmp_path: Path, images: Path):
+    copy = Copy(root, tmp_path)
+    words = ("data", "--dataset", str(images), "--profile", "smoke")
+    copy.leuk("run", *words)
+    assert copy.would_run(*words) == []
+    one = images / "AML" / "00.png"
+    one.touch()
+    assert copy.would_run(*words) == []
+    cv2.imwrite(str(one), cv2.imread(str(one)) // 2)
+    assert copy.would_run(*words) == ["data"]
+
+
+def test_a_failed_stage_keeps_its_partial_notebook_and_the_rerun_starts_there(root: Path, tmp_path: Path):
+    copy = Copy(root, tmp_path)
+    path = copy.root / "notebooks" / "02_alhe.ipynb"
+    good = path.read_text()
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(-1, nbformat.v4.new_code_cell("raise RuntimeError('planted')"))
+    nbformat.write(notebook, path)
+    done = copy.leuk("run", "alhe", "--profile", "smoke", check=False)
+    assert done.returncode == 1 and "stage alhe failed: RuntimeError: planted" in done.stderr
+    folder = copy.results / RUN
+    partial = nbformat.read(folder / "alhe" / "partial.ipynb", as_version=4)
+    assert any("planted" in str(cell.get("outputs")) for cell in partial.cells)
+    assert '"state": "failed"' in (folder / "alhe" / "card.json").read_text()
+    assert (folder / "data" / "notebook.ipynb").exists() and not (folder / "alhe" / "notebook.ipynb").exists()
+    path.write_text(good)
+    assert copy.would_run("alhe") == ["alhe"]
+    copy.leuk("run", "alhe", "--profile", "smoke")
+    assert (folder / "alhe" / "notebook.ipynb").exists() and not (folder / "alhe" / "partial.ipynb").exists()
+
+
+def test_seeds_run_side_by_side(root: Path, tmp_path: Path):
+    copy = Copy(root, tmp_path)
+    copy.leuk("run", "data", "--profile", "smoke", "--seeds", "0 1", "--jobs", "2")
+    cells = [(copy.results / f"smear-smoke-s{seed}" / "data" / "cells.safetensors").read_bytes() for seed in (0, 1)]
+    assert cells[0] != cells[1]
+
+
+def test_a_dry_run_on_slurm_plans_all_stages(root: Path, tmp_path: Path):
+    copy = Copy(root, tmp_path)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(copy.root),
+        "LEUK_ROOT": str(copy.root),
+        "LEUK_RESULTS": str(copy.results),
+    }
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "snakemake", "--snakefile", "notebooks/Snakefile", "--workflow-profile", "notebooks/cluster/slurm",
+            "--dry-run", "--config", "profile=paper", "seeds=0 1",
+        ],
+        cwd=copy.root, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert all(re.search(rf"^{name}\s+2$", said, flags=re.MULTILINE) for name in ALL), said
+
+
+def test_plain_papermill_run_too_early_says_what_to_run_first(root: Path, tmp_path: Path):
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "papermill", "notebooks/04_fcmae.ipynb", str(tmp_path / "out.ipynb"),
+            "-f", "notebooks/profiles/smoke.yml", "-p", "run", "early", "-k", "python3",
+        ],
+        cwd=root, env={**os.environ, "LEUK_RESULTS": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert (
+        "LeukError: stage fcmae needs stage data, which has not run in run 'early': run notebooks/01_data.ipynb first"
+        in done.stderr
+    )
+
+
+def test_plain_papermill_refuses_an_unknown_parameter(root: Path, tmp_path: Path):
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "papermill", "notebooks/01_data.ipynb", str(tmp_path / "out.ipynb"),
+            "-f", "notebooks/profiles/smoke.yml", "-p", "image_sise", "40", "-k", "python3",
+        ],
+        cwd=root, env={**os.environ, "LEUK_RESULTS": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "unknown parameter 'image_sise' (value 40); did you mean 'image_size'?" in done.stderr
+    assert not (tmp_path / "default").exists()

@@ -1,0 +1,111 @@
+"""pyproject.toml, requirements.lock and environment.yml say the same; the repository carries nothing it must not."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from rattler import MatchSpec
+
+
+@pytest.fixture(scope="module")
+def locked(root: Path) -> dict[str, list[tuple[str, str | None]]]:
+    """Name -> (version, marker) of every pin in the lock."""
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    for line in (root / "requirements.lock").read_text().splitlines():
+        if pin := re.match(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)\s*(?:;\s*([^\\]+?))?\s*\\?$", line):
+            found.setdefault(canonicalize_name(pin[1]), []).append((pin[2], pin[3]))
+    return found
+
+
+def declared(root: Path) -> list[Requirement]:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    return [Requirement(line) for line in lines]
+
+
+def test_every_declared_dependency_is_locked_within_its_bounds(root: Path, locked: dict):
+    for requirement in declared(root):
+        pins = locked.get(canonicalize_name(requirement.name))
+        assert pins, f"{requirement.name} is not in requirements.lock: run `make lock`"
+        assert all(requirement.specifier.contains(version) for version, _ in pins), requirement
+
+
+def test_every_pin_has_hashes_and_no_address_is_named(root: Path, locked: dict):
+    text = (root / "requirements.lock").read_text()
+    assert not re.search(r"https?:|index-url|find-links", text)
+    blocks = re.split(r"\n(?=\S)", text.strip())
+    assert len(blocks) == sum(map(len, locked.values()))
+    assert all("--hash=sha256:" in block for block in blocks)
+
+
+def test_the_environment_is_the_lock(locked: dict):
+    """What runs these tests is what the lock says (the packages that results depend on)."""
+    from leuk_lib.runs.card import package_versions
+
+    for name, version in package_versions().items():
+        if name != "python":
+            assert version.split("+")[0] in {pin for pin, _ in locked[canonicalize_name(name)]}, name
+
+
+def test_environment_yml_is_conda_for_the_same_python_and_lock(root: Path):
+    told = yaml.safe_load((root / "environment.yml").read_text())
+    conda = [MatchSpec(spec) for spec in told["dependencies"] if isinstance(spec, str)]
+    assert {spec.name.normalized for spec in conda} == {"python", "pip"}
+    python = next(spec for spec in conda if spec.name.normalized == "python")
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(str(python.version).strip("=*."))
+    (pip,) = (spec["pip"] for spec in told["dependencies"] if isinstance(spec, dict))
+    assert pip == ["-r requirements.lock"]
+
+
+def tracked(root: Path) -> list[Path]:
+    done = subprocess.run(["git", "-C", str(root), "ls-files", "-z"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [root / name for name in done.stdout.split("\0") if name and (root / name).exists()]
+
+
+def test_no_large_file_no_image_data_no_weights_in_git(root: Path):
+    for path in tracked(root):
+        assert path.stat().st_size < 1_000_000, path
+        assert path.suffix not in {
+            ".safetensors",
+            ".pt",
+            ".pth",
+            ".ckpt",
+            ".pkl",
+            ".npy",
+            ".npz",
+            ".jpg",
+            ".tif",
+            ".bmp",
+        }, path
+
+
+def test_import_is_light():
+    """The installed package and the command line load no model library until one is needed."""
+    heavy = "{'torch', 'torchvision', 'cv2', 'pandas', 'timm', 'sklearn', 'matplotlib'}"
+    source = f"import sys, leuk_lib.cli, leuk_lib.stages as s; [spec.params_model() for spec in s.STAGES]; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_room_arrows_point_up(root: Path):
+    lint = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([str(lint), "--no-cache"], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_file_of_the_library_holds_two_concepts(root: Path):
+    long = {
+        path.name: n for path in (root / "leuk_lib").rglob("*.py") if (n := len(path.read_text().splitlines())) > 330
+    }
+    assert long == {}

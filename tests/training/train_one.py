@@ -1,0 +1,100 @@
+"""Train one method on a few rendered cells, in a process of its own: ``train_one.py METHOD FOLDER [--processes 2]``.
+
+Prints ``step K`` after every optimiser step, at the end ``losses …`` and ``hash …`` (SHA-256 of the trained weights).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from leuk_lib.data.smear import render_cell
+from leuk_lib.runs import loop as loops
+from leuk_lib.runs.fabric import make_fabric
+
+CLASSES = ("AML", "CLL")
+
+
+def cells(size: int = 32, each: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (N,3,size,size) uint8 and labels (N,) of two rendered classes."""
+    images = [render_cell(name, seed=1, index=i, size=size).image for name in CLASSES for i in range(each)]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.arange(2).repeat_interleave(each)
+
+
+def train(method: str, folder: Path, fabric: Any) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """The trained weights and the loop's history."""
+    images, labels = cells()
+    if method == "fcmae":
+        from leuk_lib.fcmae.pretrain import pretrain
+
+        from leuk_lib.fcmae.params import FcmaeParams
+
+        fcmae = pretrain(images, FcmaeParams(**SETTINGS["fcmae"]), folder, "id", fabric)
+        return fcmae.encoder.state_dict(), fcmae.history
+    if method == "gan":
+        from leuk_lib.gan.train import train_gan
+
+        from leuk_lib.gan.params import GanParams
+
+        gan = train_gan(images, labels, len(CLASSES), GanParams(**SETTINGS["gan"]), folder, "id", fabric)
+        return gan.generator.state_dict(), gan.history
+    from leuk_lib.fcmae.encoder import build_encoder
+    from leuk_lib.wpat.finetune import finetune
+    from leuk_lib.wpat.params import WpatParams
+
+    torch.manual_seed(0)
+    encoder = build_encoder("zepto", stem_stride=1, drop_path=0.0)
+    wpat = finetune(
+        images,
+        labels,
+        images[::4],
+        labels[::4],
+        encoder,
+        WpatParams(**SETTINGS["wpat"]),
+        folder,
+        "id",
+        fabric,
+        n_classes=2,
+    )
+    return wpat.model.state_dict(), wpat.history
+
+
+COMMON: dict[str, Any] = {"accelerator": "cpu", "checkpoint_every": 3}
+SETTINGS: dict[str, dict[str, Any]] = {"fcmae": COMMON, "gan": COMMON, "wpat": COMMON}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("method", choices=["fcmae", "gan", "wpat"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--processes", type=int, default=1)
+    given = parser.parse_args()
+
+    class Params:
+        accelerator, devices, precision, threads = "cpu", given.processes, "32-true", 1
+
+    fabric = make_fabric(Params, **({"strategy": "ddp"} if given.processes > 1 else {}))  # type: ignore[arg-type]
+    plain_log = loops.TrainingLoop.log
+
+    def log(self: loops.TrainingLoop, **values: float) -> None:
+        plain_log(self, **values)
+        print("step", self.step, flush=True)
+
+    loops.TrainingLoop.log = log  # type: ignore[method-assign]
+    weights, history = train(given.method, given.folder, fabric)
+    if fabric.global_rank == 0:
+        digest = hashlib.sha256()
+        for name in sorted(weights):
+            digest.update(name.encode() + weights[name].detach().cpu().contiguous().numpy().tobytes())
+        print("losses", json.dumps(history))
+        print("hash", digest.hexdigest(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
