@@ -45,7 +45,9 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
             extra_arguments=["--IPKernelApp.log_level=40"],
         )
     except PapermillExecutionError as error:
-        raise LeukError(f"stage {stage} failed: {error.ename}: {error.evalue} (the notebook so far: {partial})") from error
+        raise LeukError(
+            f"stage {stage} failed: {error.ename}: {error.evalue} (the notebook so far: {partial})"
+        ) from error
     partial.replace(out)
     return time.perf_counter() - start
 

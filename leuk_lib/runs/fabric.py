@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,13 @@ def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
     """
     if params.accelerator == "cuda" and not torch.cuda.is_available():
         raise LeukError("accelerator = 'cuda': no CUDA device is visible; use accelerator = 'cpu' or 'auto'")
+    if params.devices > 1 and "RANK" not in os.environ:
+        raise LeukError(
+            f"devices = {params.devices}: start that many processes with torchrun --nproc-per-node {params.devices} "
+            "-m leuk_lib.runs.script STAGE …; one notebook is one process"
+        )
+    if params.devices > 1:
+        settings = {"strategy": "ddp", **settings}
     torch.set_num_threads(params.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     fabric = Fabric(accelerator=params.accelerator, devices=params.devices, precision=params.precision, **settings)

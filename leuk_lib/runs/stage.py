@@ -33,6 +33,7 @@ class Stage(Generic[P]):
     def __init__(self, name: str, params: P) -> None:
         self.name = name
         self.params = params
+        self._writes = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun) the first keeps the card
         self.folder = paths.stage_folder(params.run, name)
         self._start = time.perf_counter()
         self._metrics: dict[str, dict[str, Any]] = {}
@@ -51,8 +52,9 @@ class Stage(Generic[P]):
         params = from_namespace(name, model, namespace, paths.stage_notebooks())
         stage = cls(name, params)
         stage._fix_threads()
-        stage._watch_failures()
-        stage._header()
+        if stage._writes:
+            stage._watch_failures()
+            stage._header()
         return stage
 
     def __enter__(self) -> Stage[P]:
@@ -66,6 +68,8 @@ class Stage(Generic[P]):
 
     def finish(self) -> None:
         """Write ``metrics.json`` and the card, glue the numbers for the book, show the card and the cost."""
+        if not self._writes:
+            return
         metrics = files.write_json(
             self.folder / "metrics.json",
             {
@@ -85,7 +89,7 @@ class Stage(Generic[P]):
 
     def fail(self, error: BaseException) -> None:
         """Write the card in state "failed"."""
-        if self._card["state"] == "running":
+        if self._card["state"] == "running" and self._writes:
             self._card["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
             self._close("failed")
 
@@ -224,7 +228,8 @@ class Stage(Generic[P]):
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _write_card(self) -> None:
-        files.write_json(self.folder / "card.json", self._card)
+        if self._writes:
+            files.write_json(self.folder / "card.json", self._card)
 
     def _fix_threads(self) -> None:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -17,6 +17,7 @@ import torch
 from leuk_lib.data.smear import render_cell
 from leuk_lib.runs import loop as loops
 from leuk_lib.runs.fabric import make_fabric
+from leuk_lib.runs.params import TrainParams
 
 CLASSES = ("AML", "CLL")
 
@@ -76,10 +77,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
 
-    class Params:
-        accelerator, devices, precision, threads = "cpu", given.processes, "32-true", 1
-
-    fabric = make_fabric(Params, **({"strategy": "ddp"} if given.processes > 1 else {}))  # type: ignore[arg-type]
+    fabric = make_fabric(TrainParams(accelerator="cpu", devices=given.processes, threads=1))
     plain_log = loops.TrainingLoop.log
 
     def log(self: loops.TrainingLoop, **values: float) -> None:
