@@ -1,0 +1,253 @@
+"""Fine-tuning under one budget: WPAT and every trained baseline go through :func:`finetune`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leuk_lib.data.augment import dihedral, normalise, random_resized_crop, stain_jitter
+from leuk_lib.fcmae.encoder import Encoder
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.fabric import Fabric
+from leuk_lib.runs.loop import TrainingLoop
+from leuk_lib.runs.seeds import derive
+from leuk_lib.wpat.model import WPAT
+from leuk_lib.wpat.params import WpatParams
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What fine-tuning gives back: the chosen weights, and how they were chosen.
+
+    history: a row a step (step, loss, lr); curve: a row a look at the validation part (step, val_loss, val_accuracy,
+    val_recall: mean over the classes that are there); best_step: steps taken when the chosen weights were averaged.
+    """
+
+    model: nn.Module
+    history: pd.DataFrame
+    curve: pd.DataFrame
+    best_step: int
+    val_logits: Tensor
+
+
+class WeightAverage:
+    """Exponential moving average of a model's weights and buffers, its decay rising as (1+t)/(10+t) up to ``decay``."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards ``model`` after step number ``step`` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        mine = self.module.state_dict()
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                mine[name].lerp_(value.to(mine[name].dtype), 1 - decay)
+            else:
+                mine[name].copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the averaged module."""
+        return dict(self.module.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the averaged module."""
+        self.module.load_state_dict(state, strict=True)
+
+
+class Selection:
+    """The best look at the validation part so far, and all looks; part of the checkpoint."""
+
+    def __init__(self) -> None:
+        self.best: dict[str, Tensor] = {}
+        self.best_step = 0
+        self.curve: list[dict[str, float]] = []
+
+    def consider(self, step: int, scores: dict[str, float], model: nn.Module) -> None:
+        """Keep ``model``'s weights if ``scores['val_loss']`` is the lowest; ties go to the earlier look.
+
+        The loss decides because a small validation part gives accuracy few distinct values.
+        """
+        if not self.curve or scores["val_loss"] < min(row["val_loss"] for row in self.curve):
+            self.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            self.best_step = step
+        self.curve.append({"step": float(step), **scores})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as plain values and tensors."""
+        return {"best": self.best, "best_step": self.best_step, "curve": self.curve}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.best, self.best_step, self.curve = state["best"], state["best_step"], state["curve"]
+
+
+def learning_rate(step: int, total: int, peak: float, warmup: float) -> float:
+    """Linear rise over ``warmup * total`` steps to ``peak``, then half a cosine down to 0."""
+    rise = max(1, round(warmup * total))
+    if step < rise:
+        return peak * (step + 1) / rise
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """AdamW groups with key ``lr_scale``: stage k of an ``encoder`` gets layer_decay^(stages - k), the rest 1.
+
+    Vectors, biases and tokens are not decayed. Parameters that ask for no gradient are left out.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        parts = name.split(".")
+        scale = 1.0
+        if parts[0] == "encoder" and parts[1] in ("stages", "downsample_layers"):
+            scale = layer_decay ** (4 - int(parts[2]))
+        bare = name in ("latents", "queries", "scale_embedding") or parameter.squeeze().ndim < 2
+        decay = 0.0 if bare else weight_decay
+        group = groups.setdefault(
+            (scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay}
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def augment(x: Tensor, loop: TrainingLoop, step: int, params: WpatParams) -> Tensor:
+    """Turn, mirror, crop and re-stain this process's part x (b, 3, S, S) in [0,1] of the global batch."""
+    rows, total = loop.shard(torch.arange(params.batch_size)), params.batch_size
+    x = dihedral(x, loop.generator(step, "dihedral"), rows=rows, total=total)
+    x = random_resized_crop(x, loop.generator(step, "crop"), (params.crop_min, 1.0), rows=rows, total=total)
+    return stain_jitter(x, loop.generator(step, "stain"), params.stain, rows=rows, total=total)
+
+
+def effective_weights(labels: Tensor, n_classes: int, classes: list[int] | None = None, beta: float = 0.999) -> Tensor:
+    """Loss weights (K,) by the effective number of samples (Cui et al. 2019), their mean over ``labels`` 1.
+
+    ``classes``: only these are weighted up, the others keep the smallest weight. Classes without a cell get 1.
+    """
+    counts = torch.bincount(labels, minlength=n_classes).double()
+    effective = (1 - beta**counts) / (1 - beta)
+    weights = torch.where(counts > 0, 1 / effective.clamp(min=1), torch.zeros_like(counts))
+    if classes is not None:
+        chosen = torch.zeros(n_classes, dtype=torch.bool)
+        chosen[list(classes)] = True
+        weights = torch.where(chosen, weights, weights[counts > 0].min())
+    weights = weights / weights[labels].mean()
+    return torch.where(counts > 0, weights, torch.ones_like(weights)).float()
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, images: Tensor, device: torch.device, batch: int = 256) -> Tensor:
+    """Logits (n, K) float32 on the CPU of uint8 images (n, 3, S, S); the model's mode is left as it was."""
+    was_training = model.training
+    model.eval()
+    parts = [model(normalise(images[i : i + batch].to(device))).float().cpu() for i in range(0, len(images), batch)]
+    model.train(was_training)
+    return torch.cat(parts) if parts else torch.zeros(0, 0)
+
+
+def validation_scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Cross-entropy, accuracy and mean recall over the classes present, of logits (n, K)."""
+    right = (logits.argmax(dim=1) == labels).float()
+    recalls = [right[labels == k].mean() for k in labels.unique()]
+    return {
+        "val_loss": float(F.cross_entropy(logits, labels)),
+        "val_accuracy": float(right.mean()),
+        "val_recall": float(torch.stack(recalls).mean()),
+    }
+
+
+def _draw(loop: TrainingLoop, step: int, labels: Tensor, params: WpatParams) -> Tensor:
+    """Positions of the global batch: shuffled epochs, or an equal chance for every class."""
+    if params.balance != "sampling":
+        return loop.batch(step, len(labels), params.batch_size)
+    chance = 1 / torch.bincount(labels).clamp(min=1)[labels].double()
+    return torch.multinomial(chance, params.batch_size, replacement=True, generator=loop.generator(step, "order"))
+
+
+def finetune(
+    images: Tensor,
+    labels: Tensor,
+    val_images: Tensor,
+    val_labels: Tensor,
+    encoder_or_model: nn.Module,
+    params: WpatParams,
+    folder: Path,
+    identity: str,
+    fabric: Fabric,
+    class_weights: Tensor | None = None,
+    extra_images: Tensor | None = None,
+    extra_labels: Tensor | None = None,
+    n_classes: int | None = None,
+    label: str = "WPAT",
+) -> Finetuned:
+    """Train a classifier and return the average weights that were best on the validation part.
+
+    images (N,3,S,S) uint8 and labels (N,) int64 with their synthetic ``extra_`` companions; an ``Encoder`` is given a
+    WPAT head of ``n_classes`` (default: the highest label + 1), any other module must map standardised (B,3,S,S) to
+    logits (B,K). Checkpoints go to ``folder`` and are continued under the same ``identity``. Raises LeukError if
+    there is nothing to train or to validate on.
+    """
+    if len(labels) == 0 or len(val_labels) == 0:
+        raise LeukError(f"{label}: {len(labels)} training and {len(val_labels)} validation cells; both parts need some")
+    n_classes = n_classes or int(torch.cat([labels, val_labels]).max()) + 1
+    torch.manual_seed(derive(params.seed, label, "head"))
+    model = WPAT(encoder_or_model, n_classes, params) if isinstance(encoder_or_model, Encoder) else encoder_or_model
+    if extra_images is not None and extra_labels is not None and len(extra_labels):
+        images, labels = torch.cat([images, extra_images]), torch.cat([labels, extra_labels])
+
+    model = model.to(fabric.device)
+    average = WeightAverage(model, params.ema_decay)
+    selection = Selection()
+    layer_decay = params.layer_decay if hasattr(model, "encoder") else 1.0
+    optimizer = torch.optim.AdamW(parameter_groups(model, params.weight_decay, layer_decay), lr=params.lr)
+    wrapped, stepper = fabric.setup(model, optimizer)
+    weights = None if class_weights is None else class_weights.to(fabric.device)
+    look_every = max(1, params.steps // params.evaluations)
+
+    loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, label, params.checkpoint_every)
+    loop.register(model=model, optimizer=optimizer, average=average, selection=selection)
+    wrapped.train()
+    for step in loop:
+        rate = learning_rate(step, params.steps, params.lr, params.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        mine = loop.shard(_draw(loop, step, labels, params))
+        x = augment(images[mine].to(fabric.device).float() / 255, loop, step, params)
+        logits = wrapped(normalise(x))
+        target = labels[mine].to(fabric.device)
+        losses = F.cross_entropy(
+            logits.float(), target, weight=weights, label_smoothing=params.label_smoothing, reduction="none"
+        )
+        loss = losses.mean()  # not divided by the batch's weights: processes must agree on the denominator
+        stepper.zero_grad()
+        fabric.backward(loss)
+        fabric.clip_gradients(wrapped, stepper, max_norm=params.clip_norm, error_if_nonfinite=True)
+        stepper.step()
+        average.update(model, step)
+        loop.log(loss=float(fabric.all_reduce(loss.detach(), reduce_op="mean")), lr=rate)
+        if (step + 1) % look_every == 0 or step + 1 == params.steps:
+            with fabric.autocast():
+                seen = predict_logits(average.module, val_images, fabric.device)
+            selection.consider(step + 1, validation_scores(seen, val_labels), average.module)
+
+    chosen = average.module
+    chosen.load_state_dict(selection.best, strict=True)
+    chosen.eval()
+    return Finetuned(
+        model=chosen,
+        history=pd.DataFrame(loop.history),
+        curve=pd.DataFrame(selection.curve).astype({"step": int}),
+        best_step=selection.best_step,
+        val_logits=predict_logits(chosen, val_images, fabric.device),
+    )

@@ -1,0 +1,154 @@
+"""A fine-tuned WPAT as one file, and class probabilities of image files (research use only)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from leuk_lib.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from leuk_lib.fcmae.encoder import Encoder
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import atomic
+from leuk_lib.wpat.finetune import predict_logits
+from leuk_lib.wpat.model import WPAT
+from leuk_lib.wpat.params import WpatParams
+
+FORMAT = "leuk_lib.wpat.model/1"
+SIZES = ("scales", "dim", "heads", "window", "latents", "pairs", "mlp_ratio")
+
+Enhance = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model file says of itself.
+
+    classes in the order of the logits; variant and stem_stride of the encoder; sizes of the head; image_size: side in
+    px it was trained at; enhanced: the images went through ALHE, with ``alhe_settings``; mean, std: standardisation of
+    RGB in [0,1]; temperature: divides the logits (fitted on validation cells).
+    """
+
+    classes: tuple[str, ...]
+    variant: str
+    stem_stride: int
+    sizes: dict[str, Any]
+    image_size: int
+    enhanced: bool
+    alhe_settings: dict[str, Any]
+    temperature: float = 1.0
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    use: str = "research only; not a medical device"
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature in [0.05, 20] that minimises the cross-entropy of logits (n,K) / T (Guo et al. 2017)."""
+    wide = logits.double()
+
+    def loss(log_t: float) -> float:
+        return float(torch.nn.functional.cross_entropy(wide / np.exp(log_t), labels))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
+
+
+def describe(
+    model: WPAT, classes: Sequence[str], params: WpatParams, image_size: int, alhe_settings: Mapping[str, Any] | None,
+    temperature: float,
+) -> ModelCard:  # fmt: skip
+    """The card of a model; ``alhe_settings`` is None where it was trained on raw images."""
+    return ModelCard(
+        classes=tuple(classes),
+        variant=model.encoder.variant,
+        stem_stride=model.encoder.stem_stride,
+        sizes={name: getattr(params, name) for name in SIZES},
+        image_size=image_size,
+        enhanced=alhe_settings is not None,
+        alhe_settings=dict(alhe_settings or {}),
+        temperature=temperature,
+    )
+
+
+def save_model(model: WPAT, card: ModelCard, path: Path) -> Path:
+    """Write weights and card (JSON metadata) as safetensors, atomically."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic(Path(path)) as temporary:
+        save_file(tensors, str(temporary), metadata={"format": FORMAT, "card": json.dumps(asdict(card))})
+    return Path(path)
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card of a model file. Raises ``LeukError`` for a missing, damaged or foreign file."""
+    path = Path(path)
+    if not path.is_file():
+        raise LeukError(f"model {path}: no such file; run notebooks/05_wpat.ipynb first", exit_code=2)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise LeukError(f"model {path}: damaged or no safetensors file ({error}); run stage wpat again", 2) from error
+    if metadata.get("format") != FORMAT:
+        raise LeukError(f"model {path}: a safetensors file, but no WPAT classifier of this library", 2)
+    try:
+        values = json.loads(metadata["card"])
+        card = ModelCard(**values | {name: tuple(values[name]) for name in ("classes", "mean", "std")})
+    except (KeyError, TypeError, ValueError) as error:
+        raise LeukError(f"model {path}: its card cannot be read ({error}); run stage wpat again", 2) from error
+    return card
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[WPAT, ModelCard]:
+    """A model in eval mode and its card. Raises ``LeukError`` for a missing, damaged or foreign file."""
+    card = read_card(path)
+    try:
+        params = WpatParams(**card.sizes)
+        model = WPAT(Encoder(card.variant, card.stem_stride), len(card.classes), params)
+        with safe_open(str(path), framework="pt") as file:
+            model.load_state_dict({key: file.get_tensor(key) for key in file.keys()}, strict=True)  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LeukError(f"model {path}: card and weights do not fit ({reason[:160]}); run stage wpat again", 2) from error
+    return model.eval().to(device), card
+
+
+def probabilities(model: torch.nn.Module, images: Tensor, temperature: float = 1.0, batch: int = 256) -> Tensor:
+    """Class probabilities (n, K) of uint8 images (n, 3, S, S), on the device that the model is on."""
+    device = next(model.parameters()).device
+    return (predict_logits(model, images, device, batch) / temperature).softmax(dim=1)
+
+
+def predict_files(paths: Sequence[Path], model_path: Path, enhance: Enhance | None = None) -> pd.DataFrame:
+    """One row an image file: ``file``, a probability for each class (calibrated), ``predicted``.
+
+    A model trained on enhanced images needs ``enhance``: (S,S,3) uint8 -> the same, ALHE with the card's
+    ``alhe_settings``; for one trained on raw images it must be None. Raises ``LeukError`` that names a bad file.
+    """
+    from leuk_lib.data.catalog import read_image
+
+    model, card = load_model(model_path)
+    if card.enhanced != (enhance is not None):
+        need = "enhanced by ALHE: pass enhance" if card.enhanced else "not enhanced: pass no enhance"
+        raise LeukError(f"model {model_path}: was trained on images {need}", exit_code=2)
+    pictures = []
+    for path in paths:
+        image = read_image(Path(path), card.image_size)
+        pictures.append(image if enhance is None else enhance(image))
+    if not pictures:
+        raise LeukError("predict: no image was given", exit_code=2)
+    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    chances = probabilities(model, stacked, card.temperature).numpy()
+    table = pd.DataFrame(chances, columns=list(card.classes))
+    table.insert(0, "file", [str(path) for path in paths])
+    table["predicted"] = [card.classes[k] for k in chances.argmax(axis=1)]
+    return table
