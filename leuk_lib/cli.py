@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from leuk_lib import workflow
 from leuk_lib.runs import card, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.stages import STAGES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Look after image folders.")
@@ -137,13 +140,26 @@ def predict(
         if not found:
             raise LeukError("no trained model in results/: `leuk run wpat` makes one, or name a file with --model")
         model = found[-1]
-    frame = workflow.predict_images(images, model)
+    frame = _predict(images, model)
     if as_json:
         rows = frame.to_dict(orient="records")
         print(json.dumps({"model": str(model), "research_use": RESEARCH_USE, "predictions": rows}, indent=1))
         return
     print(frame.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     print(RESEARCH_USE)
+
+
+def _predict(images: list[Path], model: Path) -> pd.DataFrame:
+    """Probabilities of image files; a model that was trained on enhanced cells gets enhanced cells."""
+    from leuk_lib.alhe.enhance import alhe
+    from leuk_lib.alhe.params import EnhanceParams
+    from leuk_lib.wpat.predict import predict_files, read_card
+
+    trained = read_card(model)
+    if not trained.enhanced:
+        return predict_files(images, model)
+    settings = EnhanceParams(**trained.alhe_settings)
+    return predict_files(images, model, lambda image: alhe(image, settings))
 
 
 @app.command()

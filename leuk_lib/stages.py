@@ -46,7 +46,7 @@ class StageSpec:
 STAGES = (
     StageSpec("data", "Data", "leuk_lib.data.params:DataParams", ()),
     StageSpec("alhe", "ALHE", "leuk_lib.alhe.params:AlheParams", ("data",)),
-    StageSpec("acdb_gan", "ACDB-GAN", "leuk_lib.gan.params:GanParams", ("data", "alhe")),
+    StageSpec("acdb_gan", "ACDB-GAN", "leuk_lib.gan.params:AcdbGanParams", ("data", "alhe")),
     StageSpec("fcmae", "FCMAE V2", "leuk_lib.fcmae.params:FcmaeParams", ("data", "alhe")),
     StageSpec("wpat", "WPAT", "leuk_lib.wpat.params:WpatParams", ("data", "alhe", "acdb_gan", "fcmae")),
     StageSpec(

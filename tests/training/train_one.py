@@ -41,9 +41,9 @@ def train(method: str, folder: Path, fabric: Any) -> tuple[dict[str, torch.Tenso
     if method == "gan":
         from leuk_lib.gan.train import train_gan
 
-        from leuk_lib.gan.params import GanParams
+        from leuk_lib.gan.params import AcdbGanParams
 
-        gan = train_gan(images, labels, len(CLASSES), GanParams(**SETTINGS["gan"]), folder, "id", fabric)
+        gan = train_gan(images, labels, len(CLASSES), AcdbGanParams(**SETTINGS["gan"]), folder, "id", fabric)
         return gan.generator.state_dict(), gan.history
     from leuk_lib.fcmae.encoder import build_encoder
     from leuk_lib.wpat.finetune import finetune
@@ -63,11 +63,16 @@ def train(method: str, folder: Path, fabric: Any) -> tuple[dict[str, torch.Tenso
         fabric,
         n_classes=2,
     )
-    return wpat.model.state_dict(), wpat.history
+    return wpat.model.state_dict(), wpat.history.to_dict("records")
 
 
-COMMON: dict[str, Any] = {"accelerator": "cpu", "checkpoint_every": 3}
-SETTINGS: dict[str, dict[str, Any]] = {"fcmae": COMMON, "gan": COMMON, "wpat": COMMON}
+COMMON: dict[str, Any] = {"accelerator": "cpu", "checkpoint_every": 3, "batch_size": 8}
+# Dropping paths draws from each process's own stream, so two processes are compared without it.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fcmae": {**COMMON, "stem_stride": 1, "decoder_dim": 32, "steps": 20},
+    "gan": {**COMMON, "gan_size": 16, "width": 8, "max_width": 16, "steps": 16, "min_count": 2},
+    "wpat": {**COMMON, "dim": 16, "heads": 2, "latents": 4, "pairs": 1, "steps": 20, "drop_path": 0.0},
+}
 
 
 def main() -> None:
