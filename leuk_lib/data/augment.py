@@ -17,7 +17,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Optical density of unit stain in (R,G,B): azure B-methylene blue, eosin Y, and what neither explains.
-STAINS = ((0.72, 0.62, 0.31), (0.14, 0.93, 0.34), (0.30, -0.31, 0.90))
+STAINS = ((0.72, 0.58, 0.16), (0.10, 0.90, 0.20), (0.00, -0.21, 0.95))
 
 
 def _uniform(columns: int, generator: torch.Generator, like: Tensor, rows: Tensor | None, total: int | None) -> Tensor:

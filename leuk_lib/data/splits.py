@@ -71,7 +71,8 @@ def _order(counts: NDArray[np.int64], names: NDArray[np.str_], seed: int) -> NDA
 
 
 def _too_few(counts: NDArray[np.int64], parts: int) -> NDArray[np.bool_]:
-    return np.asarray((counts > 0).sum(axis=0) < parts)
+    few: NDArray[np.bool_] = np.asarray((counts > 0).sum(axis=0) < parts)
+    return few
 
 
 def _fill_empty(
@@ -80,7 +81,7 @@ def _fill_empty(
     """Give a part that lacks a splittable class its smallest spare group of that class."""
     part = part.copy()
     splittable = np.flatnonzero(~_too_few(counts, parts))
-    frozen = (counts[:, _too_few(counts, parts)] > 0).any(axis=1)
+    frozen: NDArray[np.bool_] = np.any(counts[:, _too_few(counts, parts)] > 0, axis=1)
     for k in splittable[np.argsort(counts[:, splittable].sum(axis=0), kind="stable")]:
         for wanting in range(parts):
             if ((part == wanting) & (counts[:, k] > 0)).any():
@@ -90,7 +91,7 @@ def _fill_empty(
                     continue
                 others = (part == part[group]) & (np.arange(len(part)) != group)
                 needed = np.intersect1d(np.flatnonzero(counts[group]), splittable)
-                if (counts[others][:, needed] > 0).any(axis=0).all():
+                if bool((counts[np.ix_(others, needed)] > 0).any(axis=0).all()):
                     part[group] = wanting
                     break
     return part

@@ -1,0 +1,75 @@
+"""What lies around the cell: red cells, platelets, stained plasma, stain precipitate."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from leuk_lib.data.smear.individual import RED_CELL_UM, Patient
+from leuk_lib.data.smear.shapes import Canvas, Map, Points, blob, in_disc
+
+RED_CELL = (0.22, 0.15, 0.28)  # azure, eosin, haemoglobin at the rim
+
+
+def red_cells(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre: Points, keep_off: float) -> Map:
+    """Thickness of red cells, 1 at a rim, 0 on glass; none nearer to ``centre`` than ``keep_off`` µm plus its radius.
+
+    A cell is a disc with a pale middle; neighbours may overlap a little, and then their thickness adds.
+    """
+    out = canvas.zeros()
+    reach = canvas.field / 2 + 3
+    number = min(int(rng.poisson(patient.red_cells * (2 * reach) ** 2 / 100)), 30)
+    places = rng.uniform(-reach, reach, (number, 2))
+    radii = 0.5 * RED_CELL_UM * patient.red_size * np.exp(rng.normal(0, 0.05, number))
+    shape = rng.normal(0, 1, (number, 3))
+    taken: list[int] = []
+    for i in range(number):
+        if np.hypot(*(places[i] - centre)) < keep_off + 0.86 * radii[i]:
+            continue
+        if any(np.hypot(*(places[i] - places[j])) < 0.82 * (radii[i] + radii[j]) for j in taken):
+            continue
+        taken.append(i)
+        _red_cell(out, canvas, places[i], float(radii[i]), shape[i], patient.pallor)
+    return out
+
+
+def _red_cell(out: Map, canvas: Canvas, place: Points, radius: float, shape: Points, pallor: float) -> None:
+    """Add one red cell to ``out``, touching only its own box."""
+    box = []
+    for at in place:
+        low = int(np.clip(np.floor((at - 1.3 * radius + canvas.field / 2) * canvas.scale), 0, canvas.side))
+        high = int(np.clip(np.ceil((at + 1.3 * radius + canvas.field / 2) * canvas.scale), 0, canvas.side))
+        box.append(slice(low, high))
+    x, y = canvas.axis[box[0]] - place[0], canvas.axis[box[1]] - place[1]
+    if not len(x) or not len(y):
+        return
+    stretch, angle = 1 + 0.09 * abs(shape[0]), 1.5 * shape[1]
+    c, s = np.cos(angle), np.sin(angle)
+    u = (c * x[None, :] + s * y[:, None]) * np.float32(stretch)
+    v = (c * y[:, None] - s * x[None, :]) / np.float32(stretch)
+    r2 = (u * u + v * v) / np.float32(radius**2)
+    edge = np.clip((1 - r2) * np.float32(radius * canvas.scale / 2) + 0.5, 0, 1)
+    dip = max(0.0, pallor * (1 + 0.25 * shape[2]))
+    out[box[1], box[0]] += edge * (1 - np.float32(min(dip, 0.95)) * np.exp(-((r2 / np.float32(0.34)) ** 1.5)))
+
+
+def platelets(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre: Points, keep_off: float) -> Map:
+    """Small granular purple bodies, 1.5-3 µm wide, away from the cell."""
+    number = int(rng.poisson(patient.platelets))
+    outlines = []
+    for _ in range(number):
+        place = rng.uniform(-canvas.field / 2, canvas.field / 2, 2)
+        body = blob(rng, rng.uniform(0.75, 1.5), 0.12, place, rng.uniform(1.0, 1.5))
+        if np.hypot(*(place - centre)) > keep_off + 1.2:
+            outlines.append(body)
+    if not outlines:
+        return canvas.zeros()
+    grain = np.clip(1 + 0.5 * canvas.noise(rng, 0.4), 0.3, 2)
+    return canvas.smooth(canvas.fill(*outlines), 0.25) * grain
+
+
+def precipitate(rng: np.random.Generator, canvas: Canvas) -> Map:
+    """Specks of undissolved stain; on most fields none."""
+    number = int(rng.poisson(0.35))
+    if not number:
+        return canvas.zeros()
+    return canvas.scatter(in_disc(rng, number, 0.7 * canvas.field, np.zeros(2)), 0.18)
