@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from leuk_lib.fcmae.grn import GRN
 from leuk_lib.fcmae.masking import VisiblePatches, upsample_mask
 
 
@@ -28,34 +29,6 @@ VARIANTS: dict[str, VariantSpec] = {
     "tiny": {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768)},
     "base": {"depths": (3, 3, 27, 3), "dims": (128, 256, 512, 1024)},
 }
-
-
-def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor, mask: Tensor | None = None) -> Tensor:
-    """GRN per image, over visible sites: x -> gamma (x N) + beta + x.
-
-    x (B, …, C), `mask` (B, …, 1) of 0/1 or None; gamma, beta broadcastable to C.
-    G = sqrt(sum over sites of (x mask)^2), (B, 1…, C); N = G / (mean_c G + 1e-6).
-    Source: Woo et al. 2023, eq. 1–3. (The official sparse code takes the norm over the batch; here a batch
-    mate changes nothing.)
-    """
-    sites = tuple(range(1, x.dim() - 1))
-    norm = torch.linalg.vector_norm(x if mask is None else x * mask, dim=sites, keepdim=True)
-    response = norm / (norm.mean(dim=-1, keepdim=True) + 1e-6)
-    # gamma multiplies the small (B, 1…, C) tensor: one pass over x, not two.
-    return torch.addcmul(x + beta, x, gamma * response)
-
-
-class GRN(nn.Module):
-    """Global response normalisation, channels last; gamma and beta start at 0 (the identity)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.zeros(1, 1, 1, dim))
-        self.beta = nn.Parameter(torch.zeros(1, 1, 1, dim))
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, …, C) -> same shape."""
-        return global_response_norm(x, self.gamma.flatten(), self.beta.flatten(), mask)
 
 
 class ChannelLayerNorm(nn.LayerNorm):

@@ -1,0 +1,170 @@
+"""Masked pretraining of an encoder on unlabelled images: one function, resumable, on one or many processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from leuk_lib.data.augment import dihedral, random_resized_crop
+from leuk_lib.fcmae.autoencoder import MaskedAutoencoder, split_loss, stained_patches
+from leuk_lib.fcmae.encoder import Encoder, build_encoder
+from leuk_lib.fcmae.masking import random_masks
+from leuk_lib.fcmae.params import FcmaeParams
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.fabric import Fabric
+from leuk_lib.runs.loop import TrainingLoop
+from leuk_lib.runs.seeds import torch_generator
+
+
+class Monitor(Protocol):
+    """Looks at the encoder after `steps` optimiser steps (0: the start); its state joins the checkpoint."""
+
+    steps: Collection[int]
+
+    def __call__(self, step: int, encoder: Encoder) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """The trained encoder, its autoencoder, and one row of `history` a step (step, loss, stained, field, lr)."""
+
+    encoder: Encoder
+    autoencoder: MaskedAutoencoder
+    history: list[dict[str, Any]]
+
+
+def mask_grid(size: int, params: FcmaeParams) -> tuple[int, int]:
+    """Patches along the sides of S x S images. Raises LeukError if the mask patch does not divide them."""
+    patch = 8 * params.stem_stride
+    if size % patch or size // patch < 2:
+        fitting = [s for s in (1, 2, 4) if size % (8 * s) == 0 and size // (8 * s) >= 2]
+        advice = f"choose stem_stride {' or '.join(map(str, fitting))}" if fitting else "choose another image size"
+        raise LeukError(
+            f"images of {size} px cannot be masked in patches of {patch} px (8 x stem_stride {params.stem_stride}): "
+            f"{advice}"
+        )
+    return size // patch, size // patch
+
+
+def build_autoencoder(params: FcmaeParams) -> MaskedAutoencoder:
+    """The untrained autoencoder of these parameters; its weights are a function of the seed."""
+    generator = torch_generator(params.seed, "fcmae", "init")
+    encoder = build_encoder(params.variant, params.stem_stride, generator=generator)
+    autoencoder = MaskedAutoencoder(encoder, params.decoder_dim, params.norm_pix, params.norm_pix_eps)
+    autoencoder.init_decoder(generator)
+    return autoencoder
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; biases, norms, GRN and mask token (vectors) do not."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    is_vector = [p.numel() == max(p.shape) for p in trained]
+    return [
+        {"params": [p for p, v in zip(trained, is_vector, strict=True) if not v], "weight_decay": weight_decay},
+        {"params": [p for p, v in zip(trained, is_vector, strict=True) if v], "weight_decay": 0.0},
+    ]
+
+
+def learning_rate(step: int, params: FcmaeParams) -> float:
+    """lr_scale * batch / 256 after a linear warm-up, then a half-cosine to 0; a function of the step alone."""
+    peak = params.lr_scale * params.batch_size / 256
+    warmup = round(params.warmup * params.steps)
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (params.steps - warmup)))
+
+
+def pretrain(
+    images: Tensor,
+    params: FcmaeParams,
+    folder: Path,
+    identity: str,
+    fabric: Fabric,
+    monitor: Monitor | None = None,
+) -> PretrainResult:
+    """Train an encoder to fill in hidden patches of `images`; continues from a checkpoint of the same identity.
+
+    images (N, 3, S, S) uint8, the training part only; labels are not asked for. `folder` takes the checkpoint.
+    Weights are bit-identical however often the run was killed; `devices` and `accumulate` change them by
+    rounding only. Raises LeukError if S, the batch, the processes or the chunks do not fit together.
+    """
+    grid = mask_grid(images.shape[-1], params)
+    batch, world = params.batch_size, fabric.world_size
+    if batch % (world * params.accumulate):
+        raise LeukError(
+            f"batch_size {batch} cannot be cut into {world} processes x accumulate {params.accumulate} equal parts"
+        )
+    bare = build_autoencoder(params)
+    bare.encoder.norm.requires_grad_(False)  # belongs to the head: no pretraining gradient reaches it
+    adamw = torch.optim.AdamW(parameter_groups(bare, params.weight_decay), lr=0.0, betas=(0.9, 0.95))
+    model, optimiser = fabric.setup(bare, adamw)
+    loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, "FCMAE", params.checkpoint_every)
+    loop.register(model=bare, optimizer=adamw, **({"monitor": monitor} if monitor else {}))
+
+    def look(step: int) -> None:
+        if monitor is not None and step in monitor.steps and fabric.global_rank == 0:
+            bare.eval()
+            monitor(step, bare.encoder)
+            bare.train()
+
+    bare.train()
+    rows = loop.shard(torch.arange(batch))
+    for step in loop:
+        look(step)
+        lr = learning_rate(step, params)
+        for group in adamw.param_groups:
+            group["lr"] = lr
+        mine = loop.shard(loop.batch(step, len(images), batch))
+        x = images[mine].to(fabric.device).float() / 255
+        x = random_resized_crop(
+            x, loop.generator(step, "crop"), scale=(params.crop_min, 1.0), rows=rows, total=batch
+        ).clamp(0, 1)
+        x = dihedral(x, loop.generator(step, "dihedral"), rows=rows, total=batch)
+        visible = random_masks(batch, grid, params.mask_ratio, loop.generator(step, "mask"))
+        visible = loop.shard(visible).to(fabric.device)
+        loss, parts = _accumulate(fabric, model, x, visible, params.accumulate)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        _log(loop, fabric, loss, parts, lr)
+    look(params.steps)
+    bare.encoder.norm.requires_grad_(True)
+    return PretrainResult(bare.encoder, bare, loop.history)
+
+
+def _accumulate(fabric: Fabric, model: Any, x: Tensor, visible: Tensor, chunks: int) -> tuple[Tensor, Tensor]:
+    """Gradients of the batch in `chunks` passes; returns its mean loss and the sums of `split_loss`."""
+    patch = x.shape[-1] // visible.shape[-1]
+    total, parts = torch.zeros((), device=x.device), torch.zeros(4, device=x.device)
+    pairs = list(zip(x.chunk(chunks), visible.chunk(chunks), strict=True))
+    for position, (part, mask) in enumerate(pairs):
+        wait = fabric.no_backward_sync(model) if position < len(pairs) - 1 else nullcontext()
+        with wait:
+            out = model(part, mask)
+            fabric.backward(out.loss / chunks)
+        total += out.loss.detach() / chunks
+        parts += split_loss(out.patch_loss, mask, stained_patches(part, patch))
+    return total, parts
+
+
+def _log(loop: TrainingLoop, fabric: Fabric, loss: Tensor, parts: Tensor, lr: float) -> None:
+    """One history row of the global batch: mean loss, and the losses on stained patches and empty field apart."""
+    mean: Any = fabric.all_reduce(loss, reduce_op="mean")
+    sums: Any = fabric.all_reduce(parts, reduce_op="sum")
+    stained, n_stained, field, n_field = sums.tolist()
+    row = {"loss": float(mean), "lr": lr}
+    if n_stained:
+        row["stained"] = stained / n_stained
+    if n_field:
+        row["field"] = field / n_field
+    if not math.isfinite(row["loss"]):
+        raise LeukError(f"FCMAE: the loss became {row['loss']} at step {loop.step}; lower lr_scale")
+    loop.log(**row)
