@@ -7,7 +7,7 @@ import numpy as np
 from leuk_lib.data.smear.individual import RED_CELL_UM, Patient
 from leuk_lib.data.smear.shapes import Canvas, Map, Points, blob, in_disc
 
-RED_CELL = (0.22, 0.15, 0.28)  # azure, eosin, haemoglobin at the rim
+RED_CELL = (0.24, 0.18, 0.34)  # azure, eosin, haemoglobin at the rim
 
 
 def red_cells(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre: Points, keep_off: float) -> Map:
@@ -17,7 +17,7 @@ def red_cells(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre
     """
     out = canvas.zeros()
     reach = canvas.field / 2 + 3
-    number = min(int(rng.poisson(patient.red_cells * (2 * reach) ** 2 / 100)), 30)
+    number = min(int(rng.poisson(patient.red_cells * (2 * reach) ** 2 / 100)), 40)
     places = rng.uniform(-reach, reach, (number, 2))
     radii = 0.5 * RED_CELL_UM * patient.red_size * np.exp(rng.normal(0, 0.05, number))
     shape = rng.normal(0, 1, (number, 3))
@@ -49,7 +49,7 @@ def _red_cell(out: Map, canvas: Canvas, place: Points, radius: float, shape: Poi
     r2 = (u * u + v * v) / np.float32(radius**2)
     edge = np.clip((1 - r2) * np.float32(radius * canvas.scale / 2) + 0.5, 0, 1)
     dip = max(0.0, pallor * (1 + 0.25 * shape[2]))
-    out[box[1], box[0]] += edge * (1 - np.float32(min(dip, 0.95)) * np.exp(-((r2 / np.float32(0.34)) ** 1.5)))
+    out[box[1], box[0]] += edge * (1 - np.float32(min(dip, 0.95)) * np.exp(-((r2 / np.float32(0.38)) ** 1.5)))
 
 
 def platelets(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre: Points, keep_off: float) -> Map:

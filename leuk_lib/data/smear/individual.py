@@ -103,9 +103,9 @@ def draw_patient(seed: int, label: str, number: int, effect: float = 1.0) -> Pat
         noise=max(0.002, spread(0.008, 0.004)),
         glare=max(0.0, spread(0.02, 0.01)),
         quality=int(np.clip(spread(88, 6), 70, 98)),
-        red_cells=max(0.1, spread(1.4, 0.5)),
+        red_cells=max(0.1, spread(1.9, 0.65)),
         red_size=factor(0.045),
-        pallor=float(np.clip(spread(0.52, 0.16), 0.05, 0.85)),
+        pallor=float(np.clip(spread(0.6, 0.16), 0.05, 0.9)),
         platelets=max(0.0, spread(0.7, 0.5)),
         haze=max(0.0, spread(0.025, 0.018)),
     )

@@ -110,20 +110,20 @@ CELL_TYPES: dict[str, CellType] = {
     ),
     "lymphoblast L1": CellType(
         "round", quality(10.5, 15, FAB76), quality(0.78, 0.93, FAB76), quality(0.01, 0.06, FAB76),
-        quality(1.05, 1.45, FAB76), quality(0.12, 0.32, FAB76), quality(0.5, 0.95, FAB76), quality(0.25, 0.48, FAB76),
+        quality(1.05, 1.45, FAB76), quality(0.12, 0.32, FAB76), quality(0.5, 0.95, FAB76), quality(0.28, 0.56, FAB76),
         quality(0.03, 0.12), indentation=quality(0.0, 0.18, FAB76), cleft=quality(0.08, 0.08, FAB76),
         nucleoli=quality(0, 1.2, FAB76), prominence=quality(0.08, 0.28, FAB76), vacuoles=quality(0, 0.8),
     ),
     "lymphoblast L2": CellType(
         "round", quality(13, 18.5, FAB76), quality(0.60, 0.84, FAB76), quality(0.03, 0.10, FAB76),
-        quality(0.95, 1.35, FAB76), quality(0.10, 0.30, FAB76), quality(0.45, 0.9, FAB76), quality(0.22, 0.50, FAB76),
+        quality(0.95, 1.35, FAB76), quality(0.10, 0.30, FAB76), quality(0.45, 0.9, FAB76), quality(0.26, 0.58, FAB76),
         quality(0.04, 0.14), indentation=quality(0.05, 0.35, FAB76), cleft=quality(0.4, 0.4, FAB76),
         nucleoli=quality(0.6, 2.6, FAB76), prominence=quality(0.2, 0.5, FAB76), azurophil=quality(0, 1.2),
         vacuoles=quality(0, 1.2),
     ),
     "myeloblast": CellType(
         "round", stated(12, 20), quality(0.62, 0.86), quality(0.02, 0.09), quality(0.95, 1.35), quality(0.08, 0.24),
-        quality(0.4, 0.75), quality(0.24, 0.48), quality(0.06, 0.18), indentation=quality(0.0, 0.30),
+        quality(0.4, 0.75), quality(0.28, 0.60), quality(0.08, 0.22), indentation=quality(0.0, 0.30),
         cleft=quality(0.12, 0.12), nucleoli=quality(0.8, 3.4, FAB76), prominence=quality(0.2, 0.5, FAB76),
         hof=quality(0.0, 0.35), azurophil=quality(0, 5, FAB76), auer=quality(0.18, 0.18, WHO17),
     ),
@@ -159,12 +159,12 @@ CELL_TYPES: dict[str, CellType] = {
     ),
     "eosinophil": CellType(
         "lobed", stated(12, 17), quality(0.20, 0.32), quality(0.02, 0.06), quality(1.3, 1.7), quality(0.22, 0.42),
-        quality(0.7, 1.1), quality(0.03, 0.10), quality(0.15, 0.3), lobes=quality(2, 3), specific=quality(70, 110),
+        quality(0.7, 1.1), quality(0.03, 0.10), quality(0.15, 0.3), lobes=quality(2, 3), specific=quality(150, 260),
         granule="orange",
     ),
     "basophil": CellType(
         "lobed", stated(10, 14), quality(0.28, 0.42), quality(0.02, 0.07), quality(1.0, 1.35), quality(0.15, 0.3),
-        quality(0.8, 1.2), quality(0.05, 0.14), quality(0.12, 0.24), lobes=quality(2, 3), specific=quality(25, 65),
+        quality(0.8, 1.2), quality(0.05, 0.14), quality(0.12, 0.24), lobes=quality(2, 3), specific=quality(45, 110),
         granule="dark",
     ),
 }

@@ -12,7 +12,7 @@ from leuk_lib.data.smear.individual import Cell
 from leuk_lib.data.smear.shapes import SHIFT, Canvas, Map, Points, blob, in_disc
 
 # Amounts of (azure, eosin, haemoglobin-like) in a unit of what is coloured; nucleus after micrographs' OD (1.2, 1.9, .4).
-NUCLEUS = (1.0, 0.88, 0.0)
+NUCLEUS = (1.08, 1.15, 0.0)
 NUCLEOLUS_LOSS = (0.55, 1.0)  # nucleoli hold RNA: they lose the purple complex, eosin more than azure
 AZUROPHIL = (0.55, 0.75, 0.0)
 FINE = (0.10, 0.16, 0.0)
@@ -168,7 +168,7 @@ def _specific(
     if cell.granule == "fine":
         spots = canvas.scatter(points, 0.15, body) * bare
         return azure + FINE[0] * spots, eosin + FINE[1] * spots, orange
-    sigma, amounts = (0.33, ORANGE) if cell.granule == "orange" else (0.34, DARK)
+    sigma, amounts = (0.25, ORANGE) if cell.granule == "orange" else (0.29, DARK)
     spots = 1 - np.exp(-1.4 * canvas.scatter(points, sigma, body))
     spots = spots * (bare if cell.granule == "orange" else bare + 0.55 * (body - bare))
     return azure + amounts[0] * spots, eosin + amounts[1] * spots, orange + amounts[2] * spots
