@@ -1,0 +1,103 @@
+"""Build the book of one run: gate, chapters, pages, Sphinx, checks of what was built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import leuk_lib
+from leuk_lib.book import html, mathjax
+from leuk_lib.book.gate import check_run, executed_notebook
+from leuk_lib.book.generate import copy_chapters, generate_pages
+from leuk_lib.runs import paths
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import sha256_file, write_text
+from leuk_lib.stages import STAGES, StageSpec
+
+GENERATED = {"_build", "__pycache__", "generated", "chapters"}
+TELLING = re.compile(r"WARNING|ERROR|CRITICAL|Exception|Traceback|error:", re.IGNORECASE)
+
+
+def book_inputs(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Path]:
+    """Every file that the built book depends on."""
+    prose = [path for path in sorted((root / "book").rglob("*"))
+             if path.is_file() and not GENERATED & set(path.relative_to(root / "book").parts)]  # fmt: skip
+    library = sorted(Path(leuk_lib.__file__).parent.rglob("*.py"))
+    cards = [paths.stage_folder(run, stage.name) / name for stage in stages for name in ("card.json", "metrics.json")]
+    stem = f"{run.rsplit('-s', 1)[0]}-s*" if "-s" in run else run
+    siblings = sorted(paths.results_root().glob(f"{stem}/results/metrics.json"))
+    settings = [root / name for name in ("_config.yml", "_toc.yml", "requirements.lock", "CITATION.cff")]
+    notebooks = [executed_notebook(run, stage) for stage in stages]
+    return [path for path in (*settings, *prose, *library, *cards, *siblings, *notebooks) if path.exists()]
+
+
+def inputs_hash(root: Path, run: str, stages: Sequence[StageSpec]) -> str:
+    """SHA-256 over the names and contents of :func:`book_inputs`."""
+    whole = hashlib.sha256(run.encode())
+    for path in book_inputs(root, run, stages):
+        whole.update(f"{path.name}\0{sha256_file(path)}\n".encode())
+    return whole.hexdigest()
+
+
+def run_sphinx(root: Path, out: Path) -> None:
+    """``jupyter-book build . -W -n --keep-going`` as a child process. Raises ``LeukError`` after showing what it said."""
+    command = [
+        sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
+        "build", ".", "--path-output", str(out), "--all", "-W", "-n", "--keep-going", "-q",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "NO_COLOR": "1", "LEUK_ROOT": str(root)}
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr).replace(f"{root}{os.sep}", "")
+    lines = [line for line in said.splitlines() if line.strip()]
+    if done.returncode == 0:
+        return
+    telling = [line for line in lines if TELLING.search(line)] or lines[-20:]
+    print("\n".join(telling[:60]), file=sys.stderr)
+    raise LeukError(f"the book could not be built: Sphinx stopped with {len(telling)} messages (above)")
+
+
+def check_html(folder: Path) -> None:
+    """Raise ``LeukError`` after listing every problem of the built pages."""
+    found = list(html.problems(folder))
+    if found:
+        print("\n".join(found[:60]), file=sys.stderr)
+        raise LeukError(f"the built book has {len(found)} problems (above), first: {found[0]}")
+
+
+def build_book(
+    root: Path,
+    run: str,
+    out: Path | None = None,
+    stages: Sequence[StageSpec] = STAGES,
+    fingerprint: Callable[[str], str] | None = None,
+) -> Path:
+    """Build the book of ``run``; returns (and prints) the path of ``index.html``.
+
+    ``out`` is the folder that gets ``_build/html`` (default ``book/``). ``fingerprint`` maps a data set to its content
+    hash, so that changed data count as stale. Nothing is rebuilt where nothing changed.
+
+    Raises ``LeukError`` naming the chapter that is missing, failed or stale, or what is wrong with the pages.
+    """
+    root = root.resolve()
+    out = (out or root / "book").resolve()
+    index = out / "_build" / "html" / "index.html"
+    check_run(run, stages, fingerprint)
+    stamp = out / "_build" / "inputs.json"
+    present = {"run": run, "inputs": inputs_hash(root, run, stages)}
+    fresh = index.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == json.dumps(present)
+    if not fresh:
+        stamp.unlink(missing_ok=True)
+        mathjax.ensure(root)
+        copy_chapters(root, run, stages)
+        generate_pages(root, run, stages, fingerprint)
+        run_sphinx(root, out)
+        check_html(index.parent)
+        write_text(stamp, json.dumps(present))
+    print(index)
+    return index

@@ -1,0 +1,66 @@
+"""Chapters of the book: executed notebooks, cleaned of what papermill adds for itself."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.stages import StageSpec
+
+# Cells that papermill adds to show where a run failed; a finished chapter has no use for them.
+NOISE = {"papermill-error-cell-tag"}
+INJECTED = "injected-parameters"
+
+
+def chapter_name(stage: StageSpec) -> str:
+    """The chapter's file name without ending: ``04_fcmae``."""
+    return stage.notebook.stem
+
+
+def chapter_link(stage: StageSpec) -> str:
+    """The chapter's address from a page in ``book/<part>/``."""
+    return f"../chapters/{chapter_name(stage)}.ipynb"
+
+
+def read_notebook(path: Path) -> dict[str, Any]:
+    """A notebook as a dictionary; a damaged file is one readable line."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LeukError(f"{path}: not a readable notebook ({error}); delete it and run its stage again") from error
+    if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
+        raise LeukError(f"{path}: not a notebook (no cells); delete it and run its stage again")
+    return notebook
+
+
+def clean(notebook: dict[str, Any]) -> dict[str, Any]:
+    """The notebook without papermill's error cells and bookkeeping; metadata that the book uses stays.
+
+    The parameters cells fold away, progress bars keep their last state, and what a cell wrote to the error stream
+    (progress, library chatter) is left out: the run folder keeps the notebook as it was.
+    """
+    shown = copy.deepcopy(notebook)
+    shown["metadata"].pop("papermill", None)
+    cells = [cell for cell in shown["cells"] if not NOISE & set(cell.get("metadata", {}).get("tags", []))]
+    for cell in cells:
+        metadata = cell.setdefault("metadata", {})
+        metadata.pop("papermill", None)
+        if cell["cell_type"] != "code":
+            continue
+        tags = metadata.setdefault("tags", [])
+        if {"parameters", INJECTED} & set(tags) and "hide-input" not in tags:
+            tags.append("hide-input")
+        cell["outputs"] = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+        for output in cell["outputs"]:
+            if output.get("output_type") == "stream":
+                output["text"] = _last_states("".join(output["text"]))
+    shown["cells"] = cells
+    return shown
+
+
+def _last_states(text: str) -> str:
+    """Lines as a terminal leaves them: what a carriage return overwrote is gone."""
+    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))

@@ -1,0 +1,101 @@
+"""The gate: a chapter that is missing, never executed, failed or stale stops the book, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from leuk_lib.book.chapters import chapter_name, read_notebook
+from leuk_lib.runs import paths
+from leuk_lib.runs.card import read_card, stage_state
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.stages import StageSpec
+
+SLACK = timedelta(seconds=2)  # cards and papermill round their clocks
+
+
+def executed_notebook(run: str, stage: StageSpec) -> Path:
+    """The executed notebook of a stage: ``results/<run>/<stage>/notebook.ipynb``."""
+    return paths.stage_folder(run, stage.name) / "notebook.ipynb"
+
+
+def execution_problem(notebook: dict[str, Any]) -> str | None:
+    """Why a notebook does not count as executed from end to end; None where it does.
+
+    A code cell that has source must have run, none may show an error, and something must have been shown.
+    """
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    for position, cell in enumerate(code, 1):
+        for output in cell.get("outputs", []):
+            if output.get("output_type") == "error":
+                return f"failed in code cell {position}: {output.get('ename', 'error')}: {output.get('evalue', '')}"
+    ran = [cell for cell in code if cell.get("execution_count") is not None]
+    if not ran:
+        return "was never executed: it has no outputs"
+    if len(ran) < len(code):
+        return f"was executed only in part: {len(ran)} of its {len(code)} code cells ran"
+    if not any(cell.get("outputs") for cell in code):
+        return "has no outputs: they were stripped after it ran"
+    return None
+
+
+def is_of_card(notebook: dict[str, Any], card: dict[str, Any]) -> bool:
+    """True unless papermill's clock says that the notebook is of another execution than the card.
+
+    Somebody may run a notebook by hand into a file of their own: the card is then newer than the kept notebook.
+    """
+    clock = notebook["metadata"].get("papermill") or {}
+    if not (clock.get("start_time") and clock.get("end_time") and card.get("started") and card.get("finished")):
+        return True
+    begin, end = (_moment(clock[name]) for name in ("start_time", "end_time"))
+    started, finished = (_moment(card[name]) for name in ("started", "finished"))
+    return begin - SLACK <= started and finished <= end + SLACK
+
+
+def _moment(text: str) -> datetime:
+    """A point in time; papermill's times without a zone are UTC."""
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def chapter_problem(run: str, stage: StageSpec, fingerprint: Callable[[str], str] | None = None) -> str | None:
+    """Why the book cannot show a stage's chapter; None where it can.
+
+    ``fingerprint`` maps a data set to its content hash (see ``leuk_lib.runs.card.stale_reasons``).
+    """
+    path = executed_notebook(run, stage)
+    state, reasons = stage_state(run, stage.name, fingerprint)
+    why = "; ".join(reason for reason in reasons if reason)
+    if state == "missing" and not path.exists():
+        return "is missing: this stage never ran"
+    if state in ("failed", "running", "interrupted"):
+        return {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}[state] + (
+            f": {why}" if why else ""
+        )
+    if not path.exists():
+        return "is missing: the stage ran, but its executed notebook was not kept"
+    notebook = read_notebook(path)
+    if problem := execution_problem(notebook):
+        return problem
+    card = read_card(run, stage.name)
+    if card is None:
+        return "has no run card"
+    if not is_of_card(notebook, card):
+        return "is stale: its notebook was executed at another time than its run card says"
+    return f"is stale: {why}" if state == "stale" else None
+
+
+def check_run(run: str, stages: Sequence[StageSpec], fingerprint: Callable[[str], str] | None = None) -> None:
+    """Raise ``LeukError`` naming the first chapter of ``run`` that cannot be shown, what is wrong, and what to do."""
+    problems = {stage.name: chapter_problem(run, stage, fingerprint) for stage in stages}
+    broken = [stage for stage in stages if problems[stage.name]]
+    if not broken:
+        return
+    first, others = broken[0], [stage.name for stage in broken[1:]]
+    raise LeukError(
+        f"chapter {chapter_name(first)} of run {run!r} {problems[first.name]}. "
+        f"The book shows only what was executed: run `make book` again, or this stage alone with "
+        f"`leuk run {first.name} --run {run}`" + (f" (also not ready: {', '.join(others)})" if others else "")
+    )

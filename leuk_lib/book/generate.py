@@ -1,0 +1,93 @@
+"""Lays down what the book is made of: executed chapters in ``book/chapters/``, generated pages in ``book/generated/``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import leuk_lib
+from leuk_lib.book import api, pages
+from leuk_lib.book.chapters import chapter_name, clean, read_notebook
+from leuk_lib.book.gate import executed_notebook
+from leuk_lib.runs import paths
+from leuk_lib.runs.card import read_card, stage_state
+from leuk_lib.runs.files import read_json, write_json, write_text
+from leuk_lib.stages import StageSpec
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Write ``text`` unless the file holds it already, so that nothing is rebuilt for its date alone."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def copy_chapters(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Path]:
+    """Put the cleaned executed notebooks of ``run`` into ``book/chapters/``; anything else there is removed."""
+    folder = root / "book" / "chapters"
+    wanted = {folder / f"{chapter_name(stage)}.ipynb": stage for stage in stages}
+    for old in folder.glob("*") if folder.exists() else ():
+        if old not in wanted:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    for path, stage in wanted.items():
+        notebook = clean(read_notebook(executed_notebook(run, stage)))
+        write_if_changed(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    return list(wanted)
+
+
+def sibling_runs(run: str, profile: str) -> dict[str, dict[str, Any]]:
+    """Metrics of the results stage of every run that differs from ``run`` in its seed alone (by its name)."""
+    stem = run.rsplit("-s", 1)[0] if f"-{profile}-s" in run else None
+    folders = sorted(paths.results_root().glob(f"{stem}-s*")) if stem else [paths.run_folder(run)]
+    found = {}
+    for folder in folders:
+        path, card = folder / "results" / "metrics.json", read_card(folder.name, "results")
+        if path.exists() and card and card["state"] == "finished":
+            found[folder.name] = read_json(path)["metrics"]
+    return found
+
+
+def run_facts(run: str, cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What every page must know of the run: its profile, its data set, whether its cells are rendered, its commit."""
+    first = next(iter(cards.values()))
+    git = first.get("git") or {}
+    return {
+        "run": run,
+        "profile": first["profile"],
+        "dataset": first["dataset"],
+        "rendered": first["params"].get("dataset", first["dataset"]) == "smear",
+        "commit": git.get("commit"),
+        "dirty": git.get("dirty"),
+    }
+
+
+def generate_pages(
+    root: Path, run: str, stages: Sequence[StageSpec], fingerprint: Callable[[str], str] | None = None
+) -> dict[str, Any]:
+    """Write ``book/generated/*.md`` and ``run.json``; returns the facts of the run."""
+    folder = root / "book" / "generated"
+    cards = {stage.name: card for stage in stages if (card := read_card(run, stage.name)) is not None}
+    states = {stage.name: stage_state(run, stage.name, fingerprint) for stage in stages}
+    siblings = sibling_runs(run, next(iter(cards.values()))["profile"])
+    keys = pages.headline_keys(next(iter(siblings.values()), {}))
+    package = Path(leuk_lib.__file__).parent
+    rooms = {room: found for room in api.ROOMS if (found := api.modules_of(package, room))}
+    texts = {
+        "run_cards.md": pages.run_cards(stages, cards),
+        "cost.md": pages.cost_table(stages, cards),
+        "status.md": pages.status_table(stages, states),
+        "parameters.md": pages.parameters(stages),
+        "seeds.md": pages.seeds_table(siblings, keys),
+        "api_index.md": api.api_index(rooms),
+    }
+    texts |= {f"api_{room}.md": api.api_page(room, rooms.get(room, [])) for room in api.ROOMS}
+    for old in folder.glob("*.md") if folder.exists() else ():
+        if old.name not in texts:
+            old.unlink()
+    for name, text in texts.items():
+        write_if_changed(folder / name, text)
+    facts = run_facts(run, cards)
+    write_json(folder / "run.json", facts)
+    return facts

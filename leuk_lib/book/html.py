@@ -1,0 +1,116 @@
+"""Checks of the built HTML: local files exist, pictures have a text, nothing is asked of another machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+# Attributes by which a browser loads something on its own. Links that a reader may follow do not count.
+LOADED = {
+    ("img", "src"), ("img", "srcset"), ("script", "src"), ("link", "href"), ("iframe", "src"), ("source", "src"),
+    ("source", "srcset"), ("video", "src"), ("audio", "src"), ("object", "data"), ("embed", "src"), ("image", "href"),
+    ("use", "href"), ("input", "src"), ("video", "poster"),
+}  # fmt: skip
+# <link> kinds that name a relation and load nothing.
+NOT_LOADED_RELATIONS = {"next", "prev", "canonical", "author", "search", "index", "help", "license", "up", "top"}
+CSS_URL = re.compile(r"""url\(\s*['"]?([^'")]+)['"]?\s*\)|@import\s+['"]([^'"]+)['"]""")
+# Calls in scripts that load from a fixed outer address. Addresses that a script merely mentions do not count.
+JS_LOAD = re.compile(r"""(?:fetch|import|importScripts|\.open)\(\s*['"`](?:GET['"`]\s*,\s*['"`])?(https?:)?//[^'"`]+""")
+
+
+class Page(HTMLParser):
+    """Collects what one page loads, its pictures without text, and its inline styles and scripts."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.loaded: list[tuple[str, str]] = []
+        self.without_text: list[str] = []
+        self.styles: list[str] = []
+        self.inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.inside = tag if tag in ("style", "script") else self.inside
+        if "style" in values:
+            self.styles.append(values["style"])
+        if tag == "img" and not values.get("alt", "").strip():
+            self.without_text.append(values.get("src", "?")[:100])
+        if tag == "link" and set(values.get("rel", "").split()) <= NOT_LOADED_RELATIONS:
+            return
+        for name, value in values.items():
+            if (tag, name.removeprefix("xlink:")) in LOADED and value:
+                many = [part.split()[0] for part in value.split(",") if part.strip()] if name == "srcset" else [value]
+                self.loaded += [(tag, address) for address in many]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.inside = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = "" if tag == self.inside else self.inside
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "style":
+            self.styles.append(data)
+
+
+def is_external(address: str) -> bool:
+    """True for an address on another machine (``https://…``, ``//…``); false for local files, data and anchors."""
+    parts = urlsplit(address.strip())
+    return bool(parts.netloc) or parts.scheme in ("http", "https", "ws", "wss", "ftp")
+
+
+def local_file(page: Path, html: Path, address: str) -> Path | None:
+    """The file that a local address means; None for data, anchors and script addresses."""
+    parts = urlsplit(address.strip())
+    if is_external(address) or parts.scheme in ("data", "javascript", "blob", "about", "mailto") or not parts.path:
+        return None
+    base = html if parts.path.startswith("/") else page.parent
+    return base / unquote(parts.path).lstrip("/")
+
+
+def page_problems(page: Path, html: Path) -> list[str]:
+    """What is wrong with one built page; ``html`` is the folder of the whole book."""
+    parser = Page()
+    parser.feed(page.read_text(encoding="utf-8"))
+    problems = [f"a picture has no alt text: {source}" for source in parser.without_text]
+    for tag, address in parser.loaded:
+        if is_external(address):
+            problems.append(f"<{tag}> loads from outside: {address}")
+        elif (path := local_file(page, html, address)) is not None:
+            if not path.is_file():
+                problems.append(f"<{tag}> names a file that is not there: {address}")
+            elif path.stat().st_size == 0:
+                problems.append(f"<{tag}> names an empty file: {address}")
+    problems += [f"a style loads from outside: {address}" for address in style_addresses("\n".join(parser.styles))]
+    return problems
+
+
+def style_addresses(css: str) -> list[str]:
+    """Outer addresses that a style sheet loads."""
+    found = [first or second for first, second in CSS_URL.findall(css)]
+    return [address for address in found if is_external(address)]
+
+
+def script_addresses(script: str) -> list[str]:
+    """Outer addresses that a script asks for in plain sight."""
+    return [match.group(0)[:120] for match in JS_LOAD.finditer(script)]
+
+
+def problems(html: Path) -> Iterator[str]:
+    """Every problem of a built book, each beginning with the file it is in."""
+    pages = sorted(html.rglob("*.html"))
+    if not pages:
+        yield f"{html}: no pages"
+    for page in pages:
+        if "_static" not in page.relative_to(html).parts:
+            yield from (f"{page.relative_to(html)}: {problem}" for problem in page_problems(page, html))
+    for sheet in sorted(html.rglob("*.css")):
+        found = style_addresses(sheet.read_text(encoding="utf-8", errors="replace"))
+        yield from (f"{sheet.relative_to(html)}: loads from outside: {address}" for address in found)
+    for script in sorted(html.rglob("*.js")):
+        found = script_addresses(script.read_text(encoding="utf-8", errors="replace"))
+        yield from (f"{script.relative_to(html)}: loads from outside: {address}" for address in found)

@@ -1,0 +1,55 @@
+"""Small pieces of MyST markdown: escaped text, tables, numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|$~^])")
+
+
+def escape(text: Any) -> str:
+    """``text`` as it should read: no character of it is markup, no line break breaks a table."""
+    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def code(text: Any) -> str:
+    """``text`` as an inline literal that is safe in a table cell."""
+    plain = " ".join(str(text).split()).replace("|", "\\|")
+    fence = "``" if "`" in plain else "`"
+    pad = " " if fence == "``" else ""
+    return f"{fence}{pad}{plain}{pad}{fence}" if plain else ""
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number to ``digits`` significant digits, thousands apart; ``–`` for nothing."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    return f"{value:.{digits}g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: ``4.2 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
+    """A table of cells that are markdown already. ``align``: one of ``l``, ``r``, ``c`` a column, default left."""
+    marks = {"l": ":--", "r": "--:", "c": ":-:"}
+    rule = [marks[letter] for letter in (align or "l" * len(header))]
+    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(rule) + " |"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,204 @@
+"""Pages of the book that are made from run cards, metrics and parameter models: pure functions, markdown out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from leuk_lib.book.chapters import chapter_link, chapter_name
+from leuk_lib.book.markdown import code, duration, escape, number, table
+from leuk_lib.stages import StageSpec
+
+Card = Mapping[str, Any]
+Metrics = Mapping[str, Any]
+
+STATES = {
+    "fresh": "fresh: everything it depends on is as it was",
+    "stale": "stale: something changed since it ran",
+    "failed": "failed",
+    "running": "running",
+    "interrupted": "interrupted",
+    "missing": "never ran",
+}
+
+
+def chapter(stage: StageSpec) -> str:
+    """A link to a stage's chapter under its title."""
+    return f"[{escape(stage.title)}]({chapter_link(stage)})"
+
+
+def _shown(value: Any) -> str:
+    """A parameter's value without the folders of the machine that it ran on."""
+    if isinstance(value, str) and ("/" in value or "\\" in value):
+        return code("…/" + Path(value.replace("\\", "/")).name)
+    return code(value) if value != "" else "(empty)"
+
+
+def _commit(card: Card) -> str:
+    git = card.get("git") or {}
+    if not git.get("commit"):
+        return "no git checkout"
+    return code(git["commit"][:10]) + (" with uncommitted changes" if git.get("dirty") else "")
+
+
+def _files(hashes: Mapping[str, str]) -> str:
+    return table(
+        ("file", "SHA-256"), [(code(name), code(f"{digest[:16]}…")) for name, digest in sorted(hashes.items())]
+    )
+
+
+def run_card(stage: StageSpec, card: Card) -> str:
+    """One section: what the stage was, where and on what it ran, what it read and wrote."""
+    gpu = card.get("peak_gpu_mb")
+    facts = [
+        ("run", code(card["run"])),
+        ("data set", code(card["dataset"])),
+        ("profile", escape(card["profile"])),
+        ("state", escape(card["state"])),
+        ("started", escape(card["started"])),
+        ("time", duration(card.get("seconds"))),
+        ("peak memory", f"{number(card.get('peak_rss_mb'))} MB" + (f", GPU {number(gpu)} MB" if gpu else "")),
+        ("device", escape(card.get("device") or "–")),
+        ("commit", _commit(card)),
+        ("identity", code((card.get("identity") or "–")[:16])),
+    ]
+    parts = [f"## {escape(stage.title)}\n", f"Chapter: {chapter(stage)}.\n", table(("fact", "value"), facts)]
+    if card.get("notes"):
+        parts.append("**Notes**\n")
+        parts.append("\n".join(f"- {escape(note)}" for note in card["notes"]) + "\n")
+    own = [(code(name), _shown(value)) for name, value in (card.get("params") or {}).items()]
+    parts += [_dropdown("Parameters", table(("parameter", "value"), own))] if own else []
+    reads = {f"{name}/{file}": sha for name, files in (card.get("inputs") or {}).items() for file, sha in files.items()}
+    parts += [_dropdown("Files it read", _files(reads))] if reads else []
+    parts += [_dropdown("Files it wrote", _files(card["outputs"]))] if card.get("outputs") else []
+    versions = [(code(name), code(version)) for name, version in (card.get("versions") or {}).items()]
+    parts += [_dropdown("Versions", table(("package", "version"), versions))] if versions else []
+    return "\n".join(parts)
+
+
+def _dropdown(title: str, body: str) -> str:
+    return f":::{{dropdown}} {title}\n{body}:::\n"
+
+
+def run_cards(stages: Sequence[StageSpec], cards: Mapping[str, Card]) -> str:
+    """One section a stage that has a card."""
+    return "\n".join(run_card(stage, cards[stage.name]) for stage in stages if stage.name in cards)
+
+
+def cost_table(stages: Sequence[StageSpec], cards: Mapping[str, Card]) -> str:
+    """Seconds, memory and device of each chapter, and their sum, with the profile they belong to."""
+    known = [(stage, cards[stage.name]) for stage in stages if stage.name in cards]
+    rows = [
+        (chapter(stage), escape(card["profile"]), duration(card.get("seconds")),
+         f"{number(card.get('peak_rss_mb'))} MB", f"{number(card.get('peak_gpu_mb') or 0)} MB",
+         escape(card.get("device") or "–"))
+        for stage, card in known
+    ]  # fmt: skip
+    if known:
+        total = sum(card.get("seconds") or 0.0 for _, card in known)
+        memory = max(card.get("peak_rss_mb") or 0.0 for _, card in known)
+        gpu = max(card.get("peak_gpu_mb") or 0.0 for _, card in known)
+        profiles = ", ".join(sorted({card["profile"] for _, card in known}))
+        rows.append(("**together**", escape(profiles), f"**{duration(total)}**", f"{number(memory)} MB at most",
+                     f"{number(gpu)} MB at most", ""))  # fmt: skip
+    return table(("chapter", "profile", "time", "memory", "GPU memory", "device"), rows, "llrrrl")
+
+
+def status_table(stages: Sequence[StageSpec], states: Mapping[str, tuple[str, Sequence[str]]]) -> str:
+    """State of each stage (``leuk_lib.runs.card.stage_state``) and why."""
+    rows = []
+    for stage in stages:
+        state, reasons = states[stage.name]
+        why = "; ".join(escape(reason) for reason in reasons if reason)
+        reads = ", ".join(code(name) for name in stage.inputs) or "the data set"
+        rows.append((chapter(stage), reads, STATES.get(state, escape(state)), why or "–"))
+    return table(("chapter", "reads", "state", "why"), rows)
+
+
+def _allowed(field: FieldInfo) -> str:
+    """The range that a field's constraints leave, in words."""
+    limits = {}
+    for item in field.metadata:
+        for name in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern", "multiple_of"):
+            if getattr(item, name, None) is not None:
+                limits[name] = getattr(item, name)
+    words = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "at least {} long",
+             "max_length": "at most {} long", "multiple_of": "a multiple of {}"}  # fmt: skip
+    parts = [words[name].format(f"{limit:g}" if isinstance(limit, float) else limit)
+             for name, limit in limits.items() if name in words]  # fmt: skip
+    if "pattern" in limits:
+        parts.append(code(limits["pattern"]))
+    if choices := _choices(field.annotation):
+        parts.append(" ".join(code(choice) for choice in choices))
+    return ", ".join(parts) or "–"
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The values that a ``Literal`` allows, also inside ``… | None`` or a tuple."""
+    found: list[str] = []
+    for argument in get_args(annotation):
+        if isinstance(argument, (str, int, float, bool)):
+            found.append(str(argument))
+        else:
+            found += _choices(argument)
+    return list(dict.fromkeys(found))
+
+
+def parameter_table(model: type[BaseModel], leave_out: Sequence[str] = ()) -> str:
+    """Name, default, allowed values and meaning of every field of a parameter model."""
+    rows = []
+    for name, field in model.model_fields.items():
+        if name not in leave_out:
+            default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+            rows.append((code(name), default, _allowed(field), escape(field.description or "")))
+    return table(("parameter", "default (laptop)", "allowed", "meaning"), rows)
+
+
+def parameters(stages: Sequence[StageSpec]) -> str:
+    """The parameters that all stages share, then one section a stage with its own."""
+    models = [(stage, stage.params_model()) for stage in stages]
+    if not models:
+        return "No stages.\n"
+    first = models[0][1].model_fields
+    shared = [name for name, field in first.items()
+              if all(name in model.model_fields and repr(model.model_fields[name]) == repr(field) for _, model in models)]  # fmt: skip
+    others = [name for name in first if name not in shared]
+    parts = ["## Every stage\n", parameter_table(models[0][1], leave_out=others)]
+    for stage, model in models:
+        own = [name for name in model.model_fields if name not in shared]
+        parts.append(f"\n## {escape(stage.title)}\n")
+        parts.append(f"Stage {code(stage.name)}, notebook {code(f'{chapter_name(stage)}.ipynb')}.\n")
+        parts.append(parameter_table(model, leave_out=shared) if own else "No parameters of its own.\n")
+    return "\n".join(parts)
+
+
+def seeds_table(runs: Mapping[str, Metrics], keys: Sequence[str]) -> str:
+    """The same figures over runs that differ in their seed: each value, their mean and sample standard deviation.
+
+    ``runs`` maps a run's name to the ``metrics`` of its results stage; a key that no run has is left out.
+    """
+    names = sorted(runs)
+    shown = [key for key in keys if any(key in runs[name] for name in names)]
+    if not names or not shown:
+        return "No finished run of this data set and profile yet.\n"
+    rows = []
+    for key in shown:
+        values = [runs[name][key]["value"] if key in runs[name] else None for name in names]
+        present = [float(value) for value in values if value is not None]
+        spread = number(statistics.stdev(present), 2) if len(present) > 1 else "–"
+        rows.append(
+            (escape(key.replace("_", " ")), *(number(v) for v in values), number(statistics.fmean(present)), spread)
+        )
+    header = ("figure", *(code(name) for name in names), "mean", "standard deviation")
+    return table(header, rows, "l" + "r" * (len(header) - 1))
+
+
+def headline_keys(metrics: Metrics, limit: int = 12) -> list[str]:
+    """Keys that a seeds table shows: those recorded with an interval, in their order; else the first ones."""
+    with_interval = [key for key, entry in metrics.items() if "low" in entry and "high" in entry]
+    return (with_interval or list(metrics))[:limit]
