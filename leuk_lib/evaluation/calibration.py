@@ -1,0 +1,76 @@
+"""Can the probabilities be believed? Temperature scaling, reliability, and what abstaining buys."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+
+from leuk_lib.evaluation import metrics
+from leuk_lib.evaluation.intervals import ClusterBootstrap, clustered_wilson, percentile
+from leuk_lib.evaluation.predictions import Predictions
+from leuk_lib.runs.errors import LeukError
+
+Array = NDArray[np.float64]
+T_MIN, T_MAX = 0.05, 20.0
+
+
+def apply_temperature(probs: Array, temperature: float) -> Array:
+    """softmax(log p / T) of probabilities (N,K); T = 1 is the identity, the order of classes never changes."""
+    if not temperature > 0:
+        raise LeukError(f"temperature {temperature}: must be positive")
+    return softmax(np.log(np.clip(probs, metrics.TINY, 1)) / temperature, axis=1)
+
+
+def fit_temperature(validation: Predictions) -> float:
+    """Temperature in [0.05, 20] that minimises the negative log likelihood on validation cells (Guo et al. 2017).
+
+    Raises ``LeukError`` without a validation cell.
+    """
+    if not len(validation):
+        raise LeukError("temperature: there is no validation cell to fit it on")
+
+    def nll(log_temperature: float) -> float:
+        scaled = apply_temperature(validation.probs, float(np.exp(log_temperature)))
+        return float(metrics.nll_of_cells(validation.with_probs(scaled)).mean())
+
+    best = minimize_scalar(nll, bounds=(np.log(T_MIN), np.log(T_MAX)), method="bounded", options={"xatol": 1e-8})
+    # Where the likelihood is flat (a model that always says the same), leave the probabilities as they are.
+    return 1.0 if nll(0.0) <= best.fun + 1e-12 else float(np.exp(best.x))
+
+
+def reliability_table(predictions: Predictions, bins: int = 10, level: float = 0.95) -> pd.DataFrame:
+    """One row a bin of equal counts: n, confidence, accuracy, and the accuracy's clustered Wilson interval."""
+    confidence = predictions.probs.max(axis=1)
+    number = metrics.equal_count_bins(confidence, bins)
+    rows = []
+    for position in range(int(number.max()) + 1 if len(number) else 0):
+        inside = number == position
+        hits = predictions.correct[inside]
+        low, high, _ = clustered_wilson(hits, predictions.groups[inside], level)
+        rows.append((position + 1, int(inside.sum()), confidence[inside].mean(), hits.mean(), low, high))
+    return pd.DataFrame(rows, columns=["bin", "n", "confidence", "accuracy", "low", "high"])
+
+
+def abstention_curve(predictions: Predictions, bootstrap: ClusterBootstrap, level: float = 0.95) -> pd.DataFrame:
+    """Accuracy on the cells that are kept when the least sure ones are left to a human.
+
+    One row a threshold, at coverages 1.00, 0.95, …, 0.05 as far as the cells allow: threshold (least kept
+    confidence), coverage and accuracy in [0,1], n kept, and the accuracy's interval over resampled groups.
+    """
+    confidence, correct = predictions.probs.max(axis=1), predictions.correct
+    descending = np.sort(confidence)[::-1]
+    wanted = np.unique(np.ceil(np.linspace(0.05, 1, 20) * len(predictions)).astype(int))[::-1]
+    rows: list[tuple[float, float, float, int, float, float]] = []
+    for keep in wanted:
+        threshold = descending[keep - 1]
+        kept = confidence >= threshold
+        if rows and rows[-1][3] == kept.sum():  # equal confidences: the same cells again
+            continue
+        with np.errstate(invalid="ignore"):
+            samples = bootstrap.sums((kept & correct).astype(float)) / bootstrap.sums(kept.astype(float))
+        low, high = percentile(samples, level)
+        rows.append((float(threshold), float(kept.mean()), float(correct[kept].mean()), int(kept.sum()), low, high))
+    return pd.DataFrame(rows, columns=["threshold", "coverage", "accuracy", "n", "low", "high"])

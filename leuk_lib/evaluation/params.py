@@ -1,0 +1,25 @@
+"""Parameters of stages ``results`` and ``claims``; the defaults are the laptop profile."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from leuk_lib.runs.params import StageParams
+
+
+class ResultsParams(StageParams):
+    """How the predictions of stage ``wpat`` are judged."""
+
+    model: str = Field("wpat", min_length=1, description="name of the full model in predictions.csv")
+    n_resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples of groups")
+    level: float = Field(0.95, gt=0.5, lt=1, description="coverage of every interval")
+    ece_bins: int = Field(10, ge=2, le=100, description="bins of equal counts for the calibration error")
+
+
+class ClaimsParams(StageParams):
+    """How the paper's claims are judged."""
+
+    level: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals in the audit")
+    train_part: float = Field(
+        0.8, gt=0, lt=1, description="training part of a split assumed by the Nadeau-Bengio correction"
+    )

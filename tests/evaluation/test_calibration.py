@@ -1,0 +1,82 @@
+"""Calibration: a known temperature is found again, order never changes, abstaining is what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from leuk_lib.evaluation import calibration, metrics
+from leuk_lib.evaluation.intervals import ClusterBootstrap
+from leuk_lib.evaluation.predictions import Predictions
+from leuk_lib.runs.errors import LeukError
+
+from .cases import made_up
+
+
+def overconfident(temperature: float, n: int = 20_000) -> Predictions:
+    """Labels drawn from true probabilities, which the model states sharpened by ``temperature``."""
+    rng = np.random.default_rng(0)
+    truth = calibration.apply_temperature(rng.dirichlet(np.ones(3), n), 1.0)
+    labels = (truth.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(0, 2)
+    return Predictions(
+        labels, calibration.apply_temperature(truth, 1 / temperature), np.arange(n).astype(str), ("a", "b", "c")
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_a_known_temperature_is_found(temperature):
+    part = overconfident(temperature)
+    assert calibration.fit_temperature(part) == pytest.approx(temperature, rel=0.05)
+
+
+def test_scaling_repairs_nll_and_ece():
+    part = overconfident(3.0)
+    fixed = part.with_probs(calibration.apply_temperature(part.probs, calibration.fit_temperature(part)))
+    before, after = metrics.evaluate(part), metrics.evaluate(fixed)
+    assert after["nll"] < before["nll"] and after["brier"] < before["brier"]
+    assert after["ece"] < 0.01 < before["ece"]
+    assert after["accuracy"] == before["accuracy"]
+
+
+def test_temperature_one_is_the_identity():
+    probs = made_up().probs
+    assert calibration.apply_temperature(probs, 1.0) == pytest.approx(probs)
+
+
+def test_a_model_that_always_says_the_same_keeps_its_probabilities_finite():
+    part = made_up()
+    constant = part.with_probs(np.tile([1.0, 0, 0, 0], (len(part), 1)))
+    found = calibration.apply_temperature(constant.probs, calibration.fit_temperature(constant))
+    assert np.isfinite(found).all() and (found.argmax(axis=1) == 0).all()
+
+
+def test_no_validation_cell_is_an_error():
+    with pytest.raises(LeukError, match="no validation cell"):
+        calibration.fit_temperature(Predictions(np.zeros(0, int), np.zeros((0, 2)), np.zeros(0, str), ("a", "b")))
+    with pytest.raises(LeukError, match="positive"):
+        calibration.apply_temperature(np.ones((1, 1)), 0)
+
+
+def test_reliability_bins_add_up_to_the_calibration_error():
+    part = made_up()
+    table = calibration.reliability_table(part, bins=8)
+    gap = (table["n"] * (table["accuracy"] - table["confidence"]).abs()).sum() / table["n"].sum()
+    assert gap == pytest.approx(metrics.adaptive_ece(part, 8))
+    assert table["n"].sum() == len(part)
+    assert ((table["low"] <= table["accuracy"] + 1e-9) & (table["accuracy"] <= table["high"] + 1e-9)).all()
+
+
+def test_abstention_starts_at_accuracy_and_keeps_the_surest():
+    part = made_up(n=300)
+    table = calibration.abstention_curve(part, ClusterBootstrap(part.groups, 300, np.random.default_rng(0)))
+    assert table["coverage"].iloc[0] == 1
+    assert table["accuracy"].iloc[0] == pytest.approx(metrics.evaluate(part)["accuracy"])
+    assert table["coverage"].is_monotonic_decreasing and table["threshold"].is_monotonic_increasing
+    last = table.iloc[-1]
+    kept = part.probs.max(axis=1) >= last["threshold"]
+    assert kept.sum() == last["n"] and part.correct[kept].mean() == pytest.approx(last["accuracy"])
+
+
+def test_abstention_of_equal_confidences_is_one_row():
+    part = made_up().with_probs(np.tile([0.4, 0.2, 0.2, 0.2], (120, 1)))
+    assert len(calibration.abstention_curve(part, ClusterBootstrap(part.groups, 50, np.random.default_rng(0)))) == 1
