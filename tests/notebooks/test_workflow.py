@@ -118,15 +118,14 @@ def test_a_changed_notebook_runs_its_stage_and_what_follows(finished: Copy):
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Two classes of small rendered cells as PNG files."""
-    from leuk_lib.data.smear import render_cell
+    """A folder of class folders with small rendered cells as PNG files."""
+    from leuk_lib.data.smear.cohort import smear_cells
 
-    for label in ("AML", "CLL"):
-        for index in range(12):
-            path = tmp_path / "my images" / label / f"{index:02d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cell = render_cell(label, seed=5, index=index, size=40)
-            cv2.imwrite(str(path), np.ascontiguousarray(cell.image[..., ::-1]))
+    cells = smear_cells(cells=60, patients=3, size=40, seed=5)
+    for index, (image, label) in enumerate(zip(cells.images, cells.table["label"], strict=True)):
+        path = tmp_path / "my images" / label / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1]))
     return tmp_path / "my images"
 
 
@@ -135,7 +134,7 @@ def test_a_changed_image_runs_the_data_stage_touching_it_does_not(root: Path, tm
     words = ("data", "--dataset", str(images), "--profile", "smoke")
     copy.leuk("run", *words)
     assert copy.would_run(*words) == []
-    one = images / "AML" / "00.png"
+    one = sorted(images.rglob("*.png"))[0]
     one.touch()
     assert copy.would_run(*words) == []
     cv2.imwrite(str(one), cv2.imread(str(one)) // 2)
