@@ -159,7 +159,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def from_arrays(
     images: NDArray[np.uint8],
-    labels: Sequence[int],
+    labels: Sequence[int] | NDArray[np.int64],
     classes: Sequence[str],
     table: pd.DataFrame,
     kind: Literal["rendered", "micrographs"],

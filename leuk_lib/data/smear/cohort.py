@@ -45,8 +45,9 @@ def plan(cells: int, patients: int, seed: int) -> pd.DataFrame:
     Raises ``LeukError`` when there are fewer cells of a class than patients.
     """
     rows = []
-    for label, share in SHARES.items():
-        n = round(cells * share)
+    numbers = {label: round(cells * share) for label, share in SHARES.items()}
+    numbers[max(SHARES, key=SHARES.__getitem__)] += cells - sum(numbers.values())
+    for label, n in numbers.items():
         if n < patients:
             raise LeukError(
                 f"rendered smear: {cells} cells give {label} only {n}, fewer than its {patients} patients; "

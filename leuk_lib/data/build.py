@@ -1,0 +1,79 @@
+"""The work of stage ``data``: load or render, split by groups, write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from leuk_lib.data.catalog import load_dataset
+from leuk_lib.data.fingerprint import fingerprint
+from leuk_lib.data.loading import CellSet, from_arrays
+from leuk_lib.data.params import DataParams
+from leuk_lib.data.splits import PARTS, split_groups, split_record, unsplittable
+
+
+class DataStage(Protocol):
+    """What ``build_cells`` needs of a stage."""
+
+    folder: Path
+
+    def note(self, text: str) -> Any: ...
+    def save_json(self, name: str, value: Any) -> Path: ...
+    def save_table(self, name: str, frame: Any) -> Path: ...
+    def save_file(self, path: Path) -> Path: ...
+    def use_dataset(self, content: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Built:
+    """The cells as written, what the check found, the split's record, and every note that went into the card."""
+
+    cells: CellSet
+    findings: pd.DataFrame = field(repr=False)
+    split: dict[str, Any] = field(repr=False)
+    notes: tuple[str, ...]
+    grouped_by: str
+
+
+def build_cells(params: DataParams, stage: DataStage) -> Built:
+    """Write ``cells.safetensors``, ``cells.csv``, ``splits.json`` (with hash) and ``findings.csv`` into the stage's folder.
+
+    A class in fewer than three groups goes wholly to training, with a note. Raises ``LeukError`` for unusable data.
+    """
+    stage.use_dataset(fingerprint(params.dataset))
+    data = load_dataset(
+        params.dataset,
+        size=params.image_size,
+        seed=params.seed,
+        workers=params.threads,
+        cells=params.cells,
+        patients=params.patients,
+        patient_effect=params.patient_effect,
+        per_class=params.per_class,
+    )
+    groups = data.table["group"].to_numpy(dtype=str)
+    labels = data.table["label"].to_numpy(dtype=str)
+    parts = split_groups(labels, groups, params.fractions, params.seed)
+    notes = list(data.notes)
+    for name in unsplittable(labels, groups):
+        notes.append(
+            f"class {name}: {int((labels == name).sum())} cell(s) in fewer than 3 groups cannot be split: "
+            "all stay in training and the class is never tested"
+        )
+    table = data.table.assign(split=np.array(PARTS)[parts])
+    first = ["path", "label", "group", "split"]
+    table = table[first + [c for c in table.columns if c not in first]]
+    cells = from_arrays(data.images, data.labels, data.classes, table, data.kind, data.masks, data.name)
+    for path in cells.save(stage.folder):
+        stage.save_file(path)
+    record = split_record(parts, groups, params.fractions, params.seed)
+    record["grouped_by"] = data.grouped_by
+    stage.save_json("splits", record)
+    stage.save_table("findings", data.findings)
+    for note in notes:
+        stage.note(note)
+    return Built(CellSet.open(stage.folder), data.findings, record, tuple(notes), data.grouped_by)

@@ -1,0 +1,28 @@
+"""Parameters of stage ``data``; the defaults are the laptop profile."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from leuk_lib.runs.params import StageParams
+
+
+class DataParams(StageParams):
+    """What stage ``data`` can be told."""
+
+    image_size: int = Field(64, ge=16, le=512, description="side of the square images of all stages, pixels")
+    cells: int = Field(2400, ge=16, le=200_000, description="rendered cells in all (a folder has what it has)")
+    patients: int = Field(16, ge=3, le=1000, description="rendered patients per class")
+    patient_effect: float = Field(
+        1.0, ge=0, le=3, description="how far rendered patients' slides differ (0: not at all)"
+    )
+    per_class: int = Field(0, ge=0, description="at most this many cells a class of a folder (0: all)")
+    fractions: tuple[float, float, float] = Field(
+        (0.7, 0.1, 0.2), description="shares of train, validation and test, by groups"
+    )
+
+    @model_validator(mode="after")
+    def _fractions_sum_to_one(self) -> DataParams:
+        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError(f"fractions {self.fractions} must be positive and sum to 1")
+        return self

@@ -1,0 +1,84 @@
+"""Stage data's work: files, split, notes; the same bytes again."""
+
+import hashlib
+import json
+
+import pytest
+
+from leuk_lib.data.build import build_cells
+from leuk_lib.data.loading import CellSet
+from leuk_lib.data.params import DataParams
+from leuk_lib.data.splits import assert_disjoint
+from leuk_lib.runs.params import check
+
+
+class FolderStage:
+    """The part of a stage that ``build_cells`` uses."""
+
+    def __init__(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.notes, self.files = folder, [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def use_dataset(self, content):
+        self.content = content
+
+    def save_file(self, path):
+        self.files.append(path.name)
+        return path
+
+    def save_json(self, name, value):
+        path = self.folder / f"{name}.json"
+        path.write_text(json.dumps(value))
+        return self.save_file(path)
+
+    def save_table(self, name, frame):
+        path = self.folder / f"{name}.csv"
+        frame.to_csv(path, index=False)
+        return self.save_file(path)
+
+
+def small(**values):
+    return DataParams(**{"cells": 120, "patients": 3, "image_size": 16, "threads": 1, **values})
+
+
+def test_rendered_cells_are_written_split_and_reproducible(tmp_path):
+    stage = FolderStage(tmp_path / "one")
+    built = build_cells(small(), stage)
+    assert set(stage.files) == {"cells.safetensors", "cells.csv", "splits.json", "findings.csv"}
+    cells = CellSet.open(stage.folder)
+    assert len(cells) == 120 and cells.kind == "rendered" and cells.masks is not None and cells.size == 16
+    assert_disjoint(cells.parts, cells.groups)
+    assert all((cells.counts(part) > 0).all() for part in ("train", "val"))
+    record = json.loads((stage.folder / "splits.json").read_text())
+    assert record["sha256"] == built.split["sha256"] and sum(record["cells"].values()) == 120
+    assert len(stage.content) == 64 and stage.notes == list(built.notes)
+    again = FolderStage(tmp_path / "two")
+    build_cells(small(threads=2), again)
+    for name in ("cells.safetensors", "cells.csv", "splits.json"):
+        a, b = ((tmp_path / part / name).read_bytes() for part in ("one", "two"))
+        assert hashlib.sha256(a).hexdigest() == hashlib.sha256(b).hexdigest(), name
+
+
+def test_a_class_of_one_image_stays_in_training(tmp_path, real_data):
+    stage = FolderStage(tmp_path)
+    built = build_cells(small(dataset=str(real_data / "tecom_wbc"), image_size=32), stage)
+    basophil = built.cells.table[built.cells.table["label"] == "basophil"]
+    assert basophil["split"].tolist() == ["train"]
+    assert any("basophil" in note and "never tested" in note for note in stage.notes)
+    assert built.cells.masks is not None and set(built.cells.masks.unique().tolist()) == {0, 128, 255}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"image_sise": 64}, "image_size"),
+        ({"image_size": 4}, "image_size"),
+        ({"fractions": [0.5, 0.1, 0.1]}, "sum to 1"),
+    ],
+)
+def test_wrong_parameters_are_one_line(values, words):
+    with pytest.raises(ValueError, match=words):
+        check("data", DataParams, values)
