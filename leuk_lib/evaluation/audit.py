@@ -1,0 +1,129 @@
+"""The arithmetic of the published figures: five values a model, recomputed, corrected, and held against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from leuk_lib.evaluation import significance
+from leuk_lib.evaluation.intervals import wilson
+
+Values = Mapping[str, Mapping[str, Sequence[float]]]  # model -> metric -> one value a run
+
+
+def t_tests(
+    values: Values, reported: Sequence[Mapping[str, Any]], proposed: str, train_part: float = 0.8
+) -> pd.DataFrame:
+    """Every reported comparison, recomputed.
+
+    ``reported`` rows have versus, metric, difference, p, and p_below where only a bound was printed. Columns: versus,
+    metric, difference reported and computed, p reported, and p of the unpaired, the paired and the Nadeau-Bengio
+    corrected test (for ``train_part`` of the cells in training), the last also after Holm over all rows; same_p tells
+    whether the unpaired p agrees with the reported one in every printed digit (or obeys the printed bound).
+    """
+    ratio = (1 - train_part) / train_part
+    rows = []
+    for line in reported:
+        a, b = values[proposed][line["metric"]], values[line["versus"]][line["metric"]]
+        unpaired = significance.t_unpaired(a, b)
+        same = unpaired.p < line["p_below"] if "p_below" in line else round(unpaired.p, 6) == round(line["p"], 6)
+        digits = 3
+        computed = float(np.mean(a) - np.mean(b))
+        rows.append(
+            {"versus": line["versus"], "metric": line["metric"],
+             "difference reported": line["difference"], "difference computed": computed,
+             "same difference": abs(computed - line["difference"]) <= 0.5 * 10**-digits + 1e-9,
+             "p reported": f"< {line['p_below']:f}" if "p_below" in line else f"{line['p']:f}",
+             "p unpaired": unpaired.p, "same p": bool(same),
+             "p paired": significance.t_paired(a, b).p,
+             "p corrected": significance.t_corrected(a, b, ratio).p}
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    table["p corrected, Holm"] = significance.holm(table["p corrected"])
+    return table
+
+
+def f1_bound(recall: float | NDArray[np.float64]) -> float | NDArray[np.float64]:
+    """Largest macro F1 (in [0,1]) that a macro recall in [0,1] allows: 2R/(1+R).
+
+    Per class F1 = 2PR/(P+R) <= 2R/(1+R), since precision is at most 1; the right side is concave in R, so the mean
+    over classes obeys it with the mean recall (Jensen). The same holds for averages weighted by class size.
+    """
+    return 2 * recall / (1 + recall)
+
+
+def f1_check(values: Values) -> pd.DataFrame:
+    """Run by run: model, run, recall, F1, the bound (all in %), and whether F1 exceeds it."""
+    rows = []
+    for model, lists in values.items():
+        for run, (recall, f1) in enumerate(zip(lists["recall"], lists["f1"], strict=True), 1):
+            bound = 100 * float(f1_bound(recall / 100))
+            rows.append((model, run, recall, f1, bound, f1 > bound))
+    return pd.DataFrame(rows, columns=["model", "run", "recall", "F1", "bound", "exceeds"])
+
+
+def some_order_fits(recalls: Sequence[float], f1s: Sequence[float]) -> bool:
+    """True if the runs of two lists (in %) can be matched in some order so that no F1 exceeds its recall's bound.
+
+    Both sorted is the best that matching can do, since the bound grows with recall.
+    """
+    bounds = 100 * np.asarray(f1_bound(np.sort(np.asarray(recalls, dtype=float)) / 100))
+    return bool((np.sort(np.asarray(f1s, dtype=float)) <= bounds).all())
+
+
+def margins(values: Values, proposed: str) -> pd.DataFrame:
+    """Mean of every model and what the proposed one is ahead by: model, metric, mean, ahead by."""
+    rows = []
+    for model, metric in product(values, values[proposed]):
+        mean = float(np.mean(values[model][metric]))
+        rows.append((model, metric, mean, float(np.mean(values[proposed][metric])) - mean))
+    return pd.DataFrame(rows, columns=["model", "metric", "mean", "ahead by"])
+
+
+def interval_by_size(p: float, sizes: Sequence[int], level: float = 0.95) -> pd.DataFrame:
+    """Wilson's interval of an accuracy ``p`` measured on n independent cells: n, low, high, width."""
+    bounds = [wilson(p * n, n, level) for n in sizes]
+    return pd.DataFrame(
+        [(n, low, high, high - low) for n, (low, high) in zip(sizes, bounds, strict=True)],
+        columns=["n", "low", "high", "width"],
+    )
+
+
+def figures(
+    values: Values,
+    reported: Sequence[Mapping[str, Any]],
+    proposed: str,
+    accuracy: Mapping[str, Any],
+    train_part: float = 0.8,
+    level: float = 0.95,
+) -> dict[str, float]:
+    """The audit's figures by name, for verdicts and ``metrics.json``; percentages as they were published.
+
+    ``accuracy`` holds value (in [0,1]) and n, the test size that the published notebook implies.
+    """
+    tests = t_tests(values, reported, proposed, train_part)
+    bound = f1_check(values)
+    found: dict[str, float] = {
+        "p_values_reported": len(tests), "p_values_recomputed": int(tests["same p"].sum()),
+        "differences_recomputed": int(tests["same difference"].sum()),
+        "largest_p_corrected": float(tests["p corrected"].max()), "largest_p_corrected_holm": float(tests["p corrected, Holm"].max()),
+        "f1_beyond_bound": int(bound["exceeds"].sum()), "f1_pairs": len(bound),
+    }  # fmt: skip
+    for row in tests.to_dict("records"):
+        name = f"{proposed}_{row['versus']}_{row['metric']}"
+        found |= {
+            f"{kind.replace(' ', '_')}_{name}": float(row[kind]) for kind in ("p unpaired", "p paired", "p corrected")
+        }
+    for row in margins(values, proposed).to_dict("records"):
+        found[f"mean_{row['model']}_{row['metric']}"] = row["mean"]
+        if row["model"] != proposed:
+            found[f"margin_{row['model']}_{row['metric']}"] = row["ahead by"]
+    rivals = [model for model in values if model != proposed]
+    found["margin_best_rival_recall"] = min(found[f"margin_{model}_recall"] for model in rivals)
+    low, high = wilson(accuracy["value"] * accuracy["n"], accuracy["n"], level)
+    return found | {"accuracy_low": low, "accuracy_high": high}

@@ -1,0 +1,103 @@
+"""Figures of the claims chapter: verdicts, the published values, their tests, and what cannot stand together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from leuk_lib.figures.style import INK, MARKERS, PALETTE, new_figure
+
+NAMES = {"auc": "AUC", "recall": "recall (%)", "f1": "F1 (%)"}
+TESTS = {"p unpaired": "unpaired, as published", "p paired": "paired", "p corrected": "corrected for repeated splits"}
+
+
+def published(values: Mapping[str, Mapping[str, Sequence[float]]], proposed: str) -> Figure:
+    """The five published values of every model, one panel a metric; the dash is the mean."""
+    metrics = list(values[proposed])
+    figure, axes = new_figure(7.2, 2.8, 1, len(metrics), squeeze=False)
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        for position, (model, lists) in enumerate(values.items()):
+            given = np.asarray(lists[metric])
+            spread = np.linspace(-0.18, 0.18, len(given))
+            ax.plot(position + spread, given, MARKERS[position], color=PALETTE[position], ms=4, ls="")
+            ax.plot([position - 0.32, position + 0.32], [given.mean()] * 2, color=PALETTE[position], lw=1.4)
+        ax.set_xticks(range(len(values)), [f"{name}\n(proposed)" if name == proposed else name for name in values])
+        ax.set_ylabel(NAMES.get(metric, metric))
+        ax.set_xlabel("model")
+        ax.grid(axis="y", color="#E6E6E6", lw=0.6)
+        ax.set_axisbelow(True)
+    return figure
+
+
+def p_values(tests: pd.DataFrame, proposed: str, level: float = 0.05) -> Figure:
+    """p of the same nine comparisons under three tests, on a logarithmic axis; dotted: the usual level."""
+    figure, ax = new_figure(6.8, 0.9 + 0.34 * len(tests))
+    y = np.arange(len(tests), dtype=float)
+    for position, (column, label) in enumerate(TESTS.items()):
+        ax.plot(tests[column], y, MARKERS[position], color=PALETTE[position], ms=6, ls="", label=label)
+    for at, row in zip(y, tests.to_dict("records"), strict=True):
+        known = [row[column] for column in TESTS]
+        ax.plot([min(known), max(known)], [at, at], color="#CCCCCC", lw=1, zorder=0)
+    ax.axvline(level, color=INK, lw=0.9, ls=":")
+    ax.text(level, -0.7, f"p = {level:g}", ha="center", va="bottom", fontsize=8)
+    ax.set_xscale("log")
+    ax.set_yticks(
+        y, [f"{proposed} – {row['versus']}, {NAMES[row['metric']].split(' ')[0]}" for row in tests.to_dict("records")]
+    )
+    ax.set_ylim(len(tests) - 0.5, -0.8)
+    ax.set_xlabel("p-value (logarithmic)")
+    ax.set_ylabel("comparison")
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3)
+    return figure
+
+
+def f1_bound(check: pd.DataFrame) -> Figure:
+    """Published F1 against recall, run by run, with the largest F1 that a recall allows, 2R/(1+R).
+
+    ``check`` has columns model, run, recall, F1, exceeds (percentages).
+    """
+    figure, ax = new_figure(6.0, 4.0)
+    low, high = check["recall"].min() - 2, min(100.0, check["recall"].max() + 2)
+    line = np.linspace(low, high, 200)
+    bound = 100 * 2 * line / (100 + line)
+    ax.plot(line, bound, color=INK, lw=1.2, label="largest possible: 2R/(1+R)")
+    ax.fill_between(line, bound, 101, color="#BBBBBB", alpha=0.35, lw=0, label="not possible")
+    for position, (model, rows) in enumerate(check.groupby("model", sort=False)):
+        ax.plot(
+            rows["recall"], rows["F1"], MARKERS[position], color=PALETTE[position], ms=5, ls="", label=f"model {model}"
+        )
+    beyond = check[check["exceeds"]]
+    for row in beyond.to_dict("records"):
+        ax.annotate(
+            f"model {row['model']}, run {row['run']}", (row["recall"], row["F1"]), xytext=(-10, 2),
+            textcoords="offset points", fontsize=8, ha="right", va="center",
+        )  # fmt: skip
+    ax.set_xlim(low, high)
+    ax.set_ylim(check["F1"].min() - 2, 100.5)
+    ax.set_xlabel("macro recall R of a run (%)")
+    ax.set_ylabel("macro F1 of the same run (%)")
+    ax.legend(loc="lower right")
+    return figure
+
+
+def interval_width(table: pd.DataFrame, p: float, marked: int) -> Figure:
+    """Interval of one accuracy against the number of test cells; ``table`` has columns n, low, high (fractions)."""
+    figure, ax = new_figure(6.0, 3.2)
+    ax.fill_between(table["n"], table["low"], table["high"], color=PALETTE[0], alpha=0.22, lw=0, label="95 % interval")
+    ax.axhline(p, color=PALETTE[0], lw=1.4, label=f"accuracy {100 * p:.0f} %")
+    row = table.iloc[(table["n"] - marked).abs().argmin()]
+    ax.errorbar([row["n"]], [p], yerr=[[p - row["low"]], [row["high"] - p]], fmt="D", color=PALETTE[5], ms=5, capsize=4)
+    ax.annotate(
+        f"n = {row['n']:.0f}: {100 * row['low']:.1f} to {100 * row['high']:.1f} %", (row["n"], row["low"]),
+        xytext=(8, -4), textcoords="offset points", fontsize=8, va="top",
+    )  # fmt: skip
+    ax.set_xscale("log")
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set_xlabel("independent test cells (logarithmic)")
+    ax.set_ylabel("accuracy")
+    ax.legend(loc="lower right")
+    return figure
