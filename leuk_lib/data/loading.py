@@ -65,6 +65,7 @@ class CellSet:
             if not (folder / name).is_file():
                 raise LeukError(f"{folder / name}: no such file; run notebooks/01_data.ipynb first")
         tensors, metadata = _read(folder / CELLS)
+        about = json.loads(metadata["cells"])
         table = pd.read_csv(
             folder / TABLE, dtype={"path": str, "label": str, "group": str, "split": str}, keep_default_na=False
         )
@@ -72,10 +73,10 @@ class CellSet:
             images=tensors["images"],
             masks=tensors.get("masks"),
             labels=tensors["labels"],
-            classes=tuple(json.loads(metadata["classes"])),
+            classes=tuple(about["classes"]),
             table=table,
-            kind="rendered" if metadata["kind"] == "rendered" else "micrographs",
-            name=metadata.get("name", "cells"),
+            kind=about["kind"],
+            name=about["name"],
         )
         if [cells.classes[k] for k in cells.labels.tolist()] != table["label"].tolist():
             raise LeukError(f"{folder}: {CELLS} and {TABLE} disagree on the labels; run 01_data.ipynb again")
@@ -87,7 +88,8 @@ class CellSet:
         tensors = {"images": self.images.contiguous(), "labels": self.labels.contiguous()}
         if self.masks is not None:
             tensors["masks"] = self.masks.contiguous()
-        metadata = {"classes": json.dumps(list(self.classes)), "kind": self.kind, "name": self.name}
+        # One key: safetensors writes several metadata keys in a random order, and the file's hash is in the card.
+        metadata = {"cells": json.dumps({"classes": list(self.classes), "kind": self.kind, "name": self.name})}
         with atomic(Path(folder) / CELLS) as temporary:
             save_file(tensors, temporary, metadata=metadata)
         with atomic(Path(folder) / TABLE) as temporary:
