@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +51,7 @@ def stained_patches(images: Tensor, patch: int) -> Tensor:
     return F.avg_pool2d(stained.float(), patch)[:, 0] >= STAINED_SHARE
 
 
-@dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(NamedTuple):
     """What one forward pass gives: scalar `loss`, `patch_loss` (B, gh, gw) of all patches, `prediction`."""
 
     loss: Tensor

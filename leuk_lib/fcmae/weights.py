@@ -21,8 +21,10 @@ from torch import Tensor
 
 from leuk_lib.fcmae.encoder import VARIANTS, Encoder
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import atomic
 
 FORMAT = "leuk_lib.fcmae.encoder/1"
+KEY = "encoder"  # the metadata entry that holds our description, as JSON
 
 
 @dataclass(frozen=True)
@@ -133,21 +135,20 @@ def load_state(encoder: Encoder, state: Mapping[str, Tensor], source: str = "sta
     return LoadReport(len(target) - len(kept), len(target), ignored, kept)
 
 
-def save_backbone(encoder: Encoder, path: Path, extra: Mapping[str, str] | None = None) -> Path:
-    """Write an encoder as safetensors (atomically); its metadata is enough for `load_backbone` to rebuild it."""
+def save_backbone(encoder: Encoder, path: Path, extra: Mapping[str, str | int | float] | None = None) -> Path:
+    """Write an encoder as safetensors (atomically); its metadata is enough for `load_backbone` to rebuild it.
+
+    `extra`: more facts for the metadata (where the weights come from). The same weights give the same bytes.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, str(part), metadata=backbone_metadata(encoder) | dict(extra or {}))
-    part.replace(path)
+    config = {"format": FORMAT, "variant": encoder.variant, "stem_stride": encoder.stem_stride}
+    # One entry only: safetensors writes several in an order that changes from call to call.
+    metadata = {KEY: json.dumps(dict(extra or {}) | config, sort_keys=True)}
+    with atomic(path) as temporary:
+        save_file(tensors, str(temporary), metadata=metadata)
     return path
-
-
-def backbone_metadata(encoder: Encoder) -> dict[str, str]:
-    """What identifies an encoder in a file: format, variant, stem stride (all text, as safetensors wants)."""
-    config = {"variant": encoder.variant, "stem_stride": encoder.stem_stride}
-    return {"format": FORMAT, "encoder": json.dumps(config, sort_keys=True)}
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -206,8 +207,8 @@ def load_backbone(
     """
     path = Path(path)
     state, metadata = _read(path)
-    if metadata.get("format") == FORMAT:
-        config = json.loads(metadata["encoder"])
+    config = json.loads(metadata.get(KEY, "{}"))
+    if config.get("format") == FORMAT:
         found = (str(config["variant"]), int(config["stem_stride"]))
     elif variant is not None and stem_stride is not None:
         found = (variant, stem_stride)  # told both: let the shapes be checked against them, key by key

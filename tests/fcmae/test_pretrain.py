@@ -1,0 +1,129 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from helpers_fcmae import cells, small_params
+
+from leuk_lib.fcmae.pretrain import build_autoencoder, learning_rate, parameter_groups, pretrain
+from leuk_lib.fcmae.probe import Probe
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.fabric import make_fabric
+
+
+def weights(result):
+    return torch.cat([p.detach().flatten() for p in result.autoencoder.parameters()])
+
+
+def run(folder, monitor=None, images=None, **values):
+    params = small_params(**values)
+    return pretrain(cells() if images is None else images, params, folder, "id", make_fabric(params), monitor)
+
+
+class Stop(Exception):
+    pass
+
+
+class Interrupter:
+    """A monitor that ends the process's work before a given step, once."""
+
+    def __init__(self, steps, fatal=None):
+        self.steps, self.fatal, self.seen = steps, fatal, []
+
+    def __call__(self, step, encoder):
+        if step == self.fatal:
+            raise Stop
+        self.seen.append(step)
+
+    def state_dict(self):
+        return {"seen": list(self.seen)}
+
+    def load_state_dict(self, state):
+        self.seen = list(state["seen"])
+
+
+@pytest.mark.parametrize("fatal", [1, 2, 3, 5])
+def test_interrupted_and_resumed_ends_with_the_same_bits(tmp_path, fatal):
+    whole = run(tmp_path / "whole", Interrupter(range(7)))
+    with pytest.raises(Stop):
+        run(tmp_path / "cut", Interrupter(range(7), fatal))
+    again = Interrupter(range(7))
+    resumed = run(tmp_path / "cut", again)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert whole.history == resumed.history and [row["step"] for row in whole.history] == list(range(6))
+    assert again.seen == list(range(7))
+
+
+def test_another_seed_gives_other_weights_and_the_same_seed_the_same(tmp_path):
+    a, b, c = (run(tmp_path / n, seed=s) for n, s in (("a", 0), ("b", 0), ("c", 1)))
+    assert torch.equal(weights(a), weights(b)) and not torch.equal(weights(a), weights(c))
+
+
+def test_accumulation_is_the_large_batch(tmp_path):
+    whole, parts = run(tmp_path / "a"), run(tmp_path / "b", accumulate=4)
+    for one, two in zip(whole.history, parts.history, strict=True):
+        for key in one:
+            assert two[key] == pytest.approx(one[key], abs=1e-5, rel=1e-5)
+
+
+def test_a_few_steps_lower_the_loss_and_everything_is_trainable_again(tmp_path):
+    result = run(tmp_path, steps=40, lr_scale=0.1, checkpoint_every=40, crop_min=0.8)
+    losses = [row["loss"] for row in result.history]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
+    assert all(np.isfinite(v) for row in result.history for v in row.values())
+    assert all(p.requires_grad for p in result.encoder.parameters())
+
+
+def test_fewer_images_than_the_batch(tmp_path):
+    assert len(run(tmp_path, images=cells(3), steps=2).history) == 2
+
+
+def test_schedule_rises_then_falls_to_nothing():
+    params = small_params(steps=100, warmup=0.1, lr_scale=1.0, batch_size=256)
+    rates = [learning_rate(s, params) for s in range(100)]
+    assert rates[10] == max(rates) == pytest.approx(1.0)
+    assert all(a < b for a, b in pairwise(rates[:11]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert 0 < rates[-1] < 1e-3
+    assert learning_rate(0, small_params(warmup=0.0)) > 0
+
+
+def test_only_matrices_decay():
+    model = build_autoencoder(small_params())
+    decayed, spared = parameter_groups(model, 0.1)
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert all(names[id(p)].endswith("weight") for p in decayed["params"])
+    kinds = [names[id(p)] for p in spared["params"]]
+    assert any("grn.gamma" in n for n in kinds) and "mask_token" in kinds
+    assert len(names) == len(decayed["params"]) + len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"stem_stride": 4}, "choose stem_stride 1"),
+        ({"batch_size": 9, "accumulate": 2}, "batch_size 9"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_any_work(tmp_path, values, words):
+    with pytest.raises(LeukError, match=words):
+        run(tmp_path, **values)
+
+
+def test_bfloat16_runs(tmp_path):
+    result = run(tmp_path, steps=2, precision="bf16-mixed")
+    assert all(np.isfinite(row["loss"]) for row in result.history)
+    assert all(p.dtype == torch.float32 for p in result.encoder.parameters())
+
+
+def test_probe_as_monitor_survives_a_restart(tmp_path):
+    images = cells(30)
+    labels = torch.arange(30) % 3
+
+    def probe():
+        return Probe(images, labels, np.arange(30).astype(str), torch.arange(20), torch.arange(20, 30), (0, 3, 6), k=3)
+
+    first, second = probe(), probe()
+    run(tmp_path, first, images=images[:20])
+    run(tmp_path, second, images=images[:20])  # finished before: nothing but the last look is done again
+    assert first.table().equals(second.table())

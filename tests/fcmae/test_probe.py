@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+from helpers_fcmae import cells, encoder, generator
+
+from leuk_lib.fcmae.probe import (
+    Probe,
+    colour_histogram,
+    encode,
+    group_bootstrap,
+    knn_correct,
+    linear_correct,
+    pixel_pca,
+    probe_steps,
+)
+from leuk_lib.runs.errors import LeukError
+
+
+def coloured(n=60, seed=0):
+    """Two classes that colour alone tells apart."""
+    g = generator(seed)
+    labels = torch.arange(n) % 2
+    images = torch.randint(0, 90, (n, 3, 16, 16), generator=g)
+    images[:, 0] += 120 * labels[:, None, None]
+    return images.to(torch.uint8), labels
+
+
+def probe(**values):
+    images, labels = coloured()
+    groups = np.repeat(np.arange(20), 3).astype(str)
+    settings = {"groups": groups, "train": torch.arange(40), "val": torch.arange(40, 60)}
+    return Probe(images, labels, steps=(0, 5), k=5, **(settings | values))
+
+
+def test_histogram_counts_every_pixel_once():
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    images[1, :, :2] = 255
+    h = colour_histogram(images, bins=4) ** 2
+    assert h.shape == (2, 64) and np.allclose(h.sum(1), 1)
+    assert h[0, 0] == 1 and h[1, 0] == h[1, 63] == pytest.approx(0.5)
+
+
+def test_what_can_be_told_is_told_and_noise_is_not():
+    images, labels = coloured()
+    x, y = colour_histogram(images), labels.numpy()
+    for judge in (lambda *a: knn_correct(*a, k=5), linear_correct):
+        assert judge(x[:40], y[:40], x[40:], y[40:]).all()
+    rng = np.random.default_rng(0)
+    noise, random_y = rng.normal(size=(400, 8)), rng.integers(0, 2, 400)
+    assert 0.35 < knn_correct(noise[:200], random_y[:200], noise[200:], random_y[200:], 20).mean() < 0.65
+
+
+def test_encode_is_the_pooled_feature_and_leaves_the_mode_alone():
+    model = encoder("zepto", 1).train()
+    images = cells(5)
+    together, chunks = encode(model, images), encode(model, images, batch_size=2)
+    assert model.training and together.shape == (5, 256)
+    assert np.allclose(together, chunks, atol=1e-5)
+
+
+def test_pca_is_fitted_on_train_only():
+    images, _ = coloured()
+    a, b = pixel_pca(images[:40], images[40:], 8)
+    again, _ = pixel_pca(images[:40], images[:3], 8)
+    assert a.shape == (40, 8) and b.shape == (20, 8) and np.array_equal(a, again)
+
+
+def test_interval_is_wider_when_cells_come_in_groups():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 10)
+    values = np.repeat(rng.integers(0, 2, 20), 10)  # all cells of a patient right or wrong together
+    grouped, alone = group_bootstrap(values, groups), group_bootstrap(values, np.arange(200))
+    assert grouped[1] - grouped[0] > 2 * (alone[1] - alone[0])
+    assert grouped[0] < values.mean() < grouped[1]
+    assert group_bootstrap(values, groups) == grouped
+    assert all(np.isnan(group_bootstrap(values, np.zeros(200))))
+
+
+def test_tables_hold_every_probe_and_the_difference_is_paired():
+    p = probe()
+    p.baselines()
+    p(0, encoder("zepto", 1))
+    p(5, encoder("zepto", 1))
+    table, gains = p.table(), p.gains()
+    assert len(table) == 8 and set(table["probe"]) == {"k-NN", "linear"} and (table["n"] == 20).all()
+    assert ((table["low"] <= table["accuracy"]) & (table["accuracy"] <= table["high"])).all()
+    same = gains[gains["against"] == "random initialisation"]
+    assert (same[["difference", "low", "high"]] == 0).all(axis=None) and (same["verdict"] == "not told apart").all()
+    assert set(gains["against"]) == {"random initialisation", "colour histogram", "raw-pixel PCA"}
+
+
+def test_the_limit_keeps_training_cells_of_the_whole_range():
+    p = probe(limit=10)
+    assert len(p.train) == 10 and p.train[0] == 0 and p.train[-1] == 39
+
+
+def test_one_class_or_a_class_with_one_cell_is_no_crash():
+    images, labels = coloured()
+    for odd in (torch.zeros_like(labels), torch.where(torch.arange(60) == 3, 2, labels)):
+        p = Probe(images, odd, np.arange(60).astype(str), torch.arange(40), torch.arange(40, 60), (0,), k=5)
+        p.baselines()
+        assert len(p.table()) == 4
+
+
+def test_no_cells_to_probe_is_said():
+    with pytest.raises(LeukError, match="validation cells"):
+        probe(val=torch.arange(0))
+
+
+def test_probe_steps_start_and_end():
+    assert probe_steps(300, 4) == (0, 75, 150, 225, 300)
+    assert probe_steps(2, 4)[0] == 0 and probe_steps(2, 4)[-1] == 2
