@@ -1,0 +1,47 @@
+"""Settings of the enhancement, and parameters of stage ``alhe``."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from leuk_lib.runs.params import StageParams
+
+
+class EnhanceParams(BaseModel):
+    """What ``alhe`` can be told. One grey level is 1/256 of the range of CIELAB lightness L*."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+    kappa_max: float = Field(2.0, ge=1, le=40, description="clip factor of the busiest tile; 1 is the identity")
+    contrast_floor: float = Field(
+        1.0, ge=0, le=1, description="least slope of a tile's curve over the image's occupied levels; 0: plain CLAHE"
+    )
+    tiles: int = Field(4, ge=1, le=64, description="tiles along the image's shorter side")
+    tile_min: int = Field(16, ge=8, le=512, description="smallest tile side, pixels")
+    entropy_low: float = Field(0.35, ge=0, le=1, description="normalised entropy at which a tile's activity starts")
+    entropy_high: float = Field(0.75, ge=0, le=1, description="normalised entropy at which a tile is fully active")
+    spread_limit: float = Field(0.0, ge=0, le=256, description="grey-level spread that ends activity; 0: no limit")
+    gain_low: float = Field(30.0, ge=0, le=100, description="percentile of optical density where the gain starts")
+    gain_high: float = Field(98.0, ge=0, le=100, description="percentile of optical density where the gain is full")
+    gain_box: int = Field(5, ge=1, le=15, description="side of the box that smooths optical density, pixels (odd)")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.entropy_low >= self.entropy_high:
+            raise ValueError(f"entropy_low {self.entropy_low} must be below entropy_high {self.entropy_high}")
+        if self.gain_low >= self.gain_high:
+            raise ValueError(f"gain_low {self.gain_low} must be below gain_high {self.gain_high}")
+        if self.gain_box % 2 == 0:
+            raise ValueError(f"gain_box {self.gain_box} must be odd")
+        return self
+
+
+class AlheParams(EnhanceParams, StageParams):
+    """Parameters of stage ``alhe``: the enhancement's settings and how much of it is measured and shown."""
+
+    batch: int = Field(64, ge=1, le=65536, description="cells enhanced at a time")
+    measured: int = Field(300, ge=8, le=100000, description="training cells on which the quality is measured")
+    shown: int = Field(3, ge=1, le=12, description="cells a class in the before/after figure")
+    timed_size: int = Field(512, ge=32, le=4096, description="side of the image on which the cost is measured, pixels")
