@@ -11,6 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leuk_lib.evaluation import significance
+from leuk_lib.evaluation.claims import CANNOT, NOT_REPRODUCED, REPRODUCED, Published
+from leuk_lib.evaluation.headline import Records
 from leuk_lib.evaluation.intervals import wilson
 
 Values = Mapping[str, Mapping[str, Sequence[float]]]  # model -> metric -> one value a run
@@ -32,12 +34,11 @@ def t_tests(
         a, b = values[proposed][line["metric"]], values[line["versus"]][line["metric"]]
         unpaired = significance.t_unpaired(a, b)
         same = unpaired.p < line["p_below"] if "p_below" in line else round(unpaired.p, 6) == round(line["p"], 6)
-        digits = 3
         computed = float(np.mean(a) - np.mean(b))
         rows.append(
             {"versus": line["versus"], "metric": line["metric"],
              "difference reported": line["difference"], "difference computed": computed,
-             "same difference": abs(computed - line["difference"]) <= 0.5 * 10**-digits + 1e-9,
+             "same difference": abs(computed - line["difference"]) <= 0.0005 + 1e-9,
              "p reported": f"< {line['p_below']:f}" if "p_below" in line else f"{line['p']:f}",
              "p unpaired": unpaired.p, "same p": bool(same),
              "p paired": significance.t_paired(a, b).p,
@@ -85,45 +86,56 @@ def margins(values: Values, proposed: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "metric", "mean", "ahead by"])
 
 
-def interval_by_size(p: float, sizes: Sequence[int], level: float = 0.95) -> pd.DataFrame:
-    """Wilson's interval of an accuracy ``p`` measured on n independent cells: n, low, high, width."""
-    bounds = [wilson(p * n, n, level) for n in sizes]
-    return pd.DataFrame(
-        [(n, low, high, high - low) for n, (low, high) in zip(sizes, bounds, strict=True)],
-        columns=["n", "low", "high", "width"],
-    )
+def orders(values: Values) -> pd.DataFrame:
+    """One row a model: runs beyond the bound as listed, and whether another order of the runs has none."""
+    check = f1_check(values)
+    rows = [
+        (model, int(check.loc[check["model"] == model, "exceeds"].sum()), some_order_fits(lists["recall"], lists["f1"]))
+        for model, lists in values.items()
+    ]
+    table = pd.DataFrame(rows, columns=["model", "runs beyond the bound as listed", "some order fits"])
+    table["some order fits"] = table["some order fits"].map({True: "yes", False: "no"})
+    return table
 
 
-def figures(
-    values: Values,
-    reported: Sequence[Mapping[str, Any]],
-    proposed: str,
-    accuracy: Mapping[str, Any],
-    train_part: float = 0.8,
-    level: float = 0.95,
-) -> dict[str, float]:
-    """The audit's figures by name, for verdicts and ``metrics.json``; percentages as they were published.
+def interval_by_size(p: float, level: float = 0.95) -> pd.DataFrame:
+    """Wilson's interval of an accuracy ``p`` measured on n = 30 … 10,000 independent cells: n, low, high, width."""
+    sizes = np.unique(np.geomspace(30, 10_000, 120).astype(int))
+    low, high = np.array([wilson(p * n, n, level) for n in sizes]).T
+    return pd.DataFrame({"n": sizes, "low": low, "high": high, "width": high - low})
 
-    ``accuracy`` holds value (in [0,1]) and n, the test size that the published notebook implies.
-    """
-    tests = t_tests(values, reported, proposed, train_part)
+
+def figures(public: Published, train_part: float = 0.8, level: float = 0.95) -> dict[str, float]:
+    """The audit's figures by name, for verdicts and ``metrics.json``; percentages as they were published."""
+    values, proposed = public.values, public.proposed
+    tests = t_tests(values, public.comparisons(), proposed, train_part)
     bound = f1_check(values)
     found: dict[str, float] = {
         "p_values_reported": len(tests), "p_values_recomputed": int(tests["same p"].sum()),
         "differences_recomputed": int(tests["same difference"].sum()),
-        "largest_p_corrected": float(tests["p corrected"].max()), "largest_p_corrected_holm": float(tests["p corrected, Holm"].max()),
+        "largest_p_corrected": float(tests["p corrected"].max()),
+        "largest_p_corrected_holm": float(tests["p corrected, Holm"].max()),
         "f1_beyond_bound": int(bound["exceeds"].sum()), "f1_pairs": len(bound),
     }  # fmt: skip
     for row in tests.to_dict("records"):
         name = f"{proposed}_{row['versus']}_{row['metric']}"
-        found |= {
-            f"{kind.replace(' ', '_')}_{name}": float(row[kind]) for kind in ("p unpaired", "p paired", "p corrected")
-        }
+        for kind in ("p unpaired", "p paired", "p corrected"):
+            found[f"{kind.replace(' ', '_')}_{name}"] = float(row[kind])
     for row in margins(values, proposed).to_dict("records"):
         found[f"mean_{row['model']}_{row['metric']}"] = row["mean"]
         if row["model"] != proposed:
             found[f"margin_{row['model']}_{row['metric']}"] = row["ahead by"]
     rivals = [model for model in values if model != proposed]
     found["margin_best_rival_recall"] = min(found[f"margin_{model}_recall"] for model in rivals)
-    low, high = wilson(accuracy["value"] * accuracy["n"], accuracy["n"], level)
-    return found | {"accuracy_low": low, "accuracy_high": high}
+    low, high = wilson(public.accuracy.value * public.accuracy.n, public.accuracy.n, level)
+    return found | {"accuracy": public.accuracy.value, "accuracy_low": low, "accuracy_high": high}
+
+
+def record(stage: Records, verdicts: pd.DataFrame, found: Mapping[str, float]) -> None:
+    """Put the counts of verdicts and the audit's figures into the stage's metrics."""
+    for name in (REPRODUCED, NOT_REPRODUCED, CANNOT):
+        stage.record(name.replace(" ", "_"), int((verdicts["verdict"] == name).sum()), None, None, len(verdicts))
+    stage.record("published_accuracy", found["accuracy"], found["accuracy_low"], found["accuracy_high"], None)
+    for key, value in found.items():
+        if not key.startswith("accuracy"):
+            stage.record(key, value, None, None, None)

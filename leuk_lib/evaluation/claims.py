@@ -70,12 +70,20 @@ class Reported(_Strict):
     p_below: float | None = None
 
 
+class PublishedAccuracy(_Strict):
+    """The published accuracy, and the number of test cells that it was presumably measured on."""
+
+    value: float = Field(gt=0, lt=1)
+    n: int = Field(ge=1)
+    of: str
+
+
 class Published(_Strict):
     """The published figures: five values a model and metric, and the comparisons made of them."""
 
     source: str
     proposed: str
-    accuracy: dict[str, Any]
+    accuracy: PublishedAccuracy
     values: dict[str, dict[str, tuple[float, ...]]]
     reported: tuple[Reported, ...]
 
@@ -207,8 +215,4 @@ def collect(
     found: dict[str, Mapping[str, Any]] = {
         f"{stage}.{key}": entry for stage, entries in metrics.items() for key, entry in entries.items()
     }
-    found |= {f"audit.{key}": {"value": value} for key, value in audit.items()}
-    low, high = audit.get("accuracy_low"), audit.get("accuracy_high")
-    if low is not None and high is not None:
-        found["audit.accuracy"] = {"value": (low + high) / 2, "low": low, "high": high}
-    return found
+    return found | {f"audit.{key}": {"value": value} for key, value in audit.items()}

@@ -65,13 +65,14 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
-    """Model -> split -> predictions, from the table that stage ``wpat`` writes.
+    """Model -> split -> predictions, from the table (or the folder) that stage ``wpat`` writes.
 
     Columns: model, index, group, split, label (a class's name), one ``prob_<class>`` a class. Within a split all
     models must have judged the same cells; the cells are put in the order of ``index``, so differences are paired.
     Raises ``LeukError`` for missing columns, unknown labels, repeated or unequal cells.
     """
-    if not Path(path).is_file():
+    path = Path(path) / "predictions.csv" if Path(path).is_dir() else Path(path)
+    if not path.is_file():
         raise LeukError(f"{path}: no such file; run notebooks/05_wpat.ipynb first")
     text = {"model": str, "group": str, "split": str, "label": str}
     table = pd.read_csv(path, dtype=text, keep_default_na=False, float_precision="round_trip")

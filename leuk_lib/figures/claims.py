@@ -20,7 +20,7 @@ def published(values: Mapping[str, Mapping[str, Sequence[float]]], proposed: str
     metrics = list(values[proposed])
     figure, axes = new_figure(7.2, 2.8, 1, len(metrics), squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):
-        for position, (model, lists) in enumerate(values.items()):
+        for position, lists in enumerate(values.values()):
             given = np.asarray(lists[metric])
             spread = np.linspace(-0.18, 0.18, len(given))
             ax.plot(position + spread, given, MARKERS[position], color=PALETTE[position], ms=4, ls="")
@@ -84,10 +84,18 @@ def f1_bound(check: pd.DataFrame) -> Figure:
     return figure
 
 
-def interval_width(table: pd.DataFrame, p: float, marked: int) -> Figure:
+def interval_width(table: pd.DataFrame, p: float, marked: int, level: float = 0.95) -> Figure:
     """Interval of one accuracy against the number of test cells; ``table`` has columns n, low, high (fractions)."""
     figure, ax = new_figure(6.0, 3.2)
-    ax.fill_between(table["n"], table["low"], table["high"], color=PALETTE[0], alpha=0.22, lw=0, label="95 % interval")
+    ax.fill_between(
+        table["n"],
+        table["low"],
+        table["high"],
+        color=PALETTE[0],
+        alpha=0.22,
+        lw=0,
+        label=f"{100 * level:.0f} % interval",
+    )
     ax.axhline(p, color=PALETTE[0], lw=1.4, label=f"accuracy {100 * p:.0f} %")
     row = table.iloc[(table["n"] - marked).abs().argmin()]
     ax.errorbar([row["n"]], [p], yerr=[[p - row["low"]], [row["high"] - p]], fmt="D", color=PALETTE[5], ms=5, capsize=4)

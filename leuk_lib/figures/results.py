@@ -100,7 +100,7 @@ def confusion(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
             if total[i, 0]:
                 text = f"{100 * share[i, j]:.0f} %\n{counts[i, j]}"
                 ax.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if share[i, j] > 0.5 else INK)
-    for i in np.flatnonzero(total[:, 0] == 0):
+    for i in np.flatnonzero(total[:, 0] == 0).tolist():
         ax.text((k - 1) / 2, i, "no cell in the test part", ha="center", va="center", fontsize=7, color=INK)
     ax.set_xticks(
         range(k),
