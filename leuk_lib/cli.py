@@ -88,7 +88,7 @@ def status(run: RunName = None) -> None:
 
     Example: leuk status --run smear-laptop-s0
     """
-    from leuk_lib.data.catalog import fingerprint
+    from leuk_lib.data.fingerprint import fingerprint
 
     runs = [run] if run else sorted({path.parents[1].name for path in paths.results_root().glob("*/*/card.json")})
     if not runs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import math
 import os
 import sys
@@ -164,12 +165,15 @@ class Stage(Generic[P]):
             frame.to_csv(temporary, index=False, lineterminator="\n")
         return self._register(self.folder / f"{name}.csv")
 
-    def save_tensors(self, name: str, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> Path:
-        """Write torch tensors to ``<name>.safetensors``."""
+    def save_tensors(self, name: str, tensors: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> Path:
+        """Write torch tensors to ``<name>.safetensors``, with ``metadata`` as JSON under its one key "leuk_lib"."""
         from safetensors.torch import save_file
 
+        # safetensors writes several metadata keys in random order; one key keeps equal content equal in bytes.
+        header = {"leuk_lib": json.dumps(metadata)} if metadata else None
+
         with files.atomic(self.folder / f"{name}.safetensors") as temporary:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, str(temporary), metadata=dict(metadata or {}))
+            save_file({k: v.contiguous() for k, v in tensors.items()}, str(temporary), metadata=header)
         return self._register(self.folder / f"{name}.safetensors")
 
     def save_json(self, name: str, value: Any) -> Path:
