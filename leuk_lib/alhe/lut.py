@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from leuk_lib.alhe.tiles import BINS, quantile
+from leuk_lib.alhe.tiles import quantile
 
 TAIL = 0.005  # share of the image's pixels that may lie outside its occupied levels, on either side
 
@@ -37,19 +37,19 @@ def redistribute(
 
 
 def floor_of(histogram: NDArray[np.float64], contrast_floor: float) -> NDArray[np.float64]:
-    """Least slopes (256,): ``contrast_floor`` over the levels that the whole image occupies, 0 outside.
+    """Least slopes (K,): ``contrast_floor`` over the levels that the whole image occupies, 0 outside.
 
-    ``histogram`` (rows, columns, 256) holds the tiles' fractions. Room for contrast is then taken from levels that no
+    ``histogram`` (rows, columns, K) holds the tiles' fractions. Room for contrast is then taken from levels that no
     pixel has, never from the gap between nucleus and cytoplasm, which a plain equalisation closes.
     """
     whole = histogram.mean(axis=(0, 1))
     low, high = quantile(whole, TAIL), quantile(whole, 1 - TAIL)
-    levels = np.arange(BINS)
+    levels = np.arange(len(whole))
     return np.where((levels + 1 > low) & (levels < high), contrast_floor, 0.0)
 
 
 def shifts(histogram: NDArray[np.float64], kappa: NDArray[np.float64], contrast_floor: float) -> NDArray[np.float64]:
-    """By how many grey levels each tile moves each level: (rows, columns, 257), at the bins' edges 0…256.
+    """By how many grey levels each tile moves each level: (rows, columns, K+1), at the K bins' edges.
 
     The curve is the cumulative sum of the redistributed histogram; between edges it is linear, so that at a bin's
     middle it is the mid-bin CDF. Zero at both ends, and zero everywhere, exactly, where kappa is 1.

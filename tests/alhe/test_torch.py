@@ -1,0 +1,97 @@
+"""The batched form: the NumPy one's twin, and each image's result its own."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from cells_alhe import cell
+
+from leuk_lib.alhe.enhance import alhe
+from leuk_lib.alhe.params import EnhanceParams
+from leuk_lib.alhe.torch_alhe import ALHE, alhe_batch, enhance_cells
+from leuk_lib.runs.errors import LeukError
+
+
+def batch_of(images: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (33, 57), (8, 12), (121, 100)])
+@pytest.mark.parametrize(
+    "params",
+    [EnhanceParams(), EnhanceParams(kappa_max=4.0, contrast_floor=0.0, spread_limit=90.0, gain_box=15, tiles=6)],
+)
+def test_agrees_with_numpy(shape, params):
+    images = [cell(*shape, seed)[0] for seed in range(6)]
+    ours = alhe_batch(batch_of(images), params).permute(0, 2, 3, 1).numpy().astype(int)
+    theirs = np.stack([alhe(image, params) for image in images])
+    assert np.abs(ours - theirs).max() <= 1
+    assert min(shape) < 32 or (ours != np.stack(images)).any()
+    real = alhe_batch(batch_of(images).float() / 255, params).permute(0, 2, 3, 1).numpy()
+    exact = np.stack([alhe(image.astype(np.float32) / 255, params) for image in images])
+    assert np.abs(real - exact).max() <= 1 / 255
+
+
+def test_agrees_on_real_cells(real_data):
+    files = sorted((real_data / "pbc_barcelona_128").glob("*/*.jpg"))[::120]
+    files += sorted((real_data / "tecom_wbc").glob("*/tecom_*.png"))[::25]
+    assert len(files) > 20
+    for side in (64, 100):
+        images = [
+            cv2.resize(
+                cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB), (side, side), interpolation=cv2.INTER_AREA
+            )
+            for file in files
+        ]
+        ours = alhe_batch(batch_of(images)).permute(0, 2, 3, 1).numpy().astype(int)
+        assert np.abs(ours - np.stack([alhe(image) for image in images])).max() <= 1
+
+
+def test_batch_is_one_by_one():
+    images = batch_of([cell(48, 48, seed)[0] for seed in range(7)])
+    whole = enhance_cells(images)
+    for size in (1, 2, 5):
+        assert torch.equal(enhance_cells(images, batch=size), whole)
+    assert torch.equal(enhance_cells(images.flip(0)), whole.flip(0))
+
+
+def test_kappa_one_is_the_identity():
+    images = torch.rand(3, 3, 40, 24, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ALHE(EnhanceParams(kappa_max=1.0))(images), images)
+
+
+def test_module_has_no_state_and_keeps_type_and_shape():
+    module = ALHE()
+    assert not list(module.parameters()) and not module.state_dict() and "kappa_max" in repr(module)
+    for dtype in (torch.uint8, torch.float32, torch.float64, torch.float16):
+        images = batch_of([cell(32, 40)[0]])
+        images = images if dtype == torch.uint8 else (images / 255).to(dtype)
+        out = module(images)
+        assert out.dtype == dtype and out.shape == images.shape
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (torch.zeros(3, 16, 16), "expected a batch"),
+        (torch.zeros(0, 3, 16, 16), "empty"),
+        (torch.zeros(1, 3, 7, 16), "at least 8"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.int64), "int64"),
+        (torch.full((1, 3, 16, 16), float("nan")), "NaN"),
+        (torch.full((1, 3, 16, 16), -0.1), "must be in"),
+        (torch.full((1, 3, 16, 16), 2.0), "must be in"),
+    ],
+)
+def test_refused_in_one_line(images, said):
+    with pytest.raises(LeukError, match=said):
+        alhe_batch(images)
+
+
+def test_same_on_an_accelerator():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    images = batch_of([cell(64, 64, seed)[0] for seed in range(8)])
+    there = alhe_batch(images.cuda()).cpu()
+    assert (there.int() - alhe_batch(images).int()).abs().max() <= 1

@@ -1,0 +1,82 @@
+"""Speed of ALHE beside OpenCV's and scikit-image's CLAHE, in one process: ``python tests/benchmarks/bench_alhe.py``.
+
+Ratios travel between machines, milliseconds do not. Each figure is the fastest of several interleaved rounds, so that
+other work on the machine disturbs all methods alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+
+from leuk_lib.alhe.enhance import alhe
+from leuk_lib.alhe.peers import clahe_2, equalize_adapthist
+from leuk_lib.alhe.torch_alhe import alhe_batch
+
+
+def picture(side: int, seed: int = 0) -> np.ndarray:
+    """(side,side,3) uint8: stained discs on a bright, noisy ground."""
+    rng = np.random.default_rng(seed)
+    image = np.full((side, side, 3), (235, 220, 225), np.float32)
+    for _ in range(12):
+        x, y, r = (int(v) for v in rng.integers(0, side, 3))
+        colour = tuple(float(v) for v in rng.uniform(60, 190, 3))
+        cv2.circle(image, (x, y), max(4, r // 6), colour, -1, lineType=cv2.LINE_AA)
+    image = cv2.GaussianBlur(image, (0, 0), side / 256 + 0.5) + rng.normal(0, 5, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def best(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Fastest seconds of each function over interleaved ``rounds``."""
+    seconds = dict.fromkeys(functions, float("inf"))
+    for function in functions.values():
+        function()
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            seconds[name] = min(seconds[name], time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds, the fastest counts")
+    rounds = parser.parse_args().rounds
+    image = picture(512)
+    peers = {
+        "cv2 Lab CLAHE 2": lambda: clahe_2(image),
+        "ALHE": lambda: alhe(image),
+        "skimage equalize_adapthist": lambda: equalize_adapthist(image),
+    }
+    seconds = best(peers, rounds)
+    print(f"ALHE bench, {torch.get_num_threads()} threads, OpenCV {cv2.__version__}, torch {torch.__version__}")
+    print("512x512 RGB                     ms   over cv2   over ALHE")
+    for name, value in seconds.items():
+        over_cv2, over_alhe = value / seconds["cv2 Lab CLAHE 2"], value / seconds["ALHE"]
+        print(f"{name:28s} {value * 1e3:6.2f} {over_cv2:9.2f}x {over_alhe:9.2f}x")
+
+    print("\nside        ms   ns a pixel")
+    shots = {f"{side}": picture(side) for side in (256, 512, 1024, 2048)}
+    sides = {side: (lambda shot=shot: alhe(shot)) for side, shot in shots.items()}
+    for side, value in best(sides, max(3, rounds // 3)).items():
+        print(f"{side:>4s} {value * 1e3:9.2f} {value * 1e9 / int(side) ** 2:12.1f}")
+
+    print("\nbatch of 32     NumPy, ms an image   torch, ms an image")
+    for size in (64, 224):
+        cells = np.stack([picture(size, seed) for seed in range(32)])
+        batch = torch.from_numpy(cells).permute(0, 3, 1, 2).contiguous()
+        pair = best(
+            {"numpy": lambda c=cells: [alhe(cell) for cell in c], "torch": lambda b=batch: alhe_batch(b)},
+            max(3, rounds // 3),
+        )
+        print(f"{size:>4d} px {pair['numpy'] / 32 * 1e3:22.2f} {pair['torch'] / 32 * 1e3:20.2f}")
+
+
+if __name__ == "__main__":
+    main()
