@@ -19,6 +19,7 @@ SMOKE = "Smoke run: not a result. Sizes and steps are cut down so that the whole
 RENDERED = "Rendered cells: shows that the method and the code work, not how well leukemia is recognised."
 RESEARCH = "Research software, no medical device."
 FIRST_HEADING = re.compile(r"</h1>")
+SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
 LITERAL = re.compile(r"(``.+?``)", re.DOTALL)
 ROLE = re.compile(r":(?:meth|func|class|mod|attr|data|exc|obj):`~?([^`]+)`")
 SPECIAL = re.compile(r"([\\*`|])")
@@ -49,6 +50,40 @@ def add_banner(app: Sphinx, pagename: str, templatename: str, context: dict[str,
     if doctree is None or not facts or not context.get("body"):
         return
     context["body"] = FIRST_HEADING.sub(lambda match: match.group(0) + banner_html(facts), context["body"], count=1)
+
+
+def tidy(markup: str) -> str:
+    """Markup that assistive technology stumbles over, put right.
+
+    Signatures over several lines are no definition lists, and the roles of a bibliography's entries do not belong
+    to its elements.
+    """
+
+    def signature(match: re.Match[str]) -> str:
+        text = re.sub(r"<dl>", '<span class="leuk-params">', match.group(0)).replace("</dl>", "</span>")
+        return re.sub(r"<dd>", '<span class="leuk-param">', text).replace("</dd>", "</span>")
+
+    markup = SIGNATURE.sub(signature, markup)
+    markup = markup.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    markup = markup.replace('<summary aria-label="Toggle hidden content">', "<summary>")  # it shows another text
+    return markup.replace(' role="doc-biblioentry"', "")
+
+
+def name_toggles(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Tidy the page's body, and give the arrows that unfold the table of contents a name."""
+    if context.get("body"):
+        context["body"] = tidy(context["body"])
+    tree = context.get("generate_toctree_html")
+    if tree is None:
+        return
+
+    def named(*args: Any, **settings: Any) -> Any:
+        made = tree(*args, **settings)
+        if settings.get("kind") != "sidebar":
+            return made
+        return str(made).replace("<summary>", '<summary aria-label="Subsections">')
+
+    context["generate_toctree_html"] = named
 
 
 def plain_docstring(lines: list[str]) -> list[str]:
@@ -121,6 +156,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("comments_config", {}, "html", dict)
     app.connect("config-inited", read_facts)
     app.connect("html-page-context", add_banner)
+    app.connect("html-page-context", name_toggles, priority=900)  # after the theme's own additions
     app.connect("autodoc-skip-member", skip_foreign)
     app.connect("autodoc-process-docstring", safe_docstring)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

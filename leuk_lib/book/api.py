@@ -28,10 +28,10 @@ def modules_of(package: Path, room: str) -> list[str]:
 def api_page(room: str, modules: list[str]) -> str:
     """The page of one room: a summary table, then every module with its public members."""
     package = f"leuk_lib.{room}"
-    lines = [f"# `{package}`\n", f"{ROOMS.get(room, '')}\n", "```{eval-rst}", ".. autosummary::", ""]
+    lines = [f"# {package}\n", f"{ROOMS.get(room, '')}\n", "```{eval-rst}", ".. autosummary::", ""]
     lines += [f"   {module}" for module in modules] + ["```\n"]
     for module in modules:
-        lines += [f"## `{module.removeprefix(package + '.')}`\n", "```{eval-rst}", f".. automodule:: {module}"]
+        lines += [f"## {module.removeprefix(package + '.')}\n", "```{eval-rst}", f".. automodule:: {module}"]
         lines += [
             "   :members:",
             "   :show-inheritance:",

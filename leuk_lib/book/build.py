@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +21,18 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file, write_text
 from leuk_lib.stages import STAGES, StageSpec
 
+FRONT_DOOR = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="refresh" content="0; url=book/index.html">
+<link rel="icon" href="_static/favicon.svg">
+<title>Leukemia classification, step by step</title>
+</head>
+<body><main><h1>Leukemia classification, step by step</h1><p><a href="book/index.html">To the book</a></p></main></body>
+</html>
+"""
 GENERATED = {"_build", "__pycache__", "generated", "chapters"}
 TELLING = re.compile(r"WARNING|ERROR|CRITICAL|Exception|Traceback|error:", re.IGNORECASE)
 
@@ -62,6 +75,11 @@ def run_sphinx(root: Path, out: Path) -> None:
     raise LeukError(f"the book could not be built: Sphinx stopped with {len(telling)} messages (above)")
 
 
+def write_front_door(folder: Path) -> None:
+    """``index.html`` beside the pages: sends the browser on to the first page, and says so where that is switched off."""
+    write_text(folder / "index.html", FRONT_DOOR)
+
+
 def check_html(folder: Path) -> None:
     """Raise ``LeukError`` after listing every problem of the built pages."""
     found = list(html.problems(folder))
@@ -96,7 +114,9 @@ def build_book(
         mathjax.ensure(root)
         copy_chapters(root, run, stages)
         generate_pages(root, run, stages, fingerprint)
+        shutil.rmtree(index.parent, ignore_errors=True)
         run_sphinx(root, out)
+        write_front_door(index.parent)
         check_html(index.parent)
         write_text(stamp, json.dumps(present))
     print(index)

@@ -63,6 +63,18 @@ def run_facts(run: str, cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _headline(run: str, stages: Sequence[StageSpec]) -> str:
+    """The landing page's figures, from the stages ``results`` and ``claims`` of ``run``."""
+    metrics, chapters = {}, {}
+    for stage in stages:
+        if stage.name in ("results", "claims"):
+            metrics[stage.name] = read_json(paths.stage_folder(run, stage.name) / "metrics.json")["metrics"]
+            chapters[stage.name] = f"chapters/{chapter_name(stage)}.ipynb"
+    if set(metrics) != {"results", "claims"}:
+        return "This run has no results yet.\n"
+    return pages.headline(metrics["results"], metrics["claims"], chapters["results"], chapters["claims"])
+
+
 def generate_pages(
     root: Path, run: str, stages: Sequence[StageSpec], fingerprint: Callable[[str], str] | None = None
 ) -> dict[str, Any]:
@@ -75,6 +87,7 @@ def generate_pages(
     package = Path(leuk_lib.__file__).parent
     rooms = {room: found for room in api.ROOMS if (found := api.modules_of(package, room))}
     texts = {
+        "headline.md": _headline(run, stages),
         "run_cards.md": pages.run_cards(stages, cards),
         "cost.md": pages.cost_table(stages, cards),
         "status.md": pages.status_table(stages, states),

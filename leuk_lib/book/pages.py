@@ -202,3 +202,45 @@ def headline_keys(metrics: Metrics, limit: int = 12) -> list[str]:
     """Keys that a seeds table shows: those recorded with an interval, in their order; else the first ones."""
     with_interval = [key for key, entry in metrics.items() if "low" in entry and "high" in entry]
     return (with_interval or list(metrics))[:limit]
+
+
+HEADLINE = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy (mean recall of the classes)",
+    "macro_f1": "Macro F1",
+    "macro_auc": "Macro AUC, one class against the rest",
+    "margin": "Accuracy minus that of the strongest baseline",
+    "patient_accuracy": "Accuracy of the vote of each group",
+}
+VERDICTS = {
+    "reproduced": "reproduced",
+    "not_reproduced": "not reproduced",
+    "cannot_be_tested_here": "cannot be tested on these data",
+}
+
+
+def headline(results: Metrics, claims: Metrics, results_chapter: str, claims_chapter: str) -> str:
+    """The landing page's figures, each glued from the chapter that made it; figures that a run lacks are left out.
+
+    ``results`` and ``claims`` are the ``metrics`` of these stages, the chapters their addresses from the landing page.
+    """
+
+    def glued(chapter: str, key: str, form: str = "") -> str:
+        return f"{{glue:text}}`{chapter}::{key}{form}`"
+
+    rows = []
+    for key, name in HEADLINE.items():
+        if key not in results:
+            continue
+        entry, full = results[key], f"results.{key}"
+        interval = "–"
+        if "low" in entry and "high" in entry:
+            low, high = (glued(results_chapter, f"{full}.{bound}", ":.3f") for bound in ("low", "high"))
+            interval = f"{low} to {high}"
+        count = glued(results_chapter, f"{full}.n") if "n" in entry else "–"
+        rows.append((name, glued(results_chapter, full, ":.3f"), interval, count))
+    text = table(("on the test part", "value", "95 % interval", "n"), rows, "lrrr")
+    told = [f"{glued(claims_chapter, f'claims.{key}')} {word}" for key, word in VERDICTS.items() if key in claims]
+    if told:
+        text += f"\nOf the paper's claims and the checks of its published figures: {', '.join(told)}.\n"
+    return text

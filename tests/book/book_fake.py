@@ -113,7 +113,7 @@ def finish_stage(
     )  # fmt: skip
     files.write_json(folder / "card.json", card)
     glue = {f"{key}{part}": value + shift for key, value in (metrics or {}).items()
-            for part, shift in (("", 0.0), (".low", -0.1), (".high", 0.1))}  # fmt: skip
+            for part, shift in (("", 0.0), (".low", -0.1), (".high", 0.1), (".n", 64 - value))}  # fmt: skip
     files.write_json(folder / "notebook.ipynb", notebook(stage.name, executed=True, metrics=glue))
     return card
 

@@ -1,0 +1,213 @@
+"""The built book as a reader meets it: Chromium opens it, searches, walks all pages, looks at every one.
+
+Needs Chromium and a built book (``LEUK_BOOK_HTML`` or ``book/_build/html``); ``make book`` or ``make test`` builds one.
+Screenshots land in ``results/screenshots/``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = Path(os.environ.get("LEUK_CHROMIUM", "/usr/bin/chromium"))
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+MODES = ("light", "dark")
+# What must not happen while a page is open, by what the browser reports.
+IMAGES = """() => [...document.images].filter(i => getComputedStyle(i).display !== 'none' && i.naturalWidth === 0)
+            .map(i => i.currentSrc.slice(0, 120))"""
+OVERFLOW = "() => document.documentElement.scrollWidth - window.innerWidth"
+MATHS = "() => document.querySelectorAll('.math').length - document.querySelectorAll('.math mjx-container svg').length"
+
+
+# Formulas are set and fonts are there.
+SETTLED = """async () => { await document.fonts.ready;
+                          if (window.MathJax && MathJax.startup) await MathJax.startup.promise; }"""
+SWITCH = "mode => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = mode }"
+# Contrast ratio (WCAG 2) of the running text against the page.
+CONTRAST = """() => {
+  const light = colour => { const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map(v => v / 255)
+      .map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b };
+  const ground = light(getComputedStyle(document.body).backgroundColor);
+  const text = light(getComputedStyle(document.querySelector('article p, article, p')).color);
+  return (Math.max(ground, text) + .05) / (Math.min(ground, text) + .05) }"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A file server that does not write a line for each request."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@dataclass
+class Watched:
+    """A browser page and everything that went wrong on it."""
+
+    page: object
+    base: str
+    problems: list[str] = field(default_factory=list)
+
+    def open(self, address: str) -> None:
+        self.page.goto(self.base + address)
+        self.page.wait_for_load_state("load")
+        self.page.evaluate(SETTLED)
+
+
+@pytest.fixture(scope="module")
+def html(root: Path) -> Path:
+    folder = Path(os.environ.get("LEUK_BOOK_HTML") or root / "book" / "_build" / "html")
+    if not (folder / "index.html").exists():
+        pytest.skip(f"no built book at {folder} (run `make book`, or set LEUK_BOOK_HTML)")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM} (install Debian's package chromium, or set LEUK_CHROMIUM)")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(html: Path) -> Iterator[str]:
+    """Address of the book on the loopback interface."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(html)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def screenshots(root: Path) -> Path:
+    folder = root / "results" / "screenshots"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[object]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as started:
+        yield started
+
+
+def browse(playwright: object, base: str, mode: str, width: str) -> Iterator[Watched]:
+    """A fresh browser with a fresh user folder, watched for errors and requests to other machines."""
+    with tempfile.TemporaryDirectory() as user:
+        context = playwright.chromium.launch_persistent_context(
+            user, executable_path=str(CHROMIUM), args=FLAGS, headless=True, color_scheme=mode,
+            viewport=dict(zip(("width", "height"), WIDTHS[width], strict=True)),
+        )  # fmt: skip
+        context.add_init_script(f"localStorage.setItem('mode', '{mode}'); localStorage.setItem('theme', '{mode}')")
+        page = context.pages[0]
+        watched = Watched(page, base)
+        note = watched.problems.append
+        page.on("pageerror", lambda error: note(f"{page.url}: script error: {error}"))
+        page.on("console", lambda said: note(f"{page.url}: console: {said.text}") if said.type == "error" else None)
+        local = (base, "data:", "blob:", "about:")
+        page.on("request", lambda sent: None if sent.url.startswith(local) else note(f"{page.url}: asked {sent.url}"))
+        page.on("response", lambda got: note(f"{got.url}: status {got.status}") if got.status >= 400 else None)
+        yield watched
+        context.close()
+
+
+@pytest.fixture(params=WIDTHS)
+def reader(request: pytest.FixtureRequest, playwright: object, base: str) -> Iterator[tuple[Watched, str]]:
+    for watched in browse(playwright, base, "light", request.param):
+        yield watched, request.param
+
+
+@pytest.fixture
+def desk(playwright: object, base: str) -> Iterator[Watched]:
+    yield from browse(playwright, base, "light", "desktop")
+
+
+def page_names(html: Path) -> list[str]:
+    """All pages of the book, less the front door that only sends on to the first one."""
+    found = sorted(path.relative_to(html).as_posix() for path in html.rglob("*.html"))
+    return [name for name in found if not name.startswith(("_static", "_modules")) and name != "index.html"]
+
+
+def test_every_page_in_both_modes(html: Path, screenshots: Path, reader: tuple[Watched, str]) -> None:
+    watched, width = reader
+    page, note = watched.page, watched.problems.append
+    for name in page_names(html):
+        watched.open(name)
+        if name.startswith("book/") and page.locator("article h1").count() != 1:
+            note(f"{name}: {page.locator('article h1').count()} titles")
+        watched.problems += [f"{name}: picture not shown: {source}" for source in page.evaluate(IMAGES)]
+        if page.evaluate(MATHS) > 0:
+            note(f"{name}: a formula was not set")
+        for mode in MODES:
+            page.evaluate(SWITCH, mode)
+            if page.evaluate(CONTRAST) < 7:
+                note(f"{name}: text is hard to read in {mode} mode")
+            if (over := page.evaluate(OVERFLOW)) > 1:
+                note(f"{name}: {over} px wider than the {width} screen")
+            file = f"{name.removesuffix('.html').replace('/', '-')}-{width}-{mode}.png"
+            page.screenshot(path=screenshots / file, full_page=True)
+    assert watched.problems == []
+
+
+def test_walk_from_the_first_page_to_the_last(html: Path, desk: Watched) -> None:
+    desk.page.goto(desk.base)
+    desk.page.wait_for_url("**/book/index.html")
+    seen = [desk.page.url]
+    while (following := desk.page.locator("a.right-next")).count():
+        following.first.click()
+        desk.page.wait_for_load_state("load")
+        assert desk.page.url not in seen, f"the walk goes in circles at {desk.page.url}"
+        assert desk.page.locator("article h1").inner_text().strip()
+        seen.append(desk.page.url)
+    walked = {address.removeprefix(desk.base).split("#")[0] for address in seen}
+    chapters = {name for name in page_names(html) if name.startswith("book/chapters/")}
+    assert chapters and chapters <= walked
+    written = {name for name in page_names(html) if name.startswith("book/")}
+    assert written <= walked, f"no link leads to {sorted(written - walked)}"
+    assert desk.problems == []
+
+
+def test_banners_stand_on_every_page(html: Path, desk: Watched) -> None:
+    for name in page_names(html):
+        if name.startswith("book/"):
+            desk.page.goto(desk.base + name, wait_until="domcontentloaded")
+            assert "no medical device" in desk.page.locator("footer.bd-footer-content").inner_text()
+            assert desk.page.locator(".leuk-run-facts").count() == 1, name
+
+
+@pytest.mark.parametrize("word", ["relativistic", "bootstrap"])
+def test_search_finds_a_word(desk: Watched, word: str) -> None:
+    desk.open("book/index.html")
+    desk.page.keyboard.press("Control+k")
+    field = desk.page.locator("#pst-search-dialog input[type=search]")
+    field.fill(word)
+    field.press("Enter")
+    desk.page.wait_for_selector("#search-results li", timeout=20_000)
+    first = desk.page.locator("#search-results li a").first
+    assert first.get_attribute("href")
+    first.click()
+    desk.page.wait_for_load_state("load")
+    assert word in desk.page.locator("article").inner_text().lower()
+    assert desk.problems == []
+
+
+def test_colour_mode_can_be_switched_by_keyboard(desk: Watched) -> None:
+    desk.open("book/index.html")
+    button = desk.page.locator(".article-header-buttons .theme-switch-button")
+    before = desk.page.evaluate("() => document.documentElement.dataset.mode")
+    button.focus()
+    desk.page.keyboard.press("Enter")
+    assert desk.page.evaluate("() => document.documentElement.dataset.mode") != before
+    assert desk.problems == []

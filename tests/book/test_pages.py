@@ -1,0 +1,156 @@
+"""Generated pages: markdown from cards, metrics and parameter models."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import book_fake as fake
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leuk_lib.book import api, pages
+from leuk_lib.book.chapters import clean
+from leuk_lib.book.markdown import code, duration, escape, number, table
+
+STAGES = (fake.spec("data"), fake.spec("wpat", ("data",)))
+CARD = {
+    "stage": "data", "run": "r", "profile": "smoke", "dataset": "smear", "state": "finished",
+    "params": {"dataset": "/home/somebody/cells", "steps": 3}, "identity": "abc", "started": "2026-01-01T10:00:00+0000",
+    "seconds": 62.0, "peak_rss_mb": 900.5, "peak_gpu_mb": 0.0, "device": "CPU | two", "git": {"commit": "f" * 40, "dirty": True},
+    "versions": {"python": "3.11"}, "inputs": {"data": {"a.csv": "1" * 64}}, "outputs": {"b.csv": "2" * 64},
+    "notes": ["test part *opened*"], "error": None,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
+    return fake.make_project(tmp_path, STAGES)
+
+
+def cells(row: str) -> list[str]:
+    """Cells of a table row, a backslash keeping its bar."""
+    return [cell.strip() for cell in row.replace("\\|", "\0").strip().strip("|").split("|")]
+
+
+@given(st.text())
+def test_any_text_stays_in_its_cell(text: str) -> None:
+    rows = table(("a", "b"), [(escape(text), code(text))]).strip("\n").split("\n")
+    assert len(rows) == 3
+    assert len(cells(rows[-1])) == 2
+
+
+@given(st.floats(0, 1e6))
+def test_duration_is_close_to_the_seconds(seconds: float) -> None:
+    words = duration(seconds).split()
+    units = {"s": 1, "min": 60, "h": 3600}
+    told = sum(float(value) * units[unit] for value, unit in zip(words[::2], words[1::2], strict=True))
+    assert abs(told - seconds) <= (61 if seconds >= 3600 else 1)
+
+
+def test_numbers() -> None:
+    assert number(0.912345) == "0.9123"
+    assert number(12345) == "12,345"
+    assert number(None) == number(math.nan) == "–"
+    assert number(True) == "yes"
+
+
+def test_run_card_tells_everything_and_hides_folders() -> None:
+    text = pages.run_cards(STAGES, {"data": CARD})
+    for part in (
+        "## Title of data",
+        "1 min 02 s",
+        "ffffffffff",
+        "uncommitted",
+        "`…/cells`",
+        "1111",
+        "2222",
+        "\\*opened\\*",
+    ):
+        assert part in text
+    assert "/home" not in text
+    assert "Title of wpat" not in text
+
+
+def test_cost_table_sums_time_and_takes_the_largest_memory() -> None:
+    text = pages.cost_table(STAGES, {"data": CARD, "wpat": {**CARD, "seconds": 60.0, "peak_rss_mb": 2000.0}})
+    assert "**2 min 02 s**" in text
+    assert "2000 MB at most" in text
+    assert "smoke" in text
+    assert "[Title of wpat](../chapters/02_wpat.ipynb)" in text
+
+
+def test_status_table_names_the_reasons() -> None:
+    text = pages.status_table(STAGES, {"data": ("fresh", []), "wpat": ("stale", ["its input data changed"])})
+    assert "its input data changed" in text
+    assert "fresh: everything" in text
+
+
+def test_parameters_name_default_range_and_meaning() -> None:
+    text = pages.parameters(STAGES)
+    rows = {cells(row)[0]: cells(row) for row in text.splitlines() if row.startswith("| `")}
+    assert rows["`steps`"][1:3] == ["`3`", "≥ 1, ≤ 100"]
+    assert rows["`rate`"][2] == "> 0"
+    assert rows["`profile`"][2] == "`smoke` `laptop` `paper`"
+    assert "optimiser steps" in rows["`steps`"][3]
+
+
+def test_shared_parameters_are_listed_once() -> None:
+    assert pages.parameters(STAGES).count("| `seed` |") == 1
+
+
+def test_seeds_table_gives_mean_and_sample_deviation() -> None:
+    runs = {f"r-s{i}": {"accuracy": {"value": v, "low": 0, "high": 1}} for i, v in enumerate((0.8, 0.9, 1.0))}
+    row = cells(pages.seeds_table(runs, ["accuracy", "absent"]).splitlines()[-1])
+    assert row == ["accuracy", "0.8", "0.9", "1", "0.9", "0.1"]
+
+
+def test_seeds_table_of_one_run_has_no_spread() -> None:
+    assert cells(pages.seeds_table({"r": {"k": {"value": 1.0}}}, ["k"]).splitlines()[-1])[-1] == "–"
+    assert "No finished run" in pages.seeds_table({}, ["k"])
+
+
+def test_headline_keys_are_those_with_intervals() -> None:
+    metrics = {"n": {"value": 3}, "accuracy": {"value": 0.9, "low": 0.8, "high": 1.0}}
+    assert pages.headline_keys(metrics) == ["accuracy"]
+    assert pages.headline_keys({"n": {"value": 3}}) == ["n"]
+
+
+def test_api_pages_name_every_public_module(root: Path) -> None:
+    modules = api.modules_of(root / "leuk_lib", "book")
+    assert "leuk_lib.book.gate" in modules
+    page = api.api_page("book", modules)
+    assert all(f".. automodule:: {module}" in page for module in modules)
+    rooms = {path.name for path in (root / "leuk_lib").iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= set(api.ROOMS)
+
+
+def test_chapters_lose_noise_and_keep_what_the_book_uses() -> None:
+    notebook = fake.notebook("data", executed=True, metrics={"accuracy": 0.9})
+    notebook["metadata"]["papermill"] = {"duration": 3}
+    notebook["cells"].insert(
+        0, {"cell_type": "markdown", "source": "An error", "metadata": {"tags": ["papermill-error-cell-tag"]}}
+    )
+    before = str(notebook)
+    shown = clean(notebook)
+    assert str(notebook) == before
+    assert "papermill" not in shown["metadata"] and len(shown["cells"]) == len(notebook["cells"]) - 1
+    figure, numbers = shown["cells"][2], shown["cells"][4]
+    assert figure["metadata"]["mystnb"]["image"]["alt"]
+    assert [output["output_type"] for output in figure["outputs"]] == ["stream", "display_data"]
+    assert figure["outputs"][0]["text"] == "100%\nend\n"
+    assert numbers["outputs"][0]["metadata"]["scrapbook"]["name"] == "data.accuracy"
+    assert "hide-input" in shown["cells"][1]["metadata"]["tags"]
+
+
+def test_headline_leaves_out_what_a_run_lacks() -> None:
+    results = {"accuracy": {"value": 0.9, "low": 0.8, "high": 1.0, "n": 40}, "macro_f1": {"value": 0.9}}
+    text = pages.headline(results, {"reproduced": {"value": 2}}, "c/r.ipynb", "c/c.ipynb")
+    assert "{glue:text}`c/r.ipynb::results.accuracy:.3f`" in text
+    assert (
+        "{glue:text}`c/r.ipynb::results.accuracy.low:.3f` to {glue:text}`c/r.ipynb::results.accuracy.high:.3f`" in text
+    )
+    assert "results.macro_f1.low" not in text and "margin" not in text
+    assert "{glue:text}`c/c.ipynb::claims.reproduced` reproduced" in text and "not reproduced" not in text
