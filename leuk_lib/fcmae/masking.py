@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,19 +67,54 @@ class VisiblePatches:
 
     def gather(self, x: Tensor) -> Tensor:
         """Visible part of a map: (B, C, gh*r, gw*r) -> (B, K, r, r, C)."""
-        batch, channels, height, _ = x.shape
-        gh, gw = self.grid
-        r = height // gh
-        patches = x.view(batch, channels, gh, r, gw, r).permute(0, 2, 4, 3, 5, 1)
-        rows = torch.arange(batch, device=x.device)[:, None]
-        return patches[rows, self.index // gw, self.index % gw]
+        return _Gather.apply(x, self)
 
     def scatter(self, tokens: Tensor) -> Tensor:
         """Back to the full map, zeros where hidden: (B, K, r, r, C) -> (B, C, gh*r, gw*r)."""
+        return _Scatter.apply(tokens, self)
+
+    def _where(self) -> tuple[Tensor, Tensor, Tensor]:
+        rows = torch.arange(len(self.index), device=self.index.device)[:, None]
+        return rows, self.index // self.grid[1], self.index % self.grid[1]
+
+    def take(self, x: Tensor) -> Tensor:
+        """`gather` outside autograd."""
+        batch, channels, height, _ = x.shape
+        gh, gw = self.grid
+        r = height // gh
+        return x.reshape(batch, channels, gh, r, gw, r).permute(0, 2, 4, 3, 5, 1)[self._where()]
+
+    def put(self, tokens: Tensor) -> Tensor:
+        """`scatter` outside autograd."""
         batch, _, r, _, channels = tokens.shape
         gh, gw = self.grid
         full = tokens.new_zeros(batch, gh, r, gw, r, channels)
-        rows = torch.arange(batch, device=tokens.device)[:, None]
         # Sites lie in raster order in memory (channels last), so the result needs no copy.
-        full.permute(0, 1, 3, 2, 4, 5)[rows, self.index // gw, self.index % gw] = tokens
+        full.permute(0, 1, 3, 2, 4, 5)[self._where()] = tokens
         return full.view(batch, gh * r, gw * r, channels).permute(0, 3, 1, 2)
+
+
+class _Gather(torch.autograd.Function):
+    """No site is taken twice, so the gradient is the scatter: autograd's own would accumulate, one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, patches: VisiblePatches) -> Tensor:
+        ctx.patches = patches
+        return patches.take(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.patches.scatter(grad), None
+
+
+class _Scatter(torch.autograd.Function):
+    """The other way round."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, patches: VisiblePatches) -> Tensor:
+        ctx.patches = patches
+        return patches.put(tokens)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.patches.gather(grad), None

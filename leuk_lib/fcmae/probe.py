@@ -29,7 +29,7 @@ ENCODER = "FCMAE encoder"
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, images: Tensor, batch_size: int = 256) -> NDArray[np.float32]:
+def encode(encoder: Encoder, images: Tensor, batch_size: int = 64) -> NDArray[np.float32]:
     """Pooled features of a frozen encoder: images (N, 3, S, S) uint8 -> (N, C_4) float32."""
     device = next(encoder.parameters()).device
     training = encoder.training

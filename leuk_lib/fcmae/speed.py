@@ -14,6 +14,7 @@ from leuk_lib.data.augment import normalise
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
 from leuk_lib.fcmae.encoder import VARIANTS, build_encoder
 from leuk_lib.fcmae.masking import random_masks, upsample_mask
+from leuk_lib.fcmae.params import FcmaeParams
 
 VISIBLE, DENSE, ZEROED = "visible sites only", "dense with masks", "timm, input zeroed"
 
@@ -104,3 +105,14 @@ def ratios(seconds: Mapping[str, list[float]], reference: str = VISIBLE) -> pd.D
         times = [a / b for a, b in zip(values, seconds[reference], strict=True)]
         rows.append((name, 1e3 * statistics.median(values), statistics.median(times)))
     return pd.DataFrame(rows, columns=["form", "ms a step (median)", f"times {reference!r}"])
+
+
+def compare(params: FcmaeParams, size: int, batch: int = 16, repeats: int = 3) -> dict[str, list[float]]:
+    """Seconds of training steps of a run's own model in all three forms, on `batch` noise images of `size` px."""
+    forms = {
+        form: training_step(
+            form, params.variant, params.stem_stride, size, batch, params.mask_ratio, params.decoder_dim
+        )
+        for form in (VISIBLE, DENSE, ZEROED)
+    }
+    return measure(forms, repeats)
