@@ -21,22 +21,24 @@ class FcmaeParams(TrainParams):
     )
     mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of patches hidden from the encoder")
     decoder_dim: int = Field(128, ge=8, le=1024, description="channels of the decoder (512 as published)")
-    norm_pix: bool = Field(True, description="predict pixels standardised within their patch")
+    norm_pix: bool = Field(
+        False, description="predict pixels standardised within their patch (as published), else their colours"
+    )
     norm_pix_eps: float = Field(
         1e-3,
         ge=1e-8,
         le=1.0,
         description="added to the patch variance (pixels in [0,1]); keeps flat background from counting as detail",
     )
-    steps: int = Field(300, ge=2, le=10_000_000, description="optimiser steps")
-    batch_size: int = Field(64, ge=2, le=65536, description="images per optimiser step, all processes together")
+    steps: int = Field(600, ge=2, le=10_000_000, description="optimiser steps")
+    batch_size: int = Field(32, ge=2, le=65536, description="images per optimiser step, all processes together")
     accumulate: int = Field(1, ge=1, le=1024, description="forward passes the batch is cut into")
     lr_scale: float = Field(
-        6e-3, gt=0, le=1.0, description="base learning rate per 256 images (1.5e-4 as published, for long runs)"
+        1.2e-2, gt=0, le=1.0, description="base learning rate per 256 images (1.5e-4 as published, for long runs)"
     )
     weight_decay: float = Field(0.05, ge=0, le=1.0, description="AdamW decay of matrices; vectors have none")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises from 0")
     crop_min: float = Field(0.4, gt=0, le=1, description="least area share of a random crop (0.2 as published)")
-    probe_points: int = Field(4, ge=2, le=50, description="checkpoints of pretraining that are probed, with the start")
-    probe_limit: int = Field(2000, ge=50, le=1_000_000, description="most training images a probe sees")
+    probe_points: int = Field(3, ge=2, le=50, description="checkpoints of pretraining that are probed, with the start")
+    probe_limit: int = Field(600, ge=50, le=1_000_000, description="most training images a probe sees")
     knn_k: int = Field(20, ge=1, le=1000, description="neighbours that vote in the k-NN probe")
