@@ -98,9 +98,9 @@ def orders(values: Values) -> pd.DataFrame:
     return table
 
 
-def interval_by_size(p: float, level: float = 0.95) -> pd.DataFrame:
-    """Wilson's interval of an accuracy ``p`` measured on n = 30 … 10,000 independent cells: n, low, high, width."""
-    sizes = np.unique(np.geomspace(30, 10_000, 120).astype(int))
+def interval_by_size(p: float, marked: int, level: float = 0.95) -> pd.DataFrame:
+    """Wilson's interval of an accuracy ``p`` on n independent cells, n = 30 … 10,000 and ``marked``: n, low, high, width."""
+    sizes = np.unique([*np.geomspace(30, 10_000, 120).astype(int), marked])
     low, high = np.array([wilson(p * n, n, level) for n in sizes]).T
     return pd.DataFrame({"n": sizes, "low": low, "high": high, "width": high - low})
 

@@ -131,6 +131,20 @@ def _meets(claim: Claim, value: float) -> bool:
     return value >= claim.paper - claim.tolerance
 
 
+def _outcome(claim: Claim, value: float, met: bool) -> str:
+    """What the number says, as a clause without its full stop."""
+    if claim.interval == "above":
+        return f"The lower bound of the interval, {value:.4g}, is {'' if met else 'not '}above {claim.paper:g}"
+    slack = f" by more than the tolerance of {claim.tolerance:g}" if claim.tolerance else ""
+    given = f" (tolerance {claim.tolerance:g})" if claim.tolerance else ""
+    words = {
+        "at_least": (f"reaches {claim.paper:g}{given}", f"falls short of {claim.paper:g}{slack}"),
+        "at_most": (f"does not exceed {claim.paper:g}{given}", f"exceeds {claim.paper:g}{slack}"),
+        "about": (f"lies within {claim.tolerance:g} of {claim.paper:g}", f"differs from {claim.paper:g}{slack}"),
+    }
+    return f"Our value, {value:.4g}, {words[claim.direction][0 if met else 1]}"
+
+
 def judge(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> tuple[str, str]:
     """``(verdict, why)`` of one claim.
 
@@ -161,13 +175,14 @@ def judge(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Mapp
         )
         return CANNOT, f"{kind[0].upper()}{kind[1:]}. {order}"
     where = "" if claim.needs == "published" else f" on {_cells(facts)}, profile {profile}"
-    words = {"at_least": "at least", "at_most": "at most", "about": "within the tolerance of"}[claim.direction]
-    quantity = "the lower bound of its interval" if claim.interval == "above" else "our value"
-    wanted = f"{claim.paper:g}" + (f" (tolerance {claim.tolerance:g})" if claim.tolerance else "")
-    why = f"{quantity[0].upper()}{quantity[1:]}, {decisive:.4g}, is {'' if met else 'not '}{words} {wanted}{where}."
-    if not met and "high" in entry and claim.direction == "at_least" and claim.interval == "value":
-        reach = float(entry["high"]) >= claim.paper - claim.tolerance
-        why += " The interval reaches it: more cells could decide." if reach else " The interval lies below it."
+    why = f"{_outcome(claim, decisive, met)}{where}."
+    if not met and "high" in entry and claim.direction == "at_least":
+        if claim.interval == "above":
+            below = float(entry["high"]) < claim.paper
+            why += " All of it lies below." if below else " The difference cannot be told from none."
+        else:
+            reach = float(entry["high"]) >= claim.paper - claim.tolerance
+            why += " Its interval reaches it: more cells could decide." if reach else " So does its whole interval."
     return (REPRODUCED if met else NOT_REPRODUCED), " ".join(part for part in (why, claim.remark) if part)
 
 

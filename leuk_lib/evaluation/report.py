@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,14 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 
 Array = NDArray[np.float64]
+FEW = 20  # groups below which a percentile interval of a mean is noticeably too narrow
 COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
+
+
+class Notes(Protocol):
+    """What of a stage this module uses."""
+
+    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,18 @@ class Score:
     samples: Mapping[str, Array]
     level: float
 
+    @property
+    def one_group(self) -> bool:
+        """True if all cells belong to one group: nothing can then be said about other groups."""
+        return len(set(self.predictions.groups.tolist())) < 2
+
     def interval(self, metric: str) -> tuple[float, float]:
         """Percentile interval of a metric; of accuracy Wilson's over groups where all cells are right (or wrong).
 
-        There the bootstrap only repeats what it saw and its interval has no width.
+        There the bootstrap only repeats what it saw and its interval has no width. NaN where there is one group only.
         """
+        if self.one_group:
+            return float("nan"), float("nan")
         if metric == "accuracy" and self.values[metric] in (0.0, 1.0):
             return clustered_wilson(self.predictions.correct, self.predictions.groups, self.level)[:2]
         return percentile(self.samples[metric], self.level)
@@ -53,6 +68,25 @@ def part_of(found: Mapping[str, Mapping[str, Predictions]], split: str, full: st
     if lacking:
         raise LeukError(f"predictions of model {lacking[0]!r} hold no split {split!r}; run 05_wpat.ipynb again")
     return {name: found[name][split] for name in order}
+
+
+def cautions(stage: Notes, predictions: Predictions) -> pd.DataFrame:
+    """What must be known of the test part before any figure is read: one row a caution, each noted in the card too."""
+    groups, cells = len(set(predictions.groups.tolist())), len(predictions)
+    found = []
+    if predictions.absent:
+        found.append(f"no cell of {', '.join(predictions.absent)} is in the test part: macro averages leave it out")
+    if groups == 1:
+        found.append("all test cells belong to one group: no interval can be given")
+    elif groups < FEW:
+        found.append(
+            f"only {groups} groups in the test part: intervals over so few are rough and tend to be too narrow"
+        )
+    if groups == cells:
+        found.append("every cell is its own group (no patients or slides are known): all figures are upper bounds")
+    for caution in found:
+        stage.note(caution)
+    return pd.DataFrame({"caution": found or ["none"]})
 
 
 def score_models(
@@ -83,7 +117,8 @@ def wide(table: pd.DataFrame, names: Sequence[str], digits: int = 3) -> pd.DataF
     def told(row: pd.Series) -> str:
         if not np.isfinite(row["value"]):
             return "–"
-        return f"{row['value']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+        interval = f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if np.isfinite(row["low"]) else ""
+        return f"{row['value']:.{digits}f}{interval}"
 
     shown = table[table["metric"].isin(names)].copy()
     shown["told"] = shown.apply(told, axis=1)
@@ -105,7 +140,9 @@ def difference_table(scores: Mapping[str, Score], full: str) -> pd.DataFrame:
             continue
         test = significance.mcnemar_exact(ours.predictions.correct, theirs.predictions.correct)
         for metric in COMPARED:
-            low, high, p = paired_difference(ours.samples[metric], theirs.samples[metric], ours.level)
+            low = high = p = float("nan")
+            if not ours.one_group:
+                low, high, p = paired_difference(ours.samples[metric], theirs.samples[metric], ours.level)
             row = {"baseline": name, "metric": metric, "difference": ours.values[metric] - theirs.values[metric]}
             row |= {"low": low, "high": high, "p": p}
             if metric == "accuracy":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from leuk_lib.figures.style import INK, MARKERS, PALETTE, new_figure
 
 NAMES = {"auc": "AUC", "recall": "recall (%)", "f1": "F1 (%)"}
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 TESTS = {"p unpaired": "unpaired, as published", "p paired": "paired", "p corrected": "corrected for repeated splits"}
 
 
@@ -51,7 +53,7 @@ def p_values(tests: pd.DataFrame, proposed: str, level: float = 0.05) -> Figure:
     ax.set_ylim(len(tests) - 0.5, -0.8)
     ax.set_xlabel("p-value (logarithmic)")
     ax.set_ylabel("comparison")
-    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3)
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, **LEGEND)
     return figure
 
 
@@ -60,7 +62,7 @@ def f1_bound(check: pd.DataFrame) -> Figure:
 
     ``check`` has columns model, run, recall, F1, exceeds (percentages).
     """
-    figure, ax = new_figure(6.0, 4.0)
+    figure, ax = new_figure(7.0, 4.0)
     low, high = check["recall"].min() - 2, min(100.0, check["recall"].max() + 2)
     line = np.linspace(low, high, 200)
     bound = 100 * 2 * line / (100 + line)
@@ -80,7 +82,7 @@ def f1_bound(check: pd.DataFrame) -> Figure:
     ax.set_ylim(check["F1"].min() - 2, 100.5)
     ax.set_xlabel("macro recall R of a run (%)")
     ax.set_ylabel("macro F1 of the same run (%)")
-    ax.legend(loc="lower right")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **LEGEND)
     return figure
 
 
@@ -105,7 +107,8 @@ def interval_width(table: pd.DataFrame, p: float, marked: int, level: float = 0.
     )  # fmt: skip
     ax.set_xscale("log")
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_locator(MultipleLocator(0.05))
     ax.set_xlabel("independent test cells (logarithmic)")
     ax.set_ylabel("accuracy")
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower right", **LEGEND)
     return figure

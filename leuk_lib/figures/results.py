@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from leuk_lib.figures.style import INK, PALETTE, new_figure
 
-OURS, THEIRS, FAINT = PALETTE[0], PALETTE[6], "#CCCCCC"
+OURS, THEIRS = PALETTE[0], PALETTE[6]
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 NAMES = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1",
     "macro_auc": "macro AUC (one vs rest)",
@@ -102,17 +104,14 @@ def confusion(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
                 ax.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if share[i, j] > 0.5 else INK)
     for i in np.flatnonzero(total[:, 0] == 0).tolist():
         ax.text((k - 1) / 2, i, "no cell in the test part", ha="center", va="center", fontsize=7, color=INK)
-    ax.set_xticks(
-        range(k),
-        classes,
-        rotation=35 if k > 4 or max(map(len, classes)) > 8 else 0,
-        ha="right" if k > 4 or max(map(len, classes)) > 8 else "center",
-    )
+    slanted = k > 4 or max(map(len, classes)) > 8
+    ax.set_xticks(range(k), classes, rotation=35 if slanted else 0, ha="right" if slanted else "center")
     ax.set_yticks(range(k), [f"{name} (n = {n})" for name, n in zip(classes, total[:, 0], strict=True)])
     ax.set_xlabel("predicted class")
     ax.set_ylabel("true class")
     bar = figure.colorbar(image, ax=ax, shrink=0.8, format=PercentFormatter(1.0, decimals=0))
-    bar.set_label("share of the true class")
+    bar.set_label("share of the true class", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     return figure
 
 
@@ -161,12 +160,12 @@ def reliability(before: pd.DataFrame, after: pd.DataFrame, temperature: float) -
             lw=1.2,
             label="bins of equal counts",
         )
-        ax.set_title(title)
+        ax.set_title(title, fontsize=10)
         ax.set_xlabel("stated confidence")
         ax.set_xlim(max(0.0, lowest - 0.05), 1.02)
         ax.set_ylim(max(0.0, lowest - 0.05), 1.02)
     axes[0].set_ylabel("observed accuracy")
-    axes[0].legend(loc="upper left")
+    axes[0].legend(loc="upper left", **LEGEND)
     return figure
 
 
@@ -198,7 +197,7 @@ def abstention(curves: dict[str, pd.DataFrame], full: str) -> Figure:
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.set_xlabel("coverage: cells that the model decides (the rest goes to a human)")
     ax.set_ylabel("accuracy on these cells")
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower right", **LEGEND)
     ax.grid(color="#E6E6E6", lw=0.6)
     ax.set_axisbelow(True)
     return figure
