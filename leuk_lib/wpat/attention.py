@@ -40,11 +40,10 @@ def cosine_scale(q: Tensor, k: Tensor, logit_scale: Tensor) -> tuple[Tensor, Ten
     return F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
 
 
-def log_offsets(side: int, device: torch.device | str = "cpu") -> Tensor:
-    """Offsets between two tokens of a window, log-spaced as sign(o) log2(1 + |8 o / (side-1)|) / 3: (2s-1, 2s-1, 2)."""
-    steps = torch.arange(1 - side, side, device=device, dtype=torch.float32) * 8 / max(side - 1, 1)
-    spaced = torch.sign(steps) * torch.log2(steps.abs() + 1) / 3
-    return torch.stack(torch.meshgrid(spaced, spaced, indexing="ij"), dim=-1)
+def log_spaced(offsets: Tensor, side: int) -> Tensor:
+    """Offsets in tokens, log-spaced as Swin V2 does: sign(o) log2(1 + |8 o / (side-1)|) / log2(8)."""
+    scaled = offsets * 8 / max(side - 1, 1)
+    return torch.sign(scaled) * torch.log2(scaled.abs() + 1) / 3
 
 
 def offset_index(side: int) -> Tensor:
@@ -54,10 +53,30 @@ def offset_index(side: int) -> Tensor:
     return offset[..., 0] * (2 * side - 1) + offset[..., 1]
 
 
+def offset_table(side: int) -> tuple[Tensor, Tensor]:
+    """Offsets that occur among [region; s*s tokens], the region at the window's centre, and where each pair finds its own.
+
+    Offsets (T, 2) in tokens, float: (2s-1)^2 between tokens, s*s from region to token, s*s back, and 0 last.
+    Index long (1+s*s, 1+s*s) into them.
+    """
+    steps = torch.arange(1 - side, side, dtype=torch.float32)
+    place = torch.cartesian_prod(torch.arange(side), torch.arange(side)).view(-1, 2).float()
+    outward = (side - 1) / 2 - place
+    offsets = torch.cat([torch.cartesian_prod(steps, steps), outward, -outward, torch.zeros(1, 2)])
+    tokens, pairs = side * side, (2 * side - 1) ** 2
+    index = torch.empty(1 + tokens, 1 + tokens, dtype=torch.long)
+    index[0, 0] = len(offsets) - 1
+    index[0, 1:] = pairs + torch.arange(tokens)
+    index[1:, 0] = pairs + tokens + torch.arange(tokens)
+    index[1:, 1:] = offset_index(side)
+    return offsets, index
+
+
 class PositionBias(nn.Module):
     """Log-spaced continuous position bias: a small MLP from offset to one bias a head, in (0, 16).
 
-    The region token has no place: its three kinds of pairs (with itself, to a token, from a token) get free scalars.
+    Being continuous it also gives the region token a place, the centre of its window; a free scalar each sets its
+    three kinds of pairs (with itself, to a token, from a token) apart from pairs of tokens.
     """
 
     coordinates: Tensor
@@ -65,21 +84,19 @@ class PositionBias(nn.Module):
 
     def __init__(self, side: int, heads: int, hidden: int = 64) -> None:
         super().__init__()
-        self.side, self.heads = side, heads
         self.mlp = nn.Sequential(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, heads, bias=False))
-        self.region = nn.Parameter(torch.full((3, heads), 8.0))  # 16 sigmoid(0): where the MLP starts
-        self.register_buffer("coordinates", log_offsets(side), persistent=False)
-        self.register_buffer("index", offset_index(side), persistent=False)
+        self.region = nn.Parameter(torch.zeros(3, heads))
+        offsets, index = offset_table(side)
+        self.register_buffer("coordinates", log_spaced(offsets, side), persistent=False)
+        self.register_buffer("index", index, persistent=False)
 
     def forward(self) -> Tensor:
         """Bias (heads, 1+s*s, 1+s*s); row and column 0 belong to the region token."""
-        tokens = self.side**2
-        table = 16 * torch.sigmoid(self.mlp(self.coordinates)).view(-1, self.heads)
-        pairs = table[self.index.reshape(-1)].view(tokens, tokens, self.heads).permute(2, 0, 1)
-        itself, outward, inward = (part.view(self.heads, 1, 1) for part in self.region)
-        top = torch.cat([itself, outward.expand(-1, 1, tokens)], dim=2)
-        rest = torch.cat([inward.expand(-1, tokens, 1), pairs], dim=2)
-        return torch.cat([top, rest], dim=1)
+        pairs = self.mlp(self.coordinates)[self.index].permute(2, 0, 1)
+        itself, outward, inward = self.region.to(pairs.dtype)[:, :, None, None]
+        first = torch.cat([pairs[:, :1, :1] + itself, pairs[:, :1, 1:] + outward], dim=2)
+        rest = torch.cat([pairs[:, 1:, :1] + inward, pairs[:, 1:, 1:]], dim=2)
+        return 16 * torch.sigmoid(torch.cat([first, rest], dim=1))
 
 
 class CosineAttention(nn.Module):

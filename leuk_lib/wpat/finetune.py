@@ -235,7 +235,8 @@ def finetune(
         fabric.clip_gradients(wrapped, stepper, max_norm=params.clip_norm, error_if_nonfinite=True)
         stepper.step()
         average.update(model, step)
-        loop.log(loss=float(fabric.all_reduce(loss.detach(), reduce_op="mean")), lr=rate)
+        everywhere = fabric.all_reduce(loss.detach(), reduce_op="mean")
+        loop.log(loss=float(everywhere), lr=rate)  # type: ignore[arg-type]  # a tensor goes in, a tensor comes out
         if (step + 1) % look_every == 0 or step + 1 == params.steps:
             with fabric.autocast():
                 seen = predict_logits(average.module, val_images, fabric.device)

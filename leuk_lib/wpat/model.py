@@ -111,9 +111,10 @@ class WPAT(nn.Module):
         self._start()
 
     def _start(self) -> None:
+        # Small tables: what the image says then dominates the residual streams from the first step on (the norms before
+        # each attention still tell the queries apart).
         for table in (self.scale_embedding, self.region, self.latents, self.queries, self.head_weight):
-            nn.init.trunc_normal_(table, std=0.02 if table is not self.latents else 0.5)
-        nn.init.trunc_normal_(self.queries, std=0.5)
+            nn.init.trunc_normal_(table, std=0.02)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and not name.startswith("encoder.") and "biases" not in name:
                 nn.init.xavier_uniform_(module.weight)

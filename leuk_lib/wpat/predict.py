@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from leuk_lib.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from leuk_lib.data.decode import Unreadable, decode_file, square
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
@@ -53,16 +53,6 @@ class ModelCard:
     use: str = "research only; not a medical device"
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature in [0.05, 20] that minimises the cross-entropy of logits (n,K) / T (Guo et al. 2017)."""
-    wide = logits.double()
-
-    def loss(log_t: float) -> float:
-        return float(torch.nn.functional.cross_entropy(wide / np.exp(log_t), labels))
-
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
-
-
 def describe(
     model: WPAT, classes: Sequence[str], params: WpatParams, image_size: int, alhe_settings: Mapping[str, Any] | None,
     temperature: float,
@@ -80,12 +70,14 @@ def describe(
     )
 
 
-def save_model(model: WPAT, card: ModelCard, path: Path) -> Path:
-    """Write weights and card (JSON metadata) as safetensors, atomically."""
+def save_model(model: WPAT, card: ModelCard, folder: Path) -> Path:
+    """Write weights and card to ``folder/model.safetensors``, atomically; returns its path."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with atomic(Path(path)) as temporary:
-        save_file(tensors, str(temporary), metadata={"format": FORMAT, "card": json.dumps(asdict(card))})
-    return Path(path)
+    path = Path(folder) / "model.safetensors"
+    # One key: safetensors writes several in an order that changes from run to run, and so would the file's hash.
+    with atomic(path) as temporary:
+        save_file(tensors, str(temporary), metadata={"card": json.dumps({"format": FORMAT, **asdict(card)})})
+    return path
 
 
 def read_card(path: Path) -> ModelCard:
@@ -98,11 +90,13 @@ def read_card(path: Path) -> ModelCard:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise LeukError(f"model {path}: damaged or no safetensors file ({error}); run stage wpat again", 2) from error
-    if metadata.get("format") != FORMAT:
-        raise LeukError(f"model {path}: a safetensors file, but no WPAT classifier of this library", 2)
     try:
-        values = json.loads(metadata["card"])
+        values = json.loads(metadata.get("card", "{}"))
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            raise LeukError(f"model {path}: a safetensors file, but no WPAT classifier of this library", 2)
         card = ModelCard(**values | {name: tuple(values[name]) for name in ("classes", "mean", "std")})
+    except LeukError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise LeukError(f"model {path}: its card cannot be read ({error}); run stage wpat again", 2) from error
     return card
@@ -134,15 +128,16 @@ def predict_files(paths: Sequence[Path], model_path: Path, enhance: Enhance | No
     A model trained on enhanced images needs ``enhance``: (S,S,3) uint8 -> the same, ALHE with the card's
     ``alhe_settings``; for one trained on raw images it must be None. Raises ``LeukError`` that names a bad file.
     """
-    from leuk_lib.data.catalog import read_image
-
     model, card = load_model(model_path)
     if card.enhanced != (enhance is not None):
         need = "enhanced by ALHE: pass enhance" if card.enhanced else "not enhanced: pass no enhance"
         raise LeukError(f"model {model_path}: was trained on images {need}", exit_code=2)
     pictures = []
     for path in paths:
-        image = read_image(Path(path), card.image_size)
+        try:
+            image = square(decode_file(Path(path)).image, card.image_size)
+        except Unreadable as error:
+            raise LeukError(f"{path}: {error}", exit_code=2) from error
         pictures.append(image if enhance is None else enhance(image))
     if not pictures:
         raise LeukError("predict: no image was given", exit_code=2)

@@ -1,0 +1,113 @@
+"""Where a model looks: attention maps and captum's integrated gradients, judged by the known masks.
+
+A map is (n,H,W), non-negative, summing to 1 over its image. Masks: 0 background, 128 cytoplasm, 255 nucleus.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from leuk_lib.data.augment import normalise
+from leuk_lib.evaluation.intervals import ClusterBootstrap, percentile
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.seeds import numpy_rng
+
+NUCLEUS = 255
+
+
+def to_shares(values: Tensor) -> Tensor:
+    """Absolute values (n,H,W) scaled to sum 1 an image; an all-zero map becomes uniform."""
+    size = values.abs().double()
+    total = size.sum(dim=(1, 2), keepdim=True)
+    return torch.where(total > 0, size / total.clamp(min=1e-300), torch.full_like(size, 1 / size[0].numel())).float()
+
+
+@torch.no_grad()
+def attention_maps(model: nn.Module, images: Tensor, targets: Tensor, batch: int = 64) -> Tensor:
+    """Attention of class ``targets`` (n,) for uint8 images: ``model(x, return_attention=True)`` gives (logits, (B,K,H,W))."""
+    device = next(model.parameters()).device
+    model.eval()
+    found = []
+    for start in range(0, len(images), batch):
+        rows = slice(start, start + batch)
+        _, maps = model(normalise(images[rows].to(device)), return_attention=True)
+        found.append(maps[torch.arange(maps.shape[0]), targets[rows].to(device)].float().cpu())
+    return to_shares(torch.cat(found))
+
+
+def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor, steps: int = 8, batch: int = 16) -> Tensor:
+    """Integrated gradients (Sundararajan et al. 2017) of the target's logit, absolute, summed over RGB: (n,H,W).
+
+    The baseline is each image's own border colour (its median): for a smear, "no cell", where black would be a cell
+    darker than any. ``steps`` points of the path, Gauss-Legendre.
+    """
+    from captum.attr import IntegratedGradients
+
+    device = next(model.parameters()).device
+    model.eval()
+    method = IntegratedGradients(model)
+    found = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        empty = border_colour(part)[:, :, None, None].expand_as(part)
+        x, blank = normalise(part).to(device), normalise(empty).to(device)
+        target = targets[start : start + batch].to(device)
+        values = method.attribute(x, baselines=blank, target=target, n_steps=steps, method="gausslegendre")
+        found.append(values.detach().abs().sum(dim=1).float().cpu())
+    return to_shares(torch.cat(found))
+
+
+def border_colour(images: Tensor) -> Tensor:
+    """Median colour of the outermost pixels of uint8 images (n,3,H,W): uint8 (n,3)."""
+    rim = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], dim=2)
+    return rim.median(dim=2).values
+
+
+def peak_hits(maps: Tensor, inside: Tensor) -> Tensor:
+    """Pointing game (Zhang et al. 2018): whether the highest pixel lies ``inside`` (n,H,W); ties by their share inside."""
+    peak = maps == maps.amax(dim=(1, 2), keepdim=True)
+    return (peak & inside).flatten(1).sum(dim=1).float() / peak.flatten(1).sum(dim=1).float()
+
+
+def attribution_shares(maps: Tensor, masks: Tensor | None) -> pd.DataFrame:
+    """One row an image and region (cell, nucleus): share of attribution, pointing hit, and the region's share of area.
+
+    ``area`` is what a map that knows nothing would score. Raises ``LeukError`` without masks.
+    """
+    if masks is None:
+        raise LeukError("attribution shares: these cells have no masks, so it is unknown where the cell is")
+    if maps.shape != masks.shape:
+        raise LeukError(f"attribution shares: maps {tuple(maps.shape)} and masks {tuple(masks.shape)} differ")
+    rows = []
+    for region, inside in (("cell", masks > 0), ("nucleus", masks == NUCLEUS)):
+        share = (maps * inside).sum(dim=(1, 2))
+        hit, area = peak_hits(maps, inside), inside.float().mean(dim=(1, 2))
+        there = inside.flatten(1).any(dim=1)
+        rows += [
+            {"cell": i, "region": region, "share": float(share[i]), "pointing": float(hit[i]), "area": float(area[i])}
+            for i in np.flatnonzero(there.numpy())
+        ]
+    return pd.DataFrame(rows, columns=["cell", "region", "share", "pointing", "area"])
+
+
+def summarise_shares(
+    tables: dict[str, pd.DataFrame], groups: np.ndarray, seed: int, n_resamples: int = 1000
+) -> pd.DataFrame:
+    """One row a method, region and measure (share, pointing): mean with its 95 % interval over resampled groups, and area."""
+    rows = []
+    for method, table in tables.items():
+        for region, part in table.groupby("region", sort=False):
+            bootstrap = ClusterBootstrap(
+                groups[part["cell"].to_numpy()], n_resamples, numpy_rng(seed, "attribution", method, region)
+            )
+            for measure in ("share", "pointing"):
+                values = part[measure].to_numpy()
+                low, high = percentile(bootstrap.means(values))
+                rows.append(
+                    {"method": method, "region": region, "measure": measure, "value": values.mean(), "low": low,
+                     "high": high, "area": part["area"].mean(), "n": len(part)}
+                )  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,0 +1,150 @@
+"""What stage ``wpat`` trains on: the cells as every model sees them, accepted synthetic cells, the pretrained encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from leuk_lib.data.loading import CellSet
+from leuk_lib.fcmae.encoder import Encoder
+from leuk_lib.fcmae.weights import load_backbone
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.fabric import Fabric
+from leuk_lib.runs.files import read_json
+from leuk_lib.wpat.finetune import Finetuned, effective_weights, finetune
+from leuk_lib.wpat.params import WpatParams
+
+
+class StageLike(Protocol):
+    """What is needed of a ``Stage[WpatParams]``."""
+
+    @property
+    def params(self) -> WpatParams: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def checkpoints(self) -> Path: ...
+    def input(self, upstream: str) -> Path: ...
+    def note(self, text: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Material:
+    """Cells (their ``images`` are those the models see), training and validation positions, synthetic cells.
+
+    fallback: classes whose GAN failed, to be weighted up in the loss; alhe_settings: None for raw images.
+    """
+
+    cells: CellSet
+    train: Tensor
+    val: Tensor
+    extra_images: Tensor
+    extra_labels: Tensor
+    fallback: tuple[str, ...]
+    alhe_settings: Mapping[str, Any] | None
+    encoder_path: Path
+
+    @property
+    def n_classes(self) -> int:
+        """K, also counting classes that training lacks."""
+        return len(self.cells.classes)
+
+    def counts(self) -> dict[str, list[Any]]:
+        """Columns of a table: class, real training cells, synthetic ones, validation cells."""
+        k = self.n_classes
+
+        def per_class(labels: Tensor) -> list[int]:
+            return torch.bincount(labels, minlength=k).tolist()
+
+        return {
+            "class": list(self.cells.classes),
+            "train": per_class(self.cells.labels[self.train]),
+            "synthetic": per_class(self.extra_labels),
+            "val": per_class(self.cells.labels[self.val]),
+        }
+
+
+def gather(stage: StageLike, alhe_fields: Iterable[str]) -> Material:
+    """Open the inputs of the stage and note in its card what the models will be trained on.
+
+    ``alhe_fields``: which parameters of stage alhe decide how an image is enhanced; ``leuk predict`` needs them.
+    """
+    params = stage.params
+    cells = CellSet.open(stage.input("data"))
+    settings = None
+    alhe_folder = stage.input("alhe")
+    if params.images == "alhe":
+        cells = cells.with_images(alhe_folder)
+        used = read_json(alhe_folder / "card.json")["params"]
+        settings = {name: used[name] for name in alhe_fields}
+    images, labels, fallback = read_synthetic(stage.input("acdb_gan"), cells)
+    if not params.synthetic:
+        images, labels = images[:0], labels[:0]
+    stage.note(f"trained on {params.images} images, {len(labels)} accepted synthetic cells added")
+    if fallback:
+        stage.note(f"the GAN failed for {', '.join(fallback)}: these classes get loss weights instead")
+    return Material(
+        cells, cells.indices("train"), cells.indices("val"), images, labels, fallback, settings,
+        stage.input("fcmae") / "encoder.safetensors",
+    )  # fmt: skip
+
+
+def read_synthetic(folder: Path, cells: CellSet) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Accepted cells of stage acdb_gan: images (M,3,S,S) uint8, labels (M,), and the classes whose GAN failed.
+
+    Raises ``LeukError`` where they do not fit the cells.
+    """
+    path = Path(folder) / "synthetic.safetensors"
+    if not path.is_file():
+        raise LeukError(f"{path}: no such file; run notebooks/03_acdb_gan.ipynb again")
+    with safe_open(str(path), framework="pt") as file:
+        images, labels = file.get_tensor("images"), file.get_tensor("labels").long()
+        metadata = dict(file.metadata() or {})
+    if len(images) != len(labels) or (len(labels) and images.shape[1:] != cells.images.shape[1:]):
+        raise LeukError(
+            f"{path}: images {tuple(images.shape)} and {len(labels)} labels do not fit cells of {cells.size} px; "
+            "run notebooks/03_acdb_gan.ipynb again"
+        )
+    if len(labels) and int(labels.max()) >= len(cells.classes):
+        raise LeukError(f"{path}: label {int(labels.max())} is none of the {len(cells.classes)} classes")
+    fallback = tuple(name for name in json.loads(metadata.get("fallback", "[]")) if name in cells.classes)
+    return images.view(-1, *cells.images.shape[1:]), labels, fallback
+
+
+def balance_weights(material: Material, params: WpatParams, real_only: bool) -> Tensor | None:
+    """Loss weights (K,) or None, by ``params.balance``; models without synthetic cells get weights for every class."""
+    labels = material.cells.labels[material.train]
+    if params.balance == "sampling":
+        return None
+    if real_only or params.balance == "weights":
+        return effective_weights(labels, material.n_classes)
+    chosen = [material.cells.classes.index(name) for name in material.fallback]
+    both = torch.cat([labels, material.extra_labels])
+    return effective_weights(both, material.n_classes, chosen) if chosen else None
+
+
+def train_network(stage: StageLike, material: Material, model: nn.Module, label: str, fabric: Fabric) -> Finetuned:
+    """Any network under the stage's budget; only WPAT (an ``Encoder`` is given) is fed synthetic cells."""
+    own = isinstance(model, Encoder)
+    cells, params = material.cells, stage.params
+    return finetune(
+        cells.images[material.train], cells.labels[material.train],
+        cells.images[material.val], cells.labels[material.val],
+        model, params, stage.checkpoints / label, stage.identity, fabric,
+        class_weights=balance_weights(material, params, real_only=not own),
+        extra_images=material.extra_images if own else None, extra_labels=material.extra_labels if own else None,
+        n_classes=material.n_classes, label=label,
+    )  # fmt: skip
+
+
+def train_wpat(stage: StageLike, material: Material, fabric: Fabric) -> Finetuned:
+    """WPAT on the pretrained encoder of stage fcmae."""
+    encoder = load_backbone(material.encoder_path, drop_path=stage.params.drop_path)
+    return train_network(stage, material, encoder, "WPAT", fabric)

@@ -1,0 +1,179 @@
+"""Baselines: one shape for all, classes missing in training, what each probe can and cannot see."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from leuk_lib.data.loading import CellSet
+from leuk_lib.evaluation.baselines import (
+    BASELINES,
+    Task,
+    background_pixels,
+    colour_histogram,
+    fit_baselines,
+    network_scorer,
+    pooled_features,
+    prediction_table,
+    score_table,
+    select,
+    spread,
+)
+from leuk_lib.runs.errors import LeukError
+
+
+class Maps(torch.nn.Module):
+    """An encoder of two feature maps."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Conv2d(4, 6, 2, 2)
+
+    def forward(self, x):
+        one = self.first(x)
+        return [one, self.second(one)]
+
+
+def _cells(n, seed, site_of_label=False, size=24):
+    """Class = colour of a disc in the middle; ``site_of_label`` paints the class on the background instead."""
+    rng = np.random.default_rng(seed)
+    labels = torch.arange(n) % 3
+    images = torch.from_numpy(rng.integers(200, 230, (n, 3, size, size)))
+    masks = torch.zeros(n, size, size, dtype=torch.uint8)
+    masks[:, 6:18, 6:18] = 128
+    masks[:, 9:15, 9:15] = 255
+    place = (masks == 0) if site_of_label else (masks > 0)
+    images = images - 50 * (labels[:, None, None, None] * place[:, None])
+    return images.clamp(0, 255).to(torch.uint8), labels, masks
+
+
+def _task(site_of_label=False, labels=None, masks=True, **kwargs):
+    images, truth, mask = _cells(60, 0, site_of_label)
+    val_images, val_truth, val_mask = _cells(18, 1, site_of_label)
+    truth = truth if labels is None else labels(truth)
+    return Task(
+        images, truth, mask if masks else None, val_images, val_truth, val_mask if masks else None,
+        n_classes=4, seed=0, **kwargs,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*BASELINES, "resnet10t"])
+@pytest.mark.parametrize("lacking", ["a class", "all but one"])
+def test_one_shape_also_for_classes_missing_in_training(name, lacking):
+    task = _task(
+        labels=(lambda y: y.clamp(max=1)) if lacking == "a class" else torch.zeros_like,
+        encoder=Maps(), fit=lambda model, label: model,
+    )  # fmt: skip
+    images, _, masks = _cells(7, 2)
+    score = fit_baselines([name], task)[name]
+    for mask in (masks, None):
+        probs = score(images, mask)
+        assert probs.shape == (7, 4) and probs.min() > 0
+        np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)
+    assert score(images[:0], None).shape[0] == 0
+
+
+def test_majority_says_the_shares():
+    probs = fit_baselines(["majority"], _task())["majority"](_cells(2, 0)[0], None)
+    np.testing.assert_allclose(probs, [[1 / 3, 1 / 3, 1 / 3, 0]] * 2, atol=1e-5)
+
+
+def test_colour_sees_the_cell_and_background_sees_the_site():
+    for site, sees in ((False, "colour"), (True, "background")):
+        scorers = fit_baselines(["colour", "background"], _task(site))
+        images, labels, masks = _cells(30, 5, site)
+        right = {n: float((s(images, masks).argmax(1) == labels.numpy()).mean()) for n, s in scorers.items()}
+        assert right[sees] == 1
+        if sees == "colour":
+            assert right["background"] < 0.7  # the cell is hidden from it
+
+
+def test_histogram_is_shares_and_ignores_order():
+    images, _, masks = _cells(3, 0)
+    features = colour_histogram(images)
+    assert features.shape == (3, 112)
+    np.testing.assert_allclose(features.sum(axis=1), 4)
+    np.testing.assert_array_equal(features, colour_histogram(images.flip(-1)))
+    only = colour_histogram(images, masks == 0)
+    red = images[0, 0][masks[0] == 0].numpy()
+    np.testing.assert_allclose(only[0, :16], np.histogram(red, bins=16, range=(0, 256))[0] / red.size)
+
+
+def test_background_falls_back_to_the_ring():
+    images, _, masks = _cells(3, 0)
+    masks[1] = 0  # an empty mask knows nothing
+    masks[2] = 128  # a mask that covers all leaves nothing
+    chosen = background_pixels(images, masks)
+    assert torch.equal(chosen[0], masks[0] == 0)
+    ring = background_pixels(images, None)
+    assert torch.equal(chosen[1], ring[1]) and torch.equal(chosen[2], ring[2])
+    assert bool(ring[0, 0].all()) and not bool(ring[0, 12, 12])
+
+
+def test_pooled_features_batched_equals_one_by_one():
+    images, _, _ = _cells(5, 0)
+    encoder = Maps().train()
+    features = pooled_features(encoder, images, batch=2)
+    assert features.shape == (5, 10) and encoder.training
+    np.testing.assert_allclose(features[3], pooled_features(encoder, images[3:4])[0], atol=1e-6)
+
+
+def test_spread_keeps_ratios_of_the_seen():
+    probs = spread(np.array([[0.25, 0.75]]), [0, 2], 3)
+    assert probs.argmax() == 2 and probs[0, 1] == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_unknown_baselines_are_named():
+    with pytest.raises(LeukError, match="did you mean 'majority'"):
+        fit_baselines(["colour", "majorty"], _task())
+    with pytest.raises(LeukError, match="04_fcmae"):
+        fit_baselines(["linear_probe"], _task())
+
+
+def test_a_network_gets_the_seed_and_the_classes():
+    seen = []
+
+    def fit(model, label):
+        seen.append((label, model.num_classes, float(next(model.parameters()).detach().sum())))
+        return model
+
+    for seed in (0, 0, 1):
+        torch.manual_seed(99)
+        task = _task(fit=fit)
+        fit_baselines(["resnet10t"], Task(**{**vars(task), "seed": seed}))
+    assert seen[0] == seen[1] != seen[2] and seen[0][:2] == ("resnet10t", 4)
+
+
+def test_tables_hold_every_model_split_and_cell():
+    images, labels, masks = _cells(24, 0)
+    classes = ("a", "b", "c", "never seen")
+    table = pd.DataFrame({"label": [classes[k] for k in labels], "group": [f"p{i // 4}" for i in range(24)], "split": "test"})
+    cells = CellSet(images, masks, labels, classes, table, "micrographs")
+    truth = torch.nn.functional.one_hot(labels, 4).numpy().astype(float)
+    scorers = {"perfect": lambda x, m: truth[: len(x)], "majority": fit_baselines(["majority"], _task())["majority"]}
+    parts = {"val": torch.arange(9), "test": torch.arange(15)}
+    predictions = prediction_table(scorers, images, cells, parts)
+    assert list(predictions.columns[:5]) == ["model", "index", "group", "split", "label"]
+    assert len(predictions) == 2 * 24 and "prob_never seen" in predictions
+    chosen = select(predictions, "perfect", "test")
+    assert len(chosen) == 15 and bool(chosen.correct.all()) and chosen.classes == classes
+    scores = score_table(predictions, seed=0, n_resamples=50)
+    assert len(scores) == 2 * 2 * 2
+    row = scores.set_index(["model", "split", "metric"]).loc[("perfect", "test", "accuracy")]
+    assert row["value"] == row["low"] == row["high"] == 1 and row["n"] == 15 and row["groups"] == 4
+    assert (scores["low"] <= scores["value"]).all() and (scores["value"] <= scores["high"]).all()
+
+
+def test_network_scorer_is_a_softmax_in_batches():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.fc(x.mean(dim=(2, 3)))
+
+    images, _, _ = _cells(5, 0)
+    net = Net()
+    np.testing.assert_allclose(network_scorer(net, batch=2)(images, None), network_scorer(net)(images, None), atol=1e-6)

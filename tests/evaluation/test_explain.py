@@ -1,0 +1,109 @@
+"""Attribution: maps are shares, the measures mean what they say, integrated gradients find what the model uses."""
+
+import numpy as np
+import pytest
+import torch
+
+from leuk_lib.evaluation.explain import (
+    attention_maps,
+    attribution_shares,
+    border_colour,
+    integrated_gradients,
+    peak_hits,
+    summarise_shares,
+    to_shares,
+)
+from leuk_lib.runs.errors import LeukError
+
+
+class LooksAtTheCorner(torch.nn.Module):
+    """Logit 1 is the mean of the upper left quarter, logit 0 is constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x, return_attention=False):
+        corner = self.scale * x[:, :, :8, :8].mean(dim=(1, 2, 3))
+        logits = torch.stack([0 * corner, corner], dim=1)
+        if not return_attention:
+            return logits
+        maps = torch.zeros(len(x), 2, 16, 16)
+        maps[:, 1, :8, :8] = 1.0
+        maps[:, 0, 8:, 8:] = 1.0
+        return logits, maps
+
+
+def _images(n=3):
+    images = torch.full((n, 3, 16, 16), 220, dtype=torch.uint8)
+    images[:, :, 2:14, 2:14] = 90
+    return images
+
+
+def _masks(n=3):
+    masks = torch.zeros(n, 16, 16, dtype=torch.uint8)
+    masks[:, 2:14, 2:14] = 128
+    masks[:, 5:9, 5:9] = 255
+    return masks
+
+
+def test_shares_sum_to_one_and_an_empty_map_is_uniform():
+    maps = to_shares(torch.stack([torch.randn(4, 4), torch.zeros(4, 4)]))
+    torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(2))
+    torch.testing.assert_close(maps[1], torch.full((4, 4), 1 / 16))
+
+
+def test_integrated_gradients_find_what_the_model_uses():
+    maps = integrated_gradients(LooksAtTheCorner(), _images(), torch.ones(3, dtype=torch.long), steps=4, batch=2)
+    used = torch.zeros(16, 16, dtype=torch.bool)
+    used[2:8, 2:8] = True  # of the corner, only what differs from the border's colour
+    torch.testing.assert_close((maps * used).sum(dim=(1, 2)), torch.ones(3))
+    assert float(maps[:, ~used].abs().max()) == 0
+
+
+def test_attention_maps_take_the_target_class():
+    maps = attention_maps(LooksAtTheCorner(), _images(), torch.tensor([1, 0, 1]), batch=2)
+    assert float(maps[0, :8, :8].sum()) == pytest.approx(1)
+    assert float(maps[1, 8:, 8:].sum()) == pytest.approx(1)
+
+
+def test_border_colour():
+    assert border_colour(_images()).tolist() == [[220, 220, 220]] * 3
+
+
+def test_a_uniform_map_scores_the_area():
+    table = attribution_shares(torch.full((3, 16, 16), 1 / 256), _masks())
+    cell = table[table["region"] == "cell"]
+    np.testing.assert_allclose(cell["share"], 144 / 256)
+    np.testing.assert_allclose(cell["share"], cell["area"])
+    np.testing.assert_allclose(cell["pointing"], 144 / 256)  # ties are shared out
+
+
+def test_a_map_on_the_nucleus_scores_one():
+    masks = _masks()
+    table = attribution_shares(to_shares((masks == 255).float()), masks)
+    assert table["share"].tolist() == pytest.approx([1] * 6) and table["pointing"].tolist() == pytest.approx([1] * 6)
+    assert peak_hits(to_shares((masks == 255).float()), masks == 0).tolist() == [0, 0, 0]
+
+
+def test_a_cell_without_nucleus_in_its_mask_is_left_out_there():
+    masks = _masks()
+    masks[1][masks[1] == 255] = 128
+    table = attribution_shares(torch.full((3, 16, 16), 1 / 256), masks)
+    assert table.groupby("region").size().to_dict() == {"cell": 3, "nucleus": 2}
+
+
+def test_no_masks_is_said():
+    with pytest.raises(LeukError, match="no masks"):
+        attribution_shares(torch.ones(1, 4, 4), None)
+
+
+def test_summary_covers_methods_regions_and_measures():
+    masks = _masks(6)
+    tables = {
+        "even": attribution_shares(torch.full((6, 16, 16), 1 / 256), masks),
+        "nucleus": attribution_shares(to_shares((masks == 255).float()), masks),
+    }
+    summary = summarise_shares(tables, np.array(list("aabbcc")), seed=0, n_resamples=50)
+    assert len(summary) == 2 * 2 * 2
+    assert (summary["low"] <= summary["value"] + 1e-9).all() and (summary["value"] <= summary["high"] + 1e-9).all()

@@ -1,0 +1,173 @@
+"""Fine-tuning: schedule, groups, weights, selection on validation, resume to the bit."""
+
+import hashlib
+import itertools
+
+import pytest
+import torch
+from helpers_wpat import blobs
+
+from leuk_lib.data.augment import normalise
+from leuk_lib.fcmae.encoder import build_encoder
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.fabric import make_fabric
+from leuk_lib.runs.loop import TrainingLoop
+from leuk_lib.wpat.finetune import (
+    Selection,
+    WeightAverage,
+    effective_weights,
+    finetune,
+    learning_rate,
+    parameter_groups,
+    predict_logits,
+    validation_scores,
+)
+from leuk_lib.wpat.model import WPAT
+
+
+def _digest(model):
+    state = b"".join(v.detach().cpu().contiguous().numpy().tobytes() for v in model.state_dict().values())
+    return hashlib.sha256(state).hexdigest()
+
+
+def _run(params, folder, **kwargs):
+    images, labels, _ = blobs(36)
+    val_images, val_labels, _ = blobs(12, seed=1)
+    torch.manual_seed(5)
+    encoder = build_encoder("zepto", 4, params.drop_path)
+    return finetune(images, labels, val_images, val_labels, encoder, params, folder, "id", make_fabric(params), **kwargs)
+
+
+def test_schedule_rises_then_falls_to_zero():
+    rates = [learning_rate(s, 100, 1.0, 0.1) for s in range(100)]
+    assert rates[9] == max(rates) == 1.0 and rates[0] == pytest.approx(0.1)
+    assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
+    assert rates[-1] < 0.01
+    assert learning_rate(0, 1, 1.0, 0.0) == 1.0
+
+
+def test_groups_hold_every_trainable_parameter_once(tiny):
+    model = WPAT(build_encoder("zepto", 2), 3, tiny)
+    groups = parameter_groups(model, 0.05, 0.5)
+    held = [id(p) for g in groups for p in g["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
+    assert scale[id(model.encoder.stages[0][0].pwconv1.weight)] == 0.5**4
+    assert scale[id(model.encoder.stages[3][0].pwconv1.weight)] == 0.5
+    assert scale[id(model.head_weight)] == 1
+    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    assert decay[id(model.latents)] == decay[id(model.head_bias)] == 0
+    assert decay[id(model.window_steps[0].attention.logit_scale)] == 0
+    assert decay[id(model.head_weight)] == 0.05
+
+
+def test_effective_weights():
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    weights = effective_weights(labels, 3)
+    assert weights[1] > weights[0] and float(weights[labels].mean()) == pytest.approx(1)
+    assert float(weights[2]) == 1  # no cell: no opinion
+    same = effective_weights(torch.tensor([0, 1, 2, 0, 1, 2]), 3)
+    torch.testing.assert_close(same, torch.ones(3))
+    chosen = effective_weights(torch.tensor([0] * 50 + [1] * 10 + [2] * 10), 3, classes=[2])
+    assert chosen[2] > chosen[0] == chosen[1]
+
+
+def test_average_of_a_constant_is_the_constant_and_buffers_follow():
+    model = torch.nn.BatchNorm1d(3)
+    average = WeightAverage(model, 0.9)
+    model(torch.randn(8, 3) + 4)
+    for step in range(200):
+        average.update(model, step)
+    torch.testing.assert_close(average.module.running_mean, model.running_mean)
+    assert int(average.module.num_batches_tracked) == 1
+
+
+def test_selection_keeps_the_lowest_validation_loss():
+    selection, model = Selection(), torch.nn.Linear(1, 1)
+    for step, loss in enumerate([3.0, 1.0, 2.0, 1.0]):
+        torch.nn.init.constant_(model.weight, step)
+        selection.consider(step, {"val_loss": loss}, model)
+    assert selection.best_step == 1 and float(selection.best["weight"]) == 1
+
+
+def test_scores_leave_absent_classes_out():
+    logits = torch.eye(3)[[0, 0, 1, 1]]
+    scores = validation_scores(logits, torch.tensor([0, 0, 1, 0]))
+    assert scores["val_accuracy"] == pytest.approx(0.75)
+    assert scores["val_recall"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+def _small_network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 5, 2), torch.nn.BatchNorm2d(16), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(16, 3),
+    )  # fmt: skip
+
+
+def test_it_learns_and_the_result_is_the_best_look(tiny, tmp_path):
+    params = tiny.model_copy(update={"steps": 80, "evaluations": 8, "batch_size": 16, "lr": 0.02})
+    (images, labels, _), (val_images, val_labels, _) = blobs(48), blobs(24, seed=1)
+    model = _small_network()
+    result = finetune(images, labels, val_images, val_labels, model, params, tmp_path, "id", make_fabric(params))
+    assert len(result.history) == 80 and result.curve["step"].tolist() == list(range(10, 90, 10))
+    best = result.curve.set_index("step")["val_loss"]
+    assert result.best_step == best.idxmin()
+    again = validation_scores(predict_logits(result.model, val_images, torch.device("cpu")), val_labels)
+    assert again["val_loss"] == pytest.approx(best.min(), rel=1e-4)
+    assert again["val_accuracy"] > 0.8
+
+
+def test_wpat_fits_a_batch(tiny):
+    model = WPAT(build_encoder("zepto", 2), 3, tiny)
+    images, labels, _ = blobs(24)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(25):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(normalise(images)), labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    assert float(loss.detach()) < 0.7  # log 3 = 1.1 at the start
+
+
+def test_same_seed_same_bytes_and_another_seed_others(tiny, tmp_path):
+    a, b = _run(tiny, tmp_path / "a"), _run(tiny, tmp_path / "b")
+    c = _run(tiny.model_copy(update={"seed": 1}), tmp_path / "c")
+    assert _digest(a.model) == _digest(b.model) != _digest(c.model)
+
+
+def test_synthetic_cells_weights_sampling_and_a_foreign_network(tiny, tmp_path):
+    images, labels, _ = blobs(6, seed=3)
+    extra = {"extra_images": images, "extra_labels": labels, "class_weights": torch.tensor([1.0, 2.0, 0.5])}
+    with_extra = _run(tiny, tmp_path / "a", **extra)
+    assert _digest(with_extra.model) != _digest(_run(tiny, tmp_path / "b").model)
+    sampled = _run(tiny.model_copy(update={"balance": "sampling"}), tmp_path / "c", n_classes=5)
+    assert sampled.val_logits.shape == (12, 5)
+    result = finetune(*blobs(36)[:2], *blobs(12)[:2], _small_network(), tiny, tmp_path / "d", "id", make_fabric(tiny))
+    assert result.val_logits.shape == (12, 3)
+
+
+def test_nothing_to_train_on_is_one_line(tiny, tmp_path):
+    images, labels, _ = blobs(12)
+    with pytest.raises(LeukError, match="0 validation cells"):
+        finetune(images, labels, images[:0], labels[:0], build_encoder("zepto", 2), tiny, tmp_path, "x", make_fabric(tiny))
+
+
+def test_interrupted_and_continued_ends_with_the_same_bytes(tiny, tmp_path, monkeypatch):
+    # kill -9 and two processes: tests/training
+    whole = _run(tiny, tmp_path / "whole")
+    log = TrainingLoop.log
+
+    def dies(self, **values):
+        if self.step == 8:
+            raise KeyboardInterrupt
+        log(self, **values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "log", dies)
+        with pytest.raises(KeyboardInterrupt):
+            _run(tiny, tmp_path / "cut")
+    continued = _run(tiny, tmp_path / "cut")
+    assert _digest(continued.model) == _digest(whole.model)
+    assert continued.curve.equals(whole.curve) and continued.history.equals(whole.history)
