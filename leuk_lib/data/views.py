@@ -1,0 +1,190 @@
+"""What the chapter shows of the cells: samples, counts, colours, the tables; arrays and frames for the figures.
+
+Pictures and colours are taken from training and validation only: looking at the test part is also opening it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from leuk_lib.data.loading import CellSet
+from leuk_lib.data.opencv import cv2
+from leuk_lib.data.smear.morphology import UNITS, mixture_rows, rows
+from leuk_lib.data.splits import PARTS, split_groups
+from leuk_lib.runs.seeds import derive, numpy_rng
+
+Images = NDArray[np.uint8]
+
+
+def sample(cells: CellSet, per_class: int = 8, seed: int = 0) -> tuple[Images, list[str], Images | None]:
+    """Up to ``per_class`` training cells of each class, from as many groups as possible: images (M,S,S,3), their
+    labels, and masks (M,S,S) or None."""
+    chosen: list[int] = []
+    train = cells.table[cells.table["split"] == "train"]
+    for name in cells.classes:
+        some = train[train["label"] == name]
+        order = numpy_rng(seed, "sample", name).permutation(len(some))
+        some = some.iloc[order]
+        turn = some.groupby("group").cumcount()  # first one cell of every group, then second ones
+        chosen += some.assign(turn=turn).sort_values("turn", kind="stable").index[:per_class].tolist()
+    images = cells.images[chosen].permute(0, 2, 3, 1).numpy()
+    masks = None if cells.masks is None else cells.masks[chosen].numpy()
+    return images, [str(label) for label in cells.table.loc[chosen, "label"]], masks
+
+
+def class_table(cells: CellSet) -> pd.DataFrame:
+    """Class x part: cells and groups."""
+    out = []
+    for name in cells.classes:
+        mine = cells.table[cells.table["label"] == name]
+        row: dict[str, Any] = {"class": name, "cells": len(mine), "groups": mine["group"].nunique()}
+        for part in PARTS:
+            here = mine[mine["split"] == part]
+            row |= {f"{part} cells": len(here), f"{part} groups": here["group"].nunique()}
+        out.append(row)
+    return pd.DataFrame(out)
+
+
+def group_table(cells: CellSet) -> pd.DataFrame:
+    """One row a group and class: label, group, split, cells."""
+    return cells.table.groupby(["label", "group", "split"], sort=True).size().rename("cells").reset_index()
+
+
+def source_table(cells: CellSet) -> pd.DataFrame:
+    """Where the pictures come from: rendered cells by type (limits and sources), micrographs by class folder."""
+    if cells.kind == "rendered":
+        return _morphology()
+    table = cells.table
+    by = table.groupby("label", sort=True)
+    return pd.DataFrame(
+        {
+            "class": list(by.groups),
+            "cells": by.size().to_numpy(),
+            "groups": by["group"].nunique().to_numpy(),
+            "width, px": [f"{g['width'].min()}–{g['width'].max()}" for _, g in by],
+            "height, px": [f"{g['height'].min()}–{g['height'].max()}" for _, g in by],
+            "first file": by["path"].first().to_numpy(),
+        }
+    )
+
+
+def _morphology() -> pd.DataFrame:
+    """Cell types x quantities, "low–high [source]"; a star marks our numbers for what the source says in words."""
+    table = pd.DataFrame(list(rows()))
+    numbers = {name: i + 1 for i, name in enumerate(table["source"].unique())}
+    star = table["basis"].map({"stated": "", "quality": "*", "ours": "**"})
+    limits = [
+        f"{low:g}" if low == high else f"{low:g}–{high:g}"
+        for low, high in zip(table["low"], table["high"], strict=True)
+    ]
+    table["text"] = [
+        f"{text}{mark} [{numbers[source]}]" for text, mark, source in zip(limits, star, table["source"], strict=True)
+    ]
+    table["column"] = [q if u == "1" else f"{q}, {u}" for q, u in zip(table["quantity"], table["unit"], strict=True)]
+    order = [q if u == "1" else f"{q}, {u}" for q, u in UNITS.values()]
+    wide = table.pivot(index="cell type", columns="column", values="text")
+    wide = wide.reindex(index=table["cell type"].unique(), columns=[c for c in order if c in wide.columns])
+    return wide.fillna("–").reset_index()
+
+
+def reference_table(cells: CellSet) -> pd.DataFrame:
+    """Rendered: the numbered sources and what each class is made of. Micrographs: how the cells were grouped."""
+    if cells.kind == "rendered":
+        table = pd.DataFrame(list(rows()))
+        sources = [{"item": f"[{i + 1}]", "meaning": name} for i, name in enumerate(table["source"].unique())]
+        marks = [{"item": "*", "meaning": "the source says it in words (such as: high); the numbers are ours"}]
+        mixture = pd.DataFrame(list(mixture_rows()))
+        kinds = [
+            {"item": label, "meaning": ", ".join(f"{r['cell type']} {100 * r['mean share']:.0f} %" for _, r in some.iterrows())
+             + f" (shares are ours, within {some['source'].iloc[0]})"}
+            for label, some in mixture.groupby("class", sort=False)
+        ]  # fmt: skip
+        return pd.DataFrame(sources + marks + kinds)
+    near = cells.table["group"].str.startswith("near:")
+    told = int((~near).sum())
+    return pd.DataFrame(
+        [
+            {"item": "cells with a patient, slide or subject", "meaning": told},
+            {"item": "cells grouped by near-duplicates only", "meaning": int(near.sum())},
+            {"item": "groups of more than one cell", "meaning": int((cells.table["group"].value_counts() > 1).sum())},
+        ]
+    )
+
+
+def findings_table(findings: pd.DataFrame, limit: int = 20) -> pd.DataFrame:
+    """The check's findings, shortened; one row that says so if there are none."""
+    if findings.empty:
+        return pd.DataFrame(
+            [{"finding": "nothing: every file was decoded and used", "files": 0, "severity": "–", "first": "–"}]
+        )
+    kinds = findings.assign(kind=findings["finding"].str.replace(r" (of|with) .*", r" \1 another file", regex=True))
+    by = kinds.groupby(["severity", "kind", "advice"], sort=True)
+    table = by["path"].agg(files="size", first="first").reset_index().rename(columns={"kind": "finding"})
+    return table.head(limit)[["finding", "files", "severity", "first", "advice"]]
+
+
+def measure_cells(cells: CellSet) -> pd.DataFrame:
+    """Per training or validation cell: label, group, colour of the clear glass (95th percentile of R, G, B), the
+    stained share of the picture (Otsu's threshold on green, where both stains absorb), and with masks the nucleus/cell
+    area ratio."""
+    seen = cells.table["split"].isin(["train", "val"]).to_numpy()
+    out = cells.table.loc[seen, ["label", "group"]].reset_index(drop=True)
+    images = cells.images[np.flatnonzero(seen)].permute(0, 2, 3, 1).numpy()
+    glass = np.percentile(images.reshape(len(images), -1, 3), 95, axis=1)
+    out[["glass red", "glass green", "glass blue"]] = glass
+    share = []
+    for image in images:
+        green = np.ascontiguousarray(image[..., 1])
+        threshold, _ = cv2.threshold(green, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+        share.append(float((green <= threshold).mean()))
+    out["stained share"] = share
+    if cells.masks is not None:
+        masks = cells.masks[np.flatnonzero(seen)].numpy()
+        nucleus = (masks == 255).sum(axis=(1, 2))
+        out["nucleus / cell"] = nucleus / np.maximum((masks > 0).sum(axis=(1, 2)), 1)
+    return out
+
+
+def leak_probe(cells: CellSet, repeats: int = 10, neighbours: int = 5, seed: int = 0) -> pd.DataFrame:
+    """How far the frame alone tells the class, with groups kept apart and with cells dealt at random.
+
+    A k-nearest-neighbour vote sees only mean and deviation of each colour in the picture's outermost ring (an eighth
+    of its side), where the cell rarely reaches. ``repeats`` splits (80/20) of training + validation; one row each:
+    split ("grouped", "random"), repeat, balanced accuracy. What "random" gains over "grouped" is the leak.
+    """
+    seen = np.flatnonzero(cells.table["split"].isin(["train", "val"]).to_numpy())
+    images = cells.images[seen].permute(0, 2, 3, 1).numpy().astype(np.float32)
+    width = max(1, cells.size // 8)
+    ring = np.ones(images.shape[1:3], bool)
+    ring[width:-width, width:-width] = False
+    pixels = images[:, ring]
+    features = np.concatenate([pixels.mean(axis=1), pixels.std(axis=1)], axis=1)
+    features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)
+    labels, groups = cells.labels[seen].numpy(), cells.groups[seen]
+    out = []
+    for repeat in range(repeats):
+        for kind, by in (("grouped", groups), ("random", np.arange(len(seen)).astype(str))):
+            test = split_groups(labels, by, (0.8, 0.2), derive(seed, "leak", repeat) % 2**31) == 1
+            if not test.any():
+                continue
+            out.append(
+                {"split": kind, "repeat": repeat, "balanced accuracy": _vote(features, labels, test, neighbours)}
+            )
+    return pd.DataFrame(out, columns=["split", "repeat", "balanced accuracy"])
+
+
+def _vote(features: NDArray[Any], labels: NDArray[np.int64], test: NDArray[np.bool_], neighbours: int) -> float:
+    """Mean recall over the tested classes of a k-nearest-neighbour vote, classes weighted by their rarity."""
+    train, known = features[~test], labels[~test]
+    weight = 1 / np.maximum(np.bincount(known, minlength=labels.max() + 1), 1)
+    nearest = KDTree(train).query(features[test], k=list(range(1, min(neighbours, len(train)) + 1)))[1]
+    votes = np.zeros((int(test.sum()), len(weight)))
+    for column in nearest.T:
+        votes[np.arange(len(votes)), known[column]] += weight[known[column]]
+    right = votes.argmax(axis=1) == labels[test]
+    return float(np.mean([right[labels[test] == k].mean() for k in np.unique(labels[test])]))
