@@ -43,7 +43,7 @@ def train(method: str, folder: Path, fabric: Any) -> tuple[dict[str, torch.Tenso
         from leuk_lib.gan.params import AcdbGanParams
 
         gan = train_gan(images, labels, len(CLASSES), AcdbGanParams(**SETTINGS["gan"]), folder, "id", fabric)
-        return gan.generator.state_dict(), gan.history
+        return gan.generator.state_dict(), gan.history.to_dict("records")
     from leuk_lib.fcmae.encoder import build_encoder
     from leuk_lib.wpat.finetune import finetune
     from leuk_lib.wpat.params import WpatParams
@@ -69,7 +69,7 @@ COMMON: dict[str, Any] = {"accelerator": "cpu", "checkpoint_every": 3, "batch_si
 # Two processes round differently and Adam amplifies it: small steps; dropping paths draws from each one's own stream.
 SETTINGS: dict[str, dict[str, Any]] = {
     "fcmae": {**COMMON, "stem_stride": 1, "decoder_dim": 32, "steps": 20},
-    "gan": {**COMMON, "gan_size": 16, "width": 8, "max_width": 16, "steps": 16, "min_count": 2},
+    "gan": {**COMMON, "gan_size": 16, "width": 8, "max_width": 16, "steps": 16, "min_count": 2, "lr": 1e-4},
     "wpat": {**COMMON, "dim": 16, "heads": 2, "latents": 4, "pairs": 1, "steps": 20, "drop_path": 0.0, "lr": 3e-4},
 }
 
@@ -94,7 +94,8 @@ def main() -> None:
         digest = hashlib.sha256()
         for name in sorted(weights):
             digest.update(name.encode() + weights[name].detach().cpu().contiguous().numpy().tobytes())
-        print("losses", json.dumps(history))
+        # A value that is not there at a step (a lazy penalty) is NaN, which equals nothing.
+        print("losses", json.dumps([{key: value for key, value in row.items() if value == value} for row in history]))
         print("hash", digest.hexdigest(), flush=True)
 
 
