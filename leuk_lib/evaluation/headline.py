@@ -57,7 +57,7 @@ def entries(
     if rival is not None:
         found["margin"] = ahead[rival]
     mine = votes[votes["model"] == full].to_dict("records")
-    if mine:
+    if mine and int(mine[0]["groups"]) < n:  # cells without known patients have no patient-level figure
         found["patient_accuracy"] = _entry(mine[0]["accuracy"], mine[0]["low"], mine[0]["high"], int(mine[0]["groups"]))
     found |= {name: _entry(ours.values[name], *ours.interval(name), n) for name in REST}
     scaled = calibration[calibration["model"] == full].to_dict("records")[0]

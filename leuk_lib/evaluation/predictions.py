@@ -80,6 +80,8 @@ def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
     classes = tuple(name.removeprefix(PREFIX) for name in table.columns if name.startswith(PREFIX))
     if missing or not classes:
         raise LeukError(f"{path}: lacks column {', '.join(missing) or PREFIX + '<class>'}; run 05_wpat.ipynb again")
+    if table.empty:
+        raise LeukError(f"{path}: holds no cell: too few groups for a validation and a test part? See 01_data.ipynb")
     unknown = sorted(set(table["label"]) - set(classes))
     if unknown:
         raise LeukError(f"{path}: label {unknown[0]!r} has no column {PREFIX}{unknown[0]}; run 05_wpat.ipynb again")

@@ -143,6 +143,7 @@ def test_read_back_to_the_bit_whatever_the_order(tmp_path):
         (lambda f: f.drop(columns="prob_class1"), "label 'class1'"),
         (lambda f: f.iloc[:-1], "same cells"),
         (lambda f: f.assign(index=0), "twice"),
+        (lambda f: f.iloc[:0], "holds no cell"),
     ],
 )
 def test_damaged_tables_are_refused(tmp_path, change, message):
