@@ -36,7 +36,7 @@ class Page(HTMLParser):
         self.inside = tag if tag in ("style", "script") else self.inside
         if "style" in values:
             self.styles.append(values["style"])
-        if tag == "img" and not values.get("alt", "").strip():
+        if tag == "img" and not tells_something(values.get("alt", ""), values.get("src", "")):
             self.without_text.append(values.get("src", "?")[:100])
         if tag == "link" and set(values.get("rel", "").split()) <= NOT_LOADED_RELATIONS:
             return
@@ -55,6 +55,11 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.inside == "style":
             self.styles.append(data)
+
+
+def tells_something(alt: str, source: str) -> bool:
+    """False for an empty text and for one that is the picture's file name, which Sphinx puts where none was given."""
+    return bool(alt.strip()) and Path(urlsplit(alt).path).name != Path(urlsplit(source).path).name
 
 
 def is_external(address: str) -> bool:

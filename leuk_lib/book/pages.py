@@ -225,7 +225,7 @@ def headline(results: Metrics, claims: Metrics, results_chapter: str, claims_cha
     ``results`` and ``claims`` are the ``metrics`` of these stages, the chapters their addresses from the landing page.
     """
 
-    def glued(chapter: str, key: str, form: str = "") -> str:
+    def glued(chapter: str, key: str, form: str = ":.0f") -> str:
         return f"{{glue:text}}`{chapter}::{key}{form}`"
 
     rows = []

@@ -45,6 +45,7 @@ def test_good_pages_pass(site: Path, body: str) -> None:
         ('<img src="_static/empty.png" alt="x">', "empty file"),
         ('<img src="_static/a%20b.png">', "no alt text"),
         ('<img src="_static/a%20b.png" alt=" ">', "no alt text"),
+        ('<img src="_static/a%20b.png" alt="../_static/a%20b.png">', "no alt text"),
         ('<img src="https://example.org/x.png" alt="x">', "loads from outside"),
         ('<script src="//example.org/x.js"></script>', "loads from outside"),
         ('<link rel="stylesheet" href="https://example.org/x.css">', "loads from outside"),

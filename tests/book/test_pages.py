@@ -153,4 +153,4 @@ def test_headline_leaves_out_what_a_run_lacks() -> None:
         "{glue:text}`c/r.ipynb::results.accuracy.low:.3f` to {glue:text}`c/r.ipynb::results.accuracy.high:.3f`" in text
     )
     assert "results.macro_f1.low" not in text and "margin" not in text
-    assert "{glue:text}`c/c.ipynb::claims.reproduced` reproduced" in text and "not reproduced" not in text
+    assert "{glue:text}`c/c.ipynb::claims.reproduced:.0f` reproduced" in text and "not reproduced" not in text

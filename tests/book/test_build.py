@@ -1,0 +1,161 @@
+"""Building the book: nothing twice, nothing unexecuted, nothing with a fault."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import book_fake as fake
+import pytest
+
+from leuk_lib.book import build, mathjax
+from leuk_lib.runs import files, paths
+from leuk_lib.runs.errors import LeukError
+
+STAGES = (fake.spec("data"), fake.spec("results", ("data",)))
+TOC = """format: jb-book
+root: book/index
+chapters:
+  - file: book/chapters/01_data
+  - file: book/chapters/02_results
+"""
+INDEX = "# A small book\n\nAccuracy {glue:text}`chapters/02_results.ipynb::results.accuracy:.2f`, formula $x^2$.\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small book in a folder with a space, its two stages finished."""
+    root = tmp_path / "my project"
+    monkeypatch.setenv("LEUK_ROOT", str(root))
+    monkeypatch.delenv("LEUK_RESULTS", raising=False)
+    fake.make_project(root, STAGES, book=True)
+    for path in (root / "book").rglob("*.md"):
+        path.unlink()
+    files.write_text(root / "_toc.yml", TOC)
+    files.write_text(root / "book" / "index.md", INDEX)
+    for stage in STAGES:
+        fake.finish_stage(stage, metrics={"accuracy": 0.75})
+    return root
+
+
+@pytest.fixture
+def sphinx_calls(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Sphinx replaced by something that writes one good page; the list grows with each call."""
+    calls: list[Path] = []
+
+    def fake_sphinx(root: Path, out: Path) -> None:
+        calls.append(out)
+        files.write_text(out / "_build" / "html" / "book" / "index.html", "<html><body>a page</body></html>")
+        files.write_text(out / "_build" / "html" / "_static" / "favicon.svg", "<svg/>")
+
+    monkeypatch.setattr(build, "run_sphinx", fake_sphinx)
+    monkeypatch.setattr(mathjax, "ensure", lambda root: root)
+    return calls
+
+
+def make(project: Path) -> Path:
+    return build.build_book(project, fake.RUN, stages=STAGES)
+
+
+def test_second_build_does_nothing(project: Path, sphinx_calls: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    first = make(project)
+    assert make(project) == first and first.exists()
+    assert len(sphinx_calls) == 1
+    assert capsys.readouterr().out.splitlines() == [str(first), str(first)]
+
+
+def test_changed_prose_builds_again(project: Path, sphinx_calls: list[Path]) -> None:
+    make(project)
+    files.write_text(project / "book" / "index.md", "# Another book\n")
+    make(project)
+    assert len(sphinx_calls) == 2
+
+
+def test_changed_run_builds_again(project: Path, sphinx_calls: list[Path]) -> None:
+    make(project)
+    fake.finish_stage(STAGES[1], metrics={"accuracy": 0.5})
+    make(project)
+    assert len(sphinx_calls) == 2
+
+
+def test_what_was_deleted_is_built_again(project: Path, sphinx_calls: list[Path]) -> None:
+    make(project).unlink()
+    make(project)
+    assert len(sphinx_calls) == 2
+
+
+def test_gate_stands_before_everything(project: Path, sphinx_calls: list[Path]) -> None:
+    (paths.stage_folder(fake.RUN, "data") / "notebook.ipynb").unlink()
+    with pytest.raises(LeukError, match="chapter 01_data"):
+        make(project)
+    assert sphinx_calls == []
+    assert not (project / "book" / "chapters").exists()
+
+
+def test_faulty_pages_are_not_taken_for_built(
+    project: Path, sphinx_calls: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_a_hole(root: Path, out: Path) -> None:
+        sphinx_calls.append(out)
+        files.write_text(out / "_build" / "html" / "book" / "index.html", '<img src="gone.png" alt="a cell">')
+        files.write_text(out / "_build" / "html" / "_static" / "favicon.svg", "<svg/>")
+
+    monkeypatch.setattr(build, "run_sphinx", with_a_hole)
+    for _ in range(2):  # the second build must not believe the first
+        with pytest.raises(LeukError, match=r"names a file that is not there: gone\.png"):
+            make(project)
+    assert len(sphinx_calls) == 2
+
+
+def test_old_chapters_disappear(project: Path, sphinx_calls: list[Path]) -> None:
+    files.write_text(project / "book" / "chapters" / "09_old.ipynb", "{}")
+    make(project)
+    names = sorted(path.name for path in (project / "book" / "chapters").iterdir())
+    assert names == ["01_data.ipynb", "02_results.ipynb"]
+
+
+def test_messages_of_sphinx_are_shown_without_the_rest(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = f"building\n{project}/book/index.md:3: WARNING: a label is missing\nmore\n"
+    done = subprocess.CompletedProcess([], 1, stdout=said, stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *given, **named: done)
+    with pytest.raises(LeukError, match="could not be built"):
+        build.run_sphinx(project, project / "book")
+    assert capsys.readouterr().err.splitlines() == ["book/index.md:3: WARNING: a label is missing"]
+
+
+@pytest.mark.slow
+def test_a_small_book_for_real(
+    project: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Jupyter Book itself: banners, glue, figure texts; a number that is missing stops the build."""
+    if not mathjax.is_present(root):
+        pytest.skip("MathJax is not laid down (make env)")
+    monkeypatch.setattr(mathjax, "ensure", lambda folder: folder)
+    monkeypatch.setattr("leuk_lib.book.generate.api.ROOMS", {})
+    monkeypatch.setattr("leuk_lib.book.generate.pages.parameters", lambda stages: "")
+    index = make(project)
+    first = (index.parent / "book" / "index.html").read_text(encoding="utf-8")
+    chapter = (index.parent / "book" / "chapters" / "01_data.html").read_text(encoding="utf-8")
+    for page in (first, chapter):
+        assert (
+            "Smoke run: not a result" in page and "Rendered cells: shows that" in page and "no medical device" in page
+        )
+    assert "0.75" in first
+    assert 'alt="A grey ramp for data"' in chapter and "chatter" not in chapter
+    assert "THEBE_JS_URL" not in chapter
+
+    files.write_text(project / "book" / "index.md", INDEX.replace("results.accuracy", "results.unheard_of"))
+    with pytest.raises(LeukError, match="could not be built"):
+        make(project)
+    assert "unheard_of" in capsys.readouterr().err
+
+    files.write_text(project / "book" / "index.md", INDEX)
+    path = paths.stage_folder(fake.RUN, "data") / "notebook.ipynb"
+    notebook = files.read_json(path)
+    del notebook["cells"][2]["metadata"]["mystnb"]["image"]
+    path.write_text(json.dumps(notebook))
+    with pytest.raises(LeukError, match="no alt text"):
+        make(project)
