@@ -57,7 +57,7 @@ class AcdbGanParams(TrainParams):
     max_candidates: int = Field(400, ge=8, description="most candidates drawn for one class")
 
     # frozen feature network (FCMAE, pretrained on the inner-training cells only)
-    feature_epochs: int = Field(4, ge=1, le=1000, description="epochs of its pretraining")
+    feature_steps: int = Field(150, ge=2, description="optimiser steps of its pretraining (batch 32)")
 
     # synthetic cells handed on
     sample_batch: int = Field(64, ge=1, le=4096, description="images generated or embedded at a time")

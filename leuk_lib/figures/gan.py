@@ -1,0 +1,207 @@
+"""Figures of chapter 3, ACDB-GAN: arrays and data frames in, matplotlib figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from leuk_lib.figures.style import INK, MARKERS, PALETTE, class_colours, image_axes, new_figure
+
+
+def imbalance(table: pd.DataFrame) -> Figure:
+    """Training cells a class, split into inner training and held out; columns class, inner training, held out."""
+    fig, ax = new_figure(6.4, 0.7 + 0.36 * len(table))
+    rows = np.arange(len(table))[::-1]
+    ax.barh(rows, table["inner training"], color=PALETTE[0], label="inner training: the GAN learns from these")
+    ax.barh(
+        rows, table["held out"], left=table["inner training"], color=PALETTE[1], hatch="//", edgecolor="white",
+        label="held out: set the gate, measure recall",
+    )  # fmt: skip
+    for row, total in zip(rows, table["training"], strict=True):
+        ax.annotate(f" {total}", (total, row), va="center", fontsize=8)
+    ax.set_yticks(rows, table["class"])
+    ax.set_xlabel("training cells")
+    ax.margins(x=0.08)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.28 if len(table) > 5 else -0.36), ncols=2)
+    return fig
+
+
+def game() -> Figure:
+    """A schematic of the game: who sees what, and where a synthetic cell can be turned away."""
+    fig, ax = new_figure(7.6, 3.5)
+    ax.set(xlim=(0, 100), ylim=(0, 46))
+    ax.axis("off")
+
+    def box(x: float, y: float, w: float, h: float, text: str, colour: str) -> None:
+        ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0.6", fc=colour + "26", ec=colour, lw=1.3))
+        ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=8, color=INK)
+
+    def arrow(a: tuple[float, float], b: tuple[float, float], text: str = "", dx: float = 0, dy: float = 1.2) -> None:
+        ax.add_patch(FancyArrowPatch(a, b, arrowstyle="-|>", mutation_scale=10, lw=1.1, color=INK))
+        if text:
+            ax.text((a[0] + b[0]) / 2 + dx, (a[1] + b[1]) / 2 + dy, text, ha="center", fontsize=7.5, color=INK)
+
+    box(2, 33, 17, 8, "real cells of class y\n(inner training)", PALETTE[0])
+    box(2, 17, 17, 8, "noise z, class y", PALETTE[6])
+    box(27, 17, 13, 8, "generator G", PALETTE[1])
+    box(46, 25, 13, 8, "augment\n(prob. p of y)", PALETTE[4])
+    box(66, 25, 15, 8, "discriminator D", PALETTE[3])
+    ax.text(93, 29, "Δ = D(real) − D(fake)\nfor a pair of class y", ha="center", va="center", fontsize=8, color=INK)
+    arrow((19.8, 37), (45.4, 31), "")
+    arrow((19.8, 21), (26.2, 21))
+    arrow((40.8, 22), (45.4, 27))
+    arrow((59.8, 29), (65.2, 29))
+    arrow((81.8, 29), (84.4, 29))
+    ax.text(
+        73.5, 36.5, "learns to make Δ large, gently:\npenalty on its slope at both images", ha="center", fontsize=7.5
+    )
+    ax.text(33.5, 13.3, "learns to make Δ small", ha="center", fontsize=7.5)
+    box(27, 2, 13, 7, "samples\nof class y", PALETTE[1])
+    box(50, 2, 21, 7, "gate: of its class? real-looking?\nnot a copy? not a repeat?", PALETTE[2])
+    box(81, 2, 17, 7, "handed on, up to\nthe quota of y", PALETTE[2])
+    arrow((33.5, 16.2), (33.5, 9.9))
+    arrow((40.8, 5.5), (49.2, 5.5))
+    arrow((71.8, 5.5), (80.2, 5.5), "accepted")
+    box(50, 14, 21, 5.5, "held-out real cells set the limits", PALETTE[0])
+    arrow((60.5, 13.2), (60.5, 9.9))
+    return fig
+
+
+def curves(history: pd.DataFrame, classes: Sequence[str], target: float) -> Figure:
+    """Losses, penalties, r_t and p over the steps; columns step, loss_d, loss_g, r1, r2, r_<c>, p_<c>."""
+    fig, axes = new_figure(8, 4.6, 2, 2, sharex=True)
+    step = history["step"]
+    for name, colour, label in (("loss_d", PALETTE[0], "discriminator"), ("loss_g", PALETTE[1], "generator")):
+        axes[0, 0].plot(step, history[name], color=colour, alpha=0.25, lw=0.8)
+        axes[0, 0].plot(step, _smooth(history[name]), color=colour, label=label)
+    axes[0, 0].axhline(np.log(2), color="#888888", lw=0.8, ls=":", label="ln 2: no preference")
+    axes[0, 0].set_ylabel("loss (nats)")
+    axes[0, 0].legend()
+    for name, colour, label in (
+        ("r1", PALETTE[2], "at real cells (R1)"),
+        ("r2", PALETTE[3], "at synthetic cells (R2)"),
+    ):
+        if name in history:
+            seen = history[["step", name]].dropna()
+            axes[0, 1].plot(seen["step"], seen[name], color=colour, label=label, marker=".", ms=3, lw=0.8)
+    axes[0, 1].set_yscale("symlog", linthresh=1e-2)
+    axes[0, 1].set_ylabel("squared slope of D")
+    axes[0, 1].legend()
+    colours = class_colours(classes)
+    for c, name in enumerate(classes):
+        for ax, key in ((axes[1, 0], f"r_{c}"), (axes[1, 1], f"p_{c}")):
+            if key in history:
+                marker = {"marker": MARKERS[c % len(MARKERS)], "markevery": max(1, len(step) // 8), "ms": 4}
+                ax.plot(step, history[key], color=colours[name], label=name, **marker)
+    axes[1, 0].axhline(target, color="#888888", lw=0.8, ls=":")
+    axes[1, 0].text(step.iloc[-1], target, "target", ha="right", va="bottom", fontsize=7.5)
+    axes[1, 0].set_ylabel("r_t: share of pairs won − lost")
+    axes[1, 1].set_ylabel("p: probability of augmentation")
+    axes[1, 1].set_ylim(-0.03, 1.03)
+    axes[1, 1].legend(ncols=1 + len(classes) // 5)
+    for ax in axes[1]:
+        ax.set_xlabel("optimiser step")
+    return fig
+
+
+def _smooth(values: pd.Series) -> pd.Series:
+    return values.rolling(max(1, len(values) // 12), min_periods=1, center=True).mean()
+
+
+def looks(images: np.ndarray, steps: Sequence[int], real: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Rows are classes; columns the same latents at several steps, and real cells.
+
+    images (T,K,n,S,S,3) uint8, real (K,n,S,S,3) uint8: real cells at the GAN's resolution.
+    """
+    times, kinds = images.shape[:2]
+    fig, axes = new_figure(1.5 * (times + 1) + 0.4, 0.82 * kinds + 0.4, kinds, times + 1, squeeze=False)
+    for c in range(kinds):
+        for t in range(times + 1):
+            ax = axes[c, t]
+            ax.imshow(_tile(images[t, c] if t < times else real[c], 2), interpolation="nearest")
+            image_axes(ax, "" if c else (f"step {steps[t]}" if t < times else "real"))
+        axes[c, 0].set_ylabel(classes[c], rotation=0, ha="right", va="center", fontsize=8)
+    return fig
+
+
+def _tile(images: np.ndarray, rows: int) -> np.ndarray:
+    """(n,S,S,3) -> one image of ``rows`` rows, laid out row by row; a half-wide picture for half as many."""
+    rows = 1 if len(images) < 3 else rows
+    columns = -(-len(images) // rows)
+    blank = np.full((rows * columns - len(images), *images.shape[1:]), 252, np.uint8)
+    grid = np.concatenate([images, blank]).reshape(rows, columns, *images.shape[1:])
+    return (
+        np.concatenate(np.concatenate(grid.swapaxes(0, 1), axis=2), axis=0)
+        if rows > 1
+        else np.concatenate(grid[0], axis=1)
+    )
+
+
+def judged(groups: dict[str, tuple[np.ndarray, int]]) -> Figure:
+    """Rows: accepted, then each reason of rejection, with some images of each; name -> (images (n,S,S,3), total)."""
+    columns = max([len(images) for images, _ in groups.values()] + [1])
+    fig, axes = new_figure(
+        0.72 * columns + 2.2, 0.8 * max(len(groups), 1) + 0.2, max(len(groups), 1), columns, squeeze=False
+    )
+    for row, (name, (images, total)) in enumerate(groups.items()):
+        for column in range(columns):
+            ax = axes[row, column]
+            image_axes(ax)
+            if column < len(images):
+                ax.imshow(images[column], interpolation="nearest")
+            else:
+                ax.patch.set_alpha(0)
+        axes[row, 0].set_ylabel(f"{name}\n({total})", rotation=0, ha="right", va="center", fontsize=8)
+    return fig
+
+
+def neighbours(rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
+    """Synthetic cells beside their nearest real ones: (name, synthetic (S,S,3), real (n,S,S,3)) a row."""
+    columns = 1 + max([len(real) for _, _, real in rows] + [1])
+    half = -(-len(rows) // 2) if len(rows) > 5 else max(len(rows), 1)
+    blocks = -(-len(rows) // half) if rows else 1
+    fig, axes = new_figure((0.75 * columns + 1.1) * blocks, 0.78 * half + 0.4, half, columns * blocks, squeeze=False)
+    for ax in axes.flat:
+        image_axes(ax)
+        ax.patch.set_alpha(0)
+    for place, (name, synthetic, real) in enumerate(rows):
+        row, first = place % half, place // half * columns
+        for offset, image in enumerate([synthetic, *real]):
+            axes[row, first + offset].imshow(image, interpolation="nearest")
+            if row == 0:
+                axes[row, first + offset].set_title("synthetic" if offset == 0 else f"real {offset}", fontsize=8)
+        axes[row, first].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    return fig
+
+
+def delivered(table: pd.DataFrame) -> Figure:
+    """Real cells a class, what the quota asked for, and what passed; columns class, real, quota, delivered."""
+    fig, ax = new_figure(6.4, 0.9 + 0.45 * len(table))
+    rows = np.arange(len(table))[::-1]
+    ax.barh(rows, table["real"], height=0.6, color=PALETTE[0], label="real")
+    ax.barh(rows, table["delivered"], left=table["real"], height=0.6, color=PALETTE[1], label="synthetic, handed on")
+    ax.barh(
+        rows, table["quota"], left=table["real"], height=0.6, fill=False, ec=INK, ls="--", lw=1, label="quota",
+    )  # fmt: skip
+    for row, entry in zip(rows, table.to_dict("records"), strict=True):
+        ax.annotate(
+            f"  {entry['delivered']} of {entry['quota']}",
+            (entry["real"] + entry["quota"], row),
+            va="center",
+            fontsize=8,
+        )
+    ax.set_yticks(rows, table["class"])
+    ax.set_xlabel("training cells")
+    ax.margins(x=0.14)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.3), ncols=3)
+    return fig
+
+
+def as_rgb(images: Any) -> np.ndarray:
+    """(…,3,S,S) uint8, array or CPU tensor -> (…,S,S,3) array for the functions here."""
+    return np.moveaxis(np.asarray(images), -3, -1)
