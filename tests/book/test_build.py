@@ -9,7 +9,7 @@ from pathlib import Path
 import book_fake as fake
 import pytest
 
-from leuk_lib.book import build, mathjax
+from leuk_lib.book import build, html, mathjax
 from leuk_lib.runs import files, paths
 from leuk_lib.runs.errors import LeukError
 
@@ -136,6 +136,19 @@ def test_a_small_book_for_real(
     monkeypatch.setattr(mathjax, "ensure", lambda folder: folder)
     monkeypatch.setattr("leuk_lib.book.generate.api.ROOMS", {})
     monkeypatch.setattr("leuk_lib.book.generate.pages.parameters", lambda stages: "")
+    good = (paths.stage_folder(fake.RUN, "data") / "notebook.ipynb").read_text(encoding="utf-8")
+    notebook = json.loads(good)
+    del notebook["cells"][2]["metadata"]["mystnb"]["image"]
+    files.write_json(paths.stage_folder(fake.RUN, "data") / "notebook.ipynb", notebook)
+    files.write_text(project / "book" / "index.md", INDEX.replace("results.accuracy", "results.unheard_of"))
+    with pytest.raises(LeukError, match="could not be built"):
+        make(project)
+    assert "unheard_of" in capsys.readouterr().err
+    problems = list(html.problems(project / "book" / "_build" / "html"))
+    assert any("01_data.html: a picture has no alt text" in problem for problem in problems)
+
+    files.write_text(project / "book" / "index.md", INDEX)
+    files.write_text(paths.stage_folder(fake.RUN, "data") / "notebook.ipynb", good)
     index = make(project)
     first = (index.parent / "book" / "index.html").read_text(encoding="utf-8")
     chapter = (index.parent / "book" / "chapters" / "01_data.html").read_text(encoding="utf-8")
@@ -146,16 +159,3 @@ def test_a_small_book_for_real(
     assert "0.75" in first
     assert 'alt="A grey ramp for data"' in chapter and "chatter" not in chapter
     assert "THEBE_JS_URL" not in chapter
-
-    files.write_text(project / "book" / "index.md", INDEX.replace("results.accuracy", "results.unheard_of"))
-    with pytest.raises(LeukError, match="could not be built"):
-        make(project)
-    assert "unheard_of" in capsys.readouterr().err
-
-    files.write_text(project / "book" / "index.md", INDEX)
-    path = paths.stage_folder(fake.RUN, "data") / "notebook.ipynb"
-    notebook = files.read_json(path)
-    del notebook["cells"][2]["metadata"]["mystnb"]["image"]
-    path.write_text(json.dumps(notebook))
-    with pytest.raises(LeukError, match="no alt text"):
-        make(project)
