@@ -12,10 +12,12 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from leuk_lib.figures.style import INK, MARKERS, PALETTE, class_colours, image_axes, new_figure
 
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
+
 
 def imbalance(table: pd.DataFrame) -> Figure:
     """Training cells a class, split into inner training and held out; columns class, inner training, held out."""
-    fig, ax = new_figure(6.4, 0.7 + 0.36 * len(table))
+    fig, ax = new_figure(6.4, 1.2 + 0.36 * len(table))
     rows = np.arange(len(table))[::-1]
     ax.barh(rows, table["inner training"], color=PALETTE[0], label="inner training: the GAN learns from these")
     ax.barh(
@@ -27,7 +29,7 @@ def imbalance(table: pd.DataFrame) -> Figure:
     ax.set_yticks(rows, table["class"])
     ax.set_xlabel("training cells")
     ax.margins(x=0.08)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.28 if len(table) > 5 else -0.36), ncols=2)
+    fig.legend(loc="outside lower center", ncols=1, **LEGEND)
     return fig
 
 
@@ -60,14 +62,14 @@ def game() -> Figure:
     ax.text(
         73.5, 36.5, "learns to make Δ large, gently:\npenalty on its slope at both images", ha="center", fontsize=7.5
     )
-    ax.text(33.5, 13.3, "learns to make Δ small", ha="center", fontsize=7.5)
+    ax.text(31.5, 12.6, "learns to make Δ small", ha="right", fontsize=7.5)
     box(27, 2, 13, 7, "samples\nof class y", PALETTE[1])
-    box(50, 2, 21, 7, "gate: of its class? real-looking?\nnot a copy? not a repeat?", PALETTE[2])
-    box(81, 2, 17, 7, "handed on, up to\nthe quota of y", PALETTE[2])
+    box(47, 2, 27, 7, "gate: of its class? real-looking?\nnot a copy? not a repeat?", PALETTE[2])
+    box(84, 2, 15, 7, "handed on, up to\nthe quota of y", PALETTE[2])
     arrow((33.5, 16.2), (33.5, 9.9))
-    arrow((40.8, 5.5), (49.2, 5.5))
-    arrow((71.8, 5.5), (80.2, 5.5), "accepted")
-    box(50, 14, 21, 5.5, "held-out real cells set the limits", PALETTE[0])
+    arrow((40.8, 5.5), (46.2, 5.5))
+    arrow((74.8, 5.5), (83.2, 5.5), "accepted")
+    box(47, 14, 27, 5.5, "held-out real cells set the limits", PALETTE[0])
     arrow((60.5, 13.2), (60.5, 9.9))
     return fig
 
@@ -81,7 +83,7 @@ def curves(history: pd.DataFrame, classes: Sequence[str], target: float) -> Figu
         axes[0, 0].plot(step, _smooth(history[name]), color=colour, label=label)
     axes[0, 0].axhline(np.log(2), color="#888888", lw=0.8, ls=":", label="ln 2: no preference")
     axes[0, 0].set_ylabel("loss (nats)")
-    axes[0, 0].legend()
+    axes[0, 0].legend(**LEGEND)
     for name, colour, label in (
         ("r1", PALETTE[2], "at real cells (R1)"),
         ("r2", PALETTE[3], "at synthetic cells (R2)"),
@@ -91,7 +93,7 @@ def curves(history: pd.DataFrame, classes: Sequence[str], target: float) -> Figu
             axes[0, 1].plot(seen["step"], seen[name], color=colour, label=label, marker=".", ms=3, lw=0.8)
     axes[0, 1].set_yscale("symlog", linthresh=1e-2)
     axes[0, 1].set_ylabel("squared slope of D")
-    axes[0, 1].legend()
+    axes[0, 1].legend(**LEGEND)
     colours = class_colours(classes)
     for c, name in enumerate(classes):
         for ax, key in ((axes[1, 0], f"r_{c}"), (axes[1, 1], f"p_{c}")):
@@ -103,7 +105,7 @@ def curves(history: pd.DataFrame, classes: Sequence[str], target: float) -> Figu
     axes[1, 0].set_ylabel("r_t: share of pairs won − lost")
     axes[1, 1].set_ylabel("p: probability of augmentation")
     axes[1, 1].set_ylim(-0.03, 1.03)
-    axes[1, 1].legend(ncols=1 + len(classes) // 5)
+    axes[1, 1].legend(ncols=1 + len(classes) // 5, **LEGEND)
     for ax in axes[1]:
         ax.set_xlabel("optimiser step")
     return fig
@@ -119,7 +121,7 @@ def looks(images: np.ndarray, steps: Sequence[int], real: np.ndarray, classes: S
     images (T,K,n,S,S,3) uint8, real (K,n,S,S,3) uint8: real cells at the GAN's resolution.
     """
     times, kinds = images.shape[:2]
-    fig, axes = new_figure(1.5 * (times + 1) + 0.4, 0.82 * kinds + 0.4, kinds, times + 1, squeeze=False)
+    fig, axes = new_figure(1.0 * (times + 1) + 0.7, 1.0 * kinds + 0.3, kinds, times + 1, squeeze=False)
     for c in range(kinds):
         for t in range(times + 1):
             ax = axes[c, t]
@@ -181,7 +183,7 @@ def neighbours(rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
 
 def delivered(table: pd.DataFrame) -> Figure:
     """Real cells a class, what the quota asked for, and what passed; columns class, real, quota, delivered."""
-    fig, ax = new_figure(6.4, 0.9 + 0.45 * len(table))
+    fig, ax = new_figure(6.4, 1.1 + 0.42 * len(table))
     rows = np.arange(len(table))[::-1]
     ax.barh(rows, table["real"], height=0.6, color=PALETTE[0], label="real")
     ax.barh(rows, table["delivered"], left=table["real"], height=0.6, color=PALETTE[1], label="synthetic, handed on")
@@ -198,7 +200,7 @@ def delivered(table: pd.DataFrame) -> Figure:
     ax.set_yticks(rows, table["class"])
     ax.set_xlabel("training cells")
     ax.margins(x=0.14)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.3), ncols=3)
+    fig.legend(loc="outside lower center", ncols=3, **LEGEND)
     return fig
 
 
