@@ -77,13 +77,13 @@ def class_balance(table: pd.DataFrame) -> Figure:
 
 def split_map(groups: pd.DataFrame) -> Figure:
     """Every group as a dot in its part (columns label, group, split, cells); area is its number of cells."""
-    classes = sorted(groups["label"].unique())
+    classes = list(dict.fromkeys(groups["label"]))
     figure, ax = new_figure(6.8, 0.45 * len(classes) + 1.2)
     largest = max(1, int(groups["cells"].max()))
     for y, name in enumerate(classes):
         for x, part in enumerate(PARTS):
             cells = groups.loc[(groups["label"] == name) & (groups["split"] == part), "cells"].to_numpy(float)
-            if len(cells) > 60:  # a dot a cell says no more than their number
+            if len(cells) > 24:  # that many dots say no more than their number
                 ax.text(x, y, f"{len(cells)} groups", ha="center", va="center", fontsize=8)
                 continue
             spread = np.linspace(-0.42, 0.42, len(cells)) if len(cells) > 1 else np.zeros(len(cells))
@@ -103,28 +103,31 @@ def split_map(groups: pd.DataFrame) -> Figure:
 
 
 def glass_colours(measured: pd.DataFrame) -> Figure:
-    """Colour of the clear glass of every cell: by class, and for the groups with the most cells."""
-    figure, axes = new_figure(7.2, 3.4, 1, 2, sharex=True, sharey=True)
-    for ax, column, title in zip(axes, ("label", "group"), ("by class", "the eight largest groups"), strict=True):
-        names = list(measured["label"].unique()) if column == "label" else measured["group"].value_counts().index[:8]
+    """Colour of the clear glass of every cell: by class, and for the largest groups if they hold several cells."""
+    largest = measured["group"].value_counts()
+    panels = [("label", "by class", list(dict.fromkeys(measured["label"])))]
+    if largest.max() > 1:  # groups of one cell each have no cloud to show
+        panels.append(("group", "the eight largest groups", list(largest.index[:8])))
+    figure, axes = new_figure(3.6 * len(panels), 3.4, 1, len(panels), sharex=True, sharey=True, squeeze=False)
+    for ax, (column, title, names) in zip(axes[0], panels, strict=True):
         colours = class_colours([str(name) for name in names])
-        ax.scatter(measured["glass red"], measured["glass blue"], s=3, color="#CCCCCC", linewidths=0)
+        ax.scatter(measured["glass green"], measured["glass blue"], s=3, color="#CCCCCC", linewidths=0)
         for number, name in enumerate(names):
             some = measured[measured[column] == name]
             ax.scatter(
-                some["glass red"], some["glass blue"], s=9, color=colours[str(name)], linewidths=0,
+                some["glass green"], some["glass blue"], s=9, color=colours[str(name)], linewidths=0,
                 marker=MARKERS[number % len(MARKERS)], alpha=0.7, label=_short(str(name)),
             )  # fmt: skip
-        ax.set_title(title)
-        ax.set_xlabel("red of the clear glass (0–255)")
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel("green of the clear glass (0–255)")
         ax.legend(fontsize=6, markerscale=1.5, loc="best", handletextpad=0.2)
-    axes[0].set_ylabel("blue of the clear glass (0–255)")
+    axes[0, 0].set_ylabel("blue of the clear glass (0–255)")
     return figure
 
 
 def sizes(measured: pd.DataFrame) -> Figure:
-    """Box plots by class: stained share of the picture, and the nucleus/cell ratio where masks are known."""
-    columns = [c for c in ("stained share", "nucleus / cell") if c in measured]
+    """Box plots by class: deeply stained share of the picture, and the nucleus/cell ratio where masks are known."""
+    columns = [c for c in ("deeply stained", "nucleus / cell") if c in measured]
     classes = list(dict.fromkeys(measured["label"]))
     figure, axes = new_figure(
         3.5 * len(columns) + 0.6, 0.34 * len(classes) + 1.2, 1, len(columns), squeeze=False, sharey=True
@@ -136,7 +139,7 @@ def sizes(measured: pd.DataFrame) -> Figure:
             medianprops={"color": PALETTE[5]}, boxprops={"color": INK}, whiskerprops={"color": INK},
         )  # fmt: skip
         ax.set_xlabel(
-            "stained share of the picture (1)" if column == "stained share" else "nucleus area / cell area (1)"
+            "deeply stained share of the picture (1)" if column == "deeply stained" else "nucleus area / cell area (1)"
         )
     axes[0, 0].set_yticks(range(1, len(classes) + 1), [str(name).replace("_", " ") for name in classes])
     axes[0, 0].invert_yaxis()
@@ -144,9 +147,10 @@ def sizes(measured: pd.DataFrame) -> Figure:
     return figure
 
 
-def leak(probe: pd.DataFrame, classes: int) -> Figure:
+def leak(probe: pd.DataFrame) -> Figure:
     """Balanced accuracy of a vote that sees only the frame: grouped and random splits, every repeat, mean and range."""
     figure, ax = new_figure(6.4, 2.0)
+    chance = 1 / max(1, int(probe["classes"].max()))
     kinds = ("grouped", "random")
     for y, kind in enumerate(kinds):
         values = probe.loc[probe["split"] == kind, "balanced accuracy"].to_numpy(float)
@@ -156,8 +160,8 @@ def leak(probe: pd.DataFrame, classes: int) -> Figure:
         ax.scatter(values, np.full(len(values), y), s=14, color=PALETTE[y], marker=MARKERS[y], alpha=0.6, linewidths=0)
         ax.scatter([values.mean()], [y], s=80, color=PALETTE[y], marker="|", linewidths=2.5)
         ax.text(values.mean(), y - 0.2, f"{values.mean():.2f}", ha="center", fontsize=8)
-    ax.axvline(1 / classes, color=INK, ls=":", lw=1)
-    ax.text(1 / classes, 1.42, " chance", fontsize=8, va="center")
+    ax.axvline(chance, color=INK, ls=":", lw=1)
+    ax.text(chance, 1.42, " chance", fontsize=8, va="center")
     ax.set_yticks([0, 1], ["groups kept apart", "cells at random"])
     ax.set_ylim(1.6, -0.6)
     ax.set_xlim(0, 1)

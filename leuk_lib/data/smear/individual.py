@@ -92,8 +92,8 @@ def draw_patient(seed: int, label: str, number: int, effect: float = 1.0) -> Pat
         eosin=factor(0.16),
         tint=(spread(0.0, 0.05), spread(0.0, 0.04), spread(0.0, 0.05)),
         white=(
-            min(1.0, spread(0.975, 0.02) + max(warm, 0) / 3),
-            min(1.0, spread(0.935, 0.02)),
+            min(1.0, spread(0.955, 0.016) + max(warm, 0) / 3),
+            min(1.0, spread(0.925, 0.02)),
             float(np.clip(spread(0.905, 0.02) - warm, 0.7, 1.0)),
         ),
         slope=(spread(0.0, 0.035), spread(0.0, 0.035)),
