@@ -5,12 +5,16 @@ A map is (n,H,W), non-negative, summing to 1 over its image. Masks: 0 background
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leuk_lib.data.augment import normalise
+from leuk_lib.data.loading import CellSet
 from leuk_lib.evaluation.intervals import ClusterBootstrap, percentile
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
@@ -93,21 +97,32 @@ def attribution_shares(maps: Tensor, masks: Tensor | None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["cell", "region", "share", "pointing", "area"])
 
 
+SUMMARY = ["method", "region", "measure", "value", "low", "high", "area", "n"]
+
+
 def summarise_shares(
-    tables: dict[str, pd.DataFrame], groups: np.ndarray, seed: int, n_resamples: int = 1000
+    tables: Mapping[str, pd.DataFrame], groups: NDArray[np.str_], seed: int, n_resamples: int = 1000
 ) -> pd.DataFrame:
-    """One row a method, region and measure (share, pointing): mean with its 95 % interval over resampled groups, and area."""
-    rows = []
+    """One row a method, region and measure (share, pointing): mean with its 95 % interval over resampled groups, area, n."""
+    rows: list[tuple[str, str, str, float, float, float, float, int]] = []
     for method, table in tables.items():
-        for region, part in table.groupby("region", sort=False):
+        for region in table["region"].unique():
+            part = table[table["region"] == region]
             bootstrap = ClusterBootstrap(
                 groups[part["cell"].to_numpy()], n_resamples, numpy_rng(seed, "attribution", method, region)
             )
             for measure in ("share", "pointing"):
-                values = part[measure].to_numpy()
+                values = part[measure].to_numpy(dtype=np.float64)
                 low, high = percentile(bootstrap.means(values))
-                rows.append(
-                    {"method": method, "region": region, "measure": measure, "value": values.mean(), "low": low,
-                     "high": high, "area": part["area"].mean(), "n": len(part)}
-                )  # fmt: skip
-    return pd.DataFrame(rows)
+                area = float(part["area"].mean())
+                rows.append((method, region, measure, float(values.mean()), low, high, area, len(part)))
+    return pd.DataFrame(rows, columns=SUMMARY)
+
+
+def explain_table(maps: Mapping[str, Tensor], cells: CellSet, index: Tensor, seed: int) -> pd.DataFrame:
+    """Attribution of the cells at ``index`` by their masks, summarised a method; without masks a table without rows."""
+    if cells.masks is None:
+        return pd.DataFrame(columns=SUMMARY)
+    masks = cells.masks[index]
+    tables = {method: attribution_shares(values, masks) for method, values in maps.items()}
+    return summarise_shares(tables, cells.groups[index.numpy()], seed)

@@ -183,7 +183,15 @@ def gallery(rows: Mapping[str, pd.DataFrame], images: Array, maps: Mapping[str, 
 
 
 def shares(summary: pd.DataFrame) -> Figure:
-    """Attribution on cell and nucleus, and the pointing game, each method with interval; the mark is the area's share."""
+    """Attribution on cell and nucleus, and the pointing game, each method with interval; the mark is the area's share.
+
+    ``summary``: method, region, measure, value, low, high, area; without rows the figure says that there are no masks.
+    """
+    if summary.empty:
+        figure, ax = new_figure(6, 1.0)
+        ax.axis("off")
+        ax.text(0.5, 0.5, "These cells have no masks: where cell and nucleus lie is unknown.", ha="center", va="center")
+        return figure
     measures = [("share", "share of attribution (%)"), ("pointing", "highest pixel inside (%)")]
     figure, axes = new_figure(8.5, 2.9, 1, 2, sharey=True)
     regions, methods = list(dict.fromkeys(summary["region"])), list(dict.fromkeys(summary["method"]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import pandas as pd
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from leuk_lib.data.loading import CellSet
@@ -101,20 +101,23 @@ def read_synthetic(folder: Path, cells: CellSet) -> tuple[Tensor, Tensor, tuple[
 
     Raises ``LeukError`` where they do not fit the cells.
     """
-    path = Path(folder) / "synthetic.safetensors"
-    if not path.is_file():
-        raise LeukError(f"{path}: no such file; run notebooks/03_acdb_gan.ipynb again")
-    with safe_open(str(path), framework="pt") as file:
-        images, labels = file.get_tensor("images"), file.get_tensor("labels").long()
-        metadata = dict(file.metadata() or {})
+    path, account = Path(folder) / "synthetic.safetensors", Path(folder) / "quota.csv"
+    again = "run notebooks/03_acdb_gan.ipynb again"
+    for needed in (path, account):
+        if not needed.is_file():
+            raise LeukError(f"{needed}: no such file; {again}")
+    tensors = load_file(path)
+    images, labels = tensors["images"], tensors["labels"].long()
     if len(images) != len(labels) or (len(labels) and images.shape[1:] != cells.images.shape[1:]):
         raise LeukError(
-            f"{path}: images {tuple(images.shape)} and {len(labels)} labels do not fit cells of {cells.size} px; "
-            "run notebooks/03_acdb_gan.ipynb again"
+            f"{path}: images {tuple(images.shape)} and {len(labels)} labels do not fit cells of {cells.size} px; {again}"
         )
     if len(labels) and int(labels.max()) >= len(cells.classes):
-        raise LeukError(f"{path}: label {int(labels.max())} is none of the {len(cells.classes)} classes")
-    fallback = tuple(name for name in json.loads(metadata.get("fallback", "[]")) if name in cells.classes)
+        raise LeukError(f"{path}: label {int(labels.max())} is none of the {len(cells.classes)} classes; {again}")
+    table = pd.read_csv(account, dtype={"class": str}, keep_default_na=False, na_values={"loss weight": [""]})
+    fallback = tuple(table.loc[table["loss weight"].notna(), "class"])  # a weight stands where synthetic cells do not
+    if unknown := sorted(set(fallback) - set(cells.classes)):
+        raise LeukError(f"{account}: class {unknown[0]!r} is none of {', '.join(cells.classes)}; {again}")
     return images.view(-1, *cells.images.shape[1:]), labels, fallback
 
 
@@ -148,3 +151,12 @@ def train_wpat(stage: StageLike, material: Material, fabric: Fabric) -> Finetune
     """WPAT on the pretrained encoder of stage fcmae."""
     encoder = load_backbone(material.encoder_path, drop_path=stage.params.drop_path)
     return train_network(stage, material, encoder, "WPAT", fabric)
+
+
+def network_trainer(stage: StageLike, material: Material, fabric: Fabric) -> Callable[[nn.Module, str], nn.Module]:
+    """``fit(network, name)`` for the baselines: the network that validated best."""
+
+    def fit(model: nn.Module, label: str) -> nn.Module:
+        return train_network(stage, material, model, label, fabric).model
+
+    return fit

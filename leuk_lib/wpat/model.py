@@ -42,6 +42,29 @@ class Layout:
         return torch.cat([v[None].expand(n, *v.shape) for v, n in zip(values, self.counts, strict=True)])
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the latents know of a batch, and how: inside (B, R, s*s) the region tokens' attention, between (reading
+    (B, M, R), talking (B, M, M)); None where the weights were not asked for."""
+
+    latents: Tensor
+    layout: Layout
+    inside: Tensor | None
+    between: tuple[Tensor, Tensor] | None
+
+
+def paint(by_region: Tensor, inside: Tensor, layout: Layout, side: int, size: tuple[int, int]) -> Tensor:
+    """Attention on region tokens (B, Q, R), spread by theirs ``inside`` (B, R, s*s), on the image: (B, Q, *size), sum 1."""
+    by_token = by_region[..., None] * inside[:, None]  # (B, Q, R, s*s)
+    out = torch.zeros(*by_token.shape[:2], *size, device=by_token.device, dtype=by_token.dtype)
+    for (height, width), part in zip(layout.sizes, by_token.split(layout.counts, dim=2), strict=True):
+        image = merge(part.flatten(0, 1)[..., None], height, width, side)[..., 0]
+        # Nearest keeps every token's weight in its own pixels; coarser tokens are shared out over more pixels.
+        spread = F.interpolate(image[:, None], size=size, mode="nearest")[:, 0].view_as(out)
+        out = out + spread * (height * width) / (size[0] * size[1])
+    return out / out.sum(dim=(-2, -1), keepdim=True).clamp(min=1e-12)
+
+
 class WindowStep(nn.Module):
     """Cosine attention and an MLP inside [region; s*s tokens]; weights shared by all scales, position bias per scale.
 
@@ -135,41 +158,30 @@ class WPAT(nn.Module):
         regions = tokens.sum(dim=2) / real.sum(dim=1) + self.region
         return tokens, regions, layout
 
-    def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """x (B, 3, H, W) float, standardised -> logits (B, K); with ``return_attention`` also maps (B, K, H, W).
-
-        A map is the class's attention traced back (latents <- regions <- tokens of the last pair), non-negative,
-        summing to 1 over the image.
-        """
+    def look(self, x: Tensor, need_weights: bool = False) -> Look:
+        """Everything before the class queries: x (B, 3, H, W) -> latents, and the last pair's attention if asked for."""
         tokens, regions, layout = self.tokens(self.encoder(x)[-self.scales :])
         places = self.place(layout.centres) + layout.per_scale(self.scale_embedding)
         latents = self.latents.expand(x.shape[0], -1, -1)
         inside, between = None, None
         for window_step, latent_step in zip(self.window_steps, self.latent_steps, strict=True):
-            tokens, regions, inside = window_step(tokens, regions, layout, return_attention)
-            latents, regions, between = latent_step(latents, regions, places, return_attention)
-        queries = self.queries.expand(x.shape[0], -1, -1)
-        answer, asking = self.ask(queries, self.latent_norm(latents), need_weights=return_attention)
-        logits = (self.head_norm(queries + answer) * self.head_weight).sum(dim=-1) + self.head_bias
-        if inside is None or between is None or asking is None:
-            return logits
-        return logits, self.trace(asking.mean(dim=1), between, inside, layout, x.shape[-2:])
+            tokens, regions, inside = window_step(tokens, regions, layout, need_weights)
+            latents, regions, between = latent_step(latents, regions, places, need_weights)
+        return Look(latents, layout, inside, between)
 
-    def trace(
-        self, asking: Tensor, between: tuple[Tensor, Tensor], inside: Tensor, layout: Layout, size: torch.Size
-    ) -> Tensor:
-        """Attention of classes (B, K, M), latents ((B, M, R), (B, M, M)) and regions (B, R, s*s) -> (B, K, H, W).
+    def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """x (B, 3, H, W) float, standardised -> logits (B, K); with ``return_attention`` also maps (B, K, H, W).
 
-        Through the latents' self-attention with its residual as in attention rollout (Abnar & Zuidema 2020).
+        A map is the class's attention traced back (latents <- regions <- tokens of the last pair; through the latents'
+        self-attention with its residual, as in attention rollout, Abnar & Zuidema 2020): non-negative, sum 1 an image.
         """
-        reading, talking = between
+        seen = self.look(x, return_attention)
+        queries = self.queries.expand(x.shape[0], -1, -1)
+        answer, asking = self.ask(queries, self.latent_norm(seen.latents), need_weights=return_attention)
+        logits = (self.head_norm(queries + answer) * self.head_weight).sum(dim=-1) + self.head_bias
+        if seen.inside is None or seen.between is None or asking is None:
+            return logits
+        reading, talking = seen.between
         mixed = (talking + torch.eye(talking.shape[1], device=talking.device)) / 2
-        by_region = asking @ mixed @ reading  # (B, K, R)
-        by_token = by_region[..., None] * inside[:, None]  # (B, K, R, s*s)
-        out = torch.zeros(*by_token.shape[:2], *size, device=by_token.device, dtype=by_token.dtype)
-        for (height, width), part in zip(layout.sizes, by_token.split(layout.counts, dim=2), strict=True):
-            image = merge(part.flatten(0, 1)[..., None], height, width, self.side)[..., 0]
-            # Nearest keeps every token's weight in its own pixels; larger maps are shared out over more pixels.
-            spread = F.interpolate(image[:, None], size=tuple(size), mode="nearest")[:, 0].view_as(out)
-            out = out + spread * (height * width) / (size[0] * size[1])
-        return out / out.sum(dim=(-2, -1), keepdim=True).clamp(min=1e-12)
+        by_region = asking.mean(dim=1) @ mixed @ reading  # (B, K, R)
+        return logits, paint(by_region, seen.inside, seen.layout, self.side, (x.shape[-2], x.shape[-1]))
