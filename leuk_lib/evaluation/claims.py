@@ -55,6 +55,7 @@ class Claim(_Strict):
     needs: str
     tested: str
     unit: str = ""
+    quantified: bool = True
     remark: str = ""
     absent: str = ""
     interval: Literal["value", "above"] = "value"
@@ -200,7 +201,7 @@ def verdicts(
         verdict, why = judge(claim, book.needs[claim.needs], entry, facts)
         published = claim.needs == "published"
         rows.append(
-            {"claim": claim.text, "id": claim.id, "stated": claim.stated, "paper": told(claim.paper, claim.unit),
+            {"claim": claim.text, "id": claim.id, "stated": claim.stated, "paper": told(claim.paper, claim.unit) if claim.quantified else "no figure",
              "ours": "–" if entry is None else told_entry(entry, claim.unit),
              "data": "published figures" if published else f"{facts['dataset']} ({facts['kind']})",
              "run": "–" if published else f"{run} ({facts['profile']})",
@@ -208,6 +209,11 @@ def verdicts(
              "verdict": verdict, "why": why, "tested": claim.tested, "evidence": claim.metric}
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def tally(table: pd.DataFrame) -> str:
+    """The verdicts counted, in words."""
+    return ", ".join(f"{int((table['verdict'] == name).sum())} {name}" for name in (REPRODUCED, NOT_REPRODUCED, CANNOT))
 
 
 def told(value: float, unit: str = "") -> str:

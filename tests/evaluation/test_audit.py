@@ -19,7 +19,7 @@ def public():
 
 def test_every_reported_p_and_difference_is_recomputed(public):
     table = audit.t_tests(public.values, public.comparisons(), public.proposed)
-    assert len(table) == 9 and table["same p"].all() and table["same difference"].all()
+    assert len(table) == 9 and set(table["same p"]) == set(table["same difference"]) == {"yes"}
     b = table[table["versus"] == "B"]["p unpaired"].round(6).tolist()
     assert b == [0.000720, 0.002172, 0.002187]
 
@@ -69,6 +69,8 @@ def test_ten_points_lie_between_a_and_c(public):
     found = audit.figures(public)
     assert found["margin_B_recall"] == pytest.approx(3.686) and found["margin_B_f1"] == pytest.approx(3.414)
     assert found["margin_C_recall"] == pytest.approx(9.180) and found["margin_C_f1"] == pytest.approx(9.646)
+    wide = audit.margin_table(public.values, public.proposed).set_index("model")
+    assert wide.loc["B", "recall, A ahead by"] == found["margin_B_recall"] and wide.loc["A", "f1, A ahead by"] == 0
     assert found["margin_best_rival_recall"] == found["margin_B_recall"]
 
 

@@ -129,4 +129,4 @@ def test_fast_enough_for_two_thousand_resamples():
     part = made_up(0, n=2000, k=8, n_groups=2000)
     start = time.perf_counter()
     resampled_metrics(part, ClusterBootstrap(part.groups, 2000, np.random.default_rng(0)))
-    assert time.perf_counter() - start < 15
+    assert time.perf_counter() - start < 40  # 3 s on two idle cores; nothing loops over resamples
