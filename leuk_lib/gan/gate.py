@@ -13,7 +13,7 @@ Source: Kynkäänniemi et al. 2019 (k-NN balls), Meehan et al. 2020 (nearest-rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 PERCENTILE = 0.20  # of held-out real cells that test (i) may turn away
 TAIL = 0.04  # of held-out real cells that each other limit may turn away
 ACCEPT = 0.80  # of held-out real cells that must pass all tests
-MOST = 300  # training cells of a class that are compared with the others
+MOST = 100  # training cells of a class that are compared with the others
 THUMB = 16  # side of the thumbnails that find copies in pixel space
 REASONS = ("not its class", "outside the real cells", "memorised", "duplicate")
 
@@ -123,8 +123,8 @@ class Gate:
         out = pd.DataFrame({"memory": away[rows, nearest] / self.radius[nearest], "pixels": np.inf})
         if self.thumbs is not None and images_train is not None:
             least = np.full(len(mine), np.inf)
-            for view in moved_views(images_train[torch.from_numpy(mine)]):
-                pixels = distances(thumbnails(view), self.thumbs)
+            for view in moved_thumbnails(images_train[torch.from_numpy(mine)]):
+                pixels = distances(view, self.thumbs)
                 pixels[rows, mine] = np.inf
                 least = np.minimum(least, pixels.min(axis=1))
             out["pixels"] = least
@@ -140,7 +140,7 @@ class Gate:
         out = pd.DataFrame(
             {
                 "probability": self.head.probabilities(whitened)[:, label],
-                "ball": (away[:, own] / self.radius[own]).min(axis=1),
+                "ball": (away[:, own] / self.radius[own]).min(axis=1, initial=np.inf),
                 "neighbours": (self.labels[near] == label).mean(axis=1),
                 "memory": away[rows, nearest] / self.radius[nearest],
                 "nearest": nearest,
@@ -148,7 +148,7 @@ class Gate:
             }
         )
         if self.thumbs is not None and images is not None:
-            turned = [distances(thumbnails(view), self.thumbs).min(axis=1) for view in moved_views(images)]
+            turned = [distances(view, self.thumbs).min(axis=1) for view in moved_thumbnails(images)]
             out["pixels"] = np.min(turned, axis=0)
         return out
 
@@ -221,12 +221,17 @@ def thumbnails(images: Tensor) -> NDArray[np.float32]:
     return x.flatten(1).numpy() / np.float32(255 * np.sqrt(3) * THUMB)
 
 
-def moved_views(images: Tensor) -> list[Tensor]:
-    """(N,3,S,S) under the eight turns and mirrors, each in place and moved by a pixel in eight directions."""
-    turned = [images.rot90(k, (-2, -1)) for k in range(4)]
-    turned += [x.flip(-1) for x in turned]
-    moved = [x.roll((dy, dx), (-2, -1)) for x in turned for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-    return moved
+def moved_thumbnails(images: Tensor) -> Iterator[NDArray[np.float32]]:
+    """Thumbnails of (N,3,S,S) moved by up to a pixel each way, under the eight turns and mirrors: 72 times (N,P)."""
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            flat = torch.from_numpy(thumbnails(images.roll((dy, dx), (-2, -1))))
+            # Making thumbnails commutes with turning and mirroring, so these come after it.
+            grid = flat.reshape(len(images), 3, THUMB, THUMB)
+            for turns in range(4):
+                turned = grid.rot90(turns, (-2, -1))
+                yield turned.flatten(1).numpy()
+                yield turned.flip(-1).flatten(1).numpy()
 
 
 def _passes(stats: pd.DataFrame, limits: Limits) -> NDArray[np.bool_]:

@@ -1,0 +1,94 @@
+"""Training: resume equals uninterrupted, only learnable classes are drawn, failures are readable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from leuk_lib.gan import train as room
+from leuk_lib.gan.params import AcdbGanParams
+from leuk_lib.gan.samples import generate
+from leuk_lib.gan.train import GanResult, train_gan
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.fabric import make_fabric
+
+PARAMS = AcdbGanParams(
+    gan_size=16, patch=1, width=4, max_width=8, steps=6, batch_size=6, checkpoint_every=2, min_count=3,
+    accelerator="cpu", penalty_every=2, latent=8,
+)  # fmt: skip
+
+
+def cells(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Three classes of flat grey levels, 8, 5 and 1 cells."""
+    labels = torch.tensor([0] * 8 + [1] * 5 + [2])
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(0, 20, (14, 3, 20, 20), generator=generator)
+    return (noise + 80 * labels[:, None, None, None]).to(torch.uint8), labels
+
+
+def run(folder: Path, params: AcdbGanParams = PARAMS, recall: list[float] | None = None) -> GanResult:
+    return train_gan(*cells(), 3, params, folder, "id", make_fabric(params), recall)
+
+
+class Killed(Exception):
+    """Stands for a lost process."""
+
+
+def test_resume_is_bit_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(tmp_path / "whole")
+    real_batch = room._batch
+
+    def dies(loop, pick, ada, params, step, who, fabric):  # type: ignore[no-untyped-def]
+        if step == 3 and who == "g":
+            raise Killed
+        return real_batch(loop, pick, ada, params, step, who, fabric)
+
+    monkeypatch.setattr(room, "_batch", dies)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut")
+    monkeypatch.setattr(room, "_batch", real_batch)
+    torch.manual_seed(12345)  # what the process drew in between is of no account
+    again = run(tmp_path / "cut")
+    for mine, theirs in ((whole.generator, again.generator), (whole.discriminator, again.discriminator)):
+        for key, value in mine.state_dict().items():
+            assert torch.equal(value, theirs.state_dict()[key]), key
+    assert torch.equal(whole.looks, again.looks) and whole.history.equals(again.history)
+
+
+def test_result(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert done.learned.tolist() == [True, True, False] and done.sampling[2] == 0
+    assert done.looks.shape == (len(done.look_steps), 3, 4, 3, 16, 16) and (done.looks[:, 2] == 255).all()
+    assert {"loss_d", "loss_g", "r1", "r2", "r_0", "p_1", "ramp"} <= set(done.history) and "r_2" not in done.history
+    assert done.history["r1"].notna().sum() == 3  # every second step
+    assert not done.generator.training
+    whole = generate(done.generator, 1, 5, 8, seed=0, batch=2)
+    assert whole.dtype == torch.uint8
+    torch.testing.assert_close(whole[3:], generate(done.generator, 1, 2, 8, seed=0, start=3), atol=1, rtol=0)
+    assert torch.equal(done.looks[-1, 1], generate(done.generator, 1, 4, 8, seed=0))
+
+
+def test_recall_changes_the_sampling(tmp_path: Path) -> None:
+    plain, weak = run(tmp_path / "a"), run(tmp_path / "b", recall=[0.9, 0.1, 0.5])
+    assert weak.sampling[1] > plain.sampling[1] and weak.sampling.sum() == pytest.approx(1)
+
+
+def test_the_seed_is_the_run(tmp_path: Path) -> None:
+    a, b = run(tmp_path / "a"), run(tmp_path / "b", PARAMS.model_copy(update={"seed": 1}))
+    assert not torch.equal(a.looks, b.looks)
+
+
+def test_drawn_cells_are_of_the_drawn_class() -> None:
+    images, labels = cells()
+    pick = room._Picker(images, labels, torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64))
+    positions, y = pick.draw(200, torch.Generator().manual_seed(0))
+    assert torch.equal(labels[positions], y) and set(y.tolist()) == {0, 1}
+    assert len(set(positions.tolist())) == 13
+
+
+def test_nothing_to_learn_is_said(tmp_path: Path) -> None:
+    with pytest.raises(LeukError, match="min_count = 9"):
+        run(tmp_path, PARAMS.model_copy(update={"min_count": 9}))
