@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,7 +81,7 @@ def render(seed: int, index: int, patient: Patient, size: int) -> Rendered:
     shrink = {"dsize": (size, size), "interpolation": cv2.INTER_AREA}
     mask = np.where(cv2.resize(stain.cell, **shrink) > 0.5, 128, 0).astype(np.uint8)
     mask[cv2.resize(stain.nucleus, **shrink) > 0.5] = 255
-    record = {"index": index, "label": patient.label, "patient": patient.name, **asdict(cell)}
+    record = {"index": index, "label": patient.label, "patient": patient.name, **vars(cell)}
     return Rendered(image, mask, record)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from leuk_lib.data.smear.individual import RED_CELL_UM, Patient
@@ -21,14 +23,15 @@ def red_cells(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre
     places = rng.uniform(-reach, reach, (number, 2))
     radii = 0.5 * RED_CELL_UM * patient.red_size * np.exp(rng.normal(0, 0.05, number))
     shape = rng.normal(0, 1, (number, 3))
-    taken: list[int] = []
-    for i in range(number):
-        if np.hypot(*(places[i] - centre)) < keep_off + 0.86 * radii[i]:
+    taken: list[tuple[float, float, float]] = []
+    middle = (float(centre[0]), float(centre[1]))
+    for i, ((x, y), radius) in enumerate(zip(places.tolist(), radii.tolist(), strict=True)):
+        if math.dist((x, y), middle) < keep_off + 0.86 * radius:
             continue
-        if any(np.hypot(*(places[i] - places[j])) < 0.82 * (radii[i] + radii[j]) for j in taken):
+        if any(math.hypot(x - a, y - b) < 0.82 * (radius + c) for a, b, c in taken):
             continue
-        taken.append(i)
-        _red_cell(out, canvas, places[i], float(radii[i]), shape[i], patient.pallor)
+        taken.append((x, y, radius))
+        _red_cell(out, canvas, places[i], radius, shape[i], patient.pallor)
     return out
 
 

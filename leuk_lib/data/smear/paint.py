@@ -32,7 +32,24 @@ class Stain:
 
 
 def paint_cell(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Points) -> Stain:
-    """Stain of one cell at ``centre`` (µm)."""
+    """Stain of one cell at ``centre`` (µm) on ``canvas``; only the cell's surroundings are computed."""
+    reach = 0.75 * cell.diameter + 3 if cell.nucleus == "smudge" else 0.66 * cell.diameter + 2
+    half = round(int(np.ceil(reach)) * canvas.scale)
+    local = Canvas(2 * half, 2 * half / canvas.scale)
+    shift = np.round(centre * canvas.scale).astype(int)  # whole pixels, so that the small canvas fits the large one
+    part = _paint(rng, local, cell, centre - shift / canvas.scale)
+    low = canvas.side // 2 + shift - half  # corner of the small canvas on the large one, (x, y)
+    into = [slice(max(0, int(a)), min(canvas.side, int(a) + 2 * half)) for a in low]
+    of = [slice(s.start - int(a), s.stop - int(a)) for s, a in zip(into, low, strict=True)]
+    maps = []
+    for small in (part.azure, part.eosin, part.orange, part.nucleus, part.cell):
+        whole = canvas.zeros()
+        whole[into[1], into[0]] = small[of[1], of[0]]
+        maps.append(whole)
+    return Stain(*maps)
+
+
+def _paint(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Points) -> Stain:
     radius = cell.diameter / 2
     if cell.nucleus == "smudge":
         return _smudge(rng, canvas, cell, centre)

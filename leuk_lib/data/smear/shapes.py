@@ -68,7 +68,7 @@ class Canvas:
 
     def noise(self, rng: np.random.Generator, grain: float, stretch: float = 1.0, angle: float = 0.0) -> Map:
         """Gaussian noise of unit deviation whose features are about ``grain`` µm wide, stretched along ``angle``."""
-        knots = int(np.ceil(1.45 * self.field / grain)) + 4
+        knots = int(np.ceil(1.45 * round(self.field) / grain)) + 5
         lattice = rng.standard_normal((knots, knots), dtype=np.float32)
         step = 1 / (grain * self.scale)
         c, s = np.cos(angle) * step, np.sin(angle) * step
