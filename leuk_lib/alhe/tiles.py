@@ -32,6 +32,11 @@ class Axis:
     side: int
     pad: int
 
+    @property
+    def borders(self) -> list[int]:
+        """First pixel of every tile but the first."""
+        return [k * self.side - self.pad for k in range(1, self.count)]
+
     def neighbours(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """For each pixel the lower of its two neighbouring tile centres and the weight of the upper one."""
         place = (np.arange(self.size) + 0.5 + self.pad) / self.side - 0.5

@@ -1,0 +1,209 @@
+"""Figures of the chapter on enhancement; they take arrays and data frames only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from leuk_lib.figures.style import INK, MARKERS, PALETTE, image_axes, new_figure
+
+BLUE, ORANGE, GREEN = PALETTE[:3]
+
+
+def one_tile(
+    image: NDArray[np.uint8],
+    borders: tuple[Sequence[float], Sequence[float]],
+    box: tuple[int, int, int, int],
+    raw: NDArray[Any],
+    slopes: NDArray[Any],
+    floor: NDArray[Any],
+    kappa: float,
+    shift: NDArray[Any],
+    plain_shift: NDArray[Any],
+) -> Figure:
+    """A cell with its tile grid; one tile's histogram, clipped and refilled; the curve that follows.
+
+    image (H,W,3); borders: pixel rows and columns between tiles; box: top, left, height, width of the tile;
+    raw, slopes, floor (256,): histogram over its mean, after redistribution, and its least values;
+    shift, plain_shift (257,): by how many grey levels the curve moves each level, with and without the floor.
+    """
+    fig, (left, middle, right) = new_figure(9.2, 3.4, 1, 3, width_ratios=(0.9, 1.25, 1.1))
+    left.imshow(image, interpolation="nearest")
+    for row in borders[0]:
+        left.axhline(row - 0.5, color="white", lw=0.7, alpha=0.8)
+    for column in borders[1]:
+        left.axvline(column - 0.5, color="white", lw=0.7, alpha=0.8)
+    top, start, height, width = box
+    left.add_patch(Rectangle((start - 0.5, top - 0.5), width, height, fill=False, ec=ORANGE, lw=2.5))
+    left.set_xlim(-0.5, image.shape[1] - 0.5)
+    left.set_ylim(image.shape[0] - 0.5, -0.5)
+    image_axes(left, "a  tiles; the busiest in orange")
+
+    levels = np.arange(256)
+    ceiling = max(2.4 * kappa, 2.5)
+    occupied = np.flatnonzero(floor > 0)
+    if len(occupied):
+        middle.axvspan(occupied[0], occupied[-1] + 1, color=GREEN, alpha=0.1, lw=0)
+        middle.hlines(floor.max(), occupied[0], occupied[-1] + 1, color=GREEN, ls="--", lw=1.3, label="contrast floor")
+    middle.fill_between(
+        levels, np.minimum(raw, ceiling), step="post", color=PALETTE[6], alpha=0.45, lw=0, label="counted"
+    )
+    middle.step(levels, slopes, where="post", color=BLUE, lw=1.6, label="clipped, refilled")
+    middle.axhline(kappa, color=ORANGE, lw=1.3, ls="-.", label=f"clip factor {kappa:.2f}")
+    middle.set_ylim(0, ceiling)
+    middle.set_xlim(0, 256)
+    middle.set_xlabel("lightness (grey levels, 0 to 256)")
+    middle.set_ylabel("pixels, over the mean bin")
+    middle.set_title("b  the tile's histogram", fontsize=8)
+    middle.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+
+    edges = np.arange(257)
+    right.plot([0, 256], [0, 256], color=PALETTE[6], lw=1, ls=":", label="no change")
+    right.plot(edges, edges + plain_shift, color=ORANGE, lw=1.4, ls="--", label="without the floor")
+    right.plot(edges, edges + shift, color=BLUE, lw=1.8, label="ALHE")
+    right.set_xlim(0, 256)
+    right.set_ylim(0, 256)
+    right.set_aspect("equal")
+    right.set_xlabel("lightness before (grey levels)")
+    right.set_ylabel("after")
+    right.set_title("c  the tile's curve", fontsize=8)
+    right.legend(fontsize=7, loc="upper left")
+    return fig
+
+
+def maps(
+    image: NDArray[np.uint8],
+    kappa: NDArray[Any],
+    gain: NDArray[Any],
+    shift: NDArray[Any],
+    enhanced: NDArray[np.uint8],
+) -> Figure:
+    """The way from input to output: clip factors of the tiles, gain, shift of lightness, result.
+
+    image, enhanced (H,W,3) uint8; kappa (rows, columns); gain (H,W) in [0,1]; shift (H,W) grey levels.
+    """
+    fig, axes = new_figure(9.6, 2.5, 1, 5)
+    height, width = image.shape[:2]
+    axes[0].imshow(image, interpolation="nearest")
+    image_axes(axes[0], "input")
+    reach = max(float(np.abs(shift).max()), 1e-3)
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    drawn: list[tuple[Any, NDArray[Any], str, dict[str, Any]]] = [
+        (axes[1], kappa, "clip factor per tile", {"cmap": "viridis", "vmin": 1}),
+        (axes[2], gain, "gain (where stain is)", {"cmap": "cividis", "vmin": 0, "vmax": 1}),
+        (axes[3], shift, "shift (grey levels)", {"cmap": "RdBu", "vmin": -reach, "vmax": reach}),
+    ]
+    for ax, values, title, look in drawn:
+        mesh = ax.imshow(values, interpolation="nearest", extent=extent, **look)
+        image_axes(ax, title)
+        bar = fig.colorbar(mesh, ax=ax, orientation="horizontal", shrink=0.85, aspect=18, pad=0.03)
+        bar.ax.tick_params(labelsize=7)
+    axes[4].imshow(enhanced, interpolation="nearest")
+    image_axes(axes[4], "output")
+    return fig
+
+
+def before_after(pairs: Mapping[str, Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]]) -> Figure:
+    """A row a class; each cell before and, right of it, after. pairs: class name -> [(before, after), …]."""
+    across = max(len(row) for row in pairs.values())
+    fig, axes = new_figure(0.9 + 1.9 * across, 0.3 + 1.0 * len(pairs), len(pairs), across, squeeze=False)
+    for line, (ax_row, (name, row)) in enumerate(zip(axes, pairs.items(), strict=True)):
+        for position, ax in enumerate(ax_row):
+            image_axes(ax)
+            if position >= len(row):
+                ax.set_visible(False)
+                continue
+            before, after = row[position]
+            gap = np.full((before.shape[0], max(1, before.shape[1] // 24), 3), 252, np.uint8)
+            ax.imshow(np.concatenate([before, gap, after], axis=1), interpolation="nearest")
+            if line == 0:
+                ax.set_title("before | after", fontsize=8)
+        ax_row[0].set_ylabel(name.replace("_", "\n"), fontsize=8, rotation=0, ha="right", va="center")
+    return fig
+
+
+def side_by_side(rows: Mapping[str, Mapping[str, NDArray[np.uint8]]]) -> Figure:
+    """A row a cell, a column a method. rows: cell name -> method name -> image (H,W,3)."""
+    names = list(next(iter(rows.values())))
+    fig, axes = new_figure(0.8 + 1.2 * len(names), 0.35 + 1.2 * len(rows), len(rows), len(names), squeeze=False)
+    for line, (ax_row, (cell, images)) in enumerate(zip(axes, rows.items(), strict=True)):
+        for ax, name in zip(ax_row, names, strict=True):
+            ax.imshow(images[name], interpolation="nearest")
+            image_axes(ax, name.replace(", ", "\n") if line == 0 else "")
+        ax_row[0].set_ylabel(cell.replace("_", "\n"), fontsize=8, rotation=0, ha="right", va="center")
+    return fig
+
+
+def trade_off(table: pd.DataFrame, labels: Sequence[str], chosen: float, goals: tuple[float, float] | None) -> Figure:
+    """What is kept over what is gained, a curve a variant, clip factors along it; 95 % intervals.
+
+    table: columns variant, kappa_max, x, y and their _low, _high; labels of both axes; ``chosen`` kappa_max is ringed;
+    ``goals``: least x and y that are wanted, or None.
+    """
+    fig, ax = new_figure(6.4, 3.9)
+    for position, (variant, part) in enumerate(table.groupby("variant", sort=False)):
+        part = part.sort_values("kappa_max")
+        error = [
+            np.abs(part[[f"{axis}_low", f"{axis}_high"]].to_numpy().T - part[axis].to_numpy()) for axis in ("x", "y")
+        ]
+        colour = PALETTE[(0, 5, 6)[position % 3]]
+        ax.errorbar(
+            part["x"], part["y"], xerr=error[0], yerr=error[1], color=colour, marker=MARKERS[position], ms=5,
+            lw=1.6, elinewidth=0.6, capsize=2, label=str(variant), ls=("-", "--", ":")[position % 3],
+        )  # fmt: skip
+        for kappa, x, y in part[["kappa_max", "x", "y"]].to_numpy(dtype=float)[1:]:
+            if position < 2:
+                ax.annotate(f"{kappa:g}", (x, y), xytext=(5, 6), textcoords="offset points", fontsize=7, color=colour)
+        here = part[part["kappa_max"] == chosen]
+        if position == 0 and len(here):
+            ax.plot(here["x"], here["y"], marker="o", ms=13, mfc="none", mec=INK, mew=1.3, ls="", label="chosen")
+    if goals is not None:
+        ax.axvline(goals[0], color=PALETTE[6], lw=1, ls=":")
+        ax.axhline(goals[1], color=PALETTE[6], lw=1, ls=":", label="goal: right of and above")
+    ax.set_xlabel(labels[0])
+    ax.set_ylabel(labels[1])
+    fig.legend(loc="outside lower center", ncols=3)
+    return fig
+
+
+def entropy_misleads(summary: pd.DataFrame, judge: str, judge_label: str) -> Figure:
+    """A point a method: entropy against a measure that knows better; 95 % intervals.
+
+    summary: columns method, measure, value, low, high; ``judge`` is the measure on the vertical axis.
+    """
+    table = summary.set_index(["measure", "method"])
+    fig, ax = new_figure(6.2, 3.6)
+    order = list(dict.fromkeys(summary["method"]))
+    for position, method in enumerate(order):
+        x, y = table.loc[("entropy", method)], table.loc[(judge, method)]
+        ax.errorbar(
+            x["value"], y["value"],
+            xerr=[[max(x["value"] - x["low"], 0)], [max(x["high"] - x["value"], 0)]],
+            yerr=[[max(y["value"] - y["low"], 0)], [max(y["high"] - y["value"], 0)]],
+            color=PALETTE[position % len(PALETTE)], marker=MARKERS[position % len(MARKERS)], ms=7, capsize=2,
+            elinewidth=0.8, ls="", label=method,
+        )  # fmt: skip
+    ax.set_xlabel('entropy of lightness (bits): "more information" to the right')
+    ax.set_ylabel(judge_label)
+    fig.legend(loc="outside right upper")
+    return fig
+
+
+def cost(table: pd.DataFrame, side: int) -> Figure:
+    """Milliseconds an image by method, log scale. table: columns method, ms, over_clahe."""
+    fig, ax = new_figure(6.4, 0.7 + 0.33 * len(table))
+    table = table.sort_values("ms", ascending=False)
+    ours = table["method"].str.startswith("ALHE")
+    ax.barh(table["method"], table["ms"], color=np.where(ours, BLUE, PALETTE[6]).tolist())
+    for position, (ms, ratio) in enumerate(table[["ms", "over_clahe"]].to_numpy(dtype=float)):
+        ax.text(ms, position, f" {ms:.3g} ms ({ratio:.1f}x CLAHE 2)", va="center", fontsize=7)
+    ax.set_xscale("log")
+    ax.set_xlim(right=float(table["ms"].max()) * 6)
+    ax.set_xlabel(f"milliseconds an image of {side} x {side} pixels (fastest of several, log scale)")
+    return fig
