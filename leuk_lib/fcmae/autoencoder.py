@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leuk_lib.data.augment import normalise
 from leuk_lib.fcmae.encoder import Block, Encoder, init_weights
+from leuk_lib.fcmae.masking import upsample_mask
 
 STAINED_OD = 0.25  # summed optical density of a stained pixel: above the field, about that of a red cell's rim
 STAINED_SHARE = 0.25  # share of such pixels that makes a patch a stained one
@@ -82,6 +83,11 @@ class MaskedAutoencoder(nn.Module):
             init_weights(module, generator)
         nn.init.normal_(self.mask_token, std=0.02, generator=generator)
 
+    @torch.no_grad()
+    def start_at(self, images: Tensor) -> None:
+        """Let every prediction start at the mean of what is to be predicted for `images` (B, 3, H, W) in [0,1]."""
+        self.pred.bias.copy_(self.target(images).mean(dim=(0, 1, 2)).view(-1, 3).mean(0).repeat(self.encoder.patch**2))
+
     def forward(self, images: Tensor, visible: Tensor, dense: bool = False) -> Reconstruction:
         """images (B, 3, H, W) in [0,1]; visible bool (B, H/patch, W/patch), the same count in every sample."""
         latent = self.encoder(normalise(images), visible, dense)[-1]
@@ -93,10 +99,10 @@ class MaskedAutoencoder(nn.Module):
         return Reconstruction((patch_loss * hidden).sum() / hidden.sum(), patch_loss, prediction)
 
     def target(self, images: Tensor) -> Tensor:
-        """What is predicted: patches of pixels, standardised within the patch if `norm_pix`."""
-        patches = patchify(images, self.encoder.patch)
+        """What is predicted: patches of pixels, standardised within the patch if `norm_pix`, else as the input is."""
         if not self.norm_pix:
-            return patches
+            return patchify(normalise(images), self.encoder.patch)
+        patches = patchify(images, self.encoder.patch)
         mean, deviation = patch_statistics(patches, self.norm_pix_eps)
         return (patches - mean) / deviation
 
@@ -108,11 +114,14 @@ class MaskedAutoencoder(nn.Module):
         contrast are put back to paint it, so its overall colour is given, not predicted.
         """
         prediction = self.forward(images, visible).prediction.float()
-        patches = patchify(images, self.encoder.patch)
         if self.norm_pix:
-            mean, deviation = patch_statistics(patches, self.norm_pix_eps)
-            prediction = prediction * deviation + mean
-        return unpatchify(torch.where(visible[..., None], patches, prediction), self.encoder.patch).clamp(0, 1)
+            mean, deviation = patch_statistics(patchify(images, self.encoder.patch), self.norm_pix_eps)
+            painted = unpatchify(prediction * deviation + mean, self.encoder.patch)
+        else:
+            zero, one = normalise(torch.stack([torch.zeros_like(images[0]), torch.ones_like(images[0])]))
+            painted = (unpatchify(prediction, self.encoder.patch) - zero) / (one - zero)
+        seen = upsample_mask(visible, self.encoder.patch)[:, None]
+        return torch.where(seen, images, painted).clamp(0, 1)
 
 
 def split_loss(patch_loss: Tensor, visible: Tensor, stained: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.manifold import TSNE
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
@@ -75,12 +75,17 @@ def _last(x: Tensor) -> NDArray[Any]:
     return x.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def feature_map(encoder: Encoder, images: Tensor, seed: int = 0) -> NDArray[Any]:
-    """Two t-SNE coordinates of the frozen features, (N, 3, S, S) uint8 -> (N, 2); neighbours stay, axes mean nothing."""
+def feature_map(encoder: Encoder, images: Tensor) -> tuple[NDArray[Any], list[str]]:
+    """First two principal components of the frozen features: points (N, 2) and names of the axes.
+
+    images (N, 3, S, S) uint8. The names tell which share of the features' variance an axis holds.
+    """
     features = encode(encoder, images)
-    perplexity = max(min(30.0, (len(features) - 1) / 3), 1.0)
-    model = TSNE(2, perplexity=perplexity, init="pca" if len(features) > 2 else "random", random_state=seed % 2**32)
-    return model.fit_transform(features)
+    points, shares = np.zeros((len(features), 2)), [0.0, 0.0]
+    if len(features) > 2:
+        pca = PCA(2, svd_solver="full").fit(features)
+        points, shares = pca.transform(features), pca.explained_variance_ratio_.tolist()
+    return points, [f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
 
 
 def record(stage: Recorder, probe: Probe, history: list[dict[str, Any]]) -> None:

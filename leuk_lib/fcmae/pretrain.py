@@ -104,6 +104,8 @@ def pretrain(
             f"batch_size {batch} cannot be cut into {world} processes x accumulate {params.accumulate} equal parts"
         )
     bare = build_autoencoder(params)
+    some = torch.linspace(0, len(images) - 1, min(len(images), 256)).round().long()
+    bare.start_at(images[some].float() / 255)
     bare.encoder.norm.requires_grad_(False)  # belongs to the head: no pretraining gradient reaches it
     adamw = torch.optim.AdamW(parameter_groups(bare, params.weight_decay), lr=0.0, betas=(0.9, 0.95))
     model, optimiser = fabric.setup(bare, adamw)

@@ -114,12 +114,12 @@ def embedding_map(
     images: NDArray[Any],
     labels: NDArray[Any],
     classes: Sequence[str],
-    axis: str,
+    axes: Sequence[str],
     thumbnails: int = 60,
 ) -> Figure:
     """Cells placed by two embedding coordinates: a point a cell, and pictures of some with their class's frame.
 
-    points (N, 2); images (N, H, W, 3) uint8; labels (N,) positions in `classes`; `axis` names the coordinates.
+    points (N, 2); images (N, H, W, 3) uint8; labels (N,) positions in `classes`; axes: their two names.
     """
     fig, ax = new_figure(7.0, 5.6)
     colours = class_colours(classes)
@@ -133,8 +133,8 @@ def embedding_map(
         picture = OffsetImage(images[i], zoom=25 / images.shape[1], interpolation="bilinear")
         frame = {"edgecolor": colours[classes[int(labels[i])]], "lw": 1.8, "boxstyle": "square,pad=0.08"}
         ax.add_artist(AnnotationBbox(picture, (points[i, 0], points[i, 1]), bboxprops=frame, pad=0.05))
-    ax.set_xlabel(f"{axis} 1")
-    ax.set_ylabel(f"{axis} 2")
+    ax.set_xlabel(axes[0])
+    ax.set_ylabel(axes[1])
     ax.margins(0.06)
     fig.legend(loc="outside lower center", ncols=min(len(classes), 4), title="frame and point: class", title_fontsize=8)
     return fig

@@ -4,6 +4,7 @@ from helpers_fcmae import cells, encoder, generator, stir
 
 from leuk_lib.fcmae.autoencoder import (
     MaskedAutoencoder,
+    Reconstruction,
     patch_statistics,
     patchify,
     split_loss,
@@ -104,3 +105,21 @@ def test_split_loss_adds_up():
     cell, n_cell, field, n_field = split_loss(out.patch_loss, visible, stained_patches(images, 8)).tolist()
     assert n_cell + n_field == int((~visible).sum()) and n_cell > 0 and n_field > 0
     assert (cell + field) / (n_cell + n_field) == pytest.approx(float(out.loss.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_a_prediction_that_equals_the_target_paints_the_image(norm_pix):
+    images, visible = batch()
+    autoencoder = model(norm_pix).eval()
+    perfect = Reconstruction(torch.zeros(()), torch.zeros(()), autoencoder.target(images))
+    autoencoder.forward = lambda *_: perfect
+    torch.testing.assert_close(autoencoder.paint(images, visible), images, atol=1e-5, rtol=1e-5)
+
+
+def test_it_starts_at_the_mean_colour():
+    images, visible = batch()
+    autoencoder = model(norm_pix=False, stirred=False)
+    autoencoder.start_at(images)
+    hidden = ~upsample_mask(visible, 8)[:, None].expand_as(images)
+    painted = autoencoder.eval().paint(images, visible)
+    assert (painted[hidden].mean() - images.mean()).abs() < 0.05

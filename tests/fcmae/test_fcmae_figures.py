@@ -91,13 +91,13 @@ def test_one_cell_of_each_class_that_there_is():
     assert len(pictures.one_of_each(labels, torch.arange(5), list("abcdef"), most=2)[1]) == 2
 
 
-@pytest.mark.parametrize("n", [4, 20])
+@pytest.mark.parametrize("n", [1, 4, 20])
 def test_map_of_few_cells(n):
     images = cells(n)
-    points = pictures.feature_map(encoder("zepto", 1), images)
+    points, axes = pictures.feature_map(encoder("zepto", 1), images)
     assert points.shape == (n, 2) and np.isfinite(points).all()
     labels = np.arange(n) % 9
-    figure = figures.embedding_map(points, images.permute(0, 2, 3, 1).numpy(), labels, list("abcdefghi"), "t-SNE")
+    figure = figures.embedding_map(points, images.permute(0, 2, 3, 1).numpy(), labels, list("abcdefghi"), axes)
     drawn(figure)
 
 
