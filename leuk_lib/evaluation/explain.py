@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from leuk_lib.data.augment import normalise
@@ -30,19 +30,21 @@ def to_shares(values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def attention_maps(model: nn.Module, images: Tensor, targets: Tensor, batch: int = 64) -> Tensor:
+def attention_maps(model: nn.Module, images: Tensor, targets: ArrayLike, batch: int = 64) -> Tensor:
     """Attention of class ``targets`` (n,) for uint8 images: ``model(x, return_attention=True)`` gives (logits, (B,K,H,W))."""
-    device = next(model.parameters()).device
+    device, wanted = next(model.parameters()).device, torch.as_tensor(targets)
     model.eval()
     found = []
     for start in range(0, len(images), batch):
         rows = slice(start, start + batch)
         _, maps = model(normalise(images[rows].to(device)), return_attention=True)
-        found.append(maps[torch.arange(maps.shape[0]), targets[rows].to(device)].float().cpu())
+        found.append(maps[torch.arange(maps.shape[0]), wanted[rows].to(device)].float().cpu())
     return to_shares(torch.cat(found))
 
 
-def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor, steps: int = 8, batch: int = 16) -> Tensor:
+def integrated_gradients(
+    model: nn.Module, images: Tensor, targets: ArrayLike, steps: int = 8, batch: int = 16
+) -> Tensor:
     """Integrated gradients (Sundararajan et al. 2017) of the target's logit, absolute, summed over RGB: (n,H,W).
 
     The baseline is each image's own border colour (its median): for a smear, "no cell", where black would be a cell
@@ -50,7 +52,7 @@ def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor, step
     """
     from captum.attr import IntegratedGradients
 
-    device = next(model.parameters()).device
+    device, wanted = next(model.parameters()).device, torch.as_tensor(targets)
     model.eval()
     method = IntegratedGradients(model)
     found = []
@@ -58,7 +60,7 @@ def integrated_gradients(model: nn.Module, images: Tensor, targets: Tensor, step
         part = images[start : start + batch]
         empty = border_colour(part)[:, :, None, None].expand_as(part)
         x, blank = normalise(part).to(device), normalise(empty).to(device)
-        target = targets[start : start + batch].to(device)
+        target = wanted[start : start + batch].to(device)
         values = method.attribute(x, baselines=blank, target=target, n_steps=steps, method="gausslegendre")
         found.append(values.detach().abs().sum(dim=1).float().cpu())
     return to_shares(torch.cat(found))

@@ -14,6 +14,12 @@ from numpy.typing import NDArray
 from leuk_lib.figures.style import INK, MARKERS, PALETTE, image_axes, new_figure
 
 Array = NDArray[Any]
+LEGEND: dict[str, Any] = {"fontsize": 8, "frameon": False}
+
+
+def _overlay(ax: Any, values: Array) -> None:
+    """A heat map over the image; its top is the 99.5th percentile, so that one pixel does not hide all others."""
+    ax.imshow(values, cmap="magma", alpha=0.6, vmin=0, vmax=max(float(np.quantile(values, 0.995)), 1e-12))
 
 
 def architecture(tensors: pd.DataFrame) -> Figure:
@@ -48,7 +54,7 @@ def architecture(tensors: pd.DataFrame) -> Figure:
     ax.set_aspect("equal")
     ax.axis("off")
     handles = [Rectangle((0, 0), 1, 1, facecolor=colours[s], edgecolor=INK, linewidth=0.5, alpha=0.6) for s in steps]
-    ax.legend(handles, steps, loc="upper right", ncols=min(4, len(steps)))
+    ax.legend(handles, steps, loc="upper right", ncols=min(4, len(steps)), **LEGEND)
     return figure
 
 
@@ -77,11 +83,11 @@ def windows(image: Array, strides: Sequence[int], side: int, region: Array, late
         ax.set_title(f"stride {stride} px: {count} window{'s' if count > 1 else ''}", fontsize=8)
     ax = axes[0, len(strides)]
     ax.imshow(image)
-    ax.imshow(region, cmap="magma", alpha=0.6)
+    _overlay(ax, region)
     ax.set_title("region tokens look", fontsize=8)
     for number, (ax, one) in enumerate(zip(axes[1], latents, strict=False), start=1):
         ax.imshow(image)
-        ax.imshow(one, cmap="magma", alpha=0.6)
+        _overlay(ax, one)
         ax.set_title(f"latent {number} reads", fontsize=8)
     return figure
 
@@ -103,7 +109,7 @@ def curves(history: pd.DataFrame, curve: pd.DataFrame, best_step: int) -> Figure
     for ax in (left, right):
         ax.axvline(best_step, color=INK, linestyle="--", linewidth=1, label="chosen")
         ax.set_xlabel("optimiser step")
-        ax.legend()
+        ax.legend(**LEGEND)
     return figure
 
 
@@ -125,7 +131,7 @@ def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figur
     ax.invert_yaxis()
     ax.set_xlim(0, 101)
     ax.set_xlabel(f"{metric.replace('_', ' ')} (%), 95 % interval over groups")
-    ax.legend(loc="lower left")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), **LEGEND)
     return figure
 
 
@@ -146,7 +152,9 @@ def confusion(counts: Array, classes: Sequence[str]) -> Figure:
     ax.set_yticks(range(len(classes)), classes)
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
-    figure.colorbar(drawn, ax=ax, label="share of the true class", shrink=0.8)
+    bar = figure.colorbar(drawn, ax=ax, shrink=0.8)
+    bar.set_label("share of the true class", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
     return figure
 
 
@@ -174,7 +182,7 @@ def gallery(rows: Mapping[str, pd.DataFrame], images: Array, maps: Mapping[str, 
             part[0].set_title(f"{row['label']}{arrow} {100 * row['probability']:.0f} %", fontsize=7)
             for ax, values in zip(part[1:], maps.values(), strict=True):
                 ax.imshow(images[position])
-                ax.imshow(values[position], cmap="magma", alpha=0.6)
+                _overlay(ax, values[position])
             if column == 0:
                 part[0].set_ylabel(title, fontsize=8)
                 for ax, method in zip(part[1:], maps, strict=True):
@@ -206,10 +214,10 @@ def shares(summary: pd.DataFrame) -> Figure:
                 values, places, xerr=bars, fmt=MARKERS[number], color=PALETTE[number], capsize=3, label=method
             )
         area = 100 * summary.groupby("region", sort=False)["area"].mean().reindex(regions).to_numpy(dtype=float)
-        ax.plot(area, np.arange(len(regions)), "|", color=INK, markersize=26, label="share of area (chance)")
+        ax.plot(area, np.arange(len(regions)), "|", color=INK, markersize=18, label="share of area (chance)")
         ax.set_yticks(range(len(regions)), regions)
         ax.set_ylim(len(regions) - 0.4, -0.6)
         ax.set_xlim(0, 101)
         ax.set_xlabel(label)
-    axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), labelspacing=1.4, **LEGEND)
     return figure

@@ -23,7 +23,7 @@ class WpatParams(TrainParams):
     pairs: int = Field(2, ge=1, le=12, description="window step + latent step, repeated L times")
     mlp_ratio: float = Field(2.0, gt=0, le=8, description="hidden width of the MLPs, in units of dim")
 
-    steps: int = Field(400, ge=1, le=10**6, description="optimiser steps of every trained model")
+    steps: int = Field(180, ge=1, le=10**6, description="optimiser steps of every trained model")
     batch_size: int = Field(48, ge=2, le=8192, description="images an optimiser step, over all processes")
     lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate of the new layers")
     warmup: float = Field(0.1, ge=0, le=0.5, description="part of the steps with a rising learning rate")
@@ -33,7 +33,7 @@ class WpatParams(TrainParams):
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="probability mass spread over all classes")
     ema_decay: float = Field(0.98, ge=0, lt=1, description="decay of the moving average of the weights")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    evaluations: int = Field(10, ge=1, le=1000, description="looks at the validation part during training")
+    evaluations: int = Field(9, ge=1, le=1000, description="looks at the validation part during training")
     balance: Literal["fallback", "weights", "sampling"] = Field(
         "fallback",
         description="against class imbalance: loss weights where the GAN fell back, always, or even sampling",
