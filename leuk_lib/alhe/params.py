@@ -42,6 +42,6 @@ class AlheParams(EnhanceParams, StageParams):
     """Parameters of stage ``alhe``: the enhancement's settings and how much of it is measured and shown."""
 
     batch: int = Field(64, ge=1, le=65536, description="cells enhanced at a time")
-    measured: int = Field(300, ge=8, le=100000, description="training cells on which the quality is measured")
+    measured: int = Field(200, ge=8, le=100000, description="training cells on which the quality is measured")
     shown: int = Field(3, ge=1, le=12, description="cells a class in the before/after figure")
     timed_size: int = Field(512, ge=32, le=4096, description="side of the image on which the cost is measured, pixels")

@@ -29,6 +29,15 @@ def test_cnr_by_hand():
     assert np.isnan(quality.cnr(values, one, np.zeros(40, bool)))
 
 
+def test_auc_is_sklearns():
+    from sklearn.metrics import roc_auc_score
+
+    image, mask = cell(48, 48)
+    darkness = -quality.lightness(image)
+    found = quality.measure(image, image, mask)["auc_nucleus"]
+    assert found == pytest.approx(roc_auc_score((mask == 255).ravel(), darkness.ravel()))
+
+
 def test_noise_wins_entropy_and_loses_everything_else():
     image, mask = cell(80, 80)
     noisy = np.clip(image + np.random.default_rng(0).normal(0, 25, image.shape), 0, 255).astype(np.uint8)
