@@ -138,17 +138,26 @@ def measure_cells(cells: CellSet) -> pd.DataFrame:
     """
     seen = cells.table["split"].isin(["train", "val"]).to_numpy()
     out = cells.table.loc[seen, ["label", "group"]].reset_index(drop=True)
-    images = cells.images[np.flatnonzero(seen)].permute(0, 2, 3, 1).numpy()
-    glass = np.percentile(images.reshape(len(images), -1, 3), 95, axis=1)
-    out[["glass red", "glass green", "glass blue"]] = glass
-    clear = np.maximum(glass, 1)[:, None, None, :]
-    density = -np.log(np.clip(images.astype(np.float32), 1, None) / clear).sum(axis=3)
-    out["deeply stained"] = (density > DEEP).mean(axis=(1, 2))
-    if cells.masks is not None:
-        masks = cells.masks[np.flatnonzero(seen)].numpy()
-        nucleus = (masks == 255).sum(axis=(1, 2))
-        out["nucleus / cell"] = nucleus / np.maximum((masks > 0).sum(axis=(1, 2)), 1)
+    glass, deep, ratio = [], [], []
+    for at in _chunks(np.flatnonzero(seen)):
+        images = cells.images[at].permute(0, 2, 3, 1).numpy()
+        clear = np.percentile(images.reshape(len(images), -1, 3), 95, axis=1)
+        light = np.maximum(images, 1).astype(np.float32) / np.maximum(clear, 1).astype(np.float32)[:, None, None]
+        glass.append(clear)
+        deep.append((-np.log(light).sum(axis=3) > DEEP).mean(axis=(1, 2)))
+        if cells.masks is not None:
+            masks = cells.masks[at].numpy()
+            ratio.append((masks == 255).sum(axis=(1, 2)) / np.maximum((masks > 0).sum(axis=(1, 2)), 1))
+    out[["glass red", "glass green", "glass blue"]] = np.concatenate(glass)
+    out["deeply stained"] = np.concatenate(deep)
+    if ratio:
+        out["nucleus / cell"] = np.concatenate(ratio)
     return out
+
+
+def _chunks(positions: NDArray[np.int64], most: int = 256) -> list[NDArray[np.int64]]:
+    """Pieces of ``positions``: pictures at 224 pixels do not fit into memory all at once as floats."""
+    return [positions[i : i + most] for i in range(0, len(positions), most)]
 
 
 def leak_probe(cells: CellSet, repeats: int = 10, neighbours: int = 5, seed: int = 0) -> pd.DataFrame:
@@ -156,15 +165,18 @@ def leak_probe(cells: CellSet, repeats: int = 10, neighbours: int = 5, seed: int
 
     A k-nearest-neighbour vote sees only mean and deviation of each colour in the picture's outermost ring (an eighth
     of its side), where the cell rarely reaches. ``repeats`` splits (80/20) of training + validation; one row each:
-    split ("grouped", "random"), repeat, balanced accuracy, number of classes tested. What "random" gains over "grouped" is the leak.
+    split ("grouped", "random"), repeat, balanced accuracy, number of classes tested. What "random" gains over
+    "grouped" is the leak.
     """
     seen = np.flatnonzero(cells.table["split"].isin(["train", "val"]).to_numpy())
-    images = cells.images[seen].permute(0, 2, 3, 1).numpy().astype(np.float32)
     width = max(1, cells.size // 8)
-    ring = np.ones(images.shape[1:3], bool)
+    ring = np.ones((cells.size, cells.size), bool)
     ring[width:-width, width:-width] = False
-    pixels = images[:, ring]
-    features = np.concatenate([pixels.mean(axis=1), pixels.std(axis=1)], axis=1)
+    parts = []
+    for at in _chunks(seen):
+        pixels = cells.images[at].permute(0, 2, 3, 1).numpy()[:, ring].astype(np.float32)
+        parts.append(np.concatenate([pixels.mean(axis=1), pixels.std(axis=1)], axis=1))
+    features = np.concatenate(parts)
     features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)
     labels, groups = cells.labels[seen].numpy(), cells.groups[seen]
     out = []

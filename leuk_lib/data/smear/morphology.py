@@ -95,12 +95,12 @@ CELL_TYPES: dict[str, CellType] = {
         quality(0.9, 1.4), quality(0.22, 0.42), quality(0.02, 0.10), indentation=quality(0.0, 0.16),
     ),
     "CLL lymphocyte": CellType(
-        "round", stated(10, 12.5), quality(0.74, 0.93, IWCLL), quality(0.01, 0.05), quality(1.25, 1.65, IWCLL),
+        "round", quality(10, 12.5), quality(0.74, 0.93, IWCLL), quality(0.01, 0.05), quality(1.25, 1.65, IWCLL),
         quality(0.30, 0.58, IWCLL), quality(0.95, 1.5, IWCLL), quality(0.18, 0.38), quality(0.02, 0.10),
         indentation=quality(0.0, 0.14), nucleoli=quality(0, 0.7, IWCLL), prominence=quality(0.05, 0.2, IWCLL),
     ),
     "prolymphocyte": CellType(
-        "round", stated(10, 15, FAB89), quality(0.60, 0.80, FAB89), quality(0.01, 0.06), quality(1.1, 1.45, FAB89),
+        "round", quality(10, 15, FAB89), quality(0.60, 0.80, FAB89), quality(0.01, 0.06), quality(1.1, 1.45, FAB89),
         quality(0.18, 0.38, FAB89), quality(0.7, 1.1, FAB89), quality(0.25, 0.45, FAB89), quality(0.03, 0.10),
         nucleoli=quality(1, 1.4, FAB89), prominence=quality(0.35, 0.65, FAB89),
     ),
@@ -150,7 +150,7 @@ CELL_TYPES: dict[str, CellType] = {
         specific=quality(70, 180),
     ),
     "band neutrophil": CellType(
-        "band", stated(12, 15), quality(0.24, 0.34), quality(0.02, 0.07), quality(1.35, 1.75), quality(0.25, 0.45),
+        "band", quality(12, 15), quality(0.24, 0.34), quality(0.02, 0.07), quality(1.35, 1.75), quality(0.25, 0.45),
         quality(0.7, 1.1), quality(0.03, 0.10), quality(0.12, 0.26), specific=quality(80, 200),
     ),
     "segmented neutrophil": CellType(
