@@ -30,7 +30,7 @@ class FcmaeParams(TrainParams):
         le=1.0,
         description="added to the patch variance (pixels in [0,1]); keeps flat background from counting as detail",
     )
-    steps: int = Field(600, ge=2, le=10_000_000, description="optimiser steps")
+    steps: int = Field(500, ge=2, le=10_000_000, description="optimiser steps")
     batch_size: int = Field(32, ge=2, le=65536, description="images per optimiser step, all processes together")
     accumulate: int = Field(1, ge=1, le=1024, description="forward passes the batch is cut into")
     lr_scale: float = Field(
