@@ -239,7 +239,7 @@ def headline(results: Metrics, claims: Metrics, results_chapter: str, claims_cha
             interval = f"{low} to {high}"
         count = glued(results_chapter, f"{full}.n") if "n" in entry else "–"
         rows.append((name, glued(results_chapter, full, ":.3f"), interval, count))
-    text = table(("on the test part", "value", "95 % interval", "n"), rows, "lrrr")
+    text = table(("on the test part", "value", "interval", "n"), rows, "lrrr")
     told = [f"{glued(claims_chapter, f'claims.{key}')} {word}" for key, word in VERDICTS.items() if key in claims]
     if told:
         text += f"\nOf the paper's claims and the checks of its published figures: {', '.join(told)}.\n"
