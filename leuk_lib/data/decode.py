@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
 from leuk_lib.data.opencv import cv2
 
@@ -26,6 +26,11 @@ SUFFIXES = {
     "WEBP": {".webp"},
 }
 ORIENTATION = 0x0112
+# What Pillow and OpenCV were seen to raise over damaged files (fuzzing); all mean "this is no image".
+DAMAGE = (
+    OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, AttributeError, RuntimeError,
+    ArithmeticError, AssertionError, MemoryError, struct.error, zlib.error, cv2.error,
+)  # fmt: skip
 
 
 class Unreadable(ValueError):
@@ -62,7 +67,7 @@ def decode(data: bytes, suffix: str = "") -> Decoded:
         warnings.simplefilter("ignore")  # Pillow warns of bombs; the limit below is stricter
         try:
             header = Pillow.open(io.BytesIO(data))
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
+        except (*DAMAGE, Pillow.DecompressionBombError) as error:
             raise Unreadable("not an image, or its header is damaged") from error
         kind, (width, height) = header.format or "", header.size
         if kind not in SUFFIXES:
@@ -71,30 +76,29 @@ def decode(data: bytes, suffix: str = "") -> Decoded:
             raise Unreadable(f"{width} x {height} pixels are too many for one cell")
         if min(width, height) < MIN_SIDE:
             raise Unreadable(f"{width} x {height} pixels are too few")
-        if kind != "MPO" and getattr(header, "n_frames", 1) > 1:
+        if kind != "MPO" and _frames(header) > 1:
             raise Unreadable("several images in one file")
         _whole(data, kind)
         findings = [] if suffix.lower() in SUFFIXES[kind] or not suffix else [f"is a {kind} file under another name"]
         image = _pixels(data, header, findings)
     if min(image.shape[:2]) < SMALL_SIDE:
         findings.append("tiny")
-    return Decoded(image, tuple(findings))
+    return Decoded(image, tuple(dict.fromkeys(findings)))
 
 
 def _pixels(data: bytes, header: Pillow.Image, findings: list[str]) -> NDArray[np.uint8]:
-    """Decode; OpenCV where it is exact and fast, Pillow for the kinds that OpenCV would get wrong or hide."""
-    mode = header.mode
-    if mode == "RGB" and "transparency" not in header.info:
-        if _orientation(header) not in (0, 1):
-            findings.append("EXIF-rotated")
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # applies the orientation
-        if image is not None:
-            if header.format in ("PNG", "TIFF") and _deep(data, header):
-                findings.append("16-bit")
-            return np.ascontiguousarray(image[..., ::-1])
+    """Decode: OpenCV where it is exact and fast, Pillow for the kinds that OpenCV would get wrong or hide."""
     try:
+        if header.mode == "RGB" and "transparency" not in header.info:
+            if _orientation(header) not in (0, 1):
+                findings.append("EXIF-rotated")
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # applies the orientation
+            if image is not None:
+                if header.format in ("PNG", "TIFF") and _deep(data, header):
+                    findings.append("16-bit")
+                return np.ascontiguousarray(image[..., ::-1])
         return _by_pillow(header, findings)
-    except (OSError, ValueError, SyntaxError, zlib.error, MemoryError) as error:
+    except DAMAGE as error:
         raise Unreadable(f"damaged ({error})") from error
 
 
@@ -128,12 +132,19 @@ def _by_pillow(header: Pillow.Image, findings: list[str]) -> NDArray[np.uint8]:
     return np.array(image, dtype=np.uint8)
 
 
+def _frames(header: Pillow.Image) -> int:
+    try:
+        return int(getattr(header, "n_frames", 1))
+    except DAMAGE as error:
+        raise Unreadable(f"damaged ({error})") from error
+
+
 def _orientation(header: Pillow.Image) -> int:
     if "exif" not in header.info and header.format != "TIFF":
         return 0
     try:
         return int(header.getexif().get(ORIENTATION, 0))
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError):
+    except DAMAGE:
         return 0  # damaged EXIF does not make the pixels wrong
 
 

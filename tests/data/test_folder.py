@@ -99,7 +99,7 @@ def test_hopeless_files_are_refused_with_a_reason(data, reason):
 
 
 @given(st.sampled_from(["PNG", "JPEG", "BMP", "TIFF", "WEBP"]), st.integers(0, 2**31), st.integers(1, 12))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=1000, deadline=None)
 def test_mutated_files_never_crash(kind, seed, hits):
     data = bytearray(coded(picture(1), kind))
     rng = np.random.default_rng(seed)
@@ -264,3 +264,13 @@ def test_real_folders(real_data, name, classes, masks):
     assert len(data.classes) == classes and (data.masks is not None) == masks
     if name == "cnmc2019":
         assert data.grouped_by == "manifest" and data.table["group"].str.startswith("cnmc_subject").all()
+
+
+def test_a_tiff_without_its_dimensions_is_refused():
+    """Found by fuzzing: Pillow raises TypeError over it."""
+    data = bytearray(coded(picture(1), "TIFF"))
+    entries = bytes(data).find((256).to_bytes(2, "little") + (3).to_bytes(2, "little"))
+    entries = entries if entries >= 0 else bytes(data).find((256).to_bytes(2, "little") + (4).to_bytes(2, "little"))
+    data[entries : entries + 2] = b"\xff\xff"
+    with pytest.raises(Unreadable):
+        decode(bytes(data))
