@@ -92,16 +92,16 @@ class Chapter:
         """The fitted gate."""
         return _made(self._gate, "fit_gate")
 
-    def controls(self) -> pd.DataFrame:
-        """What the gate does to known images; ``key`` names a row for metrics."""
+    def controls(self, stage: Any) -> pd.DataFrame:
+        """What the gate does to known images; saved as controls.csv, and each share recorded as gate_<kind>."""
         table = controls(
             self.gate, self.frozen.embed, (self.images_train, self.labels_train),
             (self.images_held, self.labels_held), self.params.seed,
         )  # fmt: skip
-        keys = ["own", "other", "exact", "noise", "mirrored", "shifted", "jpeg", "uniform", "blank"]
-        words = ["own class", "another", "exact", "4 levels", "mirrored", "shifted", "JPEG", "uniform", "blank"]
-        table["key"] = [next(k for k, w in zip(keys, words, strict=True) if w in kind) for kind in table["image"]]
-        return table
+        stage.save_table("controls", table)
+        for row in table.to_dict("records"):
+            stage.record(f"gate_{row['key']}", float(row["accepted"]), n=int(row["n"]))
+        return table.drop(columns="key")
 
     # -- the generator ----------------------------------------------------------------------------------------
 

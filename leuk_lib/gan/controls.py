@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,37 +47,44 @@ def controls(
     seed: int = 0,
     each: int = 40,
 ) -> pd.DataFrame:
-    """A row a kind of image: kind, what should happen, share accepted, n.
+    """A row a kind of image: key, image, what should happen, share accepted, n.
 
     ``train``, ``held``: images (N,3,S,S) uint8 and labels; ``each``: at most so many images a kind. Only classes that
     the gate knows take part. Held-out cells of another class are offered under every wrong label in turn.
     """
     known = np.array(sorted(gate.limits), dtype=np.int64)
     (x, y), (h, z) = (_some(images, labels, known, each, seed) for images, labels in (train, held))
-    kinds: list[tuple[str, str, Tensor, NDArray[np.int64]]] = [("held-out real cells, own class", "accepted", h, z)]
+    kinds: list[tuple[str, str, str, Tensor, NDArray[np.int64]]] = [
+        ("own", "held-out real cells, own class", "accepted", h, z)
+    ]
     if len(known) > 1 and len(z):
         place = np.searchsorted(known, z)
         step = 1 + np.arange(len(z)) % (len(known) - 1)
-        kinds.append(("held-out real cells, another class", "rejected", h, known[(place + step) % len(known)]))
+        kinds.append(("other", "held-out real cells, another class", "rejected", h, known[(place + step) % len(known)]))
     kinds += [
-        ("training cells, exact", "rejected", x, y),
-        ("training cells, noise of 4 levels", "rejected", noisy(x, seed), y),
-        ("training cells, mirrored", "rejected", x.flip(-1), y),
-        ("training cells, shifted by 1 px", "rejected", shifted(x), y),
-        ("training cells, JPEG 75", "rejected", jpeg(x), y),
+        ("exact", "training cells, exact", "rejected", x, y),
+        ("noise", "training cells, noise of 4 levels", "rejected", noisy(x, seed), y),
+        ("mirrored", "training cells, mirrored", "rejected", x.flip(-1), y),
+        ("shifted", "training cells, shifted by 1 px", "rejected", shifted(x), y),
+        ("jpeg", "training cells, JPEG 75", "rejected", jpeg(x), y),
     ]
     generator = torch_generator(seed, "controls", "images")
     noise = torch.randint(0, 256, x.shape, generator=generator, dtype=torch.uint8)
-    kinds += [("uniform noise", "rejected", noise, y), ("blank", "rejected", torch.full_like(x, 235), y)]
-    rows = []
-    for kind, wanted, images, labels in kinds:
+    kinds += [
+        ("uniform", "uniform noise", "rejected", noise, y),
+        ("blank", "blank", "rejected", torch.full_like(x, 235), y),
+    ]
+    rows: list[dict[str, Any]] = []
+    for key, kind, wanted, images, labels in kinds:
         if not len(images):
             continue
         # One at a time as far as test (iv) goes: here the question is each image by itself.
         table = gate.judge(embed(images), labels, images)
         passed = (table["accepted"] | (table["reason"] == "duplicate")) if wanted == "accepted" else table["accepted"]
-        rows.append({"image": kind, "should be": wanted, "accepted": float(passed.mean()), "n": len(images)})
-    return pd.DataFrame(rows)
+        rows.append(
+            {"key": key, "image": kind, "should be": wanted, "accepted": float(passed.mean()), "n": len(images)}
+        )
+    return pd.DataFrame(rows, columns=["key", "image", "should be", "accepted", "n"])
 
 
 def _some(

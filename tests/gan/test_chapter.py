@@ -105,6 +105,8 @@ def test_tables_and_figures(cells: CellSet, room: Chapter) -> None:
     assert room.counts()["training"].sum() == len(cells.indices("train"))
     table = room.gate_table()
     assert (table.iloc[:, 2:].sum(axis=1) == table["candidates"]).all()
+    stage = Recorder()
+    assert len(room.controls(stage)) == len(stage.numbers) == 9 and stage.numbers["gate_exact"] == 0
     assert {"accepted", "all candidates", "real (inner training)"} <= set(room.fidelity()["set"])
     drawn = [
         figures.imbalance(room.counts()),
@@ -121,7 +123,7 @@ def test_tables_and_figures(cells: CellSet, room: Chapter) -> None:
 
 def test_steps_in_the_wrong_order_are_named(cells: CellSet) -> None:
     with pytest.raises(LeukError, match="fit_gate"):
-        Chapter.open(cells, PARAMS).controls()
+        Chapter.open(cells, PARAMS).controls(Recorder())
 
 
 def test_a_good_generator_delivers_its_quota() -> None:
