@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from leuk_lib.data.augment import normalise
 from leuk_lib.data.loading import CellSet
-from leuk_lib.evaluation.intervals import ClusterBootstrap, percentile, resampled_metrics
+from leuk_lib.evaluation.intervals import ClusterBootstrap, percentile
 from leuk_lib.evaluation.metrics import evaluate
 from leuk_lib.evaluation.predictions import PREFIX, Predictions
 from leuk_lib.runs.errors import LeukError
@@ -251,6 +251,15 @@ def select(table: pd.DataFrame, model: str, split: str) -> Predictions:
     )
 
 
+def _resampled(chosen: Predictions, bootstrap: ClusterBootstrap) -> dict[str, Array]:
+    """The two metrics of the score table in every resample (R,); chapter 6 resamples all of them."""
+    cells = np.eye(len(chosen.classes))[chosen.labels]
+    hits, sizes = bootstrap.sums(cells * chosen.correct[:, None]), bootstrap.sums(cells)
+    recall = np.divide(hits, sizes, out=np.zeros_like(hits), where=sizes > 0)
+    balanced = recall.sum(axis=1) / (sizes > 0).sum(axis=1)  # over the classes that were drawn
+    return {"accuracy": hits.sum(axis=1) / sizes.sum(axis=1), "balanced_accuracy": balanced}
+
+
 def score_table(table: pd.DataFrame, seed: int, n_resamples: int = 1000) -> pd.DataFrame:
     """One row a model, split and metric (accuracy, balanced_accuracy): value, low, high, n cells, groups.
 
@@ -264,7 +273,7 @@ def score_table(table: pd.DataFrame, seed: int, n_resamples: int = 1000) -> pd.D
             if not len(chosen):
                 continue
             bootstrap = bootstrap or ClusterBootstrap(chosen.groups, n_resamples, numpy_rng(seed, "bootstrap", split))
-            values, samples = evaluate(chosen), resampled_metrics(chosen, bootstrap)
+            values, samples = evaluate(chosen), _resampled(chosen, bootstrap)
             for metric in ("accuracy", "balanced_accuracy"):
                 low, high = percentile(samples[metric])
                 size = {"n": len(chosen), "groups": len(np.unique(chosen.groups))}
@@ -280,3 +289,10 @@ def score_table(table: pd.DataFrame, seed: int, n_resamples: int = 1000) -> pd.D
                     | size
                 )
     return pd.DataFrame(rows)
+
+
+def record_scores(stage: Any, scores: pd.DataFrame) -> None:
+    """Put a score table into a stage's metrics, under ``<model>_<split>_<metric>``."""
+    for row in scores.to_dict("records"):
+        key = f"{row['model']}_{row['split']}_{row['metric']}"
+        stage.record(key, row["value"], row["low"], row["high"], row["n"])

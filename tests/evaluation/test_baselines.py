@@ -1,5 +1,7 @@
 """Baselines: one shape for all, classes missing in training, what each probe can and cannot see."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,16 +11,20 @@ from leuk_lib.data.loading import CellSet
 from leuk_lib.evaluation.baselines import (
     BASELINES,
     Task,
+    _resampled,
     background_pixels,
     colour_histogram,
     fit_baselines,
     network_scorer,
     pooled_features,
     prediction_table,
+    record_scores,
     score_table,
     select,
     spread,
 )
+from leuk_lib.evaluation.intervals import ClusterBootstrap, resampled_metrics
+from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
 
 
@@ -162,6 +168,10 @@ def test_tables_hold_every_model_split_and_cell():
     assert len(scores) == 2 * 2 * 2
     row = scores.set_index(["model", "split", "metric"]).loc[("perfect", "test", "accuracy")]
     assert row["value"] == row["low"] == row["high"] == 1 and row["n"] == 15 and row["groups"] == 4
+    recorded = {}
+    stage = SimpleNamespace(record=lambda key, *values: recorded.update({key: values}))
+    record_scores(stage, scores)
+    assert recorded["perfect_test_accuracy"] == (1, 1, 1, 15) and len(recorded) == 8
     assert (scores["low"] <= scores["value"]).all() and (scores["value"] <= scores["high"]).all()
 
 
@@ -177,3 +187,13 @@ def test_network_scorer_is_a_softmax_in_batches():
     images, _, _ = _cells(5, 0)
     net = Net()
     np.testing.assert_allclose(network_scorer(net, batch=2)(images, None), network_scorer(net)(images, None), atol=1e-6)
+
+
+def test_the_fast_resamples_are_those_of_chapter_six():
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 3, 40), np.repeat([f"p{i}" for i in range(10)], 4)
+    chosen = Predictions(labels, rng.dirichlet(np.ones(4), 40), groups, ("a", "b", "c", "d"))
+    bootstrap = ClusterBootstrap(groups, 30, np.random.default_rng(1))
+    slow, fast = resampled_metrics(chosen, bootstrap), _resampled(chosen, bootstrap)
+    for metric, values in fast.items():
+        np.testing.assert_allclose(values, slow[metric])
