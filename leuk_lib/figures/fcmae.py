@@ -144,7 +144,7 @@ def _spread(points: NDArray[Any], count: int) -> list[int]:
     """Positions of up to `count` points, each the farthest from those before (no two pictures on one spot)."""
     chosen = [int(np.argmin(np.linalg.norm(points - points.mean(0), axis=1)))]
     distance = np.linalg.norm(points - points[chosen[0]], axis=1)
-    while len(chosen) < min(count, len(points)) and distance.max() > 0.045:
+    while len(chosen) < min(count, len(points)) and distance.max() > 0.07:
         chosen.append(int(distance.argmax()))
         distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
     return chosen
