@@ -95,7 +95,7 @@ def build_book(
     stages: Sequence[StageSpec] = STAGES,
     fingerprint: Callable[[str], str] | None = None,
 ) -> Path:
-    """Build the book of ``run``; returns (and prints) the path of ``index.html``.
+    """Build the book of ``run``; returns the path of ``index.html``.
 
     ``out`` is the folder that gets ``_build/html`` (default ``book/``). ``fingerprint`` maps a data set to its content
     hash, so that changed data count as stale. Nothing is rebuilt where nothing changed.
@@ -119,5 +119,4 @@ def build_book(
         write_front_door(index.parent)
         check_html(index.parent)
         write_text(stamp, json.dumps(present))
-    print(index)
     return index

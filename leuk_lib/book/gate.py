@@ -96,6 +96,7 @@ def check_run(run: str, stages: Sequence[StageSpec], fingerprint: Callable[[str]
     first, others = broken[0], [stage.name for stage in broken[1:]]
     raise LeukError(
         f"chapter {chapter_name(first)} of run {run!r} {problems[first.name]}. "
-        f"The book shows only what was executed: run `make book` again, or this stage alone with "
-        f"`leuk run {first.name} --run {run}`" + (f" (also not ready: {', '.join(others)})" if others else "")
+        f"The book shows only what was executed: run `make book` again with the same DATA, PROFILE and SEEDS, or up to here "
+        f"`leuk run {first.name} --run {run}` with the run's --dataset, --profile and --seed"
+        + (f" (also not ready: {', '.join(others)})" if others else "")
     )
