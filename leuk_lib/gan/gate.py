@@ -216,7 +216,10 @@ def distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
 
 
 def thumbnails(images: Tensor) -> NDArray[np.float32]:
-    """(N,3,S,S) uint8 -> (N,3*16*16) float32 with distances in [0,1]: small, blurred, so that noise, JPEG and a small shift change little."""
+    """(N,3,S,S) uint8 -> (N,3*16*16) float32, distances in [0,1].
+
+    Small and blurred, so that noise, JPEG and a small shift change little.
+    """
     x = F.avg_pool2d(F.interpolate(images.float(), size=(THUMB, THUMB), mode="area"), 3, 1, 1, count_include_pad=False)
     return (x.flatten(1) / (255 * 3**0.5 * THUMB)).numpy()
 
