@@ -39,7 +39,7 @@ lint: $(READY) ## ruff, mypy, import-linter, notebooks without outputs
 	@$(BIN)/ruff format --check leuk_lib tests
 	@$(BIN)/mypy leuk_lib
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+	@$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 test: $(READY) lint ## environment, lint, types, tests, smoke notebooks, book build, browser
 	@$(BIN)/pytest -m "not notebooks and not browser"

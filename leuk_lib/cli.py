@@ -107,7 +107,7 @@ def compare(
     run: Annotated[str, typer.Argument(help="A run's name or folder.")],
     reference: Annotated[str, typer.Argument(help="Another run, or a reference JSON file.")],
 ) -> None:
-    """Set a run's numbers beside a reference's. Exit code 0: all within tolerance, 1: some outside.
+    """Set a run's numbers beside a reference's. Exit code 0: all within tolerance, 1: some outside or missing.
 
     Example: leuk compare smear-laptop-s0 smear-laptop-s1
     """
@@ -120,7 +120,7 @@ def compare(
     print(frame.to_string(index=False))
     counts = frame["verdict"].value_counts()
     print("; ".join(f"{verdict}: {count}" for verdict, count in counts.items()))
-    raise typer.Exit(int((frame["verdict"] == "outside").any()))
+    raise typer.Exit(int(frame["verdict"].isin(["outside", "missing"]).any()))
 
 
 @app.command()
@@ -168,16 +168,17 @@ def book(
     profile: Profile = "laptop",
     seeds: Seeds = "0",
     run: RunName = None,
-    out: Annotated[Path | None, typer.Option(help="Where the HTML goes (default: book/_build/html).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that gets _build/html (default: book).")] = None,
 ) -> None:
     """Build the book from a finished run (of several seeds: the first, with all of them in the seeds table).
 
     A chapter that is missing, failed or stale stops it by name. Example: leuk book --run smear-laptop-s0
     """
     from leuk_lib.book.build import build_book
+    from leuk_lib.data.fingerprint import fingerprint
 
     name = run or paths.run_name(workflow.resolve_dataset(dataset), profile, _seeds(seeds)[0])
-    page = build_book(paths.project_root(), name, out)
+    page = build_book(paths.project_root(), name, out, fingerprint=fingerprint)
     print(workflow.summary(name))
     print(page)
 

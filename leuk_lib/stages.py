@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import yaml
 
 from leuk_lib.runs import card, paths
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import sha256_file, sha256_json
 from leuk_lib.runs.params import StageParams, check, nearest
 
 PROFILES = ("smoke", "laptop", "paper")
@@ -22,12 +21,13 @@ PROFILES = ("smoke", "laptop", "paper")
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One notebook: its name, its title, its parameters' class (``module:Class``), the stages it reads."""
+    """One notebook: name, title, parameters' class (``module:Class``), the stages and the project's files it reads."""
 
     name: str
     title: str
     params: str
     inputs: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
     @property
     def notebook(self) -> Path:
@@ -52,7 +52,7 @@ STAGES = (
     StageSpec(
         "results", "Results", "leuk_lib.evaluation.params:ResultsParams", ("data", "alhe", "acdb_gan", "fcmae", "wpat")
     ),
-    StageSpec("claims", "Claims", "leuk_lib.evaluation.params:ClaimsParams", ("results",)),
+    StageSpec("claims", "Claims", "leuk_lib.evaluation.params:ClaimsParams", ("results",), ("book/claims.yml",)),
 )
 
 
@@ -106,5 +106,6 @@ def stage_parameters(
 
 @functools.cache
 def depends_on(name: str) -> str:
-    """Digest of what decides a stage besides parameters and inputs: its notebook, its code, the lock file."""
-    return hashlib.sha256(json.dumps(card.present_hashes(name), sort_keys=True).encode()).hexdigest()[:24]
+    """Digest of what decides a stage besides parameters and inputs: its notebook, its code, its files, the lock file."""
+    read = {file: sha256_file(paths.project_root() / file) for file in stage(name).files}
+    return sha256_json([card.present_hashes(name), read])[:24]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def run_stages(
             stage_parameters(spec.name, dataset, profile, seed, name, settings)
     config = {"dataset": dataset, "profile": profile, "seeds": " ".join(map(str, seeds))}
     if overrides:
-        config["set"] = "\n".join(overrides)
+        config["set"] = json.dumps(list(overrides))
     if last:
         config["stage"] = stage(last).name
     if run:

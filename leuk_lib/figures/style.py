@@ -14,7 +14,7 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
 PAPER = "#FCFCFB"
 INK = "#222222"
 
-RC = {
+RC: Any = {
     "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "axes.facecolor": PAPER,
     "axes.edgecolor": "#888888", "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "axes.titlesize": 10, "axes.labelsize": 9,

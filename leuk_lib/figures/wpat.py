@@ -39,8 +39,18 @@ def architecture(tensors: pd.DataFrame) -> Figure:
         base = -high / 2
         front = [(left, base), (left + deep, base), (left + deep, base + high), (left, base + high)]
         lean = 0.35 * wide
-        top = [(left, base + high), (left + deep, base + high), (left + deep + lean, base + high + lean), (left + lean, base + high + lean)]
-        side = [(left + deep, base), (left + deep + lean, base + lean), (left + deep + lean, base + high + lean), (left + deep, base + high)]
+        top = [
+            (left, base + high),
+            (left + deep, base + high),
+            (left + deep + lean, base + high + lean),
+            (left + lean, base + high + lean),
+        ]
+        side = [
+            (left + deep, base),
+            (left + deep + lean, base + lean),
+            (left + deep + lean, base + high + lean),
+            (left + deep, base + high),
+        ]
         for corners, alpha in ((front, 0.55), (top, 0.35), (side, 0.8)):
             ax.add_patch(Polygon(corners, facecolor=colours[row["step"]], edgecolor=INK, linewidth=0.5, alpha=alpha))
         centres.append(left + (deep + lean) / 2)
@@ -95,15 +105,17 @@ def windows(image: Array, strides: Sequence[int], side: int, region: Array, late
 def curves(history: pd.DataFrame, curve: pd.DataFrame, best_step: int) -> Figure:
     """Training loss a step (with its running mean), validation loss and mean recall a look, and the chosen look."""
     figure, (left, right) = new_figure(9, 3.2, 1, 2)
-    left.plot(history["step"] + 1, history["loss"], color=PALETTE[4], linewidth=0.6, alpha=0.6, label="training, a batch")
+    left.plot(
+        history["step"] + 1, history["loss"], color=PALETTE[4], linewidth=0.6, alpha=0.6, label="training, a batch"
+    )
     smooth = history["loss"].rolling(max(1, len(history) // 20), min_periods=1).mean()
     left.plot(history["step"] + 1, smooth, color=PALETTE[0], linewidth=1.5, label="training, running mean")
     left.plot(curve["step"], curve["val_loss"], color=PALETTE[1], marker="o", markersize=4, label="validation")
     left.set_ylabel("cross-entropy (nats)")
-    right.plot(curve["step"], 100 * curve["val_recall"], color=PALETTE[1], marker="o", markersize=4, label="mean recall")
     right.plot(
-        curve["step"], 100 * curve["val_accuracy"], color=PALETTE[2], marker="s", markersize=4, label="accuracy"
+        curve["step"], 100 * curve["val_recall"], color=PALETTE[1], marker="o", markersize=4, label="mean recall"
     )
+    right.plot(curve["step"], 100 * curve["val_accuracy"], color=PALETTE[2], marker="s", markersize=4, label="accuracy")
     right.set_ylabel("validation (%)")
     right.set_ylim(0, 102)
     for ax in (left, right):
@@ -165,7 +177,9 @@ def gallery(rows: Mapping[str, pd.DataFrame], images: Array, maps: Mapping[str, 
     uint8; ``maps``: method -> (n,H,W). A title without a cell says so.
     """
     lines = 1 + len(maps)
-    figure, axes = new_figure(1.35 * shown + 0.4, 1.52 * lines * len(rows) + 0.2, lines * len(rows), shown, squeeze=False)
+    figure, axes = new_figure(
+        1.35 * shown + 0.4, 1.52 * lines * len(rows) + 0.2, lines * len(rows), shown, squeeze=False
+    )
     for block, (title, table) in enumerate(rows.items()):
         for column in range(shown):
             part = axes[block * lines : (block + 1) * lines, column]
@@ -210,9 +224,7 @@ def shares(summary: pd.DataFrame) -> Figure:
             values = 100 * part["value"].to_numpy(dtype=float)
             bars = np.abs(100 * part[["low", "high"]].to_numpy(dtype=float).T - values)
             places = np.arange(len(regions)) + 0.2 * (number - (len(methods) - 1) / 2)
-            ax.errorbar(
-                values, places, xerr=bars, fmt=MARKERS[number], color=PALETTE[number], capsize=3, label=method
-            )
+            ax.errorbar(values, places, xerr=bars, fmt=MARKERS[number], color=PALETTE[number], capsize=3, label=method)
         area = 100 * summary.groupby("region", sort=False)["area"].mean().reindex(regions).to_numpy(dtype=float)
         ax.plot(area, np.arange(len(regions)), "|", color=INK, markersize=18, label="share of area (chance)")
         ax.set_yticks(range(len(regions)), regions)

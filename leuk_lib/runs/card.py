@@ -141,6 +141,14 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
             if fingerprint and fingerprint(card["params"]["dataset"]) != hashes["content"]:
                 reasons.append("the data set's files changed")
             continue
+        if upstream == "files":
+            present = {name: paths.project_root() / name for name in hashes}
+            reasons += [
+                f"{name} changed"
+                for name, path in present.items()
+                if not path.is_file() or files.sha256_file(path) != hashes[name]
+            ]
+            continue
         other = read_card(run, upstream)
         if other is None or other["state"] != "finished":
             reasons.append(f"its input {upstream} is {'missing' if other is None else other['state']}")

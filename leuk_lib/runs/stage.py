@@ -138,6 +138,14 @@ class Stage(Generic[P]):
         """Note the content hash of the data set that this stage reads (the first stage calls it)."""
         self._card["inputs"]["dataset"] = {"content": content}
 
+    def use_file(self, name: str) -> Path:
+        """Path of a file of the project that this stage reads (relative to the project's folder); its hash is kept."""
+        path = paths.project_root() / name
+        if not path.is_file():
+            raise LeukError(f"stage {self.name} needs {name}, which is not in {paths.project_root()}")
+        self._card["inputs"].setdefault("files", {})[name] = files.sha256_file(path)
+        return path
+
     @property
     def identity(self) -> str:
         """Hash of what decides the result: parameters, inputs taken so far, code except figures.

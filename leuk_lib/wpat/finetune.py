@@ -115,9 +115,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) 
             scale = layer_decay ** (4 - int(parts[2]))
         bare = name in ("latents", "queries", "scale_embedding") or parameter.squeeze().ndim < 2
         decay = 0.0 if bare else weight_decay
-        group = groups.setdefault(
-            (scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay}
-        )
+        group = groups.setdefault((scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay})
         group["params"].append(parameter)
     return list(groups.values())
 

@@ -78,7 +78,9 @@ def seen_by(model: WPAT, image: Tensor, shown: int = 4) -> Seen:
     return Seen(image.permute(1, 2, 0).numpy(), tuple(strides), region.cpu().numpy(), maps[chosen].cpu().numpy())
 
 
-def cells_to_show(labels: NDArray[np.int64], probs: NDArray[Any], classes: tuple[str, ...], shown: int) -> dict[str, pd.DataFrame]:
+def cells_to_show(
+    labels: NDArray[np.int64], probs: NDArray[Any], classes: tuple[str, ...], shown: int
+) -> dict[str, pd.DataFrame]:
     """Up to ``shown`` right and wrong cells each: the surest of every class in turn, and the surest mistakes.
 
     labels (n,), probs (n,K). Columns: position, label, predicted, probability.

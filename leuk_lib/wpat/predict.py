@@ -112,7 +112,9 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[WPAT, Mo
             model.load_state_dict({key: file.get_tensor(key) for key in file.keys()}, strict=True)  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LeukError(f"model {path}: card and weights do not fit ({reason[:160]}); run stage wpat again", 2) from error
+        raise LeukError(
+            f"model {path}: card and weights do not fit ({reason[:160]}); run stage wpat again", 2
+        ) from error
     return model.eval().to(device), card
 
 

@@ -154,7 +154,9 @@ def test_a_network_gets_the_seed_and_the_classes():
 def test_tables_hold_every_model_split_and_cell():
     images, labels, masks = _cells(24, 0)
     classes = ("a", "b", "c", "never seen")
-    table = pd.DataFrame({"label": [classes[k] for k in labels], "group": [f"p{i // 4}" for i in range(24)], "split": "test"})
+    table = pd.DataFrame(
+        {"label": [classes[k] for k in labels], "group": [f"p{i // 4}" for i in range(24)], "split": "test"}
+    )
     cells = CellSet(images, masks, labels, classes, table, "micrographs")
     truth = torch.nn.functional.one_hot(labels, 4).numpy().astype(float)
     scorers = {"perfect": lambda x, m: truth[: len(x)], "majority": fit_baselines(["majority"], _task())["majority"]}

@@ -38,9 +38,8 @@ def train(method: str, folder: Path, fabric: Any) -> tuple[dict[str, torch.Tenso
         fcmae = pretrain(images, FcmaeParams(**SETTINGS["fcmae"]), folder, "id", fabric)
         return fcmae.encoder.state_dict(), fcmae.history
     if method == "gan":
-        from leuk_lib.gan.train import train_gan
-
         from leuk_lib.gan.params import AcdbGanParams
+        from leuk_lib.gan.train import train_gan
 
         gan = train_gan(images, labels, len(CLASSES), AcdbGanParams(**SETTINGS["gan"]), folder, "id", fabric)
         return gan.generator.state_dict(), gan.history.to_dict("records")

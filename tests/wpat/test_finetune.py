@@ -35,7 +35,9 @@ def _run(params, folder, **kwargs):
     val_images, val_labels, _ = blobs(12, seed=1)
     torch.manual_seed(5)
     encoder = build_encoder("zepto", 4, params.drop_path)
-    return finetune(images, labels, val_images, val_labels, encoder, params, folder, "id", make_fabric(params), **kwargs)
+    return finetune(
+        images, labels, val_images, val_labels, encoder, params, folder, "id", make_fabric(params), **kwargs
+    )
 
 
 def test_schedule_rises_then_falls_to_zero():
@@ -151,7 +153,9 @@ def test_synthetic_cells_weights_sampling_and_a_foreign_network(tiny, tmp_path):
 def test_nothing_to_train_on_is_one_line(tiny, tmp_path):
     images, labels, _ = blobs(12)
     with pytest.raises(LeukError, match="0 validation cells"):
-        finetune(images, labels, images[:0], labels[:0], build_encoder("zepto", 2), tiny, tmp_path, "x", make_fabric(tiny))
+        finetune(
+            images, labels, images[:0], labels[:0], build_encoder("zepto", 2), tiny, tmp_path, "x", make_fabric(tiny)
+        )
 
 
 def test_interrupted_and_continued_ends_with_the_same_bytes(tiny, tmp_path, monkeypatch):

@@ -55,7 +55,9 @@ def stage(tiny, tmp_path):
 
 
 def write_synthetic(root, images, labels, weights):
-    save_file({"images": images.contiguous(), "labels": labels.contiguous()}, root / "acdb_gan" / "synthetic.safetensors")
+    save_file(
+        {"images": images.contiguous(), "labels": labels.contiguous()}, root / "acdb_gan" / "synthetic.safetensors"
+    )
     pd.DataFrame({"class": CLASSES, "loss weight": weights}).to_csv(root / "acdb_gan" / "quota.csv", index=False)
 
 
@@ -120,7 +122,11 @@ def test_pictures_and_figures_of_a_tiny_model(stage, tiny):
     model = WPAT(build_encoder("zepto", 4), 4, tiny).eval()
     images, labels, masks = blobs(9)
     seen = seen_by(model, images[0], shown=3)
-    assert seen.strides == (16, 32) and seen.latents.shape == (3, 32, 32) and seen.region.sum() == pytest.approx(1, abs=1e-4)
+    assert (
+        seen.strides == (16, 32)
+        and seen.latents.shape == (3, 32, 32)
+        and seen.region.sum() == pytest.approx(1, abs=1e-4)
+    )
     assert parameter_counts(model)["parameters"].sum() == sum(p.numel() for p in model.parameters())
 
     probs = np.eye(4)[np.array([0, 1, 2, 0, 1, 2, 0, 1, 1])] * 0.6 + 0.1
