@@ -98,6 +98,11 @@ def new_card(stage: str, params: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def results_of(card: dict[str, Any]) -> dict[str, str]:
+    """File -> hash of what a stage hands on: all its outputs but the pictures, which may be drawn anew at any time."""
+    return {name: digest for name, digest in card["outputs"].items() if not name.startswith("figures/")}
+
+
 def read_card(run: str, stage: str) -> dict[str, Any] | None:
     """The card of a stage, or None where it never ran."""
     path = paths.stage_folder(run, stage) / "card.json"
@@ -152,7 +157,7 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
         other = read_card(run, upstream)
         if other is None or other["state"] != "finished":
             reasons.append(f"its input {upstream} is {'missing' if other is None else other['state']}")
-        elif other["outputs"] != hashes:
+        elif results_of(other) != hashes:
             reasons.append(f"its input {upstream} changed")
     folder = paths.stage_folder(run, stage)
     for name, digest in card["outputs"].items():

@@ -128,10 +128,10 @@ class Stage(Generic[P]):
                     f"{theirs!r}: {first} with the same values, or choose another run"
                 )
         folder = paths.stage_folder(self.params.run, upstream)
-        for name, digest in card["outputs"].items():
+        for name, digest in cards.results_of(card).items():
             if not (folder / name).exists() or files.sha256_file(folder / name) != digest:
                 raise LeukError(f"{folder / name} is missing or differs from what stage {upstream} wrote: {first}")
-        self._card["inputs"][upstream] = card["outputs"]
+        self._card["inputs"][upstream] = cards.results_of(card)
         return folder
 
     def use_dataset(self, content: str) -> None:

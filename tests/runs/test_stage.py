@@ -139,3 +139,34 @@ def test_damaged_json_is_one_line(tmp_path: Path):
     (tmp_path / "card.json").write_text("{")
     with pytest.raises(LeukError, match="damaged"):
         files.read_json(tmp_path / "card.json")
+
+
+def test_a_picture_drawn_anew_changes_nothing_downstream(results: Path):
+    from leuk_lib.figures.style import new_figure
+
+    for title in ("one look", "another look"):
+        with begin("data") as stage:
+            stage.save_table("cells", pd.DataFrame({"label": ["a"]}))
+            figure, axes = new_figure(2, 2)
+            axes.set_title(title)
+            stage.show("cells", figure)
+        if title == "one look":
+            with begin("alhe") as downstream:
+                downstream.input("data")
+            before = downstream.identity
+    assert card.stage_state("r", "alhe") == ("fresh", [])
+    again = begin("alhe")
+    again.input("data")
+    assert again.identity == before
+
+
+def test_a_file_of_the_project_counts_as_an_input(results: Path, monkeypatch: pytest.MonkeyPatch):
+    with begin("claims") as stage:
+        assert stage.use_file("book/claims.yml").is_file()
+    assert card.stage_state("r", "claims") == ("fresh", [])
+    written = card.read_card("r", "claims")
+    assert written is not None
+    written["inputs"]["files"]["book/claims.yml"] = "0"
+    assert card.stale_reasons(written) == ["book/claims.yml changed"]
+    with pytest.raises(LeukError, match=r"needs nothing.yml"):
+        stage.use_file("nothing.yml")

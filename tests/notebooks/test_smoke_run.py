@@ -1,0 +1,94 @@
+"""The finished smoke run, as its cards and files tell it: nothing leaked, nothing pickled, nothing too large."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors import safe_open
+
+from leuk_lib.data.fingerprint import fingerprint
+from leuk_lib.runs.card import stage_state
+from leuk_lib.stages import STAGES
+
+pytestmark = pytest.mark.notebooks
+RUN = "smear-smoke-s0"
+
+
+@pytest.fixture(scope="module")
+def run(root: Path) -> Path:
+    folder = root / "results" / RUN
+    if not (folder / STAGES[-1].name / "notebook.ipynb").exists():
+        pytest.skip("no finished smoke run in results/: `make test` makes one first (`leuk run --profile smoke`)")
+    return folder
+
+
+def digest(paths: pd.Series) -> str:
+    return hashlib.sha256("\n".join(sorted(paths)).encode()).hexdigest()
+
+
+def test_every_stage_is_fresh(run: Path):
+    assert {spec.name: stage_state(RUN, spec.name, fingerprint) for spec in STAGES} == {
+        spec.name: ("fresh", []) for spec in STAGES
+    }
+
+
+def test_gan_gate_and_feature_network_read_the_training_part_only(run: Path):
+    cells = pd.read_csv(run / "data" / "cells.csv")
+    read = json.loads((run / "acdb_gan" / "read.json").read_text())
+    assert read["sha256"] == digest(cells.loc[cells["split"] == "train", "path"])
+    training = (cells["split"] == "train").sum()
+    assert read["inner_train"]["cells"] + read["inner_held_out"]["cells"] == training
+    card = json.loads((run / "acdb_gan" / "card.json").read_text())
+    assert any(read["sha256"] in note for note in card["notes"])
+
+
+def test_predictions_are_of_real_validation_and_test_cells_only(run: Path):
+    cells = pd.read_csv(run / "data" / "cells.csv")
+    predictions = pd.read_csv(run / "wpat" / "predictions.csv")
+    for _, rows in predictions.groupby("model"):
+        held_out = cells[cells["split"] != "train"]
+        assert sorted(rows["index"]) == sorted(held_out.index)
+        told = rows.set_index("index").sort_index()
+        assert (told["split"] == held_out["split"]).all() and (told["label"] == held_out["label"]).all()
+    chances = predictions.filter(like="prob_")
+    assert chances.sum(axis=1).sub(1).abs().max() < 1e-5 and chances.min().min() >= 0
+
+
+def test_no_group_is_on_two_sides(run: Path):
+    cells = pd.read_csv(run / "data" / "cells.csv")
+    assert cells.groupby("group")["split"].nunique().max() == 1
+
+
+def test_the_test_part_is_opened_once_and_by_wpat_alone(run: Path):
+    opened = {}
+    for spec in STAGES:
+        notes = json.loads((run / spec.name / "card.json").read_text())["notes"]
+        opened[spec.name] = sum("test part opened" in note for note in notes)
+    assert opened == {spec.name: int(spec.name == "wpat") for spec in STAGES}
+
+
+def test_outputs_are_open_formats_and_memory_stays_under_four_gigabytes(run: Path):
+    for spec in STAGES:
+        card = json.loads((run / spec.name / "card.json").read_text())
+        assert {Path(name).suffix for name in card["outputs"]} <= {".safetensors", ".csv", ".json", ".svg", ".png"}
+        assert card["peak_rss_mb"] < 4096
+        for name in card["outputs"]:
+            if name.endswith(".safetensors"):
+                with safe_open(str(run / spec.name / name), framework="pt") as handle:
+                    assert list(handle.keys())
+
+
+def test_synthetic_cells_are_of_the_runs_size_and_classes(run: Path):
+    with (
+        safe_open(str(run / "acdb_gan" / "synthetic.safetensors"), framework="pt") as made,
+        safe_open(str(run / "data" / "cells.safetensors"), framework="pt") as real,
+    ):
+        images, labels = made.get_tensor("images"), made.get_tensor("labels")
+        assert images.shape[1:] == real.get_tensor("images").shape[1:] and len(images) == len(labels)
+        assert set(labels.tolist()) <= set(real.get_tensor("labels").tolist())
+    gate = pd.read_csv(run / "acdb_gan" / "gate.csv")
+    assert len(labels) <= len(gate)
