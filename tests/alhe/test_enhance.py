@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cells_alhe import DIHEDRAL, cell, flat_noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alhe.toys import DIHEDRAL, cell, flat_noise
 from leuk_lib.alhe import lut, tiles
 from leuk_lib.alhe.enhance import alhe, blend, explain
 from leuk_lib.alhe.gain import stain_gain

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from cells_alhe import cell
 
+from alhe.toys import cell
 from leuk_lib.alhe import peers, quality
 from leuk_lib.runs.errors import LeukError
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cells_alhe import flat_noise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alhe.toys import flat_noise
 from leuk_lib.alhe import tiles
 from leuk_lib.alhe.enhance import explain
 from leuk_lib.alhe.params import EnhanceParams

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from cells_alhe import cell
 
+from alhe.toys import cell
 from leuk_lib.alhe.enhance import alhe
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.alhe.torch_alhe import ALHE, alhe_batch, enhance_cells

@@ -6,9 +6,9 @@ import json
 import subprocess
 from pathlib import Path
 
-import book_fake as fake
 import pytest
 
+from book import toys as fake
 from leuk_lib.book import build, html, mathjax
 from leuk_lib.runs import files, paths
 from leuk_lib.runs.errors import LeukError

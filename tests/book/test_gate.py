@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import book_fake as fake
 import pytest
 
+from book import toys as fake
 from leuk_lib.book.gate import check_run, execution_problem, is_of_card
 from leuk_lib.runs import files, paths
 from leuk_lib.runs.errors import LeukError

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import book_fake as fake
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from book import toys as fake
 from leuk_lib.book import api, pages
 from leuk_lib.book.chapters import clean
 from leuk_lib.book.markdown import code, duration, escape, number, table

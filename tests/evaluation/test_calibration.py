@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evaluation.toys import made_up
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.intervals import ClusterBootstrap
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
-
-from .cases import made_up
 
 
 def overconfident(temperature: float, n: int = 20_000) -> Predictions:

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from evaluation.toys import made_up
 from leuk_lib.evaluation import audit, calibration, claims, metrics, report
 from leuk_lib.evaluation.intervals import ClusterBootstrap
 from leuk_lib.figures import claims as draw_claims
 from leuk_lib.figures import results as draw
 
-from .cases import made_up
 from .test_report import models
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evaluation.toys import made_up
 from leuk_lib.evaluation import metrics
 from leuk_lib.evaluation.intervals import (
     ClusterBootstrap,
@@ -18,8 +19,6 @@ from leuk_lib.evaluation.intervals import (
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
-
-from .cases import made_up
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from evaluation.toys import as_rows, made_up
 from leuk_lib.evaluation import metrics
 from leuk_lib.evaluation.predictions import Predictions, read_predictions
 from leuk_lib.runs.errors import LeukError
-
-from .cases import as_rows, made_up
 
 
 def with_labels(labels: list[int], predicted: list[int], k: int, groups: list[str] | None = None) -> Predictions:

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from evaluation.toys import made_up
 from leuk_lib.evaluation import headline, report, upstream
 from leuk_lib.evaluation.intervals import ClusterBootstrap
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import StageParams
 from leuk_lib.runs.stage import Stage
-
-from .cases import made_up
 
 
 class Card:

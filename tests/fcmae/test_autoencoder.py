@@ -1,7 +1,7 @@
 import pytest
 import torch
-from helpers_fcmae import cells, encoder, generator, stir
 
+from fcmae.toys import cells, encoder, generator, stir
 from leuk_lib.fcmae.autoencoder import (
     MaskedAutoencoder,
     Reconstruction,

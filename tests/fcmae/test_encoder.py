@@ -1,7 +1,7 @@
 import pytest
 import torch
-from helpers_fcmae import encoder, generator, timm_model
 
+from fcmae.toys import encoder, generator, timm_model
 from leuk_lib.fcmae.encoder import VARIANTS, build_encoder
 from leuk_lib.fcmae.masking import random_masks, upsample_mask
 from leuk_lib.fcmae.weights import load_state

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers_fcmae import cells, encoder, generator, small_params
 
+from fcmae.toys import cells, encoder, generator, small_params
 from leuk_lib.fcmae import pictures
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
 from leuk_lib.fcmae.probe import Probe

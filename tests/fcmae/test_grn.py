@@ -1,7 +1,7 @@
 import pytest
 import torch
-from helpers_fcmae import generator
 
+from fcmae.toys import generator
 from leuk_lib.fcmae.grn import GRN, global_response_norm
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from helpers_fcmae import generator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fcmae.toys import generator
 from leuk_lib.fcmae.masking import VisiblePatches, n_visible, random_masks, upsample_mask
 
 

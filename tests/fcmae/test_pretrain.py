@@ -3,8 +3,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from helpers_fcmae import cells, small_params
 
+from fcmae.toys import cells, small_params
 from leuk_lib.fcmae.pretrain import build_autoencoder, learning_rate, parameter_groups, pretrain
 from leuk_lib.fcmae.probe import Probe
 from leuk_lib.runs.errors import LeukError

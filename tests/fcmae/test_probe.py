@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from helpers_fcmae import cells, encoder, generator
 
+from fcmae.toys import cells, encoder, generator
 from leuk_lib.fcmae.probe import (
     Probe,
     colour_histogram,

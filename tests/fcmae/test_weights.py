@@ -2,9 +2,9 @@ import pickle
 
 import pytest
 import torch
-from helpers_fcmae import encoder, rolled, timm_model
 from safetensors.torch import save_file
 
+from fcmae.toys import encoder, rolled, timm_model
 from leuk_lib.fcmae.weights import infer_variant, load_backbone, save_backbone
 from leuk_lib.runs.errors import LeukError
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from gan_toys import Colours, toy
 
+from gan.toys import Colours, toy
 from leuk_lib.data.loading import CellSet
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.figures import gan as figures

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from gan_toys import Colours, toy
 
+from gan.toys import Colours, toy
 from leuk_lib.gan.controls import controls, jpeg, noisy, shifted
 from leuk_lib.gan.features import FrozenFeatures, Head, Whitening
 from leuk_lib.gan.gate import Gate

@@ -17,8 +17,10 @@ from leuk_lib.gan import losses
 def test_losses_are_mirror_images(values: list[float]) -> None:
     delta = torch.tensor(values, dtype=torch.float64)
     by_hand = sum(math.log1p(math.exp(-abs(v))) + max(-v, 0) for v in values) / len(values)
-    assert losses.discriminator_loss(delta).item() == pytest.approx(by_hand, abs=1e-9)
-    assert losses.generator_loss(-delta).item() == pytest.approx(losses.discriminator_loss(delta).item(), abs=1e-9)
+    assert losses.discriminator_loss(delta).item() == pytest.approx(
+        by_hand, abs=1e-8
+    )  # torch: linear above 20, off by 2e-9
+    assert losses.generator_loss(-delta).item() == pytest.approx(losses.discriminator_loss(delta).item(), abs=1e-8)
 
 
 def test_hand_values() -> None:

@@ -5,7 +5,6 @@ import itertools
 
 import pytest
 import torch
-from helpers_wpat import blobs
 
 from leuk_lib.data.augment import normalise
 from leuk_lib.fcmae.encoder import build_encoder
@@ -23,6 +22,7 @@ from leuk_lib.wpat.finetune import (
     validation_scores,
 )
 from leuk_lib.wpat.model import WPAT
+from wpat.toys import blobs
 
 
 def _digest(model):

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers_wpat import blobs
 from safetensors.torch import save_file
 
 from leuk_lib.data.loading import CellSet
@@ -18,6 +17,7 @@ from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.wpat.material import balance_weights, gather, network_trainer, train_wpat
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.pictures import cells_to_show, parameter_counts, seen_by, spread_out, tensor_table
+from wpat.toys import blobs
 
 CLASSES = ("a", "b", "c", "only in train")
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers_wpat import blobs
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -13,6 +12,7 @@ from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.predict import describe, load_model, predict_files, probabilities, read_card, save_model
+from wpat.toys import blobs
 
 CLASSES = ("ALL", "AML", "none of them")
 

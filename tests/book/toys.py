@@ -30,7 +30,7 @@ class FakeParams(StageParams):
 
 def spec(name: str, inputs: tuple[str, ...] = ()) -> StageSpec:
     """A stage whose parameters are :class:`FakeParams`."""
-    return StageSpec(name, f"Title of {name}", "book_fake:FakeParams", inputs)
+    return StageSpec(name, f"Title of {name}", "book.toys:FakeParams", inputs)
 
 
 def code_cell(source: str, outputs: list[dict[str, Any]], count: int | None, **metadata: Any) -> dict[str, Any]:
