@@ -77,7 +77,7 @@ def run(
 
     Example: leuk run fcmae --profile smoke --seeds "0 1" --jobs 2
     """
-    extra = ["--dry-run", "--quiet", "rules"] if dry_run else []
+    extra = ["--dry-run", "--quiet", "progress"] if dry_run else []
     for name in workflow.run_stages(dataset, profile, _seeds(seeds), jobs, stage, run, set_ or [], extra):
         print(paths.run_folder(name))
 
