@@ -211,6 +211,12 @@ def verdicts(
     return pd.DataFrame(rows)
 
 
+def short(table: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts narrow enough for a page: claim, paper, ours, verdict, and why with tolerance, data and run."""
+    measured = table["why"] + " (" + table["tolerance"] + "; " + table["data"] + "; run " + table["run"] + ")"
+    return table[["claim", "paper", "ours", "verdict"]].assign(why=measured)
+
+
 def tally(table: pd.DataFrame) -> str:
     """The verdicts counted, in words."""
     return ", ".join(f"{int((table['verdict'] == name).sum())} {name}" for name in (REPRODUCED, NOT_REPRODUCED, CANNOT))
