@@ -188,29 +188,26 @@ def test_a_dry_run_on_slurm_plans_all_stages(root: Path, tmp_path: Path):
     assert all(re.search(rf"^{name}\s+2$", said, flags=re.MULTILINE) for name in ALL), said
 
 
-def test_plain_papermill_run_too_early_says_what_to_run_first(root: Path, tmp_path: Path):
+def papermill(root: Path, results: Path, notebook: str, name: str, value: str) -> str:
+    """What plain papermill says on stderr of a notebook that must not succeed."""
     done = subprocess.run(
         [
-            sys.executable, "-m", "papermill", "notebooks/04_fcmae.ipynb", str(tmp_path / "out.ipynb"),
-            "-f", "notebooks/profiles/smoke.yml", "-p", "run", "early", "-k", "python3",
+            sys.executable, "-m", "papermill", f"notebooks/{notebook}.ipynb", str(results / "out.ipynb"),
+            "-f", "notebooks/profiles/smoke.yml", "-p", name, value, "-k", "python3",
         ],
-        cwd=root, env={**os.environ, "LEUK_RESULTS": str(tmp_path)}, capture_output=True, text=True, check=False,
+        cwd=root, env={**os.environ, "LEUK_RESULTS": str(results)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode != 0
-    assert (
-        "LeukError: stage fcmae needs stage data, which has not run in run 'early': run notebooks/01_data.ipynb first"
-        in done.stderr
-    )
+    return done.stderr
+
+
+def test_plain_papermill_run_too_early_says_what_to_run_first(root: Path, tmp_path: Path):
+    said = papermill(root, tmp_path, "04_fcmae", "run", "early")
+    assert "LeukError: stage fcmae needs stage data, which has not run in run 'early'" in said
+    assert "run notebooks/01_data.ipynb first" in said
 
 
 def test_plain_papermill_refuses_an_unknown_parameter(root: Path, tmp_path: Path):
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "papermill", "notebooks/01_data.ipynb", str(tmp_path / "out.ipynb"),
-            "-f", "notebooks/profiles/smoke.yml", "-p", "image_sise", "40", "-k", "python3",
-        ],
-        cwd=root, env={**os.environ, "LEUK_RESULTS": str(tmp_path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "unknown parameter 'image_sise' (value 40); did you mean 'image_size'?" in done.stderr
+    said = papermill(root, tmp_path, "01_data", "image_sise", "40")
+    assert "unknown parameter 'image_sise' (value 40); did you mean 'image_size'?" in said
     assert not (tmp_path / "default").exists()

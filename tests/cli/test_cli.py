@@ -1,0 +1,88 @@
+"""``leuk``: readable errors with an exit code, and answers that say that they are research."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from leuk_lib.cli import main
+from leuk_lib.data.smear.cohort import smear_cells
+
+COMMANDS = [["data", "check"], ["run"], ["status"], ["compare"], ["predict"], ["book"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main([*command, "--help"]) == 0
+    assert "Example: leuk" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["run", "fcmea"], 1, "unknown stage 'fcmea'; did you mean 'fcmae'?"),
+        (["run", "--profile", "smok"], 1, "unknown profile 'smok'; did you mean 'smoke'?"),
+        (["run", "--dataset", "nowhere"], 2, "dataset 'nowhere': neither 'smear' nor a folder of images"),
+        (["run", "--set", "fcmae.stepz=3"], 1, "unknown parameter 'stepz' (value 3); did you mean 'steps'?"),
+        (["run", "--set", "fcmae.mask_ratio=2"], 1, "parameter mask_ratio = 2"),
+        (["run", "--set", "steps=3"], 1, "must look like fcmae.epochs=3"),
+        (["run", "--seeds", "0 x"], 1, "must be whole numbers"),
+        (["run", "--seeds", "0 1", "--run", "mine"], 1, "a run's name can be given for one seed only"),
+        (["status"], 1, "no run in results/ yet"),
+        (["status", "--run", "gone"], 1, "no such folder"),
+        (["predict", "cell.png"], 1, "no trained model in results/"),
+        (["predict", "cell.png", "--model", "no.safetensors"], 2, "no.safetensors: no such file"),
+        (["book", "--run", "gone"], 1, "chapter 01_data of run 'gone' is missing"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(
+    results: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
+):
+    assert main(words) == code
+    said = capsys.readouterr().err
+    assert message in said and len(said.strip().splitlines()) == 1 and said.startswith("leuk: ")
+
+
+def test_debug_shows_the_traceback(results: Path):
+    with pytest.raises(ValueError, match="unknown stage"):
+        main(["run", "fcmea", "--debug"])
+
+
+def test_data_check_tells_clean_findings_and_unusable_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    cells = smear_cells(cells=60, patients=3, size=48, seed=2)
+    for index, (image, label) in enumerate(zip(cells.images, cells.table["label"], strict=True)):
+        path = tmp_path / "set" / label / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1]))
+    assert main(["data", "check", str(tmp_path / "set")]) == 0
+    (tmp_path / "set" / label / "broken.png").write_bytes(b"\x89PNG\r\n")
+    assert main(["data", "check", str(tmp_path / "set"), "--csv", str(tmp_path / "findings.csv")]) == 1
+    assert "broken.png" in capsys.readouterr().out and "broken.png" in (tmp_path / "findings.csv").read_text()
+    assert main(["data", "check", str(tmp_path / "nothing")]) == 2
+
+
+@pytest.mark.notebooks
+def test_predict_and_compare_on_the_smoke_run(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    model = root / "results" / "smear-smoke-s0" / "wpat" / "model.safetensors"
+    if not model.exists():
+        pytest.skip("no finished smoke run in results/: `make test` makes one first (`leuk run --profile smoke`)")
+    image = tmp_path / "a cell.png"
+    cv2.imwrite(str(image), np.full((80, 60, 3), 200, np.uint8))
+    assert main(["predict", str(image), "--model", str(model), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (row,) = told["predictions"]
+    chances = {name: value for name, value in row.items() if name not in ("file", "predicted")}
+    assert sum(chances.values()) == pytest.approx(1, abs=1e-5) and row["predicted"] == max(chances, key=chances.get)
+    assert "Not a medical device" in told["research_use"]
+    assert main(["predict", str(image), "--model", str(model)]) == 0
+    assert "Not a medical device" in capsys.readouterr().out
+    (tmp_path / "text.png").write_text("no image")
+    assert main(["predict", str(tmp_path / "text.png"), "--model", str(model)]) != 0
+    assert "text.png" in capsys.readouterr().err
+    assert main(["compare", str(model.parents[1]), str(model.parents[1])]) == 0
+    assert "equal" in capsys.readouterr().out
