@@ -127,10 +127,10 @@ def balance_weights(material: Material, params: WpatParams, real_only: bool) -> 
     if params.balance == "sampling":
         return None
     if real_only or params.balance == "weights":
-        return effective_weights(labels, material.n_classes)
+        return effective_weights(labels, material.n_classes, largest=params.max_weight)
     chosen = [material.cells.classes.index(name) for name in material.fallback]
     both = torch.cat([labels, material.extra_labels])
-    return effective_weights(both, material.n_classes, chosen) if chosen else None
+    return effective_weights(both, material.n_classes, chosen, largest=params.max_weight) if chosen else None
 
 
 def train_network(stage: StageLike, material: Material, model: nn.Module, label: str, fabric: Fabric) -> Finetuned:

@@ -38,6 +38,9 @@ class WpatParams(TrainParams):
         "fallback",
         description="against class imbalance: loss weights where the GAN fell back, always, or even sampling",
     )
+    max_weight: float = Field(
+        10.0, ge=1, le=1000, description="most that a class may weigh in the loss, in units of the smallest weight"
+    )
 
     crop_min: float = Field(0.7, gt=0, le=1, description="smallest area of a random crop, part of the image")
     stain: float = Field(0.15, ge=0, lt=1, description="largest relative change of a stain by the augmentation")

@@ -63,6 +63,15 @@ def test_groups_hold_every_trainable_parameter_once(tiny):
     assert decay[id(model.head_weight)] == 0.05
 
 
+def test_a_class_of_one_cell_does_not_outweigh_the_rest():
+    labels = torch.tensor([0] * 85 + [1] * 23 + [2])
+    free, held = (effective_weights(labels, 3, largest=largest) for largest in (1e6, 10.0))
+    assert free[2] / free[0] > 80
+    assert held[2] / held[0] == pytest.approx(10, rel=1e-5)
+    assert held[1] / held[0] == pytest.approx(float(free[1] / free[0]), rel=1e-5)
+    assert held[labels].mean() == pytest.approx(1, rel=1e-5)
+
+
 def test_effective_weights():
     labels = torch.tensor([0] * 90 + [1] * 10)
     weights = effective_weights(labels, 3)
