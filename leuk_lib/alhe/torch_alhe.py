@@ -12,21 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leuk_lib.alhe import gain, tiles
-from leuk_lib.alhe.enhance import LEVELS
-from leuk_lib.alhe.images import LINEAR, MIN_SIDE
+from leuk_lib.alhe import colour, gain, tiles
+from leuk_lib.alhe.colour import CORNER, DELTA, LEVELS_PER_ROOT, LINEAR, OFFSET, SLOPE
+from leuk_lib.alhe.images import MIN_SIDE
 from leuk_lib.alhe.lut import TAIL
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.runs.errors import LeukError
 
 BINS = tiles.BINS
-# OpenCV's sRGB -> XYZ (D65), rows divided by the white point.
-RGB_TO_XYZ = (
-    (0.412453 / 0.950456, 0.357580 / 0.950456, 0.180423 / 0.950456),
-    (0.212671, 0.715160, 0.072169),
-    (0.019334 / 1.088754, 0.119193 / 1.088754, 0.950227 / 1.088754),
-)
-LAB_CORNER, LAB_SLOPE, LAB_OFFSET = 0.008856, 7.787, 16 / 116
 
 
 class ALHE(nn.Module):
@@ -77,8 +70,7 @@ def alhe_batch(images: Tensor, params: EnhanceParams | None = None) -> Tensor:
         codes = torch.round(images.float() * 255).long()
         linear = _decode(images.float())
     fx, fy, fz = _lab_roots(linear)
-    levels = torch.where(fy > LAB_SLOPE * LAB_CORNER + LAB_OFFSET, 116 * fy - 16, 903.3 * (fy - LAB_OFFSET) / LAB_SLOPE)
-    levels = (levels * LEVELS).clamp(0, BINS)
+    levels = ((fy - OFFSET) * LEVELS_PER_ROOT).clamp(0, BINS)
     rows, columns = tiles.lay_tiles(levels.shape[1], levels.shape[2], params)
 
     histogram, active = _activity(levels, rows, columns, params)
@@ -86,9 +78,7 @@ def alhe_batch(images: Tensor, params: EnhanceParams | None = None) -> Tensor:
     curves = _shifts(histogram, kappa, params.contrast_floor)
     shift = _stain_gain(codes, params) * _blend(curves, levels, rows, columns)
 
-    # L' = L + shift with a*, b* kept: all three roots move by the same amount.
-    target = (levels + shift) / LEVELS
-    moved = torch.where(target > 8, (target + 16) / 116, LAB_SLOPE * target / 903.3 + LAB_OFFSET) - fy
+    moved = shift / LEVELS_PER_ROOT
     result = _encode(_from_roots(fx + moved, fy + moved, fz + moved))
     if images.dtype == torch.uint8:
         result = torch.round(result * 255).to(torch.uint8)
@@ -124,18 +114,15 @@ def _decode(srgb: Tensor) -> Tensor:
 def _lab_roots(linear: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     red, green, blue = linear.unbind(1)
     roots = []
-    for a, b, c in RGB_TO_XYZ:
-        t = a * red + b * green + c * blue
-        roots.append(torch.where(t > LAB_CORNER, t.clamp_min(LAB_CORNER) ** (1 / 3), LAB_SLOPE * t + LAB_OFFSET))
+    for a, b, c in colour.TO_XYZ.tolist():
+        t = (a * red + b * green + c * blue).clamp(0, 1)
+        roots.append(torch.where(t > CORNER, t.clamp_min(CORNER) ** (1 / 3), SLOPE * t + OFFSET))
     return roots[0], roots[1], roots[2]
 
 
 def _from_roots(fx: Tensor, fy: Tensor, fz: Tensor) -> Tensor:
-    edge = LAB_SLOPE * LAB_CORNER + LAB_OFFSET
-    xyz = torch.stack([torch.where(f > edge, f * f * f, (f - LAB_OFFSET) / LAB_SLOPE) for f in (fx, fy, fz)], dim=1)
-    inverse = torch.linalg.inv(torch.tensor(RGB_TO_XYZ, dtype=torch.float64)).to(xyz)
-    a, b, c = xyz.unbind(1)
-    return torch.stack([row[0] * a + row[1] * b + row[2] * c for row in inverse], dim=1)
+    x, y, z = (torch.where(f > DELTA, f * f * f, (f - OFFSET) / SLOPE) for f in (fx, fy, fz))
+    return torch.stack([a * x + b * y + c * z for a, b, c in colour.FROM_XYZ.tolist()], dim=1)
 
 
 def _encode(linear: Tensor) -> Tensor:
@@ -183,8 +170,8 @@ def _activity(levels: Tensor, rows: tiles.Axis, columns: tiles.Axis, params: Enh
     edged = F.pad(padded[:, None], (1, 1, 1, 1), mode="reflect")[:, 0]
     down = edged[:, :-2] - 2 * edged[:, 1:-1] + edged[:, 2:]
     ripple = (down[:, :, :-2] - 2 * down[:, :, 1:-1] + down[:, :, 2:]).abs()
-    ripples = _counts(by_tile((ripple * tiles.NOISE_STEP).long().clamp_max(BINS - 1)), groups, BINS)
-    median = _quantile(ripples, 0.5) / tiles.NOISE_STEP
+    ripples = _counts(by_tile((ripple * tiles.NOISE_STEP).round().long().clamp_max(BINS - 1)), groups, BINS)
+    median = (_quantile(ripples, 0.5) - 0.5).clamp_min(0) / tiles.NOISE_STEP
     noise = ((tiles.MAD_TO_SIGMA / tiles.LAPLACIAN_NORM * median) ** 2 + tiles.QUANTISATION).sqrt()
 
     entropy = -torch.special.xlogy(histogram, histogram).sum(-1) / torch.log(torch.tensor(float(BINS))).item()
@@ -254,16 +241,14 @@ def _blend(curves: Tensor, levels: Tensor, rows: tiles.Axis, columns: tiles.Axis
 
 def _stain_gain(codes: Tensor, params: EnhanceParams) -> Tensor:
     batch, device = len(codes), codes.device
-    counts = _counts(codes.reshape(batch * 3, -1), batch * 3, 256)
-    white = (_quantile(counts, gain.WHITE) - 0.5).clamp_min(1) / 255
-    glass = white.log10().reshape(batch, 3).sum(1)
-    density = torch.as_tensor(gain.DENSITY, device=device)[codes].sum(1) + glass[:, None, None]
+    density = torch.as_tensor(gain.DENSITY, device=device)[codes].sum(1)
     half = params.gain_box // 2
     density = F.avg_pool2d(F.pad(density[:, None], (half,) * 4, mode="reflect"), params.gain_box, stride=1)[:, 0]
-    bins = (density * (gain.DENSITY_BINS / gain.DENSITY_MAX)).clamp(0, gain.DENSITY_BINS - 1).long()
+    least, most = density.flatten(1).aminmax(dim=1)
+    step = (most - least).clamp_min(1e-6) / gain.DENSITY_BINS
+    bins = ((density - least[:, None, None]) / step[:, None, None]).long().clamp(0, gain.DENSITY_BINS - 1)
     counts = _counts(bins.reshape(batch, -1), batch, gain.DENSITY_BINS)
-    step = gain.DENSITY_MAX / gain.DENSITY_BINS
-    low, high = (_quantile(counts, q / 100) * step for q in (params.gain_low, params.gain_high))
+    low, high = (least + step * _quantile(counts, q / 100) for q in (params.gain_low, params.gain_high))
     x = (density - low[:, None, None]) / (high - low).clamp_min(1e-6)[:, None, None]
     x = x.clamp(0, 1)
     return x * x * (3 - 2 * x)
