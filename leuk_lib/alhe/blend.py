@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +13,7 @@ from leuk_lib.alhe.tiles import BINS, Axis
 MOST = 30000  # pixels along a side that OpenCV's remap can address
 
 
-def blend(
-    curves: NDArray[np.float64], levels: NDArray[np.float32], rows: Axis, columns: Axis
-) -> NDArray[np.float32]:
+def blend(curves: NDArray[np.float64], levels: NDArray[np.float32], rows: Axis, columns: Axis) -> NDArray[np.float32]:
     """Shift (H,W) in grey levels of an image with lightness ``levels`` (H,W); curves (rows, columns, 257)."""
     table = Table(curves, rows, columns)
     strips = range(0, len(levels), MOST)
@@ -46,11 +46,11 @@ class Table:
         long = chosen.reshape(-1, BINS + 1)
         place = (upper - rows.start + down).astype(np.float32)[:, None]
         where = place + ((left - columns.start) * count).astype(np.float32)
-        here: NDArray[np.float32] = cv2.remap(long, levels, where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        here: NDArray[Any] = cv2.remap(long, levels, where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         if len(chosen) == 1:
             return here
         where += np.float32(count)
-        there = cv2.remap(long, levels, where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        there: NDArray[Any] = cv2.remap(long, levels, where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         there -= here
         there *= across
         here += there

@@ -19,7 +19,9 @@ CORNER = DELTA**3  # f is the cube root above, and linear below
 SLOPE, OFFSET = 1 / (3 * DELTA**2), 4 / 29
 
 # Linear sRGB to X/Xn, Y/Yn, Z/Zn: every row sums to 1, so that grey stays grey.
-_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
 TO_XYZ = _XYZ / _XYZ.sum(axis=1, keepdims=True)
 FROM_XYZ = np.linalg.inv(TO_XYZ)
 TO_WORDS = np.column_stack([65535 * FROM_XYZ, [0.5] * 3])  # to 16-bit words, whose whole part is then taken
@@ -68,7 +70,7 @@ def light_of(rgb: NDArray[Any]) -> NDArray[Any]:
     return roots(np.clip(cv2.transform(linear, TO_XYZ), 0, 1))
 
 
-def levels_of(light: NDArray[Any]) -> NDArray[np.float32]:
+def levels_of(light: NDArray[Any]) -> NDArray[Any]:
     """Lightness (H,W) in grey levels [0,256]."""
     middle = cv2.extractChannel(light, 1)
     if middle.dtype == np.uint16:
@@ -79,12 +81,12 @@ def levels_of(light: NDArray[Any]) -> NDArray[np.float32]:
 def moved(light: NDArray[Any], shift: NDArray[np.float32]) -> NDArray[Any]:
     """RGB (H,W,3) with lightness moved by ``shift`` (H,W) grey levels: uint8 of words, float32 in [0,1] of roots."""
     step = shift * np.float32(1 / LEVELS_PER_ROOT)
-    f = cv2.merge([step, step, step])
-    f += cv2.LUT(light, ROOT) if light.dtype == np.uint16 else light
+    f: NDArray[Any] = cv2.merge([step, step, step])
+    np.add(f, cv2.LUT(light, ROOT) if light.dtype == np.uint16 else light, out=f)
     dark = np.minimum(f - np.float32(DELTA), 0) if f.min() < DELTA else None
     if dark is not None:
         np.maximum(f, np.float32(DELTA), out=f)  # cv2.max would read a number as a scalar of four channels
-    xyz = cv2.pow(f, 3, dst=f)
+    xyz: NDArray[Any] = cv2.pow(f, 3, dst=f)
     if dark is not None:
         xyz += dark * np.float32(1 / SLOPE)
     if light.dtype != np.uint16:

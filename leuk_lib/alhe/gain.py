@@ -44,7 +44,7 @@ def limits(density: NDArray[Any], params: EnhanceParams) -> tuple[float, float]:
     return low, max(high, low + 1e-6)
 
 
-def smoothstep(density: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
+def smoothstep(density: NDArray[Any], low: float, high: float) -> NDArray[Any]:
     """3x^2 - 2x^3 of x = (density - low) / (high - low), clipped to [0,1]; x is read at 16 bits."""
     scale = 65535 / (high - low)
     return cv2.LUT(cv2.addWeighted(density, scale, density, 0.0, -low * scale, dtype=cv2.CV_16U), SMOOTHSTEP)

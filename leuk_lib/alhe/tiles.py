@@ -7,6 +7,7 @@ which an odd side gets an odd number of tiles.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -72,7 +73,7 @@ def quantile(counts: NDArray[np.float64], q: float) -> NDArray[np.float64]:
     return place + (target - before) / np.maximum(inside, 1e-12)
 
 
-def tile_histogram(values: NDArray[np.uint8], columns: Axis) -> NDArray[np.float64]:
+def tile_histogram(values: NDArray[Any], columns: Axis) -> NDArray[np.float64]:
     """Counts (columns.count, 256) of one row of tiles: 8-bit values (side, columns.count*side), padded."""
     counts = np.empty((columns.count, BINS))
     for j in range(columns.count):
@@ -100,13 +101,16 @@ def tile_stats(levels: NDArray[np.float32], rows: Axis, columns: Axis) -> TileSt
     for i in range(rows.count):
         band = slice(i * rows.side, (i + 1) * rows.side)
         # Whole part: half a level lower, rounded (and saturated to 0 … 255) in one pass.
-        bins = cv2.convertScaleAbs(padded[band], beta=-0.5)
+        bins: NDArray[Any] = cv2.convertScaleAbs(padded[band], beta=-0.5)
         histogram[i] = tile_histogram(bins, columns)
         # One row more on either side, where there is one, for the second difference.
         above, below = min(i, 1), min(rows.count - 1 - i, 1)
-        ripple = cv2.filter2D(padded[band.start - above : band.stop + below], -1, LAPLACIAN, borderType=cv2.BORDER_REFLECT_101)
+        ripple = cv2.filter2D(
+            padded[band.start - above : band.stop + below], -1, LAPLACIAN, borderType=cv2.BORDER_REFLECT_101
+        )
         ripple = ripple[above : above + rows.side]
-        ripples[i] = tile_histogram(cv2.convertScaleAbs(ripple, alpha=NOISE_STEP), columns)  # bin k is centred on k
+        bins = cv2.convertScaleAbs(ripple, alpha=NOISE_STEP)
+        ripples[i] = tile_histogram(bins, columns)  # bin k is centred on k
     histogram /= rows.side * columns.side
     median = quantile(ripples, 0.5)
     median = np.maximum(median - 0.5, 0) / NOISE_STEP
