@@ -154,7 +154,7 @@ class Enhancement(Study[EnhancementParams]):
                 }
             )
         with atomic(folder / "images.safetensors") as temporary:
-            save_file(kept, temporary)
+            save_file({name: tensor.contiguous() for name, tensor in kept.items()}, temporary)
         write_json(folder / "about.json", about)
         return found
 
