@@ -67,10 +67,10 @@ class PretrainingParams(StudyParams):
 
     def fcmae(self, arm: str, seed: int) -> FcmaeParams:
         """The pretraining of an arm: the laptop profile's recipe at this study's size."""
-        contrast = PRETRAINED[arm].get("contrast", FcmaeParams.model_fields["contrast"].default) > 0
+        images = self.batch_size if PRETRAINED[arm].get("contrast") == 0 else self.batch_size // 2
         return FcmaeParams(
             seed=seed, threads=self.threads, accelerator="cpu", images="raw", variant=self.variant,  # type: ignore[arg-type]
-            stem_stride=self.stem_stride, steps=self.steps, batch_size=self.batch_size // (2 if contrast else 1),  # type: ignore[arg-type]
+            stem_stride=self.stem_stride, steps=self.steps, batch_size=images, lr_scale=256 * self.lr / images,  # type: ignore[arg-type]
             checkpoint_every=100, **PRETRAINED[arm],
         )  # fmt: skip
 
