@@ -20,6 +20,8 @@ from leuk_lib.fcmae.masking import random_masks, upsample_mask
 from leuk_lib.fcmae.probe import ENCODER, Probe, encode
 from leuk_lib.runs.seeds import torch_generator
 
+KEYS = {"k-NN": "knn", "k-NN, whitened": "knn_whitened", "linear": "linear"}  # a probe's name in the metrics
+
 
 class Recorder(Protocol):
     """The part of a stage that takes numbers and notes."""
@@ -93,7 +95,7 @@ def record(stage: Recorder, probe: Probe, history: list[dict[str, Any]]) -> None
     table, gains = probe.table(), probe.gains()
     last = table.loc[table["features"] == ENCODER, "step"].max()
     for row in table.to_dict("records"):
-        kind = "knn" if row["probe"] == "k-NN" else "linear"
+        kind = KEYS[row["probe"]]
         if row["features"] != ENCODER:
             key = f"{kind}_{row['features'].replace(' ', '_').replace('-', '_').lower()}"
         elif row["step"] == last:
@@ -104,11 +106,11 @@ def record(stage: Recorder, probe: Probe, history: list[dict[str, Any]]) -> None
             continue
         _put(stage, key, row, "accuracy")
     for row in gains[gains["against"] == "random initialisation"].to_dict("records"):
-        _put(stage, f"{'knn' if row['probe'] == 'k-NN' else 'linear'}_gain", row, "difference")
+        _put(stage, f"{KEYS[row['probe']]}_gain", row, "difference")
     if table["low"].isna().any():
         stage.note("probe: all validation cells belong to one group, so their accuracy has no interval")
     tail = pd.DataFrame(history).tail(max(len(history) // 10, 1))
-    for column in ("loss", "stained", "field"):
+    for column in ("loss", "stained", "field", "contrast"):
         if column in tail and math.isfinite(mean := tail[column].mean()):
             stage.record(f"loss_{column}" if column != "loss" else "loss", float(mean), n=len(tail))
 
