@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 
 from leuk_lib.data.loading import CellSet
 from leuk_lib.data.smear.morphology import UNITS, mixture_rows, rows
-from leuk_lib.data.splits import PARTS, split_groups
+from leuk_lib.data.splits import FOREIGN, PARTS, split_groups
 from leuk_lib.runs.seeds import derive, numpy_rng
 
 Images = NDArray[np.uint8]
@@ -46,6 +46,8 @@ def class_table(cells: CellSet) -> pd.DataFrame:
         for part in PARTS:
             here = mine[mine["split"] == part]
             row |= {f"{part} cells": len(here), f"{part} groups": here["group"].nunique()}
+        if cells.foreign:
+            row["foreign cells"] = int(mine["split"].str.startswith(FOREIGN).sum())
         out.append(row)
     return pd.DataFrame(out)
 
