@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from leuk_lib.data.check import MEANING, VERDICTS, exit_code, summary_lines
-from leuk_lib.data.decode import Unreadable, decode_file, square
+from leuk_lib.data.decode import Unreadable, decode_file
 from leuk_lib.data.findings import SEVERITIES
 from leuk_lib.data.opencv import cv2
 
@@ -22,7 +22,7 @@ body{font:1rem/1.5 system-ui,sans-serif;max-width:64rem;margin:1.5rem auto;paddi
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
 caption{text-align:left;font-weight:600;padding:.4rem 0}
 th,td{text-align:left;vertical-align:top;padding:.4rem .6rem;border-bottom:1px solid GrayText;overflow-wrap:anywhere}
-td.pictures{white-space:nowrap;width:1%}
+th{white-space:nowrap}td.pictures{white-space:nowrap;width:1%}
 img{border-radius:.25rem;margin-right:.3rem;background:#fff}
 .error{border-left:.3rem solid #c0392b}.warning{border-left:.3rem solid #d68910}.info{border-left:.3rem solid #2471a3}
 h2{padding-left:.6rem;margin-top:2rem}
@@ -73,8 +73,9 @@ def _section(anchor: str, severity: str, kind: str, rows: pd.DataFrame, root: Pa
         )
         lines.append(f"<tr>{''.join(cells)}</tr>")
     more = f"<p>… and {len(rows) - MOST} more (all are in the CSV).</p>" if len(rows) > MOST else ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("pictures", "file", "finding"))
-    caption = f"{len(rows)} {'file' if len(rows) == 1 else 'files'}: {MEANING[severity]}. {rows['advice'].iloc[0]}"
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("pictures", "file, class or group", "finding"))
+    advice = str(rows["advice"].iloc[0])
+    caption = f"{len(rows)} found; {MEANING[severity]}. {advice[:1].upper()}{advice[1:]}."
     return (
         f'<section><h2 class="{severity}" id="{anchor}">{html.escape(kind)}</h2><table><caption>{html.escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}</section>"
@@ -87,9 +88,12 @@ def _picture(root: Path, name: str) -> str:
     if not path.is_file() or not path.resolve().is_relative_to(root):
         return ""
     try:
-        thumb = square(decode_file(path).image, SIDE)
+        image = decode_file(path).image
     except Unreadable:
         return ""
+    scale = SIDE / max(image.shape[:2])  # the whole picture: a match may lie at its border
+    width, height = (max(1, round(scale * n)) for n in (image.shape[1], image.shape[0]))
+    thumb = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     stream = cv2.imencode(".jpg", thumb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
     source = f"data:image/jpeg;base64,{base64.b64encode(stream).decode()}"
-    return f'<img src="{source}" width="{SIDE}" height="{SIDE}" alt="{html.escape(name, quote=True)}">'
+    return f'<img src="{source}" width="{width}" height="{height}" alt="{html.escape(name, quote=True)}">'
