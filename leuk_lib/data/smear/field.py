@@ -65,9 +65,9 @@ def platelets(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre
     outlines = []
     for _ in range(number):
         place = rng.uniform(-canvas.field / 2, canvas.field / 2, 2)
-        body = blob(rng, rng.uniform(0.75, 1.5), 0.12, place, rng.uniform(1.0, 1.5))
+        outline = blob(rng, rng.uniform(0.75, 1.5), 0.12, place, rng.uniform(1.0, 1.5))
         if np.hypot(*(place - centre)) > keep_off + 1.2:
-            outlines.append(body)
+            outlines.append(outline)
     if not outlines:
         return canvas.zeros()
     body = canvas.smooth(canvas.fill(*outlines), 0.25)
