@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from leuk_lib.data.loading import CellSet
+from leuk_lib.data.manifest import ANONYMOUS
 from leuk_lib.data.opencv import cv2
 from leuk_lib.data.smear.morphology import UNITS, mixture_rows, rows
 from leuk_lib.data.splits import FOREIGN, PARTS, split_groups
@@ -40,8 +41,8 @@ def sample(cells: CellSet, per_class: int = 8, seed: int = 0) -> tuple[Images, l
 
 def sample_groups(cells: CellSet, rows: int = 8, per_group: int = 8, seed: int = 0) -> tuple[Images, list[str]]:
     """Training cells of the groups with most cells, as many groups of each class as there is room for: images
-    (M,S,S,3) and "class, group" of each. Empty where every group is a single cell."""
-    train = cells.table[cells.table["split"] == "train"]
+    (M,S,S,3) and "class, group" of each. Empty where no group of several cells was told (found ones are no patients)."""
+    train = cells.table[(cells.table["split"] == "train") & ~cells.table["group"].str.startswith(ANONYMOUS)]
     sizes = train.groupby(["label", "group"], sort=True).size().rename("cells").reset_index()
     sizes = sizes[sizes["cells"] > 1].sort_values("cells", ascending=False, kind="stable")
     turn = sizes.groupby("label").cumcount()
@@ -84,8 +85,11 @@ def atlas_cells(
     if cells.size > side:
         images = np.stack([cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images])
     up = "nucleus / cell" if "nucleus / cell" in measured else "nucleus OD green"
-    columns = ["label", "path", "group", "split", "kind", "diameter", "nc_ratio", "width", "height"]
+    columns = ["label", "path", "group", "split", "kind", "diameter", "width", "height"]
     records = some[[c for c in columns if c in some.columns]].reset_index(drop=True)
+    records = records.rename(
+        columns={"kind": "cell type", "diameter": "diameter, µm", "width": "width, px", "height": "height, px"}
+    )
     records["deeply stained"], records[up] = about["deeply stained"].to_numpy(), about[up].to_numpy()
     names = {
         "nucleus / cell": "nucleus area / cell area (1)",
@@ -166,7 +170,7 @@ def reference_table(cells: CellSet) -> pd.DataFrame:
             for label, some in mixture.groupby("class", sort=False)
         ]  # fmt: skip
         return pd.DataFrame(sources + marks + kinds)
-    near = cells.table["group"].str.startswith("near:")
+    near = cells.table["group"].str.startswith(ANONYMOUS)
     told = int((~near).sum())
     return pd.DataFrame(
         [

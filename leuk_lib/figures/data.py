@@ -37,7 +37,7 @@ def contact_sheet(
 def group_sheet(images: NDArray[np.uint8], names: Sequence[str], per_group: int = 8) -> Figure:
     """A row of cells for every group ("class, group" in ``names``); a line of text where no group holds several cells."""
     if not len(images):
-        return _words("every group of this data set is a single cell: there is no patient to tell apart")
+        return _words("no patient, slide or subject with several cells is known in this data set")
     rows = list(dict.fromkeys(names))
     figure = contact_sheet(images, names, rows, per_group)
     for ax, name in zip(figure.axes[:: len(figure.axes) // len(rows)], rows, strict=True):
