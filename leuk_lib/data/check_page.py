@@ -27,7 +27,7 @@ img{border-radius:.25rem;margin-right:.3rem;background:#fff}
 .error{border-left:.3rem solid #c0392b}.warning{border-left:.3rem solid #d68910}.info{border-left:.3rem solid #2471a3}
 h2{padding-left:.6rem;margin-top:2rem}
 nav ul{padding-left:1.2rem}
-@media (max-width:40rem){td.pictures{white-space:normal}}
+@media (max-width:40rem){table{table-layout:fixed}th,td.pictures{white-space:normal;width:auto}img{max-width:100%;height:auto}}
 """
 
 

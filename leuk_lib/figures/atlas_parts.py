@@ -29,12 +29,12 @@ ROOT .leuk-ticks b{font-weight:600;text-align:center}
 ROOT .leuk-card{color:inherit;border:1px solid var(--line);border-radius:.3rem;padding:.6rem;background:var(--ground);min-width:0}
 ROOT .leuk-large{box-sizing:border-box;width:100%;max-width:11rem;aspect-ratio:1;border:4px solid var(--own,var(--line));border-radius:4px;
 background-origin:border-box}
-ROOT dl{margin:.5rem 0 0;display:grid;grid-template-columns:auto minmax(0,1fr);gap:.1rem .6rem;font-size:.82rem}
+ROOT dl{margin:.5rem 0 0;display:grid;grid-template-columns:fit-content(9rem) minmax(0,1fr);gap:.1rem .6rem;font-size:.82rem}
 ROOT dt{font-weight:600;margin:0}
 ROOT dd{margin:0;overflow-wrap:break-word;font-variant-numeric:tabular-nums}
 ROOT .leuk-how{font-size:.82rem;margin:.4rem 0 0}
 @container (max-width:44rem){ROOT .leuk-body{grid-template-columns:minmax(0,1fr)}
-ROOT .leuk-card{display:grid;grid-template-columns:minmax(6rem,11rem) minmax(0,1fr);gap:.6rem}
+ROOT .leuk-card{display:grid;grid-template-columns:min(11rem,32%) minmax(0,1fr);gap:.6rem}
 ROOT dl{margin:0;align-content:start}ROOT .leuk-how{grid-column:1/-1}}
 @media print{ROOT .leuk-bar,ROOT .leuk-how{display:none}}
 """
