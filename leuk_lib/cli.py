@@ -244,6 +244,31 @@ def _predict(images: list[Path], model: Path) -> pd.DataFrame:
 
 
 @app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="A study's name.")],
+    dataset: Annotated[str, typer.Option(help="Folder of images.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter, as in seeds=[0,1]; may be repeated.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs that run side by side.")] = 1,
+    record: Annotated[bool, typer.Option("--record", help="Write the outcome to book/reference/studies/.")] = False,
+) -> None:
+    """Run an experiment that is too long for a chapter; what is done stays done, so that a killed study goes on.
+
+    Example: leuk study pretraining --dataset data/PBC --jobs 2 --record
+    """
+    from leuk_lib.studies.runner import run_study
+    from leuk_lib.studies.study import parse_settings
+
+    values = {**parse_settings(name, set_ or []), "dataset": workflow.resolve_dataset(dataset)}
+    with workflow.only_one(paths.results_root() / "studies"):
+        outcome = run_study(name, values, jobs)
+    for title in outcome.tables:
+        print(f"\n{title}\n{outcome.table(title).to_string(index=False)}")
+    print(outcome.save() if record else "\nnot recorded: --record writes it for the book")
+
+
+@app.command()
 def book(
     dataset: Dataset = "smear",
     profile: Profile = "laptop",

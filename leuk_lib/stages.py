@@ -100,7 +100,7 @@ def stage_parameters(
     """All papermill parameters of one stage: profile, overrides, checked against the model before anything runs."""
     values = {**load_profile(profile)[name], **overrides.get(name, {})}
     common = {"dataset": dataset, "profile": profile, "seed": seed, "run": run}
-    check(name, stage(name).params_model(), {**values, **common})
+    check(f"stage {name}", stage(name).params_model(), {**values, **common})
     return {**common, "stages": {name: values}}
 
 

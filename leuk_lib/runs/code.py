@@ -67,8 +67,17 @@ def module_file(module: str) -> Path:
 def code_hashes(stage: str) -> dict[str, str]:
     """Module -> SHA-256 for every module that the stage's notebook reaches; the whole library if it has no notebook."""
     notebook = stage_notebooks().get(stage)
-    modules = imported_modules(notebook_source(notebook)) if notebook else _graph().modules
-    return {module: sha256_file(module_file(module)) for module in sorted(module_closure(set(modules)))}
+    return hashes_of(imported_modules(notebook_source(notebook)) if notebook else all_modules())
+
+
+def all_modules() -> set[str]:
+    """Every module of the library."""
+    return set(_graph().modules)
+
+
+def hashes_of(modules: set[str]) -> dict[str, str]:
+    """Module -> SHA-256 for ``modules`` and every module of the library that they reach."""
+    return {module: sha256_file(module_file(module)) for module in sorted(module_closure(modules))}
 
 
 def is_presentation(module: str) -> bool:

@@ -14,18 +14,10 @@ from leuk_lib.runs.errors import LeukError
 INJECTED = "# Parameters"  # the comment that papermill puts on top of the cell it injects
 
 
-class StageParams(BaseModel):
-    """What every stage knows. The defaults of all models together are the laptop profile."""
+class FrozenParams(BaseModel):
+    """Parameters that cannot change, take no unknown name, and convert nothing but lists to tuples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
-
-    dataset: str = Field("smear", min_length=1, description="'smear' (rendered cells) or a folder of images")
-    profile: Literal["smoke", "laptop", "paper"] = Field("laptop", description="size of the run")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of every random stream")
-    run: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="folder in results/")
-    threads: int = Field(
-        2, ge=1, le=256, description="CPU threads of a stage; fixed, since sums depend on it in the last bit"
-    )
 
     @model_validator(mode="before")
     @classmethod
@@ -34,6 +26,18 @@ class StageParams(BaseModel):
         if not isinstance(values, Mapping):
             return values
         return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+class StageParams(FrozenParams):
+    """What every stage knows. The defaults of all models together are the laptop profile."""
+
+    dataset: str = Field("smear", min_length=1, description="'smear' (rendered cells) or a folder of images")
+    profile: Literal["smoke", "laptop", "paper"] = Field("laptop", description="size of the run")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of every random stream")
+    run: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="folder in results/")
+    threads: int = Field(
+        2, ge=1, le=256, description="CPU threads of a stage; fixed, since sums depend on it in the last bit"
+    )
 
 
 class TrainParams(StageParams):
@@ -45,7 +49,8 @@ class TrainParams(StageParams):
     checkpoint_every: int = Field(50, ge=1, description="optimiser steps between two checkpoints")
 
 
-Params = TypeVar("Params", bound=StageParams)
+Params = TypeVar("Params", bound=FrozenParams)
+Stage = TypeVar("Stage", bound=StageParams)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -55,15 +60,15 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(valid)}"
 
 
-def check(stage: str, model: type[Params], values: Mapping[str, Any]) -> Params:
-    """Validate ``values`` for ``stage``; the first problem becomes one readable line.
+def check(owner: str, model: type[Params], values: Mapping[str, Any]) -> Params:
+    """Validate ``values`` for ``owner`` ("stage fcmae"); the first problem becomes one readable line.
 
     Raises ``LeukError`` naming the parameter, its value, what is allowed, and the nearest valid name.
     """
     for name, value in values.items():
         if name not in model.model_fields:
             raise LeukError(
-                f"stage {stage}: unknown parameter {name!r} (value {value!r}); {nearest(name, model.model_fields)}"
+                f"{owner}: unknown parameter {name!r} (value {value!r}); {nearest(name, model.model_fields)}"
             )
     try:
         return model(**values)
@@ -72,7 +77,7 @@ def check(stage: str, model: type[Params], values: Mapping[str, Any]) -> Params:
         name = str(first["loc"][0]) if first["loc"] else "parameters"
         about = model.model_fields[name].description if name in model.model_fields else None
         raise LeukError(
-            f"stage {stage}: parameter {'.'.join(map(str, first['loc'])) or name} = {values.get(name, first.get('input'))!r}: "
+            f"{owner}: parameter {'.'.join(map(str, first['loc'])) or name} = {values.get(name, first.get('input'))!r}: "
             f"{first['msg'][0].lower()}{first['msg'][1:]}" + (f" ({about})" if about else "")
         ) from error
 
@@ -92,9 +97,7 @@ def assigned_names(source: str) -> list[str]:
     return names
 
 
-def from_namespace(
-    stage: str, model: type[Params], namespace: Mapping[str, Any], known_stages: Iterable[str]
-) -> Params:
+def from_namespace(stage: str, model: type[Stage], namespace: Mapping[str, Any], known_stages: Iterable[str]) -> Stage:
     """Read a notebook's (or a script's) parameters from its global names.
 
     In IPython the executed cells before the present one count: the parameters cell gives defaults, the profile's
@@ -122,7 +125,7 @@ def from_namespace(
         if name not in set(known_stages) | {stage}:
             raise LeukError(f"parameter stages: unknown stage {name!r}; {nearest(str(name), known_stages)}")
     values = {**own, **dict(sections.get(stage) or {}), **injected}
-    params = check(stage, model, values)
+    params = check(f"stage {stage}", model, values)
     if params.profile != "laptop" and stage not in sections:
         raise LeukError(
             f"stage {stage}: profile {params.profile!r} was named but its values were not given; "

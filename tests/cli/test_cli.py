@@ -21,6 +21,7 @@ COMMANDS = [
     ["status"],
     ["compare"],
     ["predict"],
+    ["study"],
     ["book"],
 ]
 

@@ -1,0 +1,105 @@
+"""Run a study: one file a finished job, so that a study that was killed goes on where it stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from leuk_lib.data.fingerprint import fingerprint
+from leuk_lib.runs import code, paths
+from leuk_lib.runs.card import device_name, git_state, package_versions
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import read_json, sha256_json, write_json
+from leuk_lib.runs.params import check
+from leuk_lib.studies.record import StudyRecord, plain, record_name, to_table
+from leuk_lib.studies.study import Row, study_class, study_path
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def study_folder(name: str, dataset: str) -> Path:
+    """``results/studies/<name>-<data set>``."""
+    return paths.results_root() / "studies" / record_name(name, dataset)
+
+
+def run_study(name: str, values: Mapping[str, Any], parallel: int = 1) -> StudyRecord:
+    """Run all jobs that are not done yet, ``parallel`` at a time, and return the study's record.
+
+    A job is done if its file holds the identity of the present parameters, data and code. The results do not depend on
+    ``parallel``. Raises ``LeukError`` for wrong parameters, before anything runs, and where a job's process died.
+    """
+    path = study_path(name)
+    given = study_class(path)
+    params = check(f"study {name}", given.params_model, values)
+    study = given(params)
+    folder = study_folder(name, params.dataset)
+    hashes = code.hashes_of(code.imported_modules(f"import {path.split(':')[0]}"))
+    settings = params.model_dump(mode="json")
+    deciding = {module: digest for module, digest in hashes.items() if not code.is_presentation(module)}
+    content = fingerprint(params.dataset)
+    identity = sha256_json([name, settings | {"dataset": content}, deciding])[:32]
+    done: dict[str, dict[str, Any]] = {}
+    for wave in study.waves():
+        missing = []
+        for job in wave:
+            file = _file(folder, job)
+            found = read_json(file) if file.exists() else {}
+            if found.get("identity") == identity:
+                done[job] = found
+            else:
+                missing.append((path, settings, job, str(folder), identity))
+        done |= _run_wave(missing, parallel, params.threads)
+    tables = study.tables({job: file["rows"] for job, file in done.items()})
+    for table, frame in tables.items():
+        write_json(folder / f"{table}.json", to_table(frame))
+    return StudyRecord(
+        study=name, title=given.title, dataset=Path(params.dataset).name, content=content,
+        params={key: value for key, value in settings.items() if key != "dataset"}, identity=identity,
+        cpu_seconds=round(sum(file["cpu_seconds"] for file in done.values()), 1), device=device_name(),
+        git=git_state(paths.project_root()), versions=package_versions(), code=deciding,
+        tables={table: to_table(frame) for table, frame in tables.items()},
+    )  # fmt: skip
+
+
+def _file(folder: Path, job: str) -> Path:
+    return folder / job / "rows.json"
+
+
+Task = tuple[str, dict[str, Any], str, str, str]
+
+
+def _run_wave(tasks: Sequence[Task], parallel: int, threads: int) -> dict[str, dict[str, Any]]:
+    if not tasks:
+        return {}
+    for variable in THREADS:  # a child's libraries read them when they are loaded
+        os.environ[variable] = str(threads)
+    # spawn: a forked child of a process with running threads (torch, OpenCV) may hang. A new process a job, so that
+    # no job sees what another left behind, and the result does not depend on how many run at a time.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(min(parallel, len(tasks)), mp_context=context, max_tasks_per_child=1) as pool:
+            return {task[2]: file for task, file in zip(tasks, pool.map(_job, tasks), strict=True)}
+    except BrokenProcessPool as error:
+        raise LeukError("study: a job's process died (memory?); run the same command again to go on") from error
+
+
+def _job(task: Task) -> dict[str, Any]:
+    path, settings, job, folder, identity = task
+    import torch
+
+    given = study_class(path)
+    params = given.params_model(**settings)
+    torch.set_num_threads(params.threads)
+    start = time.process_time()
+    rows: list[Row] = [
+        {key: plain(value) for key, value in row.items()} for row in given(params).run(job, Path(folder), identity)
+    ]
+    whole = {"identity": identity, "job": job, "cpu_seconds": round(time.process_time() - start, 1), "rows": rows}
+    write_json(_file(Path(folder), job), whole)
+    return whole
