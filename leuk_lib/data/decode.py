@@ -41,10 +41,11 @@ BOMB = (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning)
 
 @dataclass(frozen=True)
 class Decoded:
-    """image (H,W,3) uint8 RGB, upright, and how the file is unusual (findings, possibly none)."""
+    """image (H,W,3) uint8 RGB, upright, how the file is unusual (findings, possibly none), and its kind as Pillow names it."""
 
     image: NDArray[np.uint8]
     findings: tuple[str, ...]
+    kind: str = ""
 
 
 def decode_file(path: Path) -> Decoded:
@@ -78,7 +79,7 @@ def decode(data: bytes, suffix: str = "") -> Decoded:
     16 bits are reduced to 8, CMYK and palette converted, grey repeated, transparency laid on white, EXIF orientation
     applied; each is a finding. Truncated, damaged, unknown, animated, huge (> 64 megapixels) and tiny (< 8 px) files
     raise ``Unreadable``. Damage inside the coded pixels of a JPEG, BMP, TIFF or WebP that leaves the file whole cannot
-    be seen: those kinds have no checksum.
+    be seen here: those kinds have no checksum. (Of JPEGs ``manifest.read_folder`` also hears what the decoder says.)
     """
     if not data:
         raise Unreadable("empty file")
@@ -92,7 +93,7 @@ def decode(data: bytes, suffix: str = "") -> Decoded:
         findings.insert(0, f"is a {kind} file under another name")
     if min(image.shape[:2]) < SMALL_SIDE:
         findings.append("tiny")
-    return Decoded(image, tuple(dict.fromkeys(findings)))
+    return Decoded(image, tuple(dict.fromkeys(findings)), kind)
 
 
 def _by_opencv(data: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:

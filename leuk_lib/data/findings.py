@@ -49,7 +49,7 @@ def unusual(path: str, words: Iterable[str]) -> list[Finding]:
 
 
 KINDS = (
-    "copy of", "near-duplicate of", "turned near-duplicate of", "overlaps", "label conflict", "truncated", "damaged",
+    "copy of", "suspicious JPEG", "near-duplicate of", "turned near-duplicate of", "overlaps", "label conflict", "truncated", "damaged",
     "oversized", "class with too few groups", "also in the test set",
 )  # fmt: skip
 

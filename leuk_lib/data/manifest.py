@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from leuk_lib.data.complaints import HARMLESS, listening
 from leuk_lib.data.decode import Unreadable, decode, decode_file, read_file, square
 from leuk_lib.data.duplicates import FLAT, THUMB, components
 from leuk_lib.data.files import Entry, Listing, list_folder
@@ -47,6 +49,7 @@ class _Cell:
     features: Features
     width: int
     height: int
+    kind: str  # of the file, as Pillow names it
     sha256: str  # of the file's bytes
     findings: tuple[Finding, ...]
 
@@ -62,14 +65,7 @@ def read_folder(
     Raises ``LeukError`` as ``list_folder`` does.
     """
     listing = list_folder(path, class_map)
-    bar = tqdm(total=len(listing.entries), desc="reading", unit="image", file=sys.stderr, delay=2, disable=None)
-    with warnings.catch_warnings(), ThreadPoolExecutor(max(1, workers)) as pool, bar:
-        warnings.filterwarnings("ignore", module="PIL")  # what it warns of is refused or found here
-        # Decoding and hashing release the interpreter's lock.
-        results = []
-        for result in pool.map(lambda entry: _read(listing, entry, size), listing.entries):
-            results.append(result)
-            bar.update()
+    results = _read_all(listing, size, workers)
     findings = [
         Finding(name, what, "info" if what == "not an image file" else "error", advice)
         for name, what, advice in listing.left
@@ -91,6 +87,39 @@ def read_folder(
         findings=as_table(findings),
         grouped_by=grouped_by,
     )
+
+
+def _read_all(listing: Listing, size: int, workers: int) -> list[_Cell | Finding]:
+    """Every entry decoded, in order; JPEGs over which the decoder complained are read once more to tell which they are."""
+    # The bar writes to the terminal itself, past the ear that is kept on the decoders.
+    terminal = os.fdopen(os.dup(2), "w") if sys.stderr.isatty() else sys.stderr
+    bar = tqdm(total=len(listing.entries), desc="reading", unit="image", file=terminal, delay=2, disable=None)
+    results: list[_Cell | Finding] = []
+    with warnings.catch_warnings(), listening() as words, ThreadPoolExecutor(max(1, workers)) as pool, bar:
+        warnings.filterwarnings("ignore", module="PIL")  # what it warns of is refused or found here
+        # Decoding and hashing release the interpreter's lock.
+        for result in pool.map(lambda entry: _read(listing, entry, size), listing.entries):
+            results.append(result)
+            bar.update()
+    if terminal is not sys.stderr:
+        terminal.close()
+    return [_overheard(listing, result) for result in results] if words else results
+
+
+def _overheard(listing: Listing, result: _Cell | Finding) -> _Cell | Finding:
+    """The cell, or why it cannot be trusted: what the decoder says of it when it is alone."""
+    if not isinstance(result, _Cell) or result.kind not in ("JPEG", "MPO"):
+        return result
+    with listening() as words:
+        decode_file(listing.root / result.entry.path)
+    told = [word for word in dict.fromkeys(words) if "JFIF" not in word]
+    if not told:
+        return result
+    if all(HARMLESS.search(word) for word in told):
+        advice = "look at it: if its lower part is shifted or has other colours, restore the file; else save it anew"
+        finding = Finding(result.entry.path, f"suspicious JPEG: {told[0]}", "warning", advice)
+        return replace(result, findings=(*result.findings, finding))
+    return Finding(result.entry.path, f"damaged ({told[0]})", "error", "restore the file from its source or delete it")
 
 
 def _read(listing: Listing, entry: Entry, size: int) -> _Cell | Finding:
@@ -123,6 +152,7 @@ def _read(listing: Listing, entry: Entry, size: int) -> _Cell | Finding:
         features=features(small_grey(image)),
         width=width,
         height=height,
+        kind=decoded.kind,
         sha256=hashlib.sha256(data).hexdigest(),
         findings=tuple(findings),
     )

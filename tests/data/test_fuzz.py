@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from data.toys import coded, picture
 from leuk_lib.data.check import check_folder
+from leuk_lib.data.complaints import listening
 from leuk_lib.data.decode import Unreadable, decode
 from leuk_lib.data.files import list_folder
 from leuk_lib.data.manifest import read_folder
@@ -93,6 +96,35 @@ def test_no_file_that_ends_early_is_used(kind: str):
         except Unreadable:
             continue
         assert np.array_equal(image, truth), f"{kind} cut to {end} of {len(whole)} bytes was used"
+
+
+def test_jpegs_that_the_decoder_complains_about_are_left_out_or_named(tmp_path, capfd):
+    """OpenCV returns pixels for them and writes to the terminal; here they become findings, and the terminal stays clean."""
+    rng = np.random.default_rng(5)
+    whole = {}
+    for number in range(40):
+        data = bytearray(coded(picture(number, 96, 12), "JPEG", quality=90))
+        place = data.index(b"\xff\xda") + 20 + int(rng.integers(200))
+        if number % 2:
+            data[place : place + 24] = rng.integers(0, 255, 24, dtype=np.uint8).tobytes()
+        file = tmp_path / "ab"[number // 20] / f"{number:02d}.jpg"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(data)
+        whole[file.relative_to(tmp_path).as_posix()] = number % 2 == 0
+    findings = read_folder(tmp_path, 16).findings
+    named = set(findings.loc[findings["finding"].str.contains("damaged|suspicious"), "path"])
+    assert not any(whole[path] for path in named), "no healthy file is blamed"
+    assert len(named) >= 15, "of twenty whose coded pixels were overwritten; the others decode to something legal"
+    assert "Corrupt" not in capfd.readouterr().err
+
+
+def test_what_others_write_meanwhile_is_passed_on(capfd):
+    with listening() as words:
+        print("progress", file=sys.__stderr__, flush=True)
+        os.write(2, b"Corrupt JPEG data: premature end of data segment\n")
+    assert words == ["Corrupt JPEG data: premature end of data segment"]
+    said = capfd.readouterr().err
+    assert "progress" in said and "Corrupt" not in said
 
 
 def test_every_file_of_a_damaged_folder_is_used_or_named(tmp_path):
