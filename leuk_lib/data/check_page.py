@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from leuk_lib.data.check import MEANING, VERDICTS, exit_code, summary_lines
+from leuk_lib.data.complaints import listening
 from leuk_lib.data.decode import Unreadable, decode_file
 from leuk_lib.data.findings import SEVERITIES
 from leuk_lib.data.opencv import cv2
@@ -88,7 +89,8 @@ def _picture(root: Path, name: str) -> str:
     if not path.is_file() or not path.resolve().is_relative_to(root):
         return ""
     try:
-        image = decode_file(path).image
+        with listening():
+            image = decode_file(path).image
     except Unreadable:
         return ""
     scale = SIDE / max(image.shape[:2])  # the whole picture: a match may lie at its border

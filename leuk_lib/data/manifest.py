@@ -77,8 +77,9 @@ def read_folder(
             findings += result.findings
         else:
             findings.append(result)
-    cells = _without_copies(listing, cells, findings)
-    cells, table, grouped_by = _grouped(listing, cells, findings)
+    with listening():  # some files are read again to be compared; what is to say of them is said
+        cells = _without_copies(listing, cells, findings)
+        cells, table, grouped_by = _grouped(listing, cells, findings)
     return Reading(
         root=listing.root,
         table=table,
