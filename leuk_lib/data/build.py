@@ -14,6 +14,7 @@ from leuk_lib.data.fingerprint import fingerprint
 from leuk_lib.data.loading import CellSet, from_arrays
 from leuk_lib.data.params import DataParams
 from leuk_lib.data.splits import FOREIGN, PARTS, read_record, split_groups, split_record, unsplittable
+from leuk_lib.runs.files import sha256_file
 
 
 class DataStage(Protocol):
@@ -62,6 +63,11 @@ def build_cells(params: DataParams, stage: DataStage) -> Built:
     earlier = read_record(Path(params.keep_split)) if params.keep_split else None
     parts = split_groups(labels[own], groups[own], params.fractions, params.seed, earlier)
     notes = list(data.notes)
+    if earlier is not None:
+        here = set(groups[own].tolist())
+        digest = sha256_file(Path(params.keep_split))
+        kept = f"{len(here & earlier.keys())} of {len(here)} groups keep the parts of an earlier split"
+        notes.append(f"{kept} ({Path(params.keep_split).name}, sha256 {digest[:16]}…)")
     for name in unsplittable(labels[own], groups[own]):
         notes.append(
             f"class {name}: {int((labels[own] == name).sum())} cell(s) in fewer than 3 groups cannot be split: "
