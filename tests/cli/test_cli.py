@@ -12,7 +12,18 @@ import pytest
 from leuk_lib.cli import main
 from leuk_lib.data.smear.cohort import smear_cells
 
-COMMANDS = [["data", "check"], ["run"], ["status"], ["compare"], ["predict"], ["study"], ["book"]]
+COMMANDS = [
+    ["data", "check"],
+    ["data", "list"],
+    ["data", "fetch"],
+    ["data", "split"],
+    ["run"],
+    ["status"],
+    ["compare"],
+    ["predict"],
+    ["study"],
+    ["book"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
