@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor
@@ -88,6 +89,21 @@ def feature_map(encoder: Encoder, images: Tensor) -> tuple[NDArray[Any], list[st
         pca = PCA(2, svd_solver="full").fit(features)
         points, shares = pca.transform(features), pca.explained_variance_ratio_.tolist()
     return points, [f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
+
+
+MAPPED, THUMBNAIL = 600, 32  # pictures that a map's page can bear, and their side in px
+
+
+def thinned(n: int, most: int = MAPPED) -> Tensor:
+    """Positions of at most `most` of n cells, evenly spaced."""
+    return torch.arange(n) if n <= most else torch.linspace(0, n - 1, most).round().long()
+
+
+def thumbnails(images: Tensor, side: int = THUMBNAIL) -> NDArray[np.uint8]:
+    """Images (N, 3, S, S) uint8 as small pictures (N, side, side, 3), averaged over areas; never enlarged."""
+    side = min(side, images.shape[-1])
+    small = F.adaptive_avg_pool2d(images.float(), side).round().to(torch.uint8)
+    return small.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def record(stage: Recorder, probe: Probe, history: list[dict[str, Any]]) -> None:
