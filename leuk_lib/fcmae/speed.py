@@ -38,7 +38,7 @@ class _ZeroedEncoder(nn.Module):
             conv_mlp=variant not in ("tiny", "base"),
         )  # fmt: skip
         body.stem[0] = nn.Conv2d(3, spec["dims"][0], stem_stride, stem_stride)
-        self.stem, self.stages = body.stem, body.stages
+        self.stem, self.stages, self.norm = body.stem, body.stages, nn.LayerNorm(spec["dims"][-1])
         self.channels: tuple[int, ...] = spec["dims"]
         self.patch = 8 * stem_stride
 
