@@ -45,7 +45,13 @@ class StageSpec:
 
 STAGES = (
     StageSpec("data", "Data", "leuk_lib.data.params:DataParams", ()),
-    StageSpec("alhe", "ALHE", "leuk_lib.alhe.params:AlheParams", ("data",)),
+    StageSpec(
+        "alhe",
+        "ALHE",
+        "leuk_lib.alhe.params:AlheParams",
+        ("data",),
+        ("book/reference/studies/enhancement-pbc_barcelona_128.json",),
+    ),
     StageSpec("acdb_gan", "ACDB-GAN", "leuk_lib.gan.params:AcdbGanParams", ("data", "alhe")),
     StageSpec(
         "fcmae",

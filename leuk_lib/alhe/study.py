@@ -226,6 +226,21 @@ def pairs_by_class(
     return pairs
 
 
+def to_switch(
+    sample: Sample, params: EnhanceParams, limit: int = 15
+) -> tuple[dict[str, NDArray[np.uint8]], list[str], dict[str, str]]:
+    """The sample's first cells under every method, at most 64 pixels wide: pictures, captions, and what is said."""
+    first = sample.first(limit)
+    pictures = {}
+    for name, method in peers.methods(params).items():
+        pictures[name] = np.stack([_at_most(method(image), 64) for image in first.images])
+    return pictures, [label.replace("_", " ") for label in first.labels], peers.SAID
+
+
+def _at_most(image: NDArray[Any], side: int) -> NDArray[Any]:
+    return image if len(image) <= side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+
+
 def by_method(sample: Sample, params: EnhanceParams) -> dict[str, dict[str, NDArray[np.uint8]]]:
     """One cell of each class in the sample under every method: class -> method -> image."""
     firsts = {label: k for k, label in reversed(list(enumerate(sample.labels)))}

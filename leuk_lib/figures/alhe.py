@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from leuk_lib.figures.style import INK, MARKERS, PALETTE, image_axes, new_figure
+from leuk_lib.figures.style import INK, MARKERS, PALETTE, PAPER, image_axes, new_figure
 
 BLUE, ORANGE, GREEN = PALETTE[:3]
 
@@ -206,4 +206,33 @@ def cost(table: pd.DataFrame, side: int) -> Figure:
     ax.set_xscale("log")
     ax.set_xlim(right=float(table["ms"].max()) * 6)
     ax.set_xlabel(f"milliseconds an image of {side} x {side} pixels (fastest of several, log scale)")
+    return fig
+
+
+def ablation(table: pd.DataFrame) -> Figure:
+    """Differences in balanced accuracy by condition, an arm a colour, with intervals, about the line of no difference.
+
+    table: columns condition, arm, value, low, high (shares; drawn in points). An arm whose interval holds zero is hollow.
+    """
+    conditions, arms = list(dict.fromkeys(table["condition"])), list(dict.fromkeys(table["arm"]))
+    fig, ax = new_figure(6.6, 1.2 + 0.17 * len(conditions) * (len(arms) + 1))
+    room = 0.8 / len(arms)
+    for k, arm in enumerate(arms):
+        part = table[table["arm"] == arm].set_index("condition").reindex(conditions)
+        value, low, high = (100 * part[name].to_numpy(dtype=float) for name in ("value", "low", "high"))
+        place = np.arange(len(conditions)) + (k - (len(arms) - 1) / 2) * room
+        colour = PALETTE[k % len(PALETTE)]
+        ax.hlines(place, low, high, color=colour, lw=1.4)
+        sure = (low > 0) | (high < 0)
+        for chosen, face in ((sure, colour), (~sure, PAPER)):
+            ax.plot(value[chosen], place[chosen], MARKERS[k], mfc=face, mec=colour, mew=1.3, ms=5.5, ls="")
+        ax.plot([], [], MARKERS[k], color=colour, ms=5.5, ls="-", label=arm)
+    ax.axvline(0, color=INK, lw=0.8)
+    for k in range(1, len(conditions)):
+        ax.axhline(k - 0.5, color="#DDDDDD", lw=0.6)
+    ax.set_yticks(range(len(conditions)), conditions)
+    ax.set_ylim(len(conditions) - 0.5, -0.5)
+    ax.set_xlabel("difference in balanced accuracy, percentage points (right: enhancement helps)")
+    ax.set_ylabel("test images")
+    fig.legend(loc="outside lower center", ncols=2)
     return fig

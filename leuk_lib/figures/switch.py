@@ -28,9 +28,9 @@ STYLE = """
 #ROOT input{width:1.05rem;height:1.05rem;margin:0;accent-color:#0072B2}
 #ROOT input:focus-visible{outline:3px solid #E69F00;outline-offset:2px}
 #ROOT label:has(:checked){font-weight:bold}
-#ROOT .cells{display:grid;grid-template-columns:repeat(auto-fill,minmax(7rem,1fr));gap:.5rem;max-width:60rem}
+#ROOT .cells{display:grid;grid-template-columns:repeat(auto-fill,minmax(7rem,1fr));gap:.5rem;max-width:60rem;margin:0}
 #ROOT figure{margin:0;text-align:center}
-#ROOT figcaption{font-size:.8rem;margin-top:.15rem}
+#ROOT figcaption{font-size:.8rem;margin-top:.15rem;color:inherit}
 #ROOT .cell{aspect-ratio:1;background-image:var(--sheet);background-size:WIDE% HIGH%;border-radius:.2rem}
 #ROOT .said{min-height:3.2em;margin:.5rem 0 0;font-size:.9rem}
 #ROOT .said span{display:none}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -72,10 +74,10 @@ class Outcomes:
 
 
 def _recall(hits: Array, sizes: Array) -> Array:
-    """Mean over the classes that are there (last axis) of hits over sizes."""
+    """Mean over the classes that are there (last axis) of hits over sizes; NaN where none is."""
     each = np.divide(hits, sizes, out=np.zeros_like(hits), where=sizes > 0)
-    mean: Array = each.sum(axis=-1) / (sizes > 0).sum(axis=-1)
-    return mean
+    there = (sizes > 0).sum(axis=-1).astype(np.float64)
+    return np.divide(each.sum(axis=-1), there, out=np.full_like(there, np.nan), where=there > 0)
 
 
 def scores(outcomes: Outcomes) -> pd.DataFrame:
@@ -126,3 +128,63 @@ def differences(outcomes: Outcomes, base: Mapping[str, str], test_over_train: fl
             )
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"]))
+
+
+def verdict(low: float, high: float) -> str:
+    """What an interval of a difference says: "helps", "harms", or "not told apart"."""
+    return "helps" if low > 0 else "harms" if high < 0 else "not told apart"
+
+
+def read_differences(table: pd.DataFrame) -> pd.DataFrame:
+    """`differences` as people read it: a row a condition, a column an arm, points of balanced accuracy, interval, Holm's p."""
+    cells = [
+        f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" + ("" if np.isnan(p) else f", p {p:.2g}")
+        for value, low, high, p in table[["value", "low", "high", "p_holm"]].to_numpy(dtype=np.float64)
+    ]
+    return _wide(table.assign(arm=table["arm"] + " − " + table["against"]), cells)
+
+
+def read_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """`scores` as people read it: a row a condition, a column an arm, balanced accuracy in per cent with interval."""
+    cells = [
+        f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        for value, low, high in table[["value", "low", "high"]].to_numpy(dtype=np.float64)
+    ]
+    return _wide(table, cells)
+
+
+def _wide(table: pd.DataFrame, cells: list[str]) -> pd.DataFrame:
+    wide = table.assign(text=cells).pivot(index="condition", columns="arm", values="text")
+    wide = wide.loc[list(dict.fromkeys(table["condition"])), list(dict.fromkeys(table["arm"]))]
+    return wide.rename_axis(columns=None, index="test images").reset_index()
+
+
+def in_words(table: pd.DataFrame) -> str:
+    """The differences counted: for every arm, under how many of the conditions it helps, harms, or cannot be told apart."""
+    said = []
+    for arm, part in table.groupby("arm", sort=False):
+        found = [verdict(low, high) for low, high in part[["low", "high"]].to_numpy(dtype=np.float64)]
+        counts = [
+            f"{word} in {found.count(word)} ({', '.join(np.array(part['condition'])[np.array(found) == word])})"
+            for word in ("helps", "harms")
+            if word in found
+        ]
+        rest = f"not told apart in {found.count('not told apart')}"
+        said.append(
+            f"{arm} against {part['against'].iloc[0]}, of {len(found)} kinds of test images: {'; '.join([*counts, rest])}."
+        )
+    return "\n".join(said)
+
+
+class RecordsNumbers(Protocol):
+    """What ``record_differences`` needs of a stage."""
+
+    def record(self, key: str, value: float, low: float, high: float, n: int) -> Any: ...
+
+
+def record_differences(stage: RecordsNumbers, table: pd.DataFrame, sizes: pd.DataFrame) -> None:
+    """Put the differences into a stage's metrics: ``gain_<arm>_<condition>``; n counts test cells over all seeds."""
+    n = sizes.drop_duplicates("condition").set_index("condition")["n"]
+    for row in table.to_dict("records"):
+        key = re.sub(r"[^a-z0-9]+", "_", f"gain {row['arm']} {row['condition']}".lower()).strip("_")
+        stage.record(key, float(row["value"]), float(row["low"]), float(row["high"]), int(n[row["condition"]]))

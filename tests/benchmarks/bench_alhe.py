@@ -44,6 +44,18 @@ def best(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, f
     return seconds
 
 
+def on_one_thread(call: Callable[[], object]) -> Callable[[], object]:
+    """``call`` with OpenCV on one thread: what it costs in processor time."""
+
+    def run() -> None:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        call()
+        cv2.setNumThreads(threads)
+
+    return run
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds, the fastest counts")
@@ -54,12 +66,15 @@ def main() -> None:
         "ALHE": lambda: alhe(image),
         "skimage equalize_adapthist": lambda: equalize_adapthist(image),
     }
-    seconds = best(peers, rounds)
+    one_core = {f"{name}, OpenCV on one thread": on_one_thread(call) for name, call in list(peers.items())[:2]}
+    seconds = best(peers | one_core, rounds)
     print(f"ALHE bench, {torch.get_num_threads()} threads, OpenCV {cv2.__version__}, torch {torch.__version__}")
-    print("512x512 RGB                     ms   over cv2   over ALHE")
+    print("512x512 RGB                                       ms   over cv2   over ALHE")
     for name, value in seconds.items():
-        over_cv2, over_alhe = value / seconds["cv2 Lab CLAHE 2"], value / seconds["ALHE"]
-        print(f"{name:28s} {value * 1e3:6.2f} {over_cv2:9.2f}x {over_alhe:9.2f}x")
+        over_cv2, over_alhe = (
+            value / seconds[base + name.removeprefix(name.split(",")[0])] for base in ("cv2 Lab CLAHE 2", "ALHE")
+        )
+        print(f"{name:46s} {value * 1e3:6.2f} {over_cv2:9.2f}x {over_alhe:9.2f}x")
 
     print("\nside        ms   ns a pixel")
     shots = {f"{side}": picture(side) for side in (256, 512, 1024, 2048)}
@@ -67,15 +82,27 @@ def main() -> None:
     for side, value in best(sides, max(3, rounds // 3)).items():
         print(f"{side:>4s} {value * 1e3:9.2f} {value * 1e9 / int(side) ** 2:12.1f}")
 
-    print("\nbatch of 32     NumPy, ms an image   torch, ms an image")
-    for size in (64, 224):
+    print("\nbatch of 32, ms an image    NumPy    torch on one thread (times as fast)    torch (times as fast)")
+    threads = torch.get_num_threads()
+
+    def one_thread(batch: torch.Tensor) -> None:
+        torch.set_num_threads(1)
+        alhe_batch(batch)
+        torch.set_num_threads(threads)
+
+    for size in (64, 128, 224):
         cells = np.stack([picture(size, seed) for seed in range(32)])
         batch = torch.from_numpy(cells).permute(0, 3, 1, 2).contiguous()
         pair = best(
-            {"numpy": lambda c=cells: [alhe(cell) for cell in c], "torch": lambda b=batch: alhe_batch(b)},
+            {
+                "numpy": lambda c=cells: [alhe(cell) for cell in c],
+                "one": lambda b=batch: one_thread(b),
+                "torch": lambda b=batch: alhe_batch(b),
+            },
             max(3, rounds // 3),
         )
-        print(f"{size:>4d} px {pair['numpy'] / 32 * 1e3:22.2f} {pair['torch'] / 32 * 1e3:20.2f}")
+        numpy, one, torches = (pair[name] / 32 * 1e3 for name in ("numpy", "one", "torch"))
+        print(f"{size:>4d} px {numpy:25.2f} {one:13.2f} ({numpy / one:.2f}x) {torches:25.2f} ({numpy / torches:.2f}x)")
 
 
 if __name__ == "__main__":

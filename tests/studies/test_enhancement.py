@@ -1,0 +1,109 @@
+"""The enhancement study on a handful of toy cells, and its shifts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from alhe.toys import cell
+from leuk_lib.alhe.enhance import alhe
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.studies import enhancement, record
+from leuk_lib.studies.runner import run_study, study_folder
+from leuk_lib.studies.shifts import SHIFTS, other_stain, uneven_light
+
+SMALL = {
+    "seeds": [0, 1], "arms": ["none", "CLAHE 2", "ALHE", "ALHE as augmentation"], "image_size": 32, "steps": 3,
+    "batch_size": 8, "stain_shifts": [0.4], "light_shifts": [0.5], "resamples": 100, "other": "other",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of toy cells: classes a, b, c of twelve, and another source with a and b."""
+    root = tmp_path_factory.mktemp("data")
+    for source, classes, count in (("cells", "abc", 12), ("other", "abx", 6)):
+        for k, name in enumerate(classes):
+            (root / source / name).mkdir(parents=True)
+            for seed in range(count):
+                image = cell(40, 40, 100 * k + seed + (1000 if source == "other" else 0))[0]
+                image = np.clip(image.astype(int) - 25 * k, 0, 255).astype(np.uint8)
+                cv2.imwrite(str(root / source / name / f"{seed}.png"), image)
+    return root / "cells"
+
+
+def test_whole_study(cells: Path, results: Path):
+    found = run_study("enhancement", {"dataset": str(cells), **SMALL}, parallel=2)
+    conditions = ["same", "stain 0.4", "light 0.5", "other source"]
+    scores, differences = found.table("scores"), found.table("differences")
+    assert list(dict.fromkeys(scores["condition"])) == conditions
+    assert len(scores) == 16 and len(differences) == 12 and set(differences["against"]) == {"none"}
+    assert scores["value"].between(0, 1).all() and (scores["low"] <= scores["high"]).all()
+    assert found.table("sources")["source"].tolist() == ["cells", "other"]
+    assert found.table("sources")["classes"].tolist() == [3, 2]
+    # All arms of a seed are tested on the same cells; another source is tested whole.
+    folder = study_folder("enhancement", str(cells))
+    rows = {job: json.loads((folder / job / "rows.json").read_text())["rows"] for job in ("none-1", "alhe-1", "none-0")}
+    assert [row["cell"] for row in rows["none-1"]] == [row["cell"] for row in rows["alhe-1"]]
+    assert rows["none-1"][0]["cell"] != rows["none-0"][0]["cell"]
+    assert len(rows["none-1"][-1]["right"]) == 12
+    # Nothing is trained again.
+    assert run_study("enhancement", {"dataset": str(cells), **SMALL}).tables == found.tables
+
+
+def test_refused(cells: Path, results: Path):
+    for values, said in (
+        ({"arms": ["none", "magic"]}, "unknown arm 'magic'"),
+        ({"arms": ["ALHE", "CLAHE 2"]}, "compared with 'none'"),
+        ({"seeds": [1]}, "seeds"),
+    ):
+        with pytest.raises(LeukError, match=said):
+            run_study("enhancement", {"dataset": str(cells), **SMALL, **values})
+
+
+def test_arms_see_what_they_are_called():
+    images = torch.from_numpy(np.stack([cell(40, 40, seed)[0] for seed in range(3)])).permute(0, 3, 1, 2)
+    assert enhancement.enhance(images, "raw") is images
+    seen = enhancement.enhance(images, "alhe").permute(0, 2, 3, 1).numpy().astype(int)
+    expected = np.stack([alhe(np.ascontiguousarray(image)) for image in images.permute(0, 2, 3, 1).numpy()])
+    assert np.abs(seen - expected).max() <= 1
+    assert enhancement.enhance(images, "clahe").shape == images.shape
+
+
+@pytest.mark.parametrize("kind", SHIFTS)
+def test_shifts_are_reproducible_graded_and_nothing_at_zero(kind):
+    images = torch.from_numpy(np.stack([cell(40, 40, seed)[0] for seed in range(6)])).permute(0, 3, 1, 2).contiguous()
+
+    def moved(strength: float, seed: int = 0) -> torch.Tensor:
+        return SHIFTS[kind](images, strength, torch.Generator().manual_seed(seed))
+
+    assert (moved(0.0).int() - images.int()).abs().max() <= 1
+    assert torch.equal(moved(0.4), moved(0.4)) and not torch.equal(moved(0.4), moved(0.4, seed=1))
+    steps = [(moved(s).int() - images.int()).abs().float().mean() for s in (0.1, 0.3, 0.6)]
+    assert steps[0] < steps[1] < steps[2]
+
+
+def test_light_falls_off_along_a_line():
+    grey = torch.full((1, 3, 33, 33), 100, dtype=torch.uint8)
+    light = uneven_light(grey, 0.4, torch.Generator().manual_seed(3)).float()
+    logs = light.log()
+    assert logs.diff(n=2, dim=2).abs().max() < 0.03 and logs.diff(n=2, dim=3).abs().max() < 0.03
+    assert 1.3 < light.amax() / light.amin() < 3
+
+
+def test_white_glass_stays_white_under_another_stain():
+    white = torch.full((2, 3, 8, 8), 255, dtype=torch.uint8)
+    assert other_stain(white, 0.7, torch.Generator().manual_seed(0)).min() >= 254
+
+
+def test_the_committed_record_is_this_studys(root: Path):
+    found = record.load_record(root / record.record_file("enhancement", "pbc_barcelona_128"))
+    assert found.study == "enhancement" and len(found.params["seeds"]) >= 5
+    differences = found.table("differences")
+    assert set(differences["arm"]) == {arm for arm, base in enhancement.BASE.items() if arm != base}
+    assert (differences["low"] <= differences["value"] + 1e-9).all() and found.git["dirty"] is False
