@@ -15,7 +15,7 @@ PACKAGE = "leuk_lib"
 SINGLE = {
     "stages": "The seven stages: their order, what reads what, their profiles.",
     "workflow": "Calls Snakemake on the notebooks.",
-    "cli": "The command `leuk`.",
+    "cli": "The command leuk.",
 }
 
 
@@ -58,7 +58,7 @@ def rooms_page() -> str:
     figure = svg(
         boxes,
         "The rooms of the library; an arrow leads from a room to those that import it.",
-        size=Size((96, 36), (44, 14)),
+        size=Size((92, 36), (32, 14)),
     )
     told = [(code(name), escape(ROOMS.get(name) or SINGLE.get(name, ""))) for name in names]
     rows = [

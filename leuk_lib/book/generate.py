@@ -116,6 +116,9 @@ def generate_pages(
             old.unlink()
     for name, text in texts.items():
         write_if_changed(folder / name, text)
-    facts = {**run_facts(run, cards), "reading": times}
+    facts = {
+        **run_facts(run, cards),
+        "reading": {page: minutes for page, minutes in times.items() if page != "book/index"},
+    }
     write_json(folder / "run.json", facts)
     return facts

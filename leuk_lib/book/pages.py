@@ -259,7 +259,7 @@ def found_sentence(results: Metrics, glued: Callable[[str, str, str], str], chap
     verdict = (
         "the whole sequence is better" if margin["low"] > 0
         else "the plain model is better" if margin["high"] < 0
-        else "the two cannot be told apart"
+        else "the interval of the difference includes zero, so the two cannot be told apart"
     )  # fmt: skip
     ours, theirs = (glued(chapter, f"results.{key}", ":.3f") for key in ("accuracy", f"accuracy_of_{rival}"))
     return (

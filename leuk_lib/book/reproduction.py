@@ -35,7 +35,7 @@ def made_by(card: Card) -> tuple[str, str, str, str, str]:
 
 def side_by_side(ours: Card, theirs: Card) -> str:
     """The two runs and where they were made."""
-    header = ("", "this run", "reference")
+    header = ("fact", "this run", "reference")
     names = ("run", "started", "device", "threads", "versions", "commit")
     rows = zip(names, (code(ours["run"]), *made_by(ours)), (code(theirs["run"]), *made_by(theirs)), strict=True)
     return table(header, rows)
@@ -45,11 +45,10 @@ def number_rows(frame: pd.DataFrame) -> str:
     """The numbers of a comparison, one a row."""
     rows = [
         (code(f"{row['stage']}.{row['metric']}"), number(row["value"], 6), number(row["reference"], 6),
-         number(row["difference"], 3), number(row["tolerance"], 3), row["verdict"], escape(row["detail"]) or "–")
+         number(row["difference"], 3), number(row["tolerance"], 3), escape(": ".join(filter(None, (row["verdict"], row["detail"])))))
         for row in frame.to_dict("records")
     ]  # fmt: skip
-    header = ("number", "this run", "reference", "difference", "tolerance", "verdict", "besides")
-    return table(header, rows, "lrrrrll")
+    return table(("number", "this run", "reference", "difference", "tolerance", "verdict"), rows, "lrrrrl")
 
 
 def outcome(frame: pd.DataFrame, ours: Card, theirs: Card) -> str:
@@ -70,8 +69,7 @@ def outcome(frame: pd.DataFrame, ours: Card, theirs: Card) -> str:
             parts += [f"## {title}\n", number_rows(found)]
     parts.append("## All numbers\n")
     for stage, part in frame.groupby("stage", sort=False):
-        found = counts(part)
-        told = ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
+        told = ", ".join(f"{count} {verdict}" for verdict, count in counts(part).items() if count)
         parts.append(f":::{{dropdown}} {stage}: {told}\n{number_rows(part)}:::\n")
     return "\n".join(parts)
 

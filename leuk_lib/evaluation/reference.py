@@ -103,8 +103,9 @@ def load_run(source: Path) -> dict[str, Any]:
         found = sorted(source.glob("*/metrics.json"))
         if not found:
             raise LeukError(f"{source}: no finished stage (no */metrics.json); `leuk run` makes one")
-        metrics = {path.parent.name: read_json(path).get("metrics") for path in found}
         cards = {path.parent.name: read_json(path.with_name("card.json")) for path in found}
+        cards = dict(sorted(cards.items(), key=lambda item: str(item[1].get("started"))))  # in the order they ran
+        metrics = {stage: read_json(source / stage / "metrics.json").get("metrics") for stage in cards}
         return {"metrics": check_metrics(source, metrics), "cards": cards, "tolerances": {}}
     if not source.is_file():
         raise LeukError(f"{source}: neither a run's folder nor a reference file")
@@ -179,11 +180,5 @@ def _lines(reference: Mapping[str, Any]) -> str:
 
 
 def all_references() -> dict[str, dict[str, Any]]:
-    """Name (``<dataset>-<profile>``) -> every reference that is committed."""
-    folder = paths.project_root() / FOLDER
-    return {path.stem: {**load_run(path), **_head(path)} for path in sorted(folder.glob("*.json"))}
-
-
-def _head(path: Path) -> dict[str, Any]:
-    whole = read_json(path)
-    return {key: whole.get(key, "") for key in ("dataset", "profile", "run")}
+    """Name (``<dataset>-<profile>``) -> every reference that is committed, as :func:`load_run` gives it."""
+    return {path.stem: load_run(path) for path in sorted((paths.project_root() / FOLDER).glob("*.json"))}
