@@ -118,3 +118,14 @@ def test_cluster_commands_plan_every_stage(root: Path, project: Path, cluster: s
     seeds = 5 if 'seeds="0 1 2 3 4"' in command else 1
     for stage in paths.stage_notebooks():
         assert re.search(rf"^{stage}\s+{seeds}$", said, flags=re.MULTILINE), said[-2000:]
+
+
+def test_messages_in_the_troubleshooting_are_the_programs(root: Path) -> None:
+    """Each message in quotation marks stands in the code, part by part, with … for what varies."""
+    text = (root / "book" / "use" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = [told for line in text.splitlines() if line.startswith('"') for told in re.findall(r'"([^"]+)"', line)]
+    assert len(messages) > 12
+    sources = [*(root / "leuk_lib").rglob("*.py"), *(root / "tests" / "book").glob("test_browser.py")]
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text(encoding="utf-8") for path in sources))
+    parts = {part.strip(" .;:") for message in messages for part in message.split("…")} - {""}
+    assert {part for part in parts if part not in code} == set()
