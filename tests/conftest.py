@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
+# What a property test checks is not how long it takes: two cores may be busy with other things.
+settings.register_profile("leuk", deadline=None)
+settings.load_profile("leuk")
 # Tests run beside each other on two cores; more threads than that only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 

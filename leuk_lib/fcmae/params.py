@@ -38,6 +38,12 @@ class FcmaeParams(TrainParams):
     )
     weight_decay: float = Field(0.05, ge=0, le=1.0, description="AdamW decay of matrices; vectors have none")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises from 0")
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="memory of the weights' moving average, which then is the result; 0: the last weights",
+    )
     crop_min: float = Field(0.4, gt=0, le=1, description="least area share of a random crop (0.2 as published)")
     probe_points: int = Field(3, ge=2, le=50, description="checkpoints of pretraining that are probed, with the start")
     probe_limit: int = Field(600, ge=50, le=1_000_000, description="most training images a probe sees")

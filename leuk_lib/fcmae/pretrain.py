@@ -7,7 +7,7 @@ from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,10 @@ from leuk_lib.fcmae.autoencoder import MaskedAutoencoder, split_loss, stained_pa
 from leuk_lib.fcmae.encoder import Encoder, build_encoder
 from leuk_lib.fcmae.masking import random_masks
 from leuk_lib.fcmae.params import FcmaeParams
+from leuk_lib.runs.average import WeightAverage, warming_decay
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import Fabric
-from leuk_lib.runs.loop import TrainingLoop
+from leuk_lib.runs.loop import Stateful, TrainingLoop
 from leuk_lib.runs.seeds import torch_generator
 
 
@@ -95,7 +96,7 @@ def pretrain(
 
     images (N, 3, S, S) uint8, the training part only; labels are not asked for. `folder` takes the checkpoint.
     Weights are bit-identical however often the run was killed; `devices` and `accumulate` change them by
-    rounding only. Raises LeukError if S, the batch, the processes or the chunks do not fit together.
+    rounding only. With `ema_decay` the weights' moving average is what is looked at and returned. Raises LeukError if S, the batch, the processes or the chunks do not fit together.
     """
     grid = mask_grid(images.shape[-1], params)
     batch, world = params.batch_size, fabric.world_size
@@ -110,12 +111,17 @@ def pretrain(
     adamw = torch.optim.AdamW(parameter_groups(bare, params.weight_decay), lr=0.0, betas=(0.9, 0.95))
     model, optimiser = fabric.setup(bare, adamw)
     loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, "FCMAE", params.checkpoint_every)
-    loop.register(model=bare, optimizer=adamw, **({"monitor": monitor} if monitor else {}))
+    average = WeightAverage(bare) if params.ema_decay else None
+    kept = bare if average is None else cast(MaskedAutoencoder, average.model)
+    states: dict[str, Stateful | None] = {
+        "model": bare, "optimizer": adamw, "average": average, "monitor": monitor
+    }  # fmt: skip
+    loop.register(**{name: state for name, state in states.items() if state is not None})
 
     def look(step: int) -> None:
         if monitor is not None and step in monitor.steps and fabric.global_rank == 0:
-            bare.eval()
-            monitor(step, bare.encoder)
+            kept.eval()
+            monitor(step, kept.encoder)
             bare.train()
 
     bare.train()
@@ -136,10 +142,12 @@ def pretrain(
         loss, parts = _accumulate(fabric, model, x, visible, params.accumulate)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
+        if average is not None:
+            average.update(bare, warming_decay(params.ema_decay, step))
         _log(loop, fabric, loss, parts, lr)
     look(params.steps)
-    bare.encoder.norm.requires_grad_(True)
-    return PretrainResult(bare.encoder, bare, loop.history)
+    kept.requires_grad_(True).train()
+    return PretrainResult(kept.encoder, kept, loop.history)
 
 
 def _accumulate(fabric: Fabric, model: Any, x: Tensor, visible: Tensor, chunks: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from leuk_lib.data.augment import normalise
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
@@ -96,6 +98,24 @@ def measure(steps: Mapping[str, Callable[[], None]], repeats: int = 5) -> dict[s
             if repeat:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def peak_memory(step: Callable[[], None], device: str = "cpu") -> float:
+    """Most bytes that a step holds at one time above what was there before it: activations and gradients, in MB.
+
+    On the CPU as torch's profiler sees its allocator, on a GPU as CUDA's own statistics do.
+    """
+    step()  # the optimiser's state is made by the first step and stays
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        step()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(held, default=0) / 2**20
 
 
 def ratios(seconds: Mapping[str, list[float]], reference: str = VISIBLE) -> pd.DataFrame:

@@ -20,7 +20,8 @@ from leuk_lib.gan.balance import sampling
 from leuk_lib.gan.networks import Discriminator, Generator, NetworkConfig
 from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.gan.samples import latents, resize, to_uint8
-from leuk_lib.gan.schedules import Ema, cosine, ema_decay, ramp
+from leuk_lib.gan.schedules import cosine, ema_decay, ramp
+from leuk_lib.runs.average import WeightAverage
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import Fabric
 from leuk_lib.runs.loop import TrainingLoop
@@ -109,7 +110,7 @@ def train_gan(
     opt_d: torch.optim.Optimizer = torch.optim.Adam(discriminator.parameters(), **adam)  # type: ignore[arg-type]
     model_g, opt_g = fabric.setup(generator, opt_g)
     model_d, opt_d = fabric.setup(discriminator, opt_d)
-    ema = Ema(generator)
+    ema = WeightAverage(generator)
     ada = AdaController(n_classes, params.ada_target, params.ada_images)
     looks = _Looks()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from leuk_lib.data.augment import dihedral, normalise, random_resized_crop, stain_jitter
 from leuk_lib.fcmae.encoder import Encoder
+from leuk_lib.runs.average import WeightAverage, warming_decay
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import Fabric
 from leuk_lib.runs.loop import TrainingLoop
@@ -36,33 +36,6 @@ class Finetuned:
     curve: pd.DataFrame
     best_step: int
     val_logits: Tensor
-
-
-class WeightAverage:
-    """Exponential moving average of a model's weights and buffers, its decay rising as (1+t)/(10+t) up to ``decay``."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move towards ``model`` after step number ``step`` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        mine = self.module.state_dict()
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                mine[name].lerp_(value.to(mine[name].dtype), 1 - decay)
-            else:
-                mine[name].copy_(value)
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of the averaged module."""
-        return dict(self.module.state_dict())
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the averaged module."""
-        self.module.load_state_dict(state, strict=True)
 
 
 class Selection:
@@ -211,7 +184,7 @@ def finetune(
         images, labels = torch.cat([images, extra_images]), torch.cat([labels, extra_labels])
 
     model = model.to(fabric.device)
-    average = WeightAverage(model, params.ema_decay)
+    average = WeightAverage(model)
     selection = Selection()
     layer_decay = params.layer_decay if hasattr(model, "encoder") else 1.0
     optimizer = torch.optim.AdamW(parameter_groups(model, params.weight_decay, layer_decay), lr=params.lr)
@@ -238,15 +211,15 @@ def finetune(
         fabric.backward(loss)
         fabric.clip_gradients(wrapped, stepper, max_norm=params.clip_norm, error_if_nonfinite=True)
         stepper.step()
-        average.update(model, step)
+        average.update(model, warming_decay(params.ema_decay, step))
         everywhere = fabric.all_reduce(loss.detach(), reduce_op="mean")
         loop.log(loss=float(everywhere), lr=rate)  # type: ignore[arg-type]  # a tensor goes in, a tensor comes out
         if (step + 1) % look_every == 0 or step + 1 == params.steps:
             with fabric.autocast():
-                seen = predict_logits(average.module, val_images, fabric.device)
-            selection.consider(step + 1, validation_scores(seen, val_labels), average.module)
+                seen = predict_logits(average.model, val_images, fabric.device)
+            selection.consider(step + 1, validation_scores(seen, val_labels), average.model)
 
-    chosen = average.module
+    chosen = average.model
     chosen.load_state_dict(selection.best, strict=True)
     chosen.eval()
     return Finetuned(

@@ -9,7 +9,7 @@ from fcmae.toys import cells, encoder, generator, small_params
 from leuk_lib.fcmae import pictures
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
 from leuk_lib.fcmae.probe import Probe
-from leuk_lib.fcmae.speed import DENSE, VISIBLE, ZEROED, compare, measure, ratios, training_step
+from leuk_lib.fcmae.speed import DENSE, VISIBLE, ZEROED, compare, measure, peak_memory, ratios, training_step
 from leuk_lib.figures import fcmae as figures
 
 
@@ -109,3 +109,19 @@ def test_speed_of_all_forms_is_measured_in_turns():
     assert table["form"].tolist() == [VISIBLE, DENSE, ZEROED] and table.iloc[0, 2] == 1
     with pytest.raises(ValueError, match="none of"):
         training_step("blind")
+
+
+def test_peak_memory_is_what_is_held_at_one_time():
+    def step():
+        first = torch.zeros(1000, 1000)
+        second = first + 1
+        del first
+        return second * 2
+
+    assert peak_memory(step) == pytest.approx(8e6 / 2**20, rel=0.01)
+
+
+def test_visible_only_takes_at_most_two_thirds_of_the_dense_forms_memory():
+    sizes = {"variant": "atto", "size": 96, "batch": 4}
+    visible, dense = (peak_memory(training_step(form, **sizes)) for form in (VISIBLE, DENSE))
+    assert visible <= 0.65 * dense

@@ -42,13 +42,13 @@ class Interrupter:
         self.seen = list(state["seen"])
 
 
-@pytest.mark.parametrize("fatal", [1, 2, 3, 5])
-def test_interrupted_and_resumed_ends_with_the_same_bits(tmp_path, fatal):
-    whole = run(tmp_path / "whole", Interrupter(range(7)))
+@pytest.mark.parametrize(("fatal", "ema_decay"), [(1, 0.0), (2, 0.0), (3, 0.9), (5, 0.0)])
+def test_interrupted_and_resumed_ends_with_the_same_bits(tmp_path, fatal, ema_decay):
+    whole = run(tmp_path / "whole", Interrupter(range(7)), ema_decay=ema_decay)
     with pytest.raises(Stop):
-        run(tmp_path / "cut", Interrupter(range(7), fatal))
+        run(tmp_path / "cut", Interrupter(range(7), fatal), ema_decay=ema_decay)
     again = Interrupter(range(7))
-    resumed = run(tmp_path / "cut", again)
+    resumed = run(tmp_path / "cut", again, ema_decay=ema_decay)
     assert torch.equal(weights(whole), weights(resumed))
     assert whole.history == resumed.history and [row["step"] for row in whole.history] == list(range(6))
     assert again.seen == list(range(7))
@@ -72,6 +72,20 @@ def test_a_few_steps_lower_the_loss_and_everything_is_trainable_again(tmp_path):
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
     assert all(np.isfinite(v) for row in result.history for v in row.values())
     assert all(p.requires_grad for p in result.encoder.parameters())
+
+
+def test_the_average_is_what_is_looked_at_and_returned(tmp_path):
+    class Look(Interrupter):
+        def __call__(self, step, encoder):
+            super().__call__(step, encoder)
+            self.last = torch.cat([p.detach().flatten().clone() for p in encoder.parameters()])
+
+    plain, look = run(tmp_path / "plain"), Look(range(7))
+    averaged = run(tmp_path / "ema", look, ema_decay=0.5)
+    assert [row["loss"] for row in plain.history] == [row["loss"] for row in averaged.history]
+    assert not torch.equal(weights(plain), weights(averaged))
+    assert torch.equal(look.last, torch.cat([p.detach().flatten() for p in averaged.encoder.parameters()]))
+    assert all(p.requires_grad for p in averaged.autoencoder.parameters())
 
 
 def test_fewer_images_than_the_batch(tmp_path):

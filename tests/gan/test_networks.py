@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from leuk_lib.gan.networks import Discriminator, Generator, NetworkConfig, ResidualBlock, downsample, upsample
 from leuk_lib.gan.samples import latents, resize, to_float, to_uint8
-from leuk_lib.gan.schedules import Ema, cosine, ema_decay, ramp
+from leuk_lib.gan.schedules import cosine, ema_decay, ramp
+from leuk_lib.runs.average import WeightAverage
 from leuk_lib.runs.errors import LeukError
 
 CONFIGS = [
@@ -100,7 +101,7 @@ def test_schedules(progress: float, other: float) -> None:
 def test_average_of_weights() -> None:
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
-    ema = Ema(model)
+    ema = WeightAverage(model)
     torch.nn.init.ones_(model.weight)
     decay = ema_decay(batch_size=10, halflife=40)
     for _ in range(4):

@@ -13,7 +13,6 @@ from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.loop import TrainingLoop
 from leuk_lib.wpat.finetune import (
     Selection,
-    WeightAverage,
     effective_weights,
     finetune,
     learning_rate,
@@ -81,16 +80,6 @@ def test_effective_weights():
     torch.testing.assert_close(same, torch.ones(3))
     chosen = effective_weights(torch.tensor([0] * 50 + [1] * 10 + [2] * 10), 3, classes=[2])
     assert chosen[2] > chosen[0] == chosen[1]
-
-
-def test_average_of_a_constant_is_the_constant_and_buffers_follow():
-    model = torch.nn.BatchNorm1d(3)
-    average = WeightAverage(model, 0.9)
-    model(torch.randn(8, 3) + 4)
-    for step in range(200):
-        average.update(model, step)
-    torch.testing.assert_close(average.module.running_mean, model.running_mean)
-    assert int(average.module.num_batches_tracked) == 1
 
 
 def test_selection_keeps_the_lowest_validation_loss():
