@@ -181,14 +181,17 @@ def test_every_page_in_both_modes(html: Path, screenshots: Path, reader: tuple[W
         watched.problems += [f"{name}: picture not shown: {source}" for source in page.evaluate(IMAGES)]
         if page.evaluate(MATHS) > 0:
             note(f"{name}: a formula was not set")
-        for mode in MODES:
+        api = name.startswith("book/generated/")  # up to 12,000 elements of one form: axe at one width, fewer pictures
+        for mode in MODES[:1] if api and width == "phone" else MODES:
             page.evaluate(SWITCH, mode)
             if page.evaluate(CONTRAST) < 7:
                 note(f"{name}: text is hard to read in {mode} mode")
-            if width == "desktop" or not name.startswith("book/generated/"):  # API pages: one form, 12,000 elements
+            if width == "desktop" or not api:
                 watched.problems += [f"{name}, {mode}, {width}: {told}" for told in axe_findings(page, mode)]
             if (over := page.evaluate(OVERFLOW)) > 1:
                 note(f"{name}: {over} px wider than the {width} screen")
+            if api and mode == "dark":
+                continue
             file = f"{name.removesuffix('.html').replace('/', '-')}-{width}-{mode}.png"
             page.screenshot(path=screenshots / file, full_page=True)
     assert watched.problems == []
