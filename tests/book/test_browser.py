@@ -166,6 +166,7 @@ def page_names(html: Path) -> list[str]:
     return [name for name in found if not name.startswith(("_static", "_modules")) and name != "index.html"]
 
 
+@pytest.mark.timeout(1500)
 def test_every_page_in_both_modes(html: Path, screenshots: Path, reader: tuple[Watched, str]) -> None:
     watched, width = reader
     page, note = watched.page, watched.problems.append
