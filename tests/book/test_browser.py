@@ -45,6 +45,7 @@ MATHS = "() => document.querySelectorAll('.math').length - document.querySelecto
 # Formulas are set and fonts are there.
 SETTLED = """async () => { await document.fonts.ready;
                           if (window.MathJax && MathJax.startup) await MathJax.startup.promise; }"""
+CUT = "() => [...document.querySelectorAll('article pre')].filter(p => p.scrollWidth > p.clientWidth + 1).map(p => p.innerText)"
 SKIPPED = "() => document.activeElement.textContent.trim()"
 SWITCH = "mode => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = mode }"
 # Contrast ratio (WCAG 2) of the running text against the page.
@@ -312,6 +313,7 @@ def test_printed_pages_hold_the_text_and_nothing_else(desk: Watched, screenshots
             shown = [part for part in desk.page.locator(gone).all() if part.is_visible()]
             assert shown == [], f"{name} prints {gone}"
         assert desk.page.locator(".leuk-run-facts").is_visible()
+        assert desk.page.evaluate(CUT) == [], f"{name}: code is cut at the edge of the paper"
         desk.page.pdf(path=screenshots / f"{name.removesuffix('.html').replace('/', '-')}.pdf")
     assert desk.problems == []
 
