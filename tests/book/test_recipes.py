@@ -113,7 +113,7 @@ def test_cluster_commands_plan_every_stage(root: Path, project: Path, cluster: s
     (command,) = [
         block for block in blocks(root, "use/cluster") if f"cluster/{cluster}" in block and " -n" not in block
     ]
-    command = re.sub(r"dataset=\S+", "dataset=my_cells", command.strip())
+    command = re.sub(r"dataset=\S+", '"dataset=$PWD/my_cells"', command.strip())
     said = shell(project, f'LEUK_ROOT="$PWD" {command} -n')
     seeds = 5 if 'seeds="0 1 2 3 4"' in command else 1
     for stage in paths.stage_notebooks():
