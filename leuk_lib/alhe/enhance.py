@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leuk_lib.alhe import gain, lut, tiles
-from leuk_lib.alhe.images import check_image, codes_of, like, linear_of
+from leuk_lib.alhe import colour, gain, lut, tiles
+from leuk_lib.alhe.blend import Table
+from leuk_lib.alhe.images import check_image, codes_of, colour_of, like
 from leuk_lib.alhe.params import EnhanceParams
 
-LEVELS = 2.56  # grey levels per unit of L*
+BAND = 1 << 15  # pixels between reading and writing at a time: they stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -47,59 +47,61 @@ def alhe(image: NDArray[Any], params: EnhanceParams | None = None) -> NDArray[An
     >>> alhe(np.full((16, 16, 3), 200, np.uint8)).mean()
     np.float64(200.0)
     """
-    return explain(image, params)[0]
+    return _enhance(check_image(image), params or EnhanceParams(), None)[0]
 
 
 def explain(image: NDArray[Any], params: EnhanceParams | None = None) -> tuple[NDArray[Any], AlheMaps]:
     """``alhe`` together with what it computed on its way."""
-    params = params or EnhanceParams()
     image = check_image(image)
-    lab: NDArray[Any] = cv2.cvtColor(linear_of(image), cv2.COLOR_LRGB2LAB)
-    levels = np.clip(lab[..., 0] * np.float32(LEVELS), 0, tiles.BINS)
-    rows, columns = tiles.lay_tiles(levels.shape[0], levels.shape[1], params)
+    kept = np.empty((2, *image.shape[:2]), np.float32)
+    enhanced, maps = _enhance(image, params or EnhanceParams(), kept)
+    return enhanced, AlheMaps(*maps, *kept)
+
+
+def _enhance(
+    image: NDArray[Any], params: EnhanceParams, kept: NDArray[np.float32] | None
+) -> tuple[NDArray[Any], tuple[Any, ...]]:
+    """The enhanced image, and the first fields of its maps; gain and shift are written to ``kept`` (2,H,W) if given.
+
+    What is as large as the image is kept to a minimum: fresh memory costs more than most of the arithmetic.
+    """
+    size = height, width = image.shape[:2]
+    step = max(1, BAND // width)
+    bands = [slice(top, top + step) for top in range(0, height, step)]
+    levels, density, light = carve((size, np.float32), (size, np.float32), ((*size, 3), colour.light_type(image.dtype)))
+    for band in bands:
+        light[band] = colour.light_of(colour_of(image[band]))
+        levels[band] = colour.levels_of(light[band])
+        density[band] = gain.optical_density(codes_of(image[band]))
+    rows, columns = tiles.lay_tiles(height, width, params)
     stats = tiles.tile_stats(levels, rows, columns)
     active = tiles.activity(stats, params)
     kappa = 1 + (params.kappa_max - 1) * active
     curves = lut.shifts(stats.histogram, kappa, params.contrast_floor)
-    weight = gain.stain_gain(codes_of(image), params)
-    shift = weight * blend(curves, levels, rows, columns)
-    lab[..., 0] += shift * np.float32(1 / LEVELS)
-    enhanced = like(image, cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), shift != 0)
-    return enhanced, AlheMaps(rows, columns, levels, stats, active, kappa, curves, weight, shift)
+    density = gain.smoothed(density, params)
+    low, high = gain.limits(density, params)
+    table = Table(curves, rows, columns)
+    enhanced = np.empty_like(image)
+    for band in bands:
+        weight = gain.smoothstep(density[band], low, high)
+        shift = table.read(levels[band], band)
+        shift *= weight
+        if kept is not None:
+            kept[:, band] = weight, shift
+        enhanced[band] = like(image[band], colour.moved(light[band], shift), shift != 0)
+    return enhanced, (rows, columns, levels, stats, active, kappa, curves)
 
 
-def blend(
-    curves: NDArray[np.float64], levels: NDArray[np.float32], rows: tiles.Axis, columns: tiles.Axis
-) -> NDArray[np.float32]:
-    """Shift of every pixel (H,W): the four neighbouring tiles' curves at its level, blended bilinearly."""
-    table = curves.astype(np.float32)
-    upper, weight = rows.neighbours()
-    lower = np.minimum(upper + 1, rows.count - 1)
-    # Rows first: one blended set of curves per pixel row, (H, columns, 257).
-    by_row = table[upper] * (1 - weight)[:, None, None] + table[lower] * weight[:, None, None]
-    left, across = columns.neighbours()
-    edges = tiles.BINS + 1
-    index = np.minimum(levels, tiles.BINS - 1).astype(np.int64)
-    fraction = levels - index.astype(np.float32)
-    index += left * edges
-    index += np.arange(rows.size)[:, None] * (columns.count * edges)
-    flat = by_row.ravel()
+def carve(*wanted: tuple[tuple[int, ...], Any]) -> list[NDArray[Any]]:
+    """Uninitialised arrays of these shapes and types, cut from one block of memory.
 
-    def read() -> NDArray[np.float32]:
-        low = flat.take(index)
-        np.add(index, 1, out=index)
-        step = flat.take(index)
-        step -= low
-        step *= fraction
-        low += step
-        return low
-
-    here = read()
-    if columns.count == 1:
-        return here
-    np.add(index, edges - 1, out=index)  # the tile to the right
-    there = read()
-    there -= here
-    there *= across
-    here += there
-    return here
+    The C library keeps as much free memory for the next call as twice the largest block that it has seen, and returns
+    the rest; pages that it has to fetch anew cost more than what is computed on them.
+    """
+    sizes = [int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in wanted]
+    ends = np.cumsum([-(-size // 64) * 64 for size in sizes])
+    block = np.empty(int(ends[-1]), np.uint8)
+    return [
+        block[end - -(-size // 64) * 64 :][:size].view(dtype).reshape(shape)
+        for (shape, dtype), size, end in zip(wanted, sizes, ends.tolist(), strict=True)
+    ]

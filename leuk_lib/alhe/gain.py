@@ -11,29 +11,46 @@ from numpy.typing import NDArray
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.alhe.tiles import quantile
 
-WHITE = 0.98  # quantile of each channel that counts as unstained glass
-DENSITY_MAX, DENSITY_BINS = 7.5, 2048  # three channels of at most log10(255) each
+DENSITY_BINS = 256  # between the image's least and greatest density
 # Density of each 8-bit code against full scale; code 0 is read as 1.
 DENSITY = -np.log10(np.maximum(np.arange(256), 1) / 255).astype(np.float32)
+_X = np.arange(65536) / 65535
+SMOOTHSTEP = (_X * _X * (3 - 2 * _X)).astype(np.float32)
 
 
 def optical_density(codes: NDArray[Any]) -> NDArray[Any]:
-    """Sum over channels of -log10(I / I98), (H,W), of 8-bit RGB (H,W,3)."""
-    glass = 0.0
-    for channel in range(3):
-        counts = cv2.calcHist([codes], [channel], None, [256], [0, 256]).ravel().astype(np.float64)
-        glass -= float(np.log10(max(float(quantile(counts, WHITE)) - 0.5, 1.0) / 255))
-    return cv2.transform(cv2.LUT(codes, DENSITY), np.array([[1.0, 1.0, 1.0, -glass]]))
+    """Sum over channels of -log10(I), (H,W), of 8-bit RGB (H,W,3), I = code/255.
+
+    Against the light of unstained glass, -log10(I / I98), every pixel would have the same constant less, which the
+    gain's percentiles take off again: I98 need not be known.
+    """
+    return cv2.transform(cv2.LUT(codes, DENSITY), np.ones((1, 3)))
+
+
+def smoothed(density: NDArray[Any], params: EnhanceParams) -> NDArray[Any]:
+    """Box-smoothed density, the border mirrored; ``density`` is overwritten."""
+    box = (params.gain_box, params.gain_box)
+    return cv2.blur(density, box, dst=density, borderType=cv2.BORDER_REFLECT_101)
+
+
+def limits(density: NDArray[Any], params: EnhanceParams) -> tuple[float, float]:
+    """The densities at which the gain starts and is full: two of the image's percentiles."""
+    least, most, _, _ = cv2.minMaxLoc(density)
+    step = max(most - least, 1e-6) / DENSITY_BINS
+    # The bin of a density is the whole part of (density - least) / step; rounding half a bin lower gives it.
+    bins = cv2.convertScaleAbs(density, alpha=1 / step, beta=-least / step - 0.5)
+    counts = cv2.calcHist([bins], [0], None, [DENSITY_BINS], [0, DENSITY_BINS]).ravel().astype(np.float64)
+    low, high = (least + step * float(quantile(counts, q / 100)) for q in (params.gain_low, params.gain_high))
+    return low, max(high, low + 1e-6)
+
+
+def smoothstep(density: NDArray[Any], low: float, high: float) -> NDArray[Any]:
+    """3x^2 - 2x^3 of x = (density - low) / (high - low), clipped to [0,1]; x is read at 16 bits."""
+    scale = 65535 / (high - low)
+    return cv2.LUT(cv2.addWeighted(density, scale, density, 0.0, -low * scale, dtype=cv2.CV_16U), SMOOTHSTEP)
 
 
 def stain_gain(codes: NDArray[Any], params: EnhanceParams) -> NDArray[Any]:
-    """Gain (H,W) in [0,1]: smoothstep of box-smoothed optical density between two of its percentiles."""
-    box = (params.gain_box, params.gain_box)
-    density = cv2.blur(optical_density(codes), box, borderType=cv2.BORDER_REFLECT_101)
-    bins = np.clip(density * np.float32(DENSITY_BINS / DENSITY_MAX), 0, DENSITY_BINS - 1).astype(np.int64)
-    counts = np.bincount(bins.ravel(), minlength=DENSITY_BINS).astype(np.float64)
-    low, high = (
-        float(quantile(counts, q / 100)) * DENSITY_MAX / DENSITY_BINS for q in (params.gain_low, params.gain_high)
-    )
-    x = np.clip((density - np.float32(low)) * np.float32(1 / max(high - low, 1e-6)), 0, 1)
-    return x * x * (3 - 2 * x)
+    """Gain (H,W) in [0,1] of 8-bit RGB (H,W,3)."""
+    density = smoothed(optical_density(codes), params)
+    return smoothstep(density, *limits(density, params))

@@ -43,7 +43,7 @@ def check_image(image: Any) -> NDArray[Any]:
 
 def codes_of(image: NDArray[Any]) -> NDArray[Any]:
     """(H,W,3) RGB of a checked image, read at 8 bits; grey is repeated, alpha is left out."""
-    colour = _colour(image)
+    colour = colour_of(image)
     if image.dtype == np.uint8:
         return colour
     scale = 255.0 / FULL.get(image.dtype, 1.0)
@@ -51,42 +51,26 @@ def codes_of(image: NDArray[Any]) -> NDArray[Any]:
     return cv2.addWeighted(values, scale, values, 0.0, 0.0, dtype=cv2.CV_8U)  # rounds and saturates in one pass
 
 
-def linear_of(image: NDArray[Any]) -> NDArray[Any]:
-    """(H,W,3) float32 linear light in [0,1] of a checked image (sRGB decoded); grey is repeated, alpha left out.
-
-    OpenCV's own float conversion from sRGB interpolates a coarse table (errors up to half a unit of a* and b*); from
-    linear light it computes.
-    """
-    colour = _colour(image)
-    if image.dtype == np.uint8:
-        return cv2.LUT(colour, LINEAR)
-    return decode(colour.astype(np.float32) * np.float32(1 / FULL.get(image.dtype, 1.0)))
-
-
-def decode(srgb: NDArray[Any]) -> NDArray[np.float32]:
-    """sRGB in [0,1] to linear light (IEC 61966-2-1)."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
-
-
-LINEAR = decode(np.arange(256) / 255)
-
-
-def _colour(image: NDArray[Any]) -> NDArray[Any]:
+def colour_of(image: NDArray[Any]) -> NDArray[Any]:
+    """(H,W,3) RGB of a checked image in its own type; grey is repeated, alpha is left out."""
     if image.ndim == 2:
-        return np.repeat(image[..., None], 3, axis=2)
+        return cv2.merge([image, image, image])
     return np.ascontiguousarray(image[..., :3])
 
 
 def like(image: NDArray[Any], rgb: NDArray[Any], changed: NDArray[np.bool_]) -> NDArray[Any]:
-    """``rgb`` (H,W,3) in the type and layout of ``image``; pixels that are not ``changed`` (H,W) are the image's own."""
+    """``rgb`` (H,W,3) in the type and layout of ``image``; pixels that are not ``changed`` (H,W) are the image's own.
+
+    ``rgb`` is uint8 for a uint8 image, else float in [0,1].
+    """
     if image.dtype == np.uint8:
-        whole = cv2.addWeighted(rgb, 255.0, rgb, 0.0, 0.0, dtype=cv2.CV_8U)  # rounds and saturates in one pass
+        whole = rgb
         if image.ndim == 3 and image.shape[2] == 4:
             whole = np.dstack([whole, image[..., 3]])
         elif image.ndim == 2:
             whole = np.ascontiguousarray(whole[..., 0])
         return cv2.copyTo(np.ascontiguousarray(image), (~changed).view(np.uint8), whole)
-    values = np.clip(rgb[..., 0] if image.ndim == 2 else rgb, 0, 1)
+    values = rgb[..., 0] if image.ndim == 2 else rgb
     full = FULL.get(image.dtype)
     if full is not None:
         values = np.rint(values * np.float32(full))

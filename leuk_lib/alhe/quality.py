@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from leuk_lib.alhe.images import linear_of
+from leuk_lib.alhe.colour import LINEAR
 from leuk_lib.alhe.peers import Method
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
@@ -41,7 +41,7 @@ NEED_MASKS = tuple(MEASURES)[:6]
 
 def lightness(image: NDArray[Any]) -> NDArray[Any]:
     """L* (H,W) float32 in [0,100] of RGB (H,W,3)."""
-    return cv2.cvtColor(linear_of(image), cv2.COLOR_LRGB2LAB)[..., 0]
+    return cv2.cvtColor(cv2.LUT(image, LINEAR), cv2.COLOR_LRGB2LAB)[..., 0]
 
 
 def cnr(values: NDArray[Any], one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -6,27 +6,24 @@ the NumPy one's; everything else is written a second time on purpose: the two fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leuk_lib.alhe import gain, tiles
-from leuk_lib.alhe.enhance import LEVELS
-from leuk_lib.alhe.images import LINEAR, MIN_SIDE
+from leuk_lib.alhe import colour, gain, tiles
+from leuk_lib.alhe.colour import CORNER, DELTA, LEVELS_PER_ROOT, OFFSET, SLOPE
+from leuk_lib.alhe.images import MIN_SIDE
 from leuk_lib.alhe.lut import TAIL
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.runs.errors import LeukError
 
 BINS = tiles.BINS
-# OpenCV's sRGB -> XYZ (D65), rows divided by the white point.
-RGB_TO_XYZ = (
-    (0.412453 / 0.950456, 0.357580 / 0.950456, 0.180423 / 0.950456),
-    (0.212671, 0.715160, 0.072169),
-    (0.019334 / 1.088754, 0.119193 / 1.088754, 0.950227 / 1.088754),
-)
-LAB_CORNER, LAB_SLOPE, LAB_OFFSET = 0.008856, 7.787, 16 / 116
+CHUNK = 1 << 17  # pixels at a time on a CPU, whose cache they fit into: fresh memory costs more than the arithmetic
+ROUNDS = 40  # of redistribution, at most: halving alone would then be exact
+CLOSE = 1e-4  # grey levels that a curve may miss its end by
 
 
 class ALHE(nn.Module):
@@ -70,29 +67,42 @@ def alhe_batch(images: Tensor, params: EnhanceParams | None = None) -> Tensor:
     """
     params = params or EnhanceParams()
     _check(images)
+    if images.device.type != "cpu":
+        return _enhance(images, params)
+    few = max(1, CHUNK // images[0, 0].numel())
+    if len(images) <= few:
+        return _enhance(images, params)
+    out = torch.empty_like(images)
+    for start in range(0, len(images), few):
+        out[start : start + few] = _enhance(images[start : start + few], params)
+    return out
+
+
+def _enhance(images: Tensor, params: EnhanceParams) -> Tensor:
     if images.dtype == torch.uint8:
-        codes = images.long()
-        linear = torch.as_tensor(LINEAR, device=images.device)[codes]
+        codes = images.int()
+        f = _read(colour.ROOT, _words(_mix(_read(colour.LINEAR, codes), colour.TO_XYZ)))
     else:
-        codes = torch.round(images.float() * 255).long()
-        linear = _decode(images.float())
-    fx, fy, fz = _lab_roots(linear)
-    levels = torch.where(fy > LAB_SLOPE * LAB_CORNER + LAB_OFFSET, 116 * fy - 16, 903.3 * (fy - LAB_OFFSET) / LAB_SLOPE)
-    levels = (levels * LEVELS).clamp(0, BINS)
+        values = images.float()
+        codes = (values * 255).round_().int()
+        f = _roots(_mix(_decode(values), colour.TO_XYZ))
+    levels = ((f[:, 1] - OFFSET) * LEVELS_PER_ROOT).clamp_(0, BINS)
     rows, columns = tiles.lay_tiles(levels.shape[1], levels.shape[2], params)
 
     histogram, active = _activity(levels, rows, columns, params)
     kappa = 1 + (params.kappa_max - 1) * active
     curves = _shifts(histogram, kappa, params.contrast_floor)
-    shift = _stain_gain(codes, params) * _blend(curves, levels, rows, columns)
+    shift = _blend(curves, levels, rows, columns).mul_(_stain_gain(codes, params))
 
     # L' = L + shift with a*, b* kept: all three roots move by the same amount.
-    target = (levels + shift) / LEVELS
-    moved = torch.where(target > 8, (target + 16) / 116, LAB_SLOPE * target / 903.3 + LAB_OFFSET) - fy
-    result = _encode(_from_roots(fx + moved, fy + moved, fz + moved))
+    f += (shift / LEVELS_PER_ROOT)[:, None]
+    linear = _mix(f.clamp_min(DELTA).pow_(3).add_((f - DELTA).clamp_max_(0), alpha=1 / SLOPE), colour.FROM_XYZ)
     if images.dtype == torch.uint8:
-        result = torch.round(result * 255).to(torch.uint8)
-    return torch.where((shift == 0)[:, None], images, result.to(images.dtype))
+        result = _read(colour.CODE, _words(linear))
+    else:
+        result = _encode(linear).to(images.dtype)
+    # Exactly the image where nothing moves; in 8 bits differences wrap around and back.
+    return result.sub_(images).mul_((shift != 0)[:, None]).add_(images)
 
 
 def _check(images: Tensor) -> None:
@@ -117,30 +127,44 @@ def _check(images: Tensor) -> None:
 # -- colour ----------------------------------------------------------------------------------------------------
 
 
+def _read(table: NDArray[Any], index: Tensor) -> Tensor:
+    """``table[index]`` of a small NumPy table; ten times faster than indexing."""
+    known = torch.as_tensor(table, device=index.device)
+    return known.index_select(0, index.reshape(-1)).reshape(index.shape)
+
+
+def _words(light: Tensor) -> Tensor:
+    """Light in [0,1], clipped, as 16-bit words (int32)."""
+    return (light * 65535).add_(0.5).clamp_(0, 65535).int()
+
+
+def _mix(image: Tensor, matrix: NDArray[Any]) -> Tensor:
+    """(B,3,H,W), its channels mixed by a 3x3 matrix: sums written out, whose last bit no batch size can alter."""
+    red, green, blue = image.unbind(1)
+    out = torch.empty_like(image)
+    for k, (a, b, c) in enumerate(matrix.tolist()):
+        torch.mul(red, a, out=out[:, k]).add_(green, alpha=b).add_(blue, alpha=c)
+    return out
+
+
+# Each of these three curves is a power above a corner and a line below it. A corner's clamp on either side of a sum
+# chooses between them faster than ``torch.where`` does.
+
+
 def _decode(srgb: Tensor) -> Tensor:
-    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    power = ((srgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4
+    return power.add_((srgb - 0.04045).clamp_max_(0), alpha=1 / 12.92)
 
 
-def _lab_roots(linear: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    red, green, blue = linear.unbind(1)
-    roots = []
-    for a, b, c in RGB_TO_XYZ:
-        t = a * red + b * green + c * blue
-        roots.append(torch.where(t > LAB_CORNER, t.clamp_min(LAB_CORNER) ** (1 / 3), LAB_SLOPE * t + LAB_OFFSET))
-    return roots[0], roots[1], roots[2]
-
-
-def _from_roots(fx: Tensor, fy: Tensor, fz: Tensor) -> Tensor:
-    edge = LAB_SLOPE * LAB_CORNER + LAB_OFFSET
-    xyz = torch.stack([torch.where(f > edge, f * f * f, (f - LAB_OFFSET) / LAB_SLOPE) for f in (fx, fy, fz)], dim=1)
-    inverse = torch.linalg.inv(torch.tensor(RGB_TO_XYZ, dtype=torch.float64)).to(xyz)
-    a, b, c = xyz.unbind(1)
-    return torch.stack([row[0] * a + row[1] * b + row[2] * c for row in inverse], dim=1)
+def _roots(xyz: Tensor) -> Tensor:
+    xyz = xyz.clamp_(0, 1)
+    return xyz.clamp_min(CORNER).pow_(1 / 3).add_((xyz - CORNER).clamp_max_(0), alpha=SLOPE)
 
 
 def _encode(linear: Tensor) -> Tensor:
-    linear = linear.clamp(0, 1)
-    return torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
+    linear = linear.clamp_(0, 1)
+    power = linear.clamp_min(0.0031308).pow_(1 / 2.4).mul_(1.055).sub_(0.055)
+    return power.add_((linear - 0.0031308).clamp_max_(0), alpha=12.92).clamp_(0, 1)
 
 
 # -- tiles -----------------------------------------------------------------------------------------------------
@@ -155,10 +179,10 @@ def _quantile(counts: Tensor, q: float) -> Tensor:
     return place[..., 0] + (target - before) / inside.clamp_min(1e-12)
 
 
-def _counts(values: Tensor, groups: int, bins: int) -> Tensor:
-    """Histograms (groups, bins) of integer values (groups, n)."""
-    offsets = torch.arange(groups, device=values.device)[:, None] * bins
-    return torch.bincount((values + offsets).reshape(-1), minlength=groups * bins).reshape(groups, bins).float()
+def _counts(values: Tensor, group: Tensor, groups: int, bins: int) -> Tensor:
+    """Histograms (groups, bins) of integer values (B,H,W) whose pixels belong to ``group`` (broadcast)."""
+    place = (values + group * bins).reshape(-1)
+    return torch.bincount(place, minlength=groups * bins).reshape(groups, bins).float()
 
 
 def _mirror(size: int, pad: int, device: torch.device) -> Tensor:
@@ -170,21 +194,23 @@ def _mirror(size: int, pad: int, device: torch.device) -> Tensor:
 def _activity(levels: Tensor, rows: tiles.Axis, columns: tiles.Axis, params: EnhanceParams) -> tuple[Tensor, Tensor]:
     """Histograms of fractions (B, rows, columns, 256) and activity (B, rows, columns)."""
     batch, device = len(levels), levels.device
-    padded = levels[:, _mirror(rows.size, rows.pad, device)][:, :, _mirror(columns.size, columns.pad, device)]
+    padded = levels
+    for axis, dim in ((rows, 1), (columns, 2)):
+        if axis.pad:
+            padded = padded.index_select(dim, _mirror(axis.size, axis.pad, device))
     grid = (batch, rows.count, columns.count)
     groups, pixels = batch * rows.count * columns.count, rows.side * columns.side
+    down, right = (torch.arange(a.count * a.side, dtype=torch.int32, device=device) // a.side for a in (rows, columns))
+    image = torch.arange(batch, dtype=torch.int32, device=device)[:, None, None] * (rows.count * columns.count)
+    tile = image + (down[:, None] * columns.count + right)
 
-    def by_tile(values: Tensor) -> Tensor:
-        cut = values.reshape(batch, rows.count, rows.side, columns.count, columns.side)
-        return cut.transpose(2, 3).reshape(groups, pixels)
-
-    histogram = _counts(by_tile(padded.long().clamp_max(BINS - 1)), groups, BINS) / pixels
+    histogram = _counts(padded.int().clamp_max_(BINS - 1), tile, groups, BINS) / pixels
     # Second differences down, then across: the kernel tiles.LAPLACIAN, by arithmetic that no batch size can alter.
     edged = F.pad(padded[:, None], (1, 1, 1, 1), mode="reflect")[:, 0]
-    down = edged[:, :-2] - 2 * edged[:, 1:-1] + edged[:, 2:]
-    ripple = (down[:, :, :-2] - 2 * down[:, :, 1:-1] + down[:, :, 2:]).abs()
-    ripples = _counts(by_tile((ripple * tiles.NOISE_STEP).long().clamp_max(BINS - 1)), groups, BINS)
-    median = _quantile(ripples, 0.5) / tiles.NOISE_STEP
+    fall = edged.diff(dim=1).diff(dim=1)
+    ripple = fall.diff(dim=2).diff(dim=2).abs_()
+    ripples = _counts((ripple * tiles.NOISE_STEP).round_().int().clamp_max_(BINS - 1), tile, groups, BINS)
+    median = (_quantile(ripples, 0.5) - 0.5).clamp_min(0) / tiles.NOISE_STEP
     noise = ((tiles.MAD_TO_SIGMA / tiles.LAPLACIAN_NORM * median) ** 2 + tiles.QUANTISATION).sqrt()
 
     entropy = -torch.special.xlogy(histogram, histogram).sum(-1) / torch.log(torch.tensor(float(BINS))).item()
@@ -201,15 +227,26 @@ def _activity(levels: Tensor, rows: tiles.Axis, columns: tiles.Axis, params: Enh
 
 
 def _redistribute(slopes: Tensor, floor: Tensor, cap: Tensor) -> Tensor:
+    """`lut.redistribute` without a sort: the sum rises with t in straight pieces, on which Newton's step is exact.
+
+    A step that leaves the bracket is replaced by halving it.
+    """
     bins = slopes.shape[-1]
-    ones = torch.ones_like(slopes)
-    corners, order = torch.cat([floor - slopes, cap - slopes], 1).sort(dim=1, stable=True)
-    rising = torch.cat([ones, -ones], 1).gather(1, order).cumsum(1)
-    sums = F.pad((rising[:, :-1] * corners.diff(dim=1)).cumsum(1), (1, 0)) + floor.sum(1, keepdim=True)
-    place = ((sums <= bins).sum(1, keepdim=True) - 1).clamp_min(0)
-    slope = rising.gather(1, place)
-    missing = torch.where(slope > 0, (bins - sums.gather(1, place)) / slope.clamp_min(1), torch.zeros_like(slope))
-    return torch.minimum(torch.maximum(slopes + corners.gather(1, place) + missing, floor), cap)
+    low, high = (floor - slopes).amin(1, keepdim=True), (cap - slopes).amax(1, keepdim=True)
+    t = torch.zeros_like(low)
+    for _ in range(ROUNDS):
+        wanted = slopes + t
+        given = torch.minimum(torch.maximum(wanted, floor), cap)
+        missing = bins - given.sum(1, keepdim=True)
+        open_ = missing.abs() > CLOSE  # a row that is done moves no more, so that its neighbours have no say
+        if not bool(open_.any()):
+            break
+        free = (given == wanted).sum(1, keepdim=True)
+        low, high = torch.where(missing > 0, t, low), torch.where(missing < 0, t, high)
+        step = t + missing / free.clamp_min(1)
+        step = torch.where((free > 0) & (step >= low) & (step <= high), step, (low + high) / 2)
+        t = torch.where(open_, step, t)
+    return torch.minimum(torch.maximum(slopes + t, floor), cap)
 
 
 def _shifts(histogram: Tensor, kappa: Tensor, contrast_floor: float) -> Tensor:
@@ -223,47 +260,54 @@ def _shifts(histogram: Tensor, kappa: Tensor, contrast_floor: float) -> Tensor:
     slopes = _redistribute(histogram.reshape(-1, bins) * bins, floor, cap)
     moved = F.pad((slopes - 1).cumsum(1), (1, 0))
     moved[:, -1] = 0
-    moved = torch.where(cap <= 1, torch.zeros_like(moved), moved)
+    moved *= cap > 1
     return moved.reshape(batch, rows, columns, bins + 1)
 
 
 def _blend(curves: Tensor, levels: Tensor, rows: tiles.Axis, columns: tiles.Axis) -> Tensor:
-    batch, device = len(levels), levels.device
-    flat, edges = curves.reshape(-1), BINS + 1
-    level = levels.long().clamp_max(BINS - 1)
-    fraction = levels - level
+    """As `blend.Table`: one bilinear look-up for level and grid row, in the curves of the tiles left and right."""
+    batch, count, device = len(levels), rows.count * max(columns.count - 1, 1), levels.device
     upper, down = (torch.as_tensor(item, device=device) for item in rows.neighbours())
     left, across = (torch.as_tensor(item, device=device) for item in columns.neighbours())
-    image = torch.arange(batch, device=device)[:, None, None] * (rows.count * columns.count * edges) + level
-
-    def corners() -> Iterator[Tensor]:
-        for row, row_weight in ((upper, 1 - down), ((upper + 1).clamp_max(rows.count - 1), down)):
-            for column, weight in ((left, 1 - across), ((left + 1).clamp_max(columns.count - 1), across)):
-                index = image + (row[:, None] * columns.count + column) * edges
-                low = flat[index]
-                yield (low + fraction * (flat[index + 1] - low)) * (row_weight[:, None] * weight)
-
-    total = torch.zeros_like(levels)
-    for corner in corners():
-        total += corner
-    return total
+    long = curves.transpose(1, 2)  # (B, columns, rows, 257)
+    pair = long if columns.count == 1 else torch.stack([long[:, :-1], long[:, 1:]], dim=1)
+    place = (upper + down)[:, None] + left * rows.count
+    grid = torch.empty(*levels.shape, 2, device=device)
+    grid[..., 0] = levels / (BINS / 2) - 1  # grid_sample wants coordinates from -1 to 1
+    grid[..., 1] = place * (2 / max(count - 1, 1)) - 1
+    read = F.grid_sample(
+        pair.reshape(batch, -1, count, BINS + 1), grid, mode="bilinear", padding_mode="border", align_corners=True
+    )
+    if columns.count == 1:
+        return read[:, 0]
+    here, there = read.unbind(1)
+    return (there - here).mul_(across).add_(here)
 
 
 # -- gain ------------------------------------------------------------------------------------------------------
 
 
 def _stain_gain(codes: Tensor, params: EnhanceParams) -> Tensor:
-    batch, device = len(codes), codes.device
-    counts = _counts(codes.reshape(batch * 3, -1), batch * 3, 256)
-    white = (_quantile(counts, gain.WHITE) - 0.5).clamp_min(1) / 255
-    glass = white.log10().reshape(batch, 3).sum(1)
-    density = torch.as_tensor(gain.DENSITY, device=device)[codes].sum(1) + glass[:, None, None]
-    half = params.gain_box // 2
-    density = F.avg_pool2d(F.pad(density[:, None], (half,) * 4, mode="reflect"), params.gain_box, stride=1)[:, 0]
-    bins = (density * (gain.DENSITY_BINS / gain.DENSITY_MAX)).clamp(0, gain.DENSITY_BINS - 1).long()
-    counts = _counts(bins.reshape(batch, -1), batch, gain.DENSITY_BINS)
-    step = gain.DENSITY_MAX / gain.DENSITY_BINS
-    low, high = (_quantile(counts, q / 100) * step for q in (params.gain_low, params.gain_high))
-    x = (density - low[:, None, None]) / (high - low).clamp_min(1e-6)[:, None, None]
-    x = x.clamp(0, 1)
-    return x * x * (3 - 2 * x)
+    batch = len(codes)
+    red, green, blue = _read(gain.DENSITY, codes).unbind(1)
+    density = (red + green).add_(blue)
+    density = _box(_box(density, params.gain_box, 1), params.gain_box, 2)
+    least, most = (limit(density, dim=(1, 2), keepdim=True) for limit in (torch.amin, torch.amax))
+    step = (most - least).clamp_min(1e-6) / gain.DENSITY_BINS
+    bins = ((density - least) * (1 / step)).int().clamp_max_(gain.DENSITY_BINS - 1)
+    image = torch.arange(batch, dtype=torch.int32, device=codes.device)[:, None, None]
+    counts = _counts(bins, image, batch, gain.DENSITY_BINS)
+    low, high = (least + step * _quantile(counts, q / 100)[:, None, None] for q in (params.gain_low, params.gain_high))
+    x = density.sub_(low).mul_(1 / (high - low).clamp_min(1e-6)).clamp_(0, 1)
+    return (x * -2).add_(3).mul_(x).mul_(x)
+
+
+def _box(image: Tensor, side: int, dim: int) -> Tensor:
+    """Mean of ``side`` pixels along an axis of (B,H,W), the border mirrored."""
+    half, size = side // 2, image.shape[dim]
+    index = torch.arange(-half, size + half, device=image.device).abs()
+    padded = image.index_select(dim, (size - 1) - ((size - 1) - index).abs())
+    total = padded.narrow(dim, 0, size).clone()
+    for k in range(1, side):
+        total += padded.narrow(dim, k, size)
+    return total.div_(side)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leuk_lib.data.augment import normalise
-from leuk_lib.fcmae.encoder import Block, Encoder, init_weights
+from leuk_lib.fcmae.encoder import PUBLISHED, Block, Encoder, init_weights
 from leuk_lib.fcmae.masking import upsample_mask
 
 STAINED_OD = 0.25  # summed optical density of a stained pixel: above the field, about that of a red cell's rim
@@ -53,11 +53,13 @@ def stained_patches(images: Tensor, patch: int) -> Tensor:
 
 
 class Reconstruction(NamedTuple):
-    """What one forward pass gives: scalar `loss`, `patch_loss` (B, gh, gw) of all patches, `prediction`."""
+    """What one forward pass gives: scalar `loss`, `patch_loss` (B, gh, gw) of all patches, `prediction`, and
+    `pooled` (B, C_4), the encoder's features averaged over the visible sites."""
 
     loss: Tensor
     patch_loss: Tensor
     prediction: Tensor
+    pooled: Tensor
 
 
 class MaskedAutoencoder(nn.Module):
@@ -77,10 +79,14 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = Block(decoder_dim)
         self.pred = nn.Linear(decoder_dim, encoder.patch**2 * 3)
 
-    def init_decoder(self, generator: torch.Generator | None = None) -> None:
-        """Weights ~ N(0, .02). (std 1, as in the official code, starts with a loss in the hundreds.)"""
-        for module in (self.proj, self.decoder, self.pred):
-            init_weights(module, generator)
+    def init_decoder(self, generator: torch.Generator | None = None, init: str = PUBLISHED) -> None:
+        """Fresh weights as `init_weights` draws them, the last layer always with deviation .02.
+
+        (Deviation 1, as in the official code, starts with a loss in the hundreds.)
+        """
+        for module in (self.proj, self.decoder):
+            init_weights(module, generator, init)
+        init_weights(self.pred, generator)
         nn.init.normal_(self.mask_token, std=0.02, generator=generator)
 
     @torch.no_grad()
@@ -96,7 +102,8 @@ class MaskedAutoencoder(nn.Module):
         prediction = self.pred(self.decoder(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         patch_loss = (prediction.float() - self.target(images)).square().mean(-1)
         hidden = ~visible
-        return Reconstruction((patch_loss * hidden).sum() / hidden.sum(), patch_loss, prediction)
+        pooled = self.encoder.norm(latent.sum(dim=(2, 3)) / visible.flatten(1).sum(1, keepdim=True))
+        return Reconstruction((patch_loss * hidden).sum() / hidden.sum(), patch_loss, prediction, pooled)
 
     def target(self, images: Tensor) -> Tensor:
         """What is predicted: patches of pixels, standardised within the patch if `norm_pix`, else as the input is."""

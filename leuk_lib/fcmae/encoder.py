@@ -175,23 +175,40 @@ def _patch_linear(tokens: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.linear(tokens.reshape(batch, count, r // s, r // s, s * s * channels), weight, conv.bias)
 
 
-def init_weights(module: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Linear and conv weights ~ N(0, .02) cut at two deviations, biases 0; norms and GRN keep their start."""
-    for m in module.modules():
+PUBLISHED = "published"
+
+
+def init_weights(module: nn.Module, generator: torch.Generator | None = None, init: str = PUBLISHED) -> None:
+    """Draw linear and conv weights, set biases to 0; norms and GRN keep their start.
+
+    `init` "published": normal with deviation .02, cut at two deviations. "fan_in": normal with deviation
+    1/sqrt(inputs of a unit), half of it where a block's branch ends. With .02 the branches of a narrow network
+    are all but silent, and the first hundreds of steps go into waking them.
+    """
+    for name, m in module.named_modules():
         if isinstance(m, nn.Conv2d | nn.Linear):
-            nn.init.trunc_normal_(m.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
+            if init == PUBLISHED:
+                nn.init.trunc_normal_(m.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
+            else:
+                share = 0.5 if name.endswith("pwconv2") else 1.0
+                nn.init.normal_(m.weight, std=share / m.weight[0].numel() ** 0.5, generator=generator)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
 
 
 def build_encoder(
-    variant: str, stem_stride: int = 4, drop_path: float = 0.0, generator: torch.Generator | None = None
+    variant: str,
+    stem_stride: int = 4,
+    drop_path: float = 0.0,
+    generator: torch.Generator | None = None,
+    init: str = PUBLISHED,
 ) -> Encoder:
     """A ConvNeXt V2 encoder, freshly initialised (from `generator`, else torch's global one).
 
     `variant`: a key of VARIANTS; `stem_stride` in pixels: 4 as published, 2 for images up to 96 px, 1 up to
-    48 px; `drop_path`: rate of the last block, rising linearly from 0. Raises ValueError on unknown values.
+    48 px; `drop_path`: rate of the last block, rising linearly from 0; `init`: as `init_weights` takes it.
+    Raises ValueError on unknown values.
     """
     encoder = Encoder(variant, stem_stride, drop_path)
-    init_weights(encoder, generator)
+    init_weights(encoder, generator, init)
     return encoder

@@ -30,6 +30,15 @@ class FcmaeParams(TrainParams):
         le=1.0,
         description="added to the patch variance (pixels in [0,1]); keeps flat background from counting as detail",
     )
+    init: Literal["fan_in", "published"] = Field(
+        "fan_in", description="deviation of fresh weights: 1/sqrt(inputs), or .02 for all as published (for long runs)"
+    )
+    contrast: float = Field(
+        1.0, ge=0, le=100, description="weight of the contrastive term between two masked views of a cell; 0: none"
+    )
+    muon: float = Field(
+        10.0, ge=0, le=1000, description="Muon's learning rate for matrices over AdamW's for the rest; 0: AdamW for all"
+    )
     steps: int = Field(500, ge=2, le=10_000_000, description="optimiser steps")
     batch_size: int = Field(32, ge=2, le=65536, description="images per optimiser step, all processes together")
     accumulate: int = Field(1, ge=1, le=1024, description="forward passes the batch is cut into")
@@ -45,6 +54,9 @@ class FcmaeParams(TrainParams):
         description="memory of the weights' moving average, which then is the result; 0: the last weights",
     )
     crop_min: float = Field(0.4, gt=0, le=1, description="least area share of a random crop (0.2 as published)")
+    stain: float = Field(
+        0.15, ge=0, lt=1, description="largest change of a stain's amount between the contrastive term's two views"
+    )
     probe_points: int = Field(3, ge=2, le=50, description="checkpoints of pretraining that are probed, with the start")
     probe_limit: int = Field(600, ge=50, le=1_000_000, description="most training images a probe sees")
     knn_k: int = Field(20, ge=1, le=1000, description="neighbours that vote in the k-NN probe")

@@ -12,9 +12,10 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from leuk_lib.data.augment import dihedral, random_resized_crop
+from leuk_lib.data.augment import dihedral, random_resized_crop, stain_jitter
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder, split_loss, stained_patches
-from leuk_lib.fcmae.encoder import Encoder, build_encoder
+from leuk_lib.fcmae.contrast import Projector, info_nce
+from leuk_lib.fcmae.encoder import Encoder, build_encoder, init_weights
 from leuk_lib.fcmae.masking import random_masks
 from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.runs.average import WeightAverage, warming_decay
@@ -59,15 +60,47 @@ def mask_grid(size: int, params: FcmaeParams) -> tuple[int, int]:
 def build_autoencoder(params: FcmaeParams) -> MaskedAutoencoder:
     """The untrained autoencoder of these parameters; its weights are a function of the seed."""
     generator = torch_generator(params.seed, "fcmae", "init")
-    encoder = build_encoder(params.variant, params.stem_stride, generator=generator)
+    encoder = build_encoder(params.variant, params.stem_stride, generator=generator, init=params.init)
     autoencoder = MaskedAutoencoder(encoder, params.decoder_dim, params.norm_pix, params.norm_pix_eps)
-    autoencoder.init_decoder(generator)
+    autoencoder.init_decoder(generator, params.init)
     return autoencoder
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, norms, GRN and mask token (vectors) do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+def build_projector(params: FcmaeParams, channels: int) -> Projector | None:
+    """The untrained projector of the contrastive term, or None without one."""
+    if not params.contrast:
+        return None
+    projector = Projector(channels)
+    init_weights(projector, torch_generator(params.seed, "fcmae", "projector"), "fan_in")
+    return projector
+
+
+def build_optimisers(model: nn.Module, params: FcmaeParams) -> dict[str, torch.optim.Optimizer]:
+    """AdamW for all, or Muon for the matrices inside the network and AdamW for what is left; by name.
+
+    Muon (Jordan et al. 2024) makes every direction of an update equally long. AdamW's early updates have few
+    directions, and on images as alike as blood cells the features lose the others within some hundred steps.
+    The prediction's last layer stays with AdamW, as Muon's authors advise.
+    """
+    betas = (0.9, 0.95)
+    if not params.muon:
+        return {"optimizer": torch.optim.AdamW(parameter_groups(model, params.weight_decay), lr=0.0, betas=betas)}
+    matrices = {
+        name for name, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and not name.startswith("pred.")
+    }
+    muon = torch.optim.Muon(
+        [p for name, p in model.named_parameters() if name in matrices],
+        lr=0.0, weight_decay=params.weight_decay, adjust_lr_fn="match_rms_adamw",
+    )  # fmt: skip
+    adamw = torch.optim.AdamW(parameter_groups(model, params.weight_decay, matrices), lr=0.0, betas=betas)
+    return {"optimizer": adamw, "muon": muon}
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, without: Collection[str] = frozenset()
+) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; biases, norms, GRN and mask token (vectors) do not. `without`: names left out."""
+    trained = [p for name, p in model.named_parameters() if p.requires_grad and name not in without]
     is_vector = [p.numel() == max(p.shape) for p in trained]
     return [
         {"params": [p for p, v in zip(trained, is_vector, strict=True) if not v], "weight_decay": weight_decay},
@@ -104,18 +137,25 @@ def pretrain(
         raise LeukError(
             f"batch_size {batch} cannot be cut into {world} processes x accumulate {params.accumulate} equal parts"
         )
+    if params.contrast and params.accumulate > 1:
+        raise LeukError(
+            f"accumulate {params.accumulate} with contrast {params.contrast:g}: the contrastive term compares the whole "
+            "batch at once; set contrast to 0 or accumulate to 1"
+        )
     bare = build_autoencoder(params)
     some = torch.linspace(0, len(images) - 1, min(len(images), 256)).round().long()
     bare.start_at(images[some].float() / 255)
-    bare.encoder.norm.requires_grad_(False)  # belongs to the head: no pretraining gradient reaches it
-    adamw = torch.optim.AdamW(parameter_groups(bare, params.weight_decay), lr=0.0, betas=(0.9, 0.95))
-    model, optimiser = fabric.setup(bare, adamw)
-    loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, "FCMAE", params.checkpoint_every)
+    projector = build_projector(params, bare.encoder.channels[-1])
+    if projector is None:
+        bare.encoder.norm.requires_grad_(False)  # belongs to the head: no pretraining gradient reaches it
+    else:
+        bare.projector = projector
+    optimisers = build_optimisers(bare, params)
+    model, *steppers = fabric.setup(bare, *optimisers.values())
     average = WeightAverage(bare) if params.ema_decay else None
     kept = bare if average is None else cast(MaskedAutoencoder, average.model)
-    states: dict[str, Stateful | None] = {
-        "model": bare, "optimizer": adamw, "average": average, "monitor": monitor
-    }  # fmt: skip
+    loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, "FCMAE", params.checkpoint_every)
+    states: dict[str, Stateful | None] = {"model": bare, **optimisers, "average": average, "monitor": monitor}
     loop.register(**{name: state for name, state in states.items() if state is not None})
 
     def look(step: int) -> None:
@@ -125,52 +165,73 @@ def pretrain(
             bare.train()
 
     bare.train()
-    rows = loop.shard(torch.arange(batch))
+    views = 2 if params.contrast else 1
+    # Every view draws for itself: the global batch of draws is as many times as long.
+    total = batch * views
+    rows = torch.cat([loop.shard(torch.arange(batch)) + view * batch for view in range(views)])
     for step in loop:
         look(step)
         lr = learning_rate(step, params)
-        for group in adamw.param_groups:
-            group["lr"] = lr
-        mine = loop.shard(loop.batch(step, len(images), batch))
+        for name, optimiser in optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = lr * (params.muon if name == "muon" else 1.0)
+        mine = loop.shard(loop.batch(step, len(images), batch)).repeat(views)
         x = images[mine].to(fabric.device).float() / 255
         x = random_resized_crop(
-            x, loop.generator(step, "crop"), scale=(params.crop_min, 1.0), rows=rows, total=batch
+            x, loop.generator(step, "crop"), scale=(params.crop_min, 1.0), rows=rows, total=total
         ).clamp(0, 1)
-        x = dihedral(x, loop.generator(step, "dihedral"), rows=rows, total=batch)
-        visible = random_masks(batch, grid, params.mask_ratio, loop.generator(step, "mask"))
-        visible = loop.shard(visible).to(fabric.device)
-        loss, parts = _accumulate(fabric, model, x, visible, params.accumulate)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        x = dihedral(x, loop.generator(step, "dihedral"), rows=rows, total=total)
+        if projector is not None:
+            x = stain_jitter(x, loop.generator(step, "stain"), params.stain, rows=rows, total=total)
+        visible = random_masks(total, grid, params.mask_ratio, loop.generator(step, "mask"))[rows]
+        losses, parts = _backward(fabric, model, x, visible.to(fabric.device), params, projector)
+        for stepper in steppers:
+            stepper.step()
+            stepper.zero_grad(set_to_none=True)
         if average is not None:
             average.update(bare, warming_decay(params.ema_decay, step))
-        _log(loop, fabric, loss, parts, lr)
+        _log(loop, fabric, losses, parts, lr)
     look(params.steps)
     kept.requires_grad_(True).train()
     return PretrainResult(kept.encoder, kept, loop.history)
 
 
-def _accumulate(fabric: Fabric, model: Any, x: Tensor, visible: Tensor, chunks: int) -> tuple[Tensor, Tensor]:
-    """Gradients of the batch in `chunks` passes; returns its mean loss and the sums of `split_loss`."""
-    patch = x.shape[-1] // visible.shape[-1]
-    total, parts = torch.zeros((), device=x.device), torch.zeros(4, device=x.device)
+def _backward(
+    fabric: Fabric, model: Any, x: Tensor, visible: Tensor, params: FcmaeParams, projector: Projector | None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Gradients of the batch in `accumulate` passes; returns its mean losses and the sums of `split_loss`."""
+    patch, chunks = x.shape[-1] // visible.shape[-1], params.accumulate
+    losses = {"loss": torch.zeros((), device=x.device)}
+    parts = torch.zeros(4, device=x.device)
     pairs = list(zip(x.chunk(chunks), visible.chunk(chunks), strict=True))
     for position, (part, mask) in enumerate(pairs):
         wait = fabric.no_backward_sync(model) if position < len(pairs) - 1 else nullcontext()
         with wait:
             out = model(part, mask)
-            fabric.backward(out.loss / chunks)
-        total += out.loss.detach() / chunks
+            whole = out.loss
+            if projector is not None:
+                losses["contrast"] = info_nce(projector(_everybodys(fabric, out.pooled)))
+                whole = whole + params.contrast * losses["contrast"]
+            fabric.backward(whole / chunks)
+        losses["loss"] += out.loss.detach() / chunks
         parts += split_loss(out.patch_loss, mask, stained_patches(part, patch))
-    return total, parts
+    return {name: value.detach() for name, value in losses.items()}, parts
 
 
-def _log(loop: TrainingLoop, fabric: Fabric, loss: Tensor, parts: Tensor, lr: float) -> None:
-    """One history row of the global batch: mean loss, and the losses on stained patches and empty field apart."""
-    mean: Any = fabric.all_reduce(loss, reduce_op="mean")
+def _everybodys(fabric: Fabric, pooled: Tensor) -> Tensor:
+    """All processes' pooled features (2n, C) as one batch (2N, C), first views first, with their gradients."""
+    if fabric.world_size == 1:
+        return pooled.float()
+    gathered: Any = fabric.all_gather(pooled.float(), sync_grads=True)  # (world, 2n, C)
+    return torch.cat([view.flatten(0, 1) for view in gathered.chunk(2, dim=1)])
+
+
+def _log(loop: TrainingLoop, fabric: Fabric, losses: dict[str, Tensor], parts: Tensor, lr: float) -> None:
+    """One history row of the global batch: mean losses, and the error on stained patches and empty field apart."""
+    means: dict[str, Any] = {name: fabric.all_reduce(value, reduce_op="mean") for name, value in losses.items()}
     sums: Any = fabric.all_reduce(parts, reduce_op="sum")
     stained, n_stained, field, n_field = sums.tolist()
-    row = {"loss": float(mean), "lr": lr}
+    row = {name: float(mean) for name, mean in means.items()} | {"lr": lr}
     if n_stained:
         row["stained"] = stained / n_stained
     if n_field:

@@ -55,6 +55,16 @@ def pixel_pca(train: Tensor, other: Tensor, components: int = 64) -> tuple[NDArr
     return pca.transform(flat), pca.transform(other.flatten(1).numpy().astype(np.float32) / 255)
 
 
+def whiten(train: NDArray[Any], other: NDArray[Any], components: int = 64) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Principal components of features, each scaled to deviation 1 on `train`: (N, C), (M, C) -> (N, D), (M, D).
+
+    D = min(`components`, N - 1, C). Pooled features vary most with the size of a cell and the strength of its stain;
+    whitened, every direction counts alike. Source: Jegou & Chum 2012.
+    """
+    pca = PCA(min(components, len(train) - 1, train.shape[1]), whiten=True, svd_solver="full").fit(train)
+    return pca.transform(train), pca.transform(other)
+
+
 def knn_correct(
     train_x: NDArray[Any], train_y: NDArray[Any], x: NDArray[Any], y: NDArray[Any], k: int
 ) -> NDArray[np.bool_]:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from alhe.toys import DIHEDRAL, cell, flat_noise
 from leuk_lib.alhe import lut, tiles
-from leuk_lib.alhe.enhance import alhe, blend, explain
+from leuk_lib.alhe.blend import blend
+from leuk_lib.alhe.enhance import alhe, explain
 from leuk_lib.alhe.gain import stain_gain
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.alhe.peers import clahe_2
@@ -25,13 +26,25 @@ def as_type(image: np.ndarray, dtype: type) -> np.ndarray:
     return image.astype(np.uint16) * 257 if dtype is np.uint16 else (image / 255).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("channels", [0, 3, 4])
-def test_kappa_one_returns_the_image_exactly(dtype, channels):
-    image = np.random.default_rng(0).integers(0, 256, (40, 33, 4)).astype(np.uint8)
-    image = as_type(image[..., 0] if channels == 0 else image[..., :channels], dtype)
+SIDES = st.integers(8, 70)
+LAYOUTS = st.sampled_from([0, 3, 4])
+
+
+def picture(height: int, width: int, dtype: type, channels: int, seed: int, noise: bool = False) -> np.ndarray:
+    """A toy cell, or colours at random, in a type and layout (0 channels: grey)."""
+    rng = np.random.default_rng(seed)
+    colour = rng.integers(0, 256, (height, width, 3)).astype(np.uint8) if noise else cell(height, width, seed)[0]
+    alpha = rng.integers(0, 256, (height, width, 1)).astype(np.uint8)
+    image = colour[..., 0] if channels == 0 else np.concatenate([colour, alpha], axis=2)[..., :channels]
+    return as_type(np.ascontiguousarray(image), dtype)
+
+
+@given(SIDES, SIDES, st.sampled_from(TYPES), LAYOUTS, st.integers(0, 1000), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_kappa_one_returns_the_image_exactly(height, width, dtype, channels, seed, noise):
+    image = picture(height, width, dtype, channels, seed, noise)
     out = alhe(image, EnhanceParams(kappa_max=1.0))
-    assert out.dtype == image.dtype and out is not image
+    assert out.dtype == image.dtype and not np.shares_memory(out, image)
     np.testing.assert_array_equal(out, image)
 
 
@@ -50,9 +63,10 @@ def test_a_cell_is_changed_where_it_is_stained_only():
     assert abs(new[mask == 0].mean() - old[mask == 0].mean()) < 0.5
 
 
-@pytest.mark.parametrize("deviation", [3.0, 6.0, 10.0])
-def test_flat_noise_is_not_amplified(deviation):
-    image = flat_noise(128, deviation)
+@given(st.floats(2.5, 12), st.floats(120, 210), st.integers(0, 1000))
+@settings(deadline=None, max_examples=40)
+def test_flat_noise_is_not_amplified(deviation, mean, seed):
+    image = flat_noise(128, deviation, seed, mean)
     before = lightness(image).std()
     assert lightness(alhe(image)).std() <= 1.05 * before
     # What it is spared: CLAHE amplifies it, and so does our own curve at a fixed clip factor of 3.
@@ -62,15 +76,35 @@ def test_flat_noise_is_not_amplified(deviation):
     assert (maps.levels + blend(fixed, maps.levels, maps.rows, maps.columns)).std() > 1.3 * maps.levels.std()
 
 
-def test_no_seams_whatever_the_curves():
+@given(st.integers(16, 90), st.integers(16, 90), st.floats(8, 30), st.floats(0, 256), st.integers(0, 1000))
+@settings(deadline=None, max_examples=60)
+def test_no_seams_whatever_the_curves(height, width, wanted, level, seed):
     """At one level, neighbouring pixels differ by no more than two tiles' difference over a tile's side."""
+    rows, columns = tiles.lay_axis(height, wanted), tiles.lay_axis(width, wanted)
+    curves = np.random.default_rng(seed).uniform(-30, 30, (rows.count, columns.count, 257))
+    shift = blend(curves, np.full((height, width), level, np.float32), rows, columns)
+    whole = min(int(level), 255)
+    at = curves[..., whole] * (whole + 1 - level) + curves[..., whole + 1] * (level - whole)
+    for axis, grid in enumerate((rows, columns)):
+        most = np.abs(np.diff(at, axis=axis)).max(initial=0) / grid.side
+        assert np.abs(np.diff(shift, axis=axis)).max() <= most + 1e-3
+
+
+def test_blend_equals_a_naive_loop():
     rng = np.random.default_rng(0)
-    rows, columns = tiles.lay_axis(70, 17), tiles.lay_axis(51, 17)
+    rows, columns = tiles.lay_axis(41, 12), tiles.lay_axis(30, 11)
     curves = rng.uniform(-30, 30, (rows.count, columns.count, 257))
-    shift = blend(curves, np.full((70, 51), 90.25, np.float32), rows, columns)
-    at = curves[..., 90] * 0.75 + curves[..., 91] * 0.25
-    assert np.abs(np.diff(shift, axis=0)).max() <= np.abs(np.diff(at, axis=0)).max() / rows.side + 1e-4
-    assert np.abs(np.diff(shift, axis=1)).max() <= np.abs(np.diff(at, axis=1)).max() / columns.side + 1e-4
+    levels = rng.uniform(0, 256, (41, 30)).astype(np.float32)
+    levels[0, :3] = 0, 255.999, 256
+    shift = blend(curves, levels, rows, columns)
+    (upper, down), (left, across) = rows.neighbours(), columns.neighbours()
+    for (y, x), level in np.ndenumerate(levels):
+        read = [
+            [np.interp(level, np.arange(257), curves[min(i, rows.count - 1), min(j, columns.count - 1)]) for j in (left[x], left[x] + 1)]
+            for i in (upper[y], upper[y] + 1)
+        ]  # fmt: skip
+        above, below = (row[0] * (1 - across[x]) + row[1] * across[x] for row in read)
+        assert shift[y, x] == pytest.approx(above * (1 - down[y]) + below * down[y], abs=1e-3)
 
 
 def test_gradients_at_tile_borders_are_like_those_inside():
@@ -84,24 +118,21 @@ def test_gradients_at_tile_borders_are_like_those_inside():
     assert np.mean(ratios) < 1.05
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (65, 48), (33, 57), (8, 31), (17, 17)])
-def test_flips_and_turns_commute_with_it(shape):
-    image, _ = cell(*shape, seed=3)
-    whole, real = alhe(image), alhe(as_type(image, np.float32))
+@given(SIDES, SIDES, st.sampled_from(TYPES), LAYOUTS, st.integers(0, 1000))
+@settings(deadline=None, max_examples=40)
+def test_flips_and_turns_commute_with_it(height, width, dtype, channels, seed):
+    image = picture(height, width, dtype, channels, seed)
+    full = {np.uint8: 255, np.uint16: 65535}.get(dtype, 1)
+    whole = alhe(image) / full
     for move in DIHEDRAL:
-        turned = alhe(np.ascontiguousarray(move(image)))
-        assert np.abs(turned.astype(int) - move(whole)).max() <= 1
-        turned = alhe(np.ascontiguousarray(move(as_type(image, np.float32))))
-        assert np.abs(turned - move(real)).max() <= 1 / 255
+        turned = alhe(np.ascontiguousarray(move(image))) / full
+        assert np.abs(turned - move(whole)).max() <= 1 / 255 + 1e-9
 
 
-@given(st.integers(8, 70), st.integers(8, 70), st.sampled_from(TYPES), st.sampled_from([0, 3, 4]), st.integers(0, 1000))
+@given(SIDES, SIDES, st.sampled_from(TYPES), LAYOUTS, st.integers(0, 1000), st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_any_size_type_and_layout(height, width, dtype, channels, seed):
-    colour, _ = cell(height, width, seed)
-    alpha = np.random.default_rng(seed).integers(0, 256, (height, width, 1)).astype(np.uint8)
-    image = colour[..., 0] if channels == 0 else np.concatenate([colour, alpha], axis=2)[..., :channels]
-    image = as_type(np.ascontiguousarray(image), dtype)
+def test_any_size_type_and_layout(height, width, dtype, channels, seed, noise):
+    image = picture(height, width, dtype, channels, seed, noise)
     kept = image.copy()
     out = alhe(image)
     assert out.shape == image.shape and out.dtype == image.dtype and np.isfinite(out).all()
@@ -127,9 +158,14 @@ def test_grey_is_its_own_rgb():
     assert np.abs(colour.astype(int) - alhe(grey)[..., None]).max() <= 1
 
 
-def test_large_and_odd():
-    image = np.resize(cell(97, 89)[0], (1501, 1203, 3))
-    assert alhe(image).shape == image.shape
+@pytest.mark.parametrize("shape", [(4000, 4000), (3001, 1999), (8, 4000), (3999, 9), (8, 33001), (33001, 8)])
+def test_large_and_odd(shape):
+    image = np.resize(cell(97, 89)[0], (*shape, 3))
+    out = alhe(image)
+    assert out.shape == image.shape and (out != image).any()
+    # The last pixels are the first ones turned by half a turn: no band and no strip is forgotten.
+    turned = alhe(np.ascontiguousarray(image[::-1, ::-1]))
+    assert np.abs(turned[::-1, ::-1].astype(np.int16) - out).max() <= 1
 
 
 def test_deterministic():
@@ -166,18 +202,26 @@ def test_gain_spares_glass_and_reaches_stain():
 
 
 def test_one_tile_worked_by_hand():
-    """Two grey halves, one tile, clip factor 2: the shift follows from counting on paper."""
+    """Two grey halves, one tile, clip factor 2: every number follows from counting on paper."""
     image = np.full((8, 8), 0.3, np.float32)
     image[:, 4:] = 0.7
     params = EnhanceParams(kappa_max=2.0, contrast_floor=1.0, entropy_low=0.0, entropy_high=0.05)
-    _, maps = explain(image, params)
+    out, maps = explain(image, params)
+    # sRGB .3 is light .07324 and .7 is light .44799: L* = 116 * .07324^(1/3) - 16 = 32.53 and 72.75; times 2.56.
     low, high = float(maps.levels[0, 0]), float(maps.levels[0, -1])
-    a, b = int(low), int(high)
+    assert low == pytest.approx(83.28, abs=0.02) and high == pytest.approx(186.25, abs=0.02)
+    # One bit of eight is an entropy of 1/8, over .05; both halves spread by 103 levels over a noise of .29: active.
     assert maps.activity.item() == 1 and maps.kappa.item() == 2
-    # Two full bins at slope 2, the b-a-1 levels between them held at 1, the rest shares what is left of 256.
-    between = b - a - 1
-    rest = (256 - 4 - between) / (254 - between)
-    expected = a * (rest - 1) + (low - a)  # slopes below a are `rest`, within a 2
-    expected_high = a * (rest - 1) + 1 + (high - b)
-    np.testing.assert_allclose(maps.shift[:, 0], maps.gain[:, 0] * expected, atol=1e-4)
-    np.testing.assert_allclose(maps.shift[:, -1], maps.gain[:, -1] * expected_high, atol=1e-4)
+    # Bins 83 and 186 hold half the pixels each (slope 128), cut to 2; the 102 levels between them are held at 1; the
+    # other 152 share 256 - 4 - 102 = 150, a slope of 150/152 each.
+    rest = 150 / 152
+    # Up to bin 83 the curve falls behind by 83 * 2/152, then gains 1 a level: .28 of bin 83.
+    dark = 83 * (rest - 1) + (low - 83)
+    bright = 83 * (rest - 1) + 1 + (high - 186)
+    assert dark == pytest.approx(-0.81, abs=0.02) and bright == pytest.approx(0.16, abs=0.02)
+    np.testing.assert_allclose(maps.shift[:, 0], maps.gain[:, 0] * dark, atol=1e-3)
+    np.testing.assert_allclose(maps.shift[:, -1], maps.gain[:, -1] * bright, atol=1e-3)
+    # The dark half is the densest, far from the edge its gain is 1: L* = 32.53 - .81/2.56 = 32.21, light .07184,
+    # sRGB .2971. The bright half is the lightest: its gain is 0 and nothing happens.
+    assert maps.gain[4, 0] == pytest.approx(1) and maps.gain[4, -1] == 0
+    assert out[4, 0] == pytest.approx(0.2971, abs=2e-4) and out[4, -1] == image[4, -1]

@@ -41,11 +41,12 @@ def test_quantile_by_hand():
 
 def test_histogram_equals_a_naive_loop():
     values = np.random.default_rng(0).integers(0, 256, (12, 20)).astype(np.uint8)
-    rows, columns = tiles.Axis(12, 2, 6, 0), tiles.Axis(20, 4, 5, 0)
+    columns = tiles.Axis(20, 4, 5, 0)
     naive = np.zeros((2, 4, 256))
     for (y, x), value in np.ndenumerate(values):
         naive[y // 6, x // 5, value] += 1
-    np.testing.assert_array_equal(tiles.tile_histogram(values, rows, columns), naive)
+    for row in range(2):
+        np.testing.assert_array_equal(tiles.tile_histogram(values[row * 6 : row * 6 + 6], columns), naive[row])
 
 
 def test_statistics_of_two_halves_by_hand():
@@ -56,8 +57,8 @@ def test_statistics_of_two_halves_by_hand():
     assert stats.entropy.item() == pytest.approx(1 / 8)  # one bit of eight
     # Half the pixels in bin 10, half in bin 20: q05 = 10.1, q95 = 20.9.
     assert stats.spread.item() == pytest.approx(10.8)
-    # A straight edge has no second difference along itself: only quantisation is left (and half a noise bin).
-    assert stats.noise.item() == pytest.approx((1 / 12 + (1.4826 / 6 * 0.125) ** 2) ** 0.5)
+    # A straight edge has no second difference along itself: only quantisation is left.
+    assert stats.noise.item() == pytest.approx((1 / 12) ** 0.5)
 
 
 @pytest.mark.parametrize("deviation", [2.0, 5.0, 10.0])

@@ -6,8 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alhe.toys import cell
+from leuk_lib.alhe import lut, torch_alhe
 from leuk_lib.alhe.enhance import alhe
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.alhe.torch_alhe import ALHE, alhe_batch, enhance_cells
@@ -25,6 +28,7 @@ def batch_of(images: list[np.ndarray]) -> torch.Tensor:
 )
 def test_agrees_with_numpy(shape, params):
     images = [cell(*shape, seed)[0] for seed in range(6)]
+    images.append(np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8))
     ours = alhe_batch(batch_of(images), params).permute(0, 2, 3, 1).numpy().astype(int)
     theirs = np.stack([alhe(image, params) for image in images])
     assert np.abs(ours - theirs).max() <= 1
@@ -55,6 +59,31 @@ def test_batch_is_one_by_one():
     for size in (1, 2, 5):
         assert torch.equal(enhance_cells(images, batch=size), whole)
     assert torch.equal(enhance_cells(images.flip(0)), whole.flip(0))
+    real = images.float() / 255
+    assert torch.equal(alhe_batch(real), torch.cat([alhe_batch(image[None]) for image in real]))
+
+
+def test_chunks_are_the_whole(monkeypatch):
+    images = batch_of([cell(40, 56, seed)[0] for seed in range(5)])
+    whole = alhe_batch(images)
+    for chunk in (1, 5000):
+        monkeypatch.setattr(torch_alhe, "CHUNK", chunk)
+        assert torch.equal(alhe_batch(images), whole)
+
+
+@given(st.integers(0, 1000), st.floats(1, 10), st.floats(0, 1))
+@settings(deadline=None, max_examples=40)
+def test_redistribution_is_the_sorting_one(seed, cap, least):
+    """Newton's steps find what `lut.redistribute` finds by sorting, also for rows of one full bin."""
+    rng = np.random.default_rng(seed)
+    slopes = rng.dirichlet(np.full(256, 0.02), 5) * 256
+    slopes[0] = 256 * np.eye(256)[seed % 256]
+    floor = np.where(np.arange(256) < seed % 256, least, 0.0)
+    caps = np.array([cap, 1.0, 1 + cap, 40.0, 2.0])[:, None]
+    exact = lut.redistribute(slopes, floor, caps)
+    rows = (torch.from_numpy(item).float() for item in (slopes, np.tile(floor, (5, 1)), caps))
+    found = torch_alhe._redistribute(*rows).numpy()
+    np.testing.assert_allclose(found.cumsum(1), exact.cumsum(1), atol=2e-3)
 
 
 def test_kappa_one_is_the_identity():

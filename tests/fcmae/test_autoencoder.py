@@ -111,7 +111,7 @@ def test_split_loss_adds_up():
 def test_a_prediction_that_equals_the_target_paints_the_image(norm_pix):
     images, visible = batch()
     autoencoder = model(norm_pix).eval()
-    perfect = Reconstruction(torch.zeros(()), torch.zeros(()), autoencoder.target(images))
+    perfect = Reconstruction(torch.zeros(()), torch.zeros(()), autoencoder.target(images), torch.zeros(()))
     autoencoder.forward = lambda *_: perfect
     torch.testing.assert_close(autoencoder.paint(images, visible), images, atol=1e-5, rtol=1e-5)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fcmae.toys import cells, small_params
-from leuk_lib.fcmae.pretrain import build_autoencoder, learning_rate, parameter_groups, pretrain
+from leuk_lib.fcmae.pretrain import build_autoencoder, build_optimisers, learning_rate, parameter_groups, pretrain
 from leuk_lib.fcmae.probe import Probe
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import make_fabric
@@ -42,13 +42,16 @@ class Interrupter:
         self.seen = list(state["seen"])
 
 
-@pytest.mark.parametrize(("fatal", "ema_decay"), [(1, 0.0), (2, 0.0), (3, 0.9), (5, 0.0)])
-def test_interrupted_and_resumed_ends_with_the_same_bits(tmp_path, fatal, ema_decay):
-    whole = run(tmp_path / "whole", Interrupter(range(7)), ema_decay=ema_decay)
+@pytest.mark.parametrize(
+    ("fatal", "values"),
+    [(1, {}), (2, {"muon": 0.0}), (3, {"ema_decay": 0.9}), (5, {"contrast": 0.0}), (4, {"contrast": 0.0, "muon": 0.0})],
+)
+def test_interrupted_and_resumed_ends_with_the_same_bits(tmp_path, fatal, values):
+    whole = run(tmp_path / "whole", Interrupter(range(7)), **values)
     with pytest.raises(Stop):
-        run(tmp_path / "cut", Interrupter(range(7), fatal), ema_decay=ema_decay)
+        run(tmp_path / "cut", Interrupter(range(7), fatal), **values)
     again = Interrupter(range(7))
-    resumed = run(tmp_path / "cut", again, ema_decay=ema_decay)
+    resumed = run(tmp_path / "cut", again, **values)
     assert torch.equal(weights(whole), weights(resumed))
     assert whole.history == resumed.history and [row["step"] for row in whole.history] == list(range(6))
     assert again.seen == list(range(7))
@@ -60,7 +63,9 @@ def test_another_seed_gives_other_weights_and_the_same_seed_the_same(tmp_path):
 
 
 def test_accumulation_is_the_large_batch(tmp_path):
-    whole, parts = run(tmp_path / "a"), run(tmp_path / "b", accumulate=4)
+    # Muon's iteration runs in bfloat16 and makes other roundings of the same sum visible; AdamW shows the sum.
+    plain = {"contrast": 0.0, "muon": 0.0}
+    whole, parts = run(tmp_path / "a", **plain), run(tmp_path / "b", accumulate=4, **plain)
     for one, two in zip(whole.history, parts.history, strict=True):
         for key in one:
             assert two[key] == pytest.approx(one[key], abs=1e-5, rel=1e-5)
@@ -102,6 +107,37 @@ def test_schedule_rises_then_falls_to_nothing():
     assert learning_rate(0, small_params(warmup=0.0)) > 0
 
 
+def test_muon_gets_the_matrices_inside_and_adamw_the_rest():
+    model = build_autoencoder(small_params())
+    names = {id(p): n for n, p in model.named_parameters()}
+    both = build_optimisers(model, small_params())
+    muon, adamw = ({names[id(p)] for g in both[k].param_groups for p in g["params"]} for k in ("muon", "optimizer"))
+    assert not muon & adamw and muon | adamw == set(names.values())
+    assert "encoder.stages.0.0.pwconv1.weight" in muon and "proj.weight" in muon
+    assert {"pred.weight", "mask_token", "encoder.stages.0.0.dwconv.weight"} <= adamw
+    assert set(build_optimisers(model, small_params(muon=0.0))) == {"optimizer"}
+
+
+def test_the_contrastive_term_is_logged_and_trains_the_head_norm(tmp_path):
+    result = run(tmp_path)
+    assert all(row["contrast"] > 0 for row in result.history)
+    assert not torch.equal(result.encoder.norm.weight, torch.ones_like(result.encoder.norm.weight))
+    plain = run(tmp_path / "plain", contrast=0.0)
+    assert "contrast" not in plain.history[0]
+    assert torch.equal(plain.encoder.norm.weight, torch.ones_like(plain.encoder.norm.weight))
+
+
+def test_both_inits_start_a_network_of_their_scale():
+    published, fan_in = (build_autoencoder(small_params(init=i)) for i in ("published", "fan_in"))
+    name = "encoder.stages.2.0.pwconv1.weight"
+    assert 0.015 < float(published.get_parameter(name).std()) < 0.02
+    assert float(fan_in.get_parameter(name).std()) == pytest.approx(128**-0.5, rel=0.05)
+    assert float(fan_in.get_parameter("encoder.stages.2.0.pwconv2.weight").std()) == pytest.approx(
+        0.5 * 512**-0.5, rel=0.05
+    )
+    assert float(fan_in.pred.weight.std()) < 0.02
+
+
 def test_only_matrices_decay():
     model = build_autoencoder(small_params())
     decayed, spared = parameter_groups(model, 0.1)
@@ -116,7 +152,8 @@ def test_only_matrices_decay():
     ("values", "words"),
     [
         ({"stem_stride": 4}, "choose stem_stride 1"),
-        ({"batch_size": 9, "accumulate": 2}, "batch_size 9"),
+        ({"batch_size": 9, "accumulate": 2, "contrast": 0.0}, "batch_size 9"),
+        ({"accumulate": 2}, "accumulate 2 with contrast 1"),
     ],
 )
 def test_what_does_not_fit_is_said_before_any_work(tmp_path, values, words):

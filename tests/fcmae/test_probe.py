@@ -12,6 +12,7 @@ from leuk_lib.fcmae.probe import (
     linear_correct,
     pixel_pca,
     probe_steps,
+    whiten,
 )
 from leuk_lib.runs.errors import LeukError
 
@@ -63,6 +64,17 @@ def test_pca_is_fitted_on_train_only():
     a, b = pixel_pca(images[:40], images[40:], 8)
     again, _ = pixel_pca(images[:40], images[:3], 8)
     assert a.shape == (40, 8) and b.shape == (20, 8) and np.array_equal(a, again)
+
+
+def test_whitened_features_have_one_deviation_on_train_and_find_what_size_hides():
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 2
+    # The label is in a small direction, beside a large one that means nothing.
+    x = np.stack([100 * rng.normal(size=300), labels + 0.1 * rng.normal(size=300), np.full(300, 50.0)], axis=1)
+    train, other = whiten(x[:200], x[200:])
+    assert np.allclose(train.std(axis=0, ddof=1)[:2], 1)
+    plain = knn_correct(x[:200], labels[:200], x[200:], labels[200:], 5).mean()
+    assert knn_correct(train[:, :2], labels[:200], other[:, :2], labels[200:], 5).mean() > 0.95 > plain
 
 
 def test_interval_is_wider_when_cells_come_in_groups():

@@ -1,0 +1,243 @@
+"""Does ALHE help a classifier? One small network, trained and tested with and without enhancement, in paired repetitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from leuk_lib.alhe.params import EnhanceParams
+from leuk_lib.alhe.peers import clahe_2
+from leuk_lib.alhe.torch_alhe import enhance_cells
+from leuk_lib.data.catalog import load_dataset
+from leuk_lib.data.splits import split_groups
+from leuk_lib.evaluation.baselines import Task, network
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.fabric import make_fabric
+from leuk_lib.runs.files import atomic, read_json, write_json
+from leuk_lib.runs.seeds import derive
+from leuk_lib.studies.paired import Outcomes, differences, scores
+from leuk_lib.studies.shifts import SHIFTS
+from leuk_lib.studies.study import Row, Study, StudyParams
+from leuk_lib.wpat.finetune import finetune
+from leuk_lib.wpat.params import WpatParams
+
+STRENGTHS = (1.5, 2.0, 3.0)  # kappa_max of ALHE as augmentation
+FEWEST = 5  # cells a class of the other source must have to be tested
+OTHER = "other source"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``sees``: what training and test images go through (raw, clahe, alhe); ``augmented``: half of the training images
+    are enhanced at a random strength, the test images are not; ``jitter``: stain augmentation in training."""
+
+    sees: str
+    augmented: bool = False
+    jitter: bool = True
+
+
+ARMS = {
+    "none": Arm("raw"),
+    "CLAHE 2": Arm("clahe"),
+    "ALHE": Arm("alhe"),
+    "ALHE as augmentation": Arm("raw", augmented=True),
+    "none, no stain jitter": Arm("raw", jitter=False),
+    "ALHE, no stain jitter": Arm("alhe", jitter=False),
+}
+# Every arm is compared with the one that differs by the enhancement alone.
+BASE = {name: "none" if arm.jitter else "none, no stain jitter" for name, arm in ARMS.items()}
+
+
+class EnhancementParams(StudyParams):
+    """What is trained, for how long, and how hard the shifts are."""
+
+    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=2, description="repetitions: split, weights, batches")
+    arms: tuple[str, ...] = Field(tuple(ARMS), min_length=2, description="what is compared")
+    network: str = Field("test_resnet", description="a timm model, trained from random weights")
+    image_size: int = Field(64, ge=32, le=512, description="side of the images, pixels")
+    per_class: int = Field(0, ge=0, description="at most this many cells a class (0: all)")
+    steps: int = Field(400, ge=1, le=10**6, description="optimiser steps of every arm")
+    batch_size: int = Field(48, ge=2, le=8192, description="images an optimiser step")
+    lr: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
+    stain: float = Field(0.15, gt=0, lt=1, description="stain jitter of the arms that have it")
+    stain_shifts: tuple[float, ...] = Field((0.3, 0.5, 0.7), description="largest change of a stain in the test images")
+    light_shifts: tuple[float, ...] = Field((0.2, 0.4, 0.6), description="fall-off of the light in the test images")
+    other: str = Field("", description="folder beside the data set's with some of its classes, for testing only")
+    resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
+
+    @field_validator("arms")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in ARMS:
+                raise ValueError(f"unknown arm {name!r}; allowed: {', '.join(ARMS)}")
+            if BASE[name] not in names:
+                raise ValueError(f"arm {name!r} is compared with {BASE[name]!r}, which is not among the arms")
+        return names
+
+
+class Enhancement(Study[EnhancementParams]):
+    """Every arm and seed trains the same network for the same steps; the arms of a seed share split, weights and batches.
+
+    Test images are shifted as they are, then enhanced where the arm enhances.
+    """
+
+    title = "Does enhancement help to classify?"
+    params_model = EnhancementParams
+
+    def waves(self) -> Sequence[Sequence[str]]:
+        """First the images, then every arm of every seed."""
+        return [["images"], [f"{slug(arm)}-{seed}" for seed in self.params.seeds for arm in self.params.arms]]
+
+    def run(self, job: str, folder: Path, identity: str) -> list[Row]:
+        """``images``: read and enhance all cells. Else: train one arm and score each test cell under each condition."""
+        if job == "images":
+            return self._images(folder / job)
+        name, seed = next(
+            (arm, seed) for arm in self.params.arms for seed in self.params.seeds if job == f"{slug(arm)}-{seed}"
+        )
+        return self._train(name, seed, folder, identity)
+
+    def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
+        """Balanced accuracy of every arm and condition, and its difference from the arm without enhancement."""
+        cells = pd.concat([_table(found) for job, found in rows.items() if job != "images"], ignore_index=True)
+        outcomes = Outcomes(cells, self.params.resamples, min(self.params.seeds))
+        test = cells.drop_duplicates(["seed", "cell", "condition"])
+        share = (test["condition"] == "same").sum() / len(self.params.seeds) / rows["images"][0]["cells"]
+        return {
+            "scores": scores(outcomes),
+            "differences": differences(outcomes, BASE, test_over_train=share / 0.7),
+            "sources": pd.DataFrame(rows["images"]),
+        }
+
+    # -- one job -----------------------------------------------------------------------------------------------
+
+    def _images(self, folder: Path) -> list[Row]:
+        p = self.params
+        data = load_dataset(p.dataset, size=p.image_size, workers=p.threads, per_class=p.per_class)
+        images = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)))
+        kept = {"raw": images, "labels": torch.from_numpy(data.labels)}
+        kept |= {sees: enhance(images, sees) for sees in sorted({ARMS[arm].sees for arm in p.arms} - {"raw"})}
+        if any(ARMS[arm].augmented for arm in p.arms):
+            kept |= {f"alhe {k:g}": enhance_cells(images, EnhanceParams(kappa_max=k)) for k in STRENGTHS}
+        groups = _numbers(data.table["group"])
+        about: dict[str, Any] = {"classes": data.classes, "groups": groups, "other groups": []}
+        found: list[Row] = [
+            {"source": data.name, "cells": len(images), "classes": len(data.classes), "grouped by": data.grouped_by}
+        ]
+        if p.other:
+            other = load_dataset(str(Path(p.dataset).parent / p.other), size=p.image_size, workers=p.threads)
+            known = other.table["label"].value_counts()
+            shared = [name for name in other.classes if name in data.classes and known[name] >= FEWEST]
+            if len(shared) < 2:
+                raise LeukError(f"study enhancement: {p.other} shares fewer than two classes with {data.name}")
+            chosen = other.table["label"].isin(shared).to_numpy()
+            kept["other raw"] = torch.from_numpy(np.ascontiguousarray(other.images[chosen].transpose(0, 3, 1, 2)))
+            kept["other labels"] = torch.tensor([data.classes.index(label) for label in other.table["label"][chosen]])
+            about["other groups"] = _numbers(other.table["group"][chosen])
+            found.append(
+                {
+                    "source": other.name,
+                    "cells": int(chosen.sum()),
+                    "classes": len(shared),
+                    "grouped by": other.grouped_by,
+                }
+            )
+        with atomic(folder / "images.safetensors") as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in kept.items()}, temporary)
+        write_json(folder / "about.json", about)
+        return found
+
+    def _train(self, name: str, seed: int, folder: Path, identity: str) -> list[Row]:
+        p, arm = self.params, ARMS[name]
+        kept, about = load_file(folder / "images" / "images.safetensors"), read_json(folder / "images" / "about.json")
+        labels, groups = kept["labels"], np.array(about["groups"])
+        part = torch.from_numpy(split_groups(labels.numpy(), groups, (0.7, 0.1, 0.2), seed))
+        train, val, test = (torch.nonzero(part == k)[:, 0] for k in range(3))
+        settings = WpatParams(
+            dataset=Path(p.dataset).name, seed=seed, threads=p.threads, steps=p.steps, batch_size=p.batch_size, lr=p.lr,
+            stain=p.stain if arm.jitter else 0.0, accelerator="cpu",
+        )  # fmt: skip
+        images, truth = kept[arm.sees][train], labels[train]
+        if arm.augmented:  # as many raw images as enhanced ones, the strengths in equal shares
+            versions = [images] * len(STRENGTHS) + [kept[f"alhe {k:g}"][train] for k in STRENGTHS]
+            images, truth = torch.cat(versions), truth.repeat(len(versions))
+        val_images, val_labels = kept[arm.sees][val], labels[val]
+
+        def fit(model: torch.nn.Module, label: str) -> torch.nn.Module:
+            checkpoints = folder / f"{slug(name)}-{seed}" / "checkpoints"
+            fabric = make_fabric(settings)
+            return finetune(
+                images, truth, val_images, val_labels, model, settings, checkpoints, identity, fabric,
+                n_classes=len(about["classes"]), label=label,
+            ).model  # fmt: skip
+
+        task = Task(images, truth, None, val_images, val_labels, None, len(about["classes"]), seed, fit=fit)
+        score = network(p.network, task)
+        rows = []
+        for condition, shifted, known, cluster in self._conditions(kept, about, test, seed):
+            probs = score(enhance(shifted, arm.sees), None)
+            allowed = np.unique(known) if condition == OTHER else np.arange(probs.shape[1])
+            predicted = allowed[probs[:, allowed].argmax(axis=1)]
+            rows.append({
+                "arm": name, "seed": seed, "condition": condition,
+                "cell": ",".join(map(str, range(len(known)) if condition == OTHER else test.tolist())),
+                "group": ",".join(map(str, cluster)), "label": ",".join(map(str, known)),
+                "right": "".join(map(str, (predicted == known).astype(int))),
+            })  # fmt: skip
+        return rows
+
+    def _conditions(
+        self, kept: Mapping[str, Tensor], about: Mapping[str, Any], test: Tensor, seed: int
+    ) -> list[tuple[str, Tensor, NDArray[np.int64], list[int]]]:
+        """Name, raw test images, labels and groups. A seed's shifts are the same for all arms."""
+        raw, labels = kept["raw"][test], kept["labels"][test].numpy()
+        groups = [about["groups"][k] for k in test.tolist()]
+        found = [("same", raw, labels, groups)]
+        for kind, strengths in (("stain", self.params.stain_shifts), ("light", self.params.light_shifts)):
+            for strength in strengths:
+                generator = torch.Generator().manual_seed(derive(seed, "shift", kind) % 2**63)
+                found.append((f"{kind} {strength:g}", SHIFTS[kind](raw, strength, generator), labels, groups))
+        if self.params.other:
+            found.append((OTHER, kept["other raw"], kept["other labels"].numpy(), about["other groups"]))
+        return found
+
+
+def _numbers(groups: pd.Series) -> list[int]:
+    """Groups as numbers."""
+    return [int(number) for number in pd.factorize(groups)[0]]
+
+
+def slug(arm: str) -> str:
+    """An arm's name as a job's."""
+    return arm.lower().replace(",", "").replace(" ", "-")
+
+
+def enhance(images: Tensor, sees: str) -> Tensor:
+    """(N,3,H,W) uint8 as an arm sees them."""
+    if sees == "raw":
+        return images
+    if sees == "alhe":
+        return enhance_cells(images)
+    arrays = images.permute(0, 2, 3, 1).numpy()
+    return torch.from_numpy(np.stack([clahe_2(np.ascontiguousarray(image)) for image in arrays])).permute(0, 3, 1, 2)
+
+
+def _table(rows: list[Row]) -> pd.DataFrame:
+    """One row a test cell from one row a condition."""
+    parts = []
+    for row in rows:
+        frame = pd.DataFrame({key: row[key].split(",") for key in ("cell", "group", "label")})
+        frame["right"] = [int(hit) for hit in row["right"]]
+        parts.append(frame.assign(arm=row["arm"], seed=row["seed"], condition=row["condition"]))
+    return pd.concat(parts, ignore_index=True)

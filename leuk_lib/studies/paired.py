@@ -1,0 +1,128 @@
+"""Arms that were trained in paired repetitions: scores, differences, and intervals that know both sources of chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from leuk_lib.evaluation.intervals import ClusterBootstrap, paired_difference, percentile
+from leuk_lib.evaluation.significance import holm, t_corrected
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.seeds import numpy_rng
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One row an arm, seed, condition and test cell: arm, seed, condition, cell, group, label, right (0 or 1)."""
+
+    cells: pd.DataFrame
+    resamples: int
+    random_seed: int
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms, in the order they came."""
+        return list(dict.fromkeys(self.cells["arm"]))
+
+    @property
+    def conditions(self) -> list[str]:
+        """Names of the conditions, in the order they came."""
+        return list(dict.fromkeys(self.cells["condition"]))
+
+    def balanced(self, condition: str) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Balanced accuracy by arm: of every seed (S,), and the seeds' mean in every resample (R,).
+
+        Seeds and groups are resampled independently of each other (the pigeonhole bootstrap of Owen 2007, for data
+        that are crossed): a group drawn twice counts twice under every seed whose test part holds it. All arms see the
+        same resamples.
+        """
+        part = self.cells[self.cells["condition"] == condition]
+        seeds, groups, labels = (np.unique(part[key].to_numpy(dtype=str)) for key in ("seed", "group", "label"))
+        place = [
+            np.searchsorted(known, part[key].to_numpy(dtype=str))
+            for key, known in zip(("seed", "group", "label"), (seeds, groups, labels), strict=True)
+        ]
+        over_groups = ClusterBootstrap(groups, self.resamples, numpy_rng(self.random_seed, "paired", condition)).weights
+        over_seeds = ClusterBootstrap(seeds, self.resamples, numpy_rng(self.random_seed, "paired", "seeds")).weights
+        by_seed, resampled = {}, {}
+        for arm in self.arms:
+            mine = (part["arm"] == arm).to_numpy()
+            index = tuple(axis[mine] for axis in place)
+            hits, sizes = (np.zeros((len(seeds), len(groups), len(labels))) for _ in range(2))
+            np.add.at(hits, index, part["right"].to_numpy(dtype=np.float64)[mine])
+            np.add.at(sizes, index, 1.0)
+            by_seed[arm] = _recall(hits.sum(axis=1), sizes.sum(axis=1))
+            drawn_hits, drawn_sizes = (
+                np.tensordot(over_groups.astype(np.float64), table, axes=(1, 1)) for table in (hits, sizes)
+            )  # (R,S,K)
+            each = _recall(drawn_hits, drawn_sizes)  # (R,S)
+            resampled[arm] = (each * over_seeds).sum(axis=1) / over_seeds.sum(axis=1)
+        return by_seed, resampled
+
+    def size(self, condition: str) -> dict[str, int]:
+        """Test cells over all seeds, different groups, and seeds of a condition."""
+        part = self.cells[(self.cells["condition"] == condition) & (self.cells["arm"] == self.arms[0])]
+        return {"n": len(part), "groups": part["group"].nunique(), "seeds": part["seed"].nunique()}
+
+
+def _recall(hits: Array, sizes: Array) -> Array:
+    """Mean over the classes that are there (last axis) of hits over sizes."""
+    each = np.divide(hits, sizes, out=np.zeros_like(hits), where=sizes > 0)
+    mean: Array = each.sum(axis=-1) / (sizes > 0).sum(axis=-1)
+    return mean
+
+
+def scores(outcomes: Outcomes) -> pd.DataFrame:
+    """One row a condition and arm: balanced accuracy (mean over seeds), low, high, n, groups, seeds."""
+    rows = []
+    for condition in outcomes.conditions:
+        by_seed, resampled = outcomes.balanced(condition)
+        for arm in outcomes.arms:
+            low, high = percentile(resampled[arm])
+            rows.append(
+                {"condition": condition, "arm": arm, "value": float(by_seed[arm].mean()), "low": low, "high": high}
+                | outcomes.size(condition)
+            )
+    return pd.DataFrame(rows)
+
+
+def differences(outcomes: Outcomes, base: Mapping[str, str], test_over_train: float) -> pd.DataFrame:
+    """One row a condition and arm other than its ``base``: the difference in balanced accuracy and how sure it is.
+
+    low, high: the crossed bootstrap's 95 % interval; p: the corrected t-test of Nadeau & Bengio over the seeds' splits
+    (NaN on another source, whose cells no split deals out, and where all seeds agree); p_holm: Holm over the whole table.
+    """
+    rows = []
+    for condition in outcomes.conditions:
+        by_seed, resampled = outcomes.balanced(condition)
+        split = outcomes.size(condition)["groups"] > outcomes.size(condition)["n"] / outcomes.size(condition)["seeds"]
+        for arm in outcomes.arms:
+            if base[arm] == arm:
+                continue
+            low, high, _ = paired_difference(resampled[arm], resampled[base[arm]])
+            p = float("nan")
+            if split:
+                try:
+                    p = t_corrected(by_seed[arm], by_seed[base[arm]], test_over_train).p
+                except LeukError:
+                    p = float("nan")
+            difference = float((by_seed[arm] - by_seed[base[arm]]).mean())
+            rows.append(
+                {
+                    "condition": condition,
+                    "arm": arm,
+                    "against": base[arm],
+                    "value": difference,
+                    "low": low,
+                    "high": high,
+                    "p": p,
+                }
+            )
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=holm(table["p"]))

@@ -1,0 +1,315 @@
+"""Does masked pretraining help? Frozen probes as it goes on, and fine-tuning against a random start at few labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from leuk_lib.data.catalog import load_dataset
+from leuk_lib.data.splits import split_groups
+from leuk_lib.fcmae import probe
+from leuk_lib.fcmae.encoder import Encoder
+from leuk_lib.fcmae.params import FcmaeParams
+from leuk_lib.fcmae.pretrain import build_autoencoder, pretrain
+from leuk_lib.fcmae.weights import load_backbone, save_backbone
+from leuk_lib.runs.fabric import make_fabric
+from leuk_lib.runs.files import atomic, read_json, write_json
+from leuk_lib.runs.seeds import numpy_rng
+from leuk_lib.studies.paired import Outcomes, differences, scores
+from leuk_lib.studies.study import Row, Study, StudyParams
+from leuk_lib.wpat.finetune import finetune, predict_logits
+from leuk_lib.wpat.params import WpatParams
+
+SCRATCH, CONTRAST, PIXELS = "random initialisation", "FCMAE + contrast", "FCMAE"
+#: What an arm of pretraining changes in the study's settings; both see as many masked images.
+PRETRAINED: dict[str, dict[str, Any]] = {CONTRAST: {}, PIXELS: {"contrast": 0.0}}
+FRACTIONS = (0.7, 0.1, 0.2)  # training, validation, test
+
+
+class PretrainingParams(StudyParams):
+    """What is pretrained and for how long, and what is fine-tuned from it."""
+
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2, description="repetitions: split, weights, batches, masks")
+    image_size: int = Field(64, ge=32, le=512, description="side of the images, pixels")
+    per_class: int = Field(0, ge=0, description="at most this many cells a class (0: all)")
+    variant: str = Field("zepto", description="size of the encoder")
+    stem_stride: int = Field(2, description="stride of the stem; the mask patch is 8 times it")
+    steps: int = Field(500, ge=2, le=10**7, description="optimiser steps of pretraining")
+    batch_size: int = Field(64, ge=4, le=65536, description="masked images a step (a contrastive pair counts as two)")
+    looks: int = Field(
+        3, ge=1, le=50, description="checkpoints at which the frozen encoder is probed, besides the start"
+    )
+    knn_k: int = Field(20, ge=1, le=1000, description="neighbours that vote")
+    label_shares: tuple[float, ...] = Field(
+        (0.05, 0.1, 0.25, 1.0), min_length=1, description="shares of the training labels that fine-tuning may use"
+    )
+    tune_steps: int = Field(60, ge=1, le=10**6, description="optimiser steps of every fine-tuning")
+    tune_batch: int = Field(32, ge=2, le=8192, description="images a step of fine-tuning")
+    tune_lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of fine-tuning")
+    resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
+
+    @field_validator("label_shares")
+    @classmethod
+    def _shares(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < value <= 1 for value in values):
+            raise ValueError(f"label shares {values} must be in (0, 1]")
+        return values
+
+    def fcmae(self, arm: str, seed: int) -> FcmaeParams:
+        """The pretraining of an arm: the laptop profile's recipe at this study's size."""
+        contrast = PRETRAINED[arm].get("contrast", FcmaeParams.model_fields["contrast"].default) > 0
+        return FcmaeParams(
+            seed=seed, threads=self.threads, accelerator="cpu", images="raw", variant=self.variant,  # type: ignore[arg-type]
+            stem_stride=self.stem_stride, steps=self.steps, batch_size=self.batch_size // (2 if contrast else 1),  # type: ignore[arg-type]
+            checkpoint_every=100, **PRETRAINED[arm],
+        )  # fmt: skip
+
+
+class PooledClassifier(nn.Module):
+    """An encoder, its pooled features, and one linear layer: (B, 3, H, W) standardised -> logits (B, K)."""
+
+    def __init__(self, encoder: Encoder, n_classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.channels[-1], n_classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, 3, H, W) -> (B, K)."""
+        return self.head(self.encoder.pool(x))
+
+
+@dataclass
+class _Looks:
+    """A monitor of `pretrain` that probes the frozen encoder on the test part and keeps which cells it got right."""
+
+    material: _Material
+    steps: Sequence[int]
+    k: int
+    rows: list[Row] = field(default_factory=list)
+
+    def __call__(self, step: int, encoder: Encoder) -> None:
+        self.rows += _probe(self.material, self.k, step, *(
+            probe.encode(encoder, self.material.images[part]) for part in (self.material.train, self.material.test)
+        ))  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": list(self.rows)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+
+@dataclass(frozen=True)
+class _Material:
+    """The cells of one repetition: images (N,3,S,S) uint8, labels (N,), groups (N,), positions of the three parts."""
+
+    images: Tensor
+    labels: Tensor
+    groups: NDArray[Any]
+    classes: tuple[str, ...]
+    train: Tensor
+    val: Tensor
+    test: Tensor
+
+    @property
+    def identities(self) -> Row:
+        """The test cells of this repetition, as strings that fit into a row."""
+        cells = self.test.tolist()
+        return {
+            "cell": ",".join(map(str, cells)), "group": ",".join(str(self.groups[c]) for c in cells),
+            "label": ",".join(str(int(self.labels[c])) for c in cells),
+        }  # fmt: skip
+
+
+def _probe(material: _Material, k: int, step: int, train_x: NDArray[Any], test_x: NDArray[Any]) -> list[Row]:
+    truth = material.labels[material.train].numpy(), material.labels[material.test].numpy()
+    white = probe.whiten(train_x, test_x)
+    found = {
+        "k-NN": probe.knn_correct(train_x, truth[0], test_x, truth[1], k),
+        "k-NN, whitened": probe.knn_correct(white[0], truth[0], white[1], truth[1], k),
+        "linear": probe.linear_correct(train_x, truth[0], test_x, truth[1]),
+    }
+    return [{"condition": name, "step": step, "right": _text(right)} for name, right in found.items()]
+
+
+def _text(right: NDArray[Any]) -> str:
+    return "".join(map(str, np.asarray(right).astype(int)))
+
+
+class Pretraining(Study[PretrainingParams]):
+    """Every repetition has its own split (by groups), its own weights, batches and masks; all arms share them."""
+
+    title = "Does masked pretraining help?"
+    params_model = PretrainingParams
+
+    def waves(self) -> Sequence[Sequence[str]]:
+        """The cells; pretraining of every arm and seed; fine-tuning of every start, share of the labels and seed."""
+        p = self.params
+        return [
+            ["cells"],
+            [f"pretrain-{slug(arm)}-{seed}" for seed in p.seeds for arm in PRETRAINED],
+            [f"tune-{slug(arm)}-{share:g}-{seed}" for seed in p.seeds for share in p.label_shares for arm in (SCRATCH, CONTRAST)],
+        ]  # fmt: skip
+
+    def run(self, job: str, folder: Path, identity: str) -> list[Row]:
+        """One job of any wave; the test part is scored, never used to choose anything."""
+        p = self.params
+        if job == "cells":
+            return self._cells(folder / job)
+        for seed in p.seeds:
+            for arm in PRETRAINED:
+                if job == f"pretrain-{slug(arm)}-{seed}":
+                    return self._pretrain(arm, seed, folder, identity)
+            for share in p.label_shares:
+                for arm in (SCRATCH, CONTRAST):
+                    if job == f"tune-{slug(arm)}-{share:g}-{seed}":
+                        return self._tune(arm, share, seed, folder, identity)
+        raise ValueError(f"no job {job!r}")
+
+    def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
+        """`curve`: probes over pretraining; `probes`, `gains`: at its end, and against every rival; `labels`,
+        `label_gains`: balanced accuracy of fine-tuning by share of labels, and pretrained minus random start."""
+        p = self.params
+        whole = pd.concat([_cells_of(found) for job, found in rows.items() if job != "cells"], ignore_index=True)
+        probes, tuned = whole[whole["step"] >= 0], whole[whole["step"] < 0]
+        last = probes[(probes["step"] == p.steps) | ~probes["arm"].isin(list(PRETRAINED))]
+        # Both arms start from the same weights: the start is counted once, under its own name.
+        start = probes[(probes["step"] == 0) & (probes["arm"] == CONTRAST)].assign(arm=SCRATCH)
+        curve = []
+        for (arm, condition, step), part in probes[probes["arm"].isin(list(PRETRAINED))].groupby(
+            ["arm", "condition", "step"]
+        ):
+            found = scores(Outcomes(part, p.resamples, min(p.seeds)))
+            curve.append(
+                {"arm": arm, "probe": condition, "step": step}
+                | found.drop(columns=["arm", "condition"]).iloc[0].to_dict()
+            )
+        at_end = Outcomes(pd.concat([last, start], ignore_index=True), p.resamples, min(p.seeds))
+        labels = Outcomes(tuned.reset_index(drop=True), p.resamples, min(p.seeds))
+        ratio = FRACTIONS[2] / FRACTIONS[0]
+        gains = [
+            differences(_only(at_end, CONTRAST, rival), {CONTRAST: rival, rival: rival}, ratio)
+            for rival in at_end.arms
+            if rival != CONTRAST
+        ]
+        gains.append(differences(_only(at_end, PIXELS, SCRATCH), {PIXELS: SCRATCH, SCRATCH: SCRATCH}, ratio))
+        return {
+            "curve": pd.DataFrame(curve),
+            "probes": scores(at_end),
+            "gains": pd.concat(gains, ignore_index=True).drop(columns="p_holm"),
+            "labels": scores(labels),
+            "label_gains": differences(labels, {CONTRAST: SCRATCH, SCRATCH: SCRATCH}, ratio),
+            "cells": pd.DataFrame(rows["cells"]),
+        }  # fmt: skip
+
+    # -- jobs --------------------------------------------------------------------------------------------------
+
+    def _cells(self, folder: Path) -> list[Row]:
+        p = self.params
+        data = load_dataset(p.dataset, size=p.image_size, workers=p.threads, per_class=p.per_class)
+        images = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)))
+        with atomic(folder / "cells.safetensors") as temporary:
+            save_file({"images": images, "labels": torch.from_numpy(data.labels)}, temporary)
+        groups = pd.factorize(data.table["group"])[0].tolist()
+        write_json(folder / "about.json", {"classes": data.classes, "groups": groups})
+        return [
+            {"source": data.name, "cells": len(images), "classes": len(data.classes), "grouped by": data.grouped_by}
+        ]
+
+    def _material(self, folder: Path, seed: int) -> _Material:
+        kept, about = load_file(folder / "cells" / "cells.safetensors"), read_json(folder / "cells" / "about.json")
+        groups = np.array(about["groups"])
+        part = torch.from_numpy(split_groups(kept["labels"].numpy(), groups, FRACTIONS, seed))
+        train, val, test = (torch.nonzero(part == k)[:, 0] for k in range(3))
+        return _Material(kept["images"], kept["labels"], groups, tuple(about["classes"]), train, val, test)
+
+    def _pretrain(self, arm: str, seed: int, folder: Path, identity: str) -> list[Row]:
+        p, material = self.params, self._material(folder, seed)
+        params = p.fcmae(arm, seed)
+        own = folder / f"pretrain-{slug(arm)}-{seed}"
+        looks = _Looks(material, probe.probe_steps(p.steps, p.looks), p.knn_k)
+        result = pretrain(
+            material.images[material.train], params, own / "checkpoints", identity, make_fabric(params), looks
+        )
+        save_backbone(result.encoder, own / "encoder.safetensors")
+        rows = [{"arm": arm, **row} for row in looks.rows]
+        if arm == CONTRAST:
+            train, test = material.images[material.train], material.images[material.test]
+            rivals = {
+                "colour histogram": (probe.colour_histogram(train), probe.colour_histogram(test)),
+                "raw-pixel PCA": probe.pixel_pca(train, test),
+            }
+            rows += [
+                {"arm": name, **row} for name, pair in rivals.items() for row in _probe(material, p.knn_k, 0, *pair)
+            ]
+        return [{"seed": seed, **row, **material.identities} for row in rows]
+
+    def _tune(self, arm: str, share: float, seed: int, folder: Path, identity: str) -> list[Row]:
+        p, material = self.params, self._material(folder, seed)
+        if arm == SCRATCH:
+            encoder = build_autoencoder(p.fcmae(CONTRAST, seed)).encoder
+        else:
+            encoder = load_backbone(folder / f"pretrain-{slug(arm)}-{seed}" / "encoder.safetensors")
+        train = labelled(material.train, material.labels, share, seed)
+        settings = WpatParams(
+            seed=seed, threads=p.threads, accelerator="cpu", steps=p.tune_steps, batch_size=p.tune_batch, lr=p.tune_lr,
+            layer_decay=1.0, evaluations=3, checkpoint_every=100,
+        )  # fmt: skip
+        tuned = finetune(
+            material.images[train], material.labels[train], material.images[material.val], material.labels[material.val],
+            PooledClassifier(encoder, len(material.classes)), settings,
+            folder / f"tune-{slug(arm)}-{share:g}-{seed}" / "checkpoints", identity, make_fabric(settings),
+            n_classes=len(material.classes), label="fine-tuning",
+        )  # fmt: skip
+        logits = predict_logits(tuned.model, material.images[material.test], torch.device("cpu"))
+        right = (logits.argmax(1) == material.labels[material.test]).numpy()
+        about = {"arm": arm, "seed": seed, "condition": f"{share:g}", "step": -1, "labelled": len(train)}
+        return [{**about, "right": _text(right), **material.identities}]
+
+
+def labelled(train: Tensor, labels: Tensor, share: float, seed: int) -> Tensor:
+    """The part of `train` (positions) whose labels may be used: `share` of every class, at least one cell.
+
+    Smaller shares are parts of larger ones.
+    """
+    order = torch.from_numpy(numpy_rng(seed, "labelled").permutation(len(train)))
+    shuffled = train[order]
+    chosen = []
+    for label in labels[train].unique():
+        mine = shuffled[labels[shuffled] == label]
+        chosen.append(mine[: max(1, round(share * len(mine)))])
+    return torch.cat(chosen).sort().values
+
+
+def slug(name: str) -> str:
+    """A name as a file name: letters, digits and hyphens."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def _cells_of(rows: list[Row]) -> pd.DataFrame:
+    """Rows of a job, one row a test cell."""
+    parts = []
+    for row in rows:
+        cells = {key: row[key].split(",") for key in ("cell", "group", "label")} | {
+            "right": [int(r) for r in row["right"]]
+        }
+        parts.append(pd.DataFrame(cells).assign(**{key: row[key] for key in ("arm", "seed", "condition", "step")}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _only(outcomes: Outcomes, *arms: str) -> Outcomes:
+    """The outcomes of some arms, in that order."""
+    parts = [outcomes.cells[outcomes.cells["arm"] == arm] for arm in arms]
+    return Outcomes(pd.concat(parts, ignore_index=True), outcomes.resamples, outcomes.random_seed)
