@@ -186,22 +186,62 @@ def status(run: RunName = None) -> None:
 @app.command()
 def compare(
     run: Annotated[str, typer.Argument(help="A run's name or folder.")],
-    reference: Annotated[str, typer.Argument(help="Another run, or a reference JSON file.")],
+    reference: Annotated[
+        str | None,
+        typer.Argument(help="Another run, or a reference file (default: that of the run's data and profile)."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print the equal numbers too.")] = False,
 ) -> None:
     """Set a run's numbers beside a reference's. Exit code 0: all within tolerance, 1: some outside or missing.
 
-    Example: leuk compare smear-laptop-s0 smear-laptop-s1
+    Example: leuk compare smear-laptop-s0
     """
-    from leuk_lib.evaluation.compare import compare_runs
+    from leuk_lib.evaluation import compare as comparing
+    from leuk_lib.evaluation.reference import load_run, reference_file
 
     def folder(name: str) -> Path:
         return Path(name) if Path(name).exists() else paths.run_folder(name)
 
-    frame = compare_runs(folder(run), folder(reference))
-    print(frame.to_string(index=False))
-    counts = frame["verdict"].value_counts()
-    print("; ".join(f"{verdict}: {count}" for verdict, count in counts.items()))
+    if reference is None:
+        first = next(iter(load_run(folder(run))["cards"].values()))
+        other = reference_file(first["dataset"], first["profile"])
+        if not other.exists():
+            raise LeukError(
+                f"no reference {other.name} in {other.parent}: name another run or file to compare with, "
+                f"or make one from a run that you trust: leuk reference RUN"
+            )
+    else:
+        other = folder(reference)
+    frame = comparing.compare_runs(folder(run), other)
+    shown = frame if everything else frame[frame["verdict"] != "equal"]
+    if len(shown):
+        print(shown.drop(columns="cause").to_string(index=False, float_format=lambda value: f"{value:.6g}"), end="\n\n")
+    print(comparing.by_stage(frame).to_string(index=False), end="\n\n")
+    print(comparing.sentence(frame))
     raise typer.Exit(int(frame["verdict"].isin(["outside", "missing"]).any()))
+
+
+@app.command()
+def reference(
+    run: Annotated[str, typer.Argument(help="A finished run's name.")],
+    out: Annotated[Path | None, typer.Option(help="File to write (default: book/reference/DATA-PROFILE.json).")] = None,
+) -> None:
+    """Write the reference record of a finished run: its numbers, cards and tolerances, no images.
+
+    A run that is missing, failed or stale in one stage is refused. Example: leuk reference smear-smoke-s0
+    """
+    from leuk_lib.book.gate import check_run
+    from leuk_lib.data.fingerprint import fingerprint
+    from leuk_lib.evaluation.reference import write_reference
+
+    check_run(run, STAGES, fingerprint)
+    cards = [card.read_card(run, spec.name) for spec in STAGES]
+    if any((row or {}).get("git", {}).get("dirty") for row in cards):
+        print(
+            f"note: run {run} was made with uncommitted changes; its commit alone does not tell its code",
+            file=sys.stderr,
+        )
+    print(write_reference(paths.run_folder(run), out))
 
 
 @app.command()
