@@ -41,25 +41,106 @@ def _latest_run() -> str:
     return cards[-1].parents[1].name
 
 
+Mapped = Annotated[
+    list[str] | None, typer.Option("--map", help="OLD=NEW renames or merges a class, OLD= drops it; repeatable.")
+]
+
+
+def _class_map(words: list[str] | None) -> dict[str, str]:
+    pairs = [word.partition("=") for word in words or []]
+    for old, equals, new in pairs:
+        if not old or not equals:
+            raise LeukError(f"--map {old + new!r}: must look like OLD=NEW, as in --map band=neutrophil")
+    return {old: new for old, _, new in pairs}
+
+
 @data_app.command("check")
 def data_check(
-    folder: Annotated[Path, typer.Argument(help="Folder of class folders.")],
+    folder: Annotated[str, typer.Argument(help="Folder of class folders, or a known set's name.")],
     csv: Annotated[Path | None, typer.Option(help="Write the findings to this CSV file.")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails to this file.")] = None,
+    map_: Mapped = None,
 ) -> None:
     """Find what is wrong with an image folder. Exit code 0: clean, 1: findings, 2: unusable.
 
-    Example: leuk data check my_images --csv findings.csv
+    Example: leuk data check my_images --csv findings.csv --html findings.html
     """
     from leuk_lib.data.check import check_folder, exit_code, render_report
+    from leuk_lib.runs.files import atomic, write_text
 
-    findings = check_folder(folder)
+    findings = check_folder(folder, class_map=_class_map(map_))
     if csv:
-        from leuk_lib.runs.files import atomic
-
         with atomic(csv) as temporary:
             findings.to_csv(temporary, index=False)
+    if page:
+        from leuk_lib.data.check_page import render_page
+
+        write_text(page, render_page(findings))
     print(render_report(findings))
     raise typer.Exit(exit_code(findings))
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the known data sets: whether they are here, how to get them, under which licence.
+
+    Example: leuk data list
+    """
+    from leuk_lib.data.sets import SETS, home
+
+    print("smear: rendered cells; nothing to fetch")
+    for known in SETS.values():
+        state = f"in {home(known)}" if home(known).is_dir() else f"not here: {known.advice}"
+        print(
+            f"{known.name}: {known.title}\n  classes: {', '.join(known.classes)}\n  {state}\n  licence: {known.licence}"
+        )
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="A known open set: see `leuk data list`.")],
+    url: Annotated[str | None, typer.Option(help="Another address of the archive.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="The SHA-256 that the archive must have.")] = None,
+    keep: Annotated[bool, typer.Option(help="Keep the archive in data/downloads/.")] = True,
+) -> None:
+    """Download an open data set into data/NAME/; a broken download goes on where it ended.
+
+    Example: leuk data fetch segmentation-wbc
+    """
+    from leuk_lib.data.fetch import fetch
+
+    folder, lines = fetch(name, url, sha256, keep)
+    print("\n".join(lines))
+    print(folder)
+
+
+@data_app.command("split")
+def data_split(
+    folder: Annotated[str, typer.Argument(help="Folder of class folders, or a known set's name.")],
+    out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("folds.json"),
+    folds: Annotated[int, typer.Option(min=0, help="k of k-fold; 0: repeated 70/10/20 splits.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="How many times.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    map_: Mapped = None,
+) -> None:
+    """Write repeated splits or k folds of a folder, by groups, stratified, as JSON with a hash.
+
+    Example: leuk data split my_images --folds 5 --repeats 3 --out folds.json
+    """
+    from leuk_lib.data.manifest import read_folder
+    from leuk_lib.data.splits import folds_record, k_folds, repeated_splits
+    from leuk_lib.runs.files import write_json
+
+    table = read_folder(folder, size=16, class_map=_class_map(map_)).table
+    table = table[table["foreign"] == ""]
+    labels, groups = table["label"].to_numpy(dtype=str), table["group"].to_numpy(dtype=str)
+    if folds:
+        parts = k_folds(labels, groups, folds, seed, repeats)
+    else:
+        parts = repeated_splits(labels, groups, repeats, seed=seed)
+    record = folds_record(parts, groups, seed, f"{folds}-fold" if folds else "70/10/20")
+    print(f"{len(table)} cells, {len(set(groups))} groups, {len(parts)} x {record['kind']}, sha256 {record['sha256']}")
+    print(write_json(out, record))
 
 
 @app.command()
@@ -105,22 +186,62 @@ def status(run: RunName = None) -> None:
 @app.command()
 def compare(
     run: Annotated[str, typer.Argument(help="A run's name or folder.")],
-    reference: Annotated[str, typer.Argument(help="Another run, or a reference JSON file.")],
+    reference: Annotated[
+        str | None,
+        typer.Argument(help="Another run, or a reference file (default: that of the run's data and profile)."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print the equal numbers too.")] = False,
 ) -> None:
     """Set a run's numbers beside a reference's. Exit code 0: all within tolerance, 1: some outside or missing.
 
-    Example: leuk compare smear-laptop-s0 smear-laptop-s1
+    Example: leuk compare smear-laptop-s0
     """
-    from leuk_lib.evaluation.compare import compare_runs
+    from leuk_lib.evaluation import compare as comparing
+    from leuk_lib.evaluation.reference import load_run, reference_file
 
     def folder(name: str) -> Path:
         return Path(name) if Path(name).exists() else paths.run_folder(name)
 
-    frame = compare_runs(folder(run), folder(reference))
-    print(frame.to_string(index=False))
-    counts = frame["verdict"].value_counts()
-    print("; ".join(f"{verdict}: {count}" for verdict, count in counts.items()))
+    if reference is None:
+        first = next(iter(load_run(folder(run))["cards"].values()))
+        other = reference_file(first["dataset"], first["profile"])
+        if not other.exists():
+            raise LeukError(
+                f"no reference {other.name} in {other.parent}: name another run or file to compare with, "
+                f"or make one from a run that you trust: leuk reference RUN"
+            )
+    else:
+        other = folder(reference)
+    frame = comparing.compare_runs(folder(run), other)
+    shown = frame if everything else frame[frame["verdict"] != "equal"]
+    if len(shown):
+        print(shown.drop(columns="cause").to_string(index=False, float_format=lambda value: f"{value:.6g}"), end="\n\n")
+    print(comparing.by_stage(frame).to_string(index=False), end="\n\n")
+    print(comparing.sentence(frame))
     raise typer.Exit(int(frame["verdict"].isin(["outside", "missing"]).any()))
+
+
+@app.command()
+def reference(
+    run: Annotated[str, typer.Argument(help="A finished run's name.")],
+    out: Annotated[Path | None, typer.Option(help="File to write (default: book/reference/DATA-PROFILE.json).")] = None,
+) -> None:
+    """Write the reference record of a finished run: its numbers, cards and tolerances, no images.
+
+    A run that is missing, failed or stale in one stage is refused. Example: leuk reference smear-smoke-s0
+    """
+    from leuk_lib.book.gate import check_run
+    from leuk_lib.data.fingerprint import fingerprint
+    from leuk_lib.evaluation.reference import write_reference
+
+    check_run(run, STAGES, fingerprint)
+    cards = [card.read_card(run, spec.name) for spec in STAGES]
+    if any((row or {}).get("git", {}).get("dirty") for row in cards):
+        print(
+            f"note: run {run} was made with uncommitted changes; its commit alone does not tell its code",
+            file=sys.stderr,
+        )
+    print(write_reference(paths.run_folder(run), out))
 
 
 @app.command()

@@ -53,7 +53,13 @@ STAGES = (
         ("book/reference/studies/enhancement-pbc_barcelona_128.json",),
     ),
     StageSpec("acdb_gan", "ACDB-GAN", "leuk_lib.gan.params:AcdbGanParams", ("data", "alhe")),
-    StageSpec("fcmae", "FCMAE V2", "leuk_lib.fcmae.params:FcmaeParams", ("data", "alhe")),
+    StageSpec(
+        "fcmae",
+        "FCMAE V2",
+        "leuk_lib.fcmae.params:FcmaeParams",
+        ("data", "alhe"),
+        ("book/reference/studies/pretraining-pbc_barcelona_128.json",),
+    ),
     StageSpec("wpat", "WPAT", "leuk_lib.wpat.params:WpatParams", ("data", "alhe", "acdb_gan", "fcmae")),
     StageSpec(
         "results", "Results", "leuk_lib.evaluation.params:ResultsParams", ("data", "alhe", "acdb_gan", "fcmae", "wpat")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from leuk_lib.data.sets import SETS, home
 from leuk_lib.runs import card, files, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.stages import STAGES, load_profile, parse_overrides, stage, stage_parameters
@@ -29,12 +30,22 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def resolve_dataset(dataset: str) -> str:
-    """``smear`` as it is, a folder as its absolute path. Raises ``LeukError`` where there is no such folder."""
+    """``smear`` and the known sets as they are, a folder as its absolute path.
+
+    Raises ``LeukError`` where there is no such folder, and where a known set is not here yet.
+    """
     if dataset == "smear":
+        return dataset
+    if known := SETS.get(dataset):
+        if not home(known).is_dir():
+            raise LeukError(f"dataset {dataset!r}: nothing in {home(known)}; {known.advice}", exit_code=2)
         return dataset
     path = Path(dataset).expanduser()
     if not path.is_dir():
-        raise LeukError(f"dataset {dataset!r}: neither 'smear' nor a folder of images", exit_code=2)
+        raise LeukError(
+            f"dataset {dataset!r}: neither 'smear' nor a folder of images (nor a known set: see `leuk data list`)",
+            exit_code=2,
+        )
     return str(path.resolve())
 
 

@@ -36,10 +36,13 @@ def banner_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def banner_html(facts: dict[str, Any]) -> str:
-    """The banner under a page's title: what the run is, and what its numbers are not."""
+def banner_html(facts: dict[str, Any], page: str = "") -> str:
+    """The banner under a page's title: what the run is, what its numbers are not, how long the page takes to read."""
     commit = f", commit {facts['commit'][:10]}" + ("*" if facts.get("dirty") else "") if facts.get("commit") else ""
     told = f"Data set “{facts['dataset']}”, profile “{facts['profile']}”, run “{facts['run']}”{commit}. {RESEARCH}"
+    minutes = facts.get("reading", {}).get(page)
+    if minutes:
+        told += f" Reading time: about {minutes} min."
     parts = [f'<p class="leuk-{kind}">{html.escape(text)}</p>' for kind, text in banner_lines(facts)]
     return f'<div class="leuk-run" role="note">{"".join(parts)}<p class="leuk-run-facts">{html.escape(told)}</p></div>'
 
@@ -49,7 +52,9 @@ def add_banner(app: Sphinx, pagename: str, templatename: str, context: dict[str,
     facts = app.config.leuk_run
     if doctree is None or not facts or not context.get("body"):
         return
-    context["body"] = FIRST_HEADING.sub(lambda match: match.group(0) + banner_html(facts), context["body"], count=1)
+    context["body"] = FIRST_HEADING.sub(
+        lambda match: match.group(0) + banner_html(facts, pagename), context["body"], count=1
+    )
 
 
 def tidy(markup: str) -> str:

@@ -13,6 +13,7 @@ ROOMS = {
     "fcmae": "The masked autoencoder: encoder, masks, weights, pretraining.",
     "wpat": "The windowed patch attention classifier and its training.",
     "evaluation": "Metrics, intervals, calibration, robustness, baselines, comparison.",
+    "studies": "Experiments too long for a chapter: resumable jobs, committed records.",
     "figures": "Every figure of the book: data frames and arrays in, a matplotlib figure out.",
     "book": "The gate, the generated pages and the build of this book.",
 }

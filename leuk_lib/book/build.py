@@ -16,6 +16,7 @@ import leuk_lib
 from leuk_lib.book import html, mathjax
 from leuk_lib.book.gate import check_run, executed_notebook
 from leuk_lib.book.generate import copy_chapters, generate_pages
+from leuk_lib.book.slim import slim_pages
 from leuk_lib.runs import paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file, write_text
@@ -116,6 +117,7 @@ def build_book(
         generate_pages(root, run, stages, fingerprint)
         shutil.rmtree(index.parent, ignore_errors=True)
         run_sphinx(root, out)
+        slim_pages(index.parent)
         write_front_door(index.parent)
         check_html(index.parent)
         write_text(stamp, json.dumps(present))

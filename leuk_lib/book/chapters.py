@@ -40,7 +40,8 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
     """The notebook without papermill's error cells and bookkeeping; metadata that the book uses stays.
 
     The parameters cells fold away, progress bars keep their last state, and what a cell wrote to the error stream
-    (progress, library chatter) is left out: the run folder keeps the notebook as it was.
+    (progress, library chatter) is left out, and so are bare paths of the machine that it ran on, which a cell shows when
+    it ends in a save: the run folder keeps the notebook as it was.
     """
     shown = copy.deepcopy(notebook)
     shown["metadata"].pop("papermill", None)
@@ -53,12 +54,19 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
         tags = metadata.setdefault("tags", [])
         if {"parameters", INJECTED} & set(tags) and "hide-input" not in tags:
             tags.append("hide-input")
-        cell["outputs"] = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+        cell["outputs"] = [
+            output for output in cell.get("outputs", []) if output.get("name") != "stderr" and not _is_path(output)
+        ]
         for output in cell["outputs"]:
             if output.get("output_type") == "stream":
                 output["text"] = _last_states("".join(output["text"]))
     shown["cells"] = cells
     return shown
+
+
+def _is_path(output: dict[str, Any]) -> bool:
+    """True for a result that is nothing but ``PosixPath('…')``."""
+    return "".join(output.get("data", {}).get("text/plain", "")).startswith(("PosixPath(", "WindowsPath("))
 
 
 def _last_states(text: str) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import leuk_lib
-from leuk_lib.book import api, pages
+from leuk_lib.book import api, architecture, pages, pipeline, reading, reproduction
 from leuk_lib.book.chapters import chapter_name, clean, read_notebook
 from leuk_lib.book.gate import executed_notebook
+from leuk_lib.evaluation.reference import all_references, read_rules
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import read_card, stage_state
 from leuk_lib.runs.files import read_json, write_json, write_text
@@ -86,8 +87,22 @@ def generate_pages(
     keys = pages.headline_keys(next(iter(siblings.values()), {}))
     package = Path(leuk_lib.__file__).parent
     rooms = {room: found for room in api.ROOMS if (found := api.modules_of(package, room))}
+    known = all_references()
+    reproduced, agreement = reproduction.agreement(paths.run_folder(run), cards, known)
+    times = reading.reading_times(root)
     texts = {
+        "pipeline.md": pipeline.page_figure(
+            stages, {spec.name: f"chapters/{chapter_name(spec)}.html" for spec in stages}
+        ),
+        "reading.md": pages.reading_line(times),
         "headline.md": _headline(run, stages),
+        "agreement.md": agreement,
+        "reproduction.md": reproduced,
+        "tolerances.md": reproduction.tolerance_rules(read_rules()),
+        "expected.md": reproduction.expected(
+            {"this book's": cards, **{f"reference {name}": whole["cards"] for name, whole in known.items()}}
+        ),
+        "architecture.md": architecture.rooms_page(),
         "run_cards.md": pages.run_cards(stages, cards),
         "cost.md": pages.cost_table(stages, cards),
         "status.md": pages.status_table(stages, states),
@@ -101,6 +116,9 @@ def generate_pages(
             old.unlink()
     for name, text in texts.items():
         write_if_changed(folder / name, text)
-    facts = run_facts(run, cards)
+    facts = {
+        **run_facts(run, cards),
+        "reading": {page: minutes for page, minutes in times.items() if page != "book/index"},
+    }
     write_json(folder / "run.json", facts)
     return facts

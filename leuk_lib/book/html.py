@@ -1,9 +1,9 @@
-"""Checks of the built HTML: local files exist, pictures have a text, nothing is asked of another machine."""
+"""Checks of the built HTML: local files and anchors exist, pictures have a text, nothing is asked of another machine."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -22,18 +22,24 @@ JS_LOAD = re.compile(r"""(?:fetch|import|importScripts|\.open)\(\s*['"`](?:GET['
 
 
 class Page(HTMLParser):
-    """Collects what one page loads, its pictures without text, and its inline styles and scripts."""
+    """Collects what one page loads, where it leads, its anchors, its pictures without text, its styles and scripts."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.loaded: list[tuple[str, str]] = []
         self.without_text: list[str] = []
         self.styles: list[str] = []
+        self.links: list[str] = []
+        self.anchors: set[str] = {"", "top"}
         self.inside = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         self.inside = tag if tag in ("style", "script") else self.inside
+        self.anchors |= {values["id"]} if values.get("id") else set()
+        if tag == "a":
+            self.anchors |= {values["name"]} if values.get("name") else set()
+            self.links += [values["href"]] if values.get("href") else []
         if "style" in values:
             self.styles.append(values["style"])
         if tag == "img" and not tells_something(values.get("alt", ""), values.get("src", "")):
@@ -77,10 +83,15 @@ def local_file(page: Path, html: Path, address: str) -> Path | None:
     return base / unquote(parts.path).lstrip("/")
 
 
-def page_problems(page: Path, html: Path) -> list[str]:
-    """What is wrong with one built page; ``html`` is the folder of the whole book."""
+def read_page(page: Path) -> Page:
+    """What one built page holds."""
     parser = Page()
     parser.feed(page.read_text(encoding="utf-8"))
+    return parser
+
+
+def page_problems(page: Path, html: Path, parser: Page) -> list[str]:
+    """What is wrong with one built page by itself; ``html`` is the folder of the whole book."""
     problems = [f"a picture has no alt text: {source}" for source in parser.without_text]
     for tag, address in parser.loaded:
         if is_external(address):
@@ -91,6 +102,25 @@ def page_problems(page: Path, html: Path) -> list[str]:
             elif path.stat().st_size == 0:
                 problems.append(f"<{tag}> names an empty file: {address}")
     problems += [f"a style loads from outside: {address}" for address in style_addresses("\n".join(parser.styles))]
+    return problems
+
+
+def link_problems(page: Path, html: Path, pages: Mapping[Path, Page]) -> list[str]:
+    """Links of one page that lead to no file, or to no anchor of the page that they name.
+
+    ``pages`` are all pages of the book by their resolved paths.
+    """
+    problems = []
+    for address in dict.fromkeys(pages[page.resolve()].links):
+        parts = urlsplit(address.strip())
+        if is_external(address) or parts.scheme:
+            continue
+        target = local_file(page, html, address) or page
+        target = (target / "index.html" if target.is_dir() else target).resolve()
+        if not target.is_file():
+            problems.append(f"a link leads nowhere: {address}")
+        elif target in pages and unquote(parts.fragment) not in pages[target].anchors:
+            problems.append(f"a link leads to no place of its page: {address}")
     return problems
 
 
@@ -107,12 +137,13 @@ def script_addresses(script: str) -> list[str]:
 
 def problems(html: Path) -> Iterator[str]:
     """Every problem of a built book, each beginning with the file it is in."""
-    pages = sorted(html.rglob("*.html"))
-    if not pages:
+    written = [page for page in sorted(html.rglob("*.html")) if "_static" not in page.relative_to(html).parts]
+    if not written:
         yield f"{html}: no pages"
-    for page in pages:
-        if "_static" not in page.relative_to(html).parts:
-            yield from (f"{page.relative_to(html)}: {problem}" for problem in page_problems(page, html))
+    pages = {page.resolve(): read_page(page) for page in written}
+    for page in written:
+        found = page_problems(page, html, pages[page.resolve()]) + link_problems(page, html, pages)
+        yield from (f"{page.relative_to(html)}: {problem}" for problem in found)
     for sheet in sorted(html.rglob("*.css")):
         found = style_addresses(sheet.read_text(encoding="utf-8", errors="replace"))
         yield from (f"{sheet.relative_to(html)}: loads from outside: {address}" for address in found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -239,8 +239,39 @@ def headline(results: Metrics, claims: Metrics, results_chapter: str, claims_cha
             interval = f"{low} to {high}"
         count = glued(results_chapter, f"{full}.n") if "n" in entry else "–"
         rows.append((name, glued(results_chapter, full, ":.3f"), interval, count))
-    text = table(("on the test part", "value", "interval", "n"), rows, "lrrr")
+    text = found_sentence(results, glued, results_chapter)
+    text += table(("on the test part", "value", "interval", "n"), rows, "lrrr")
     told = [f"{glued(claims_chapter, f'claims.{key}')} {word}" for key, word in VERDICTS.items() if key in claims]
     if told:
         text += f"\nOf the paper's claims and the checks of its published figures: {', '.join(told)}.\n"
     return text
+
+
+def found_sentence(results: Metrics, glued: Callable[[str, str, str], str], chapter: str) -> str:
+    """What the run found, in one sentence; the words follow from the interval of the margin, the numbers are glued."""
+    if not {"accuracy", "margin"} <= set(results) or "low" not in results["margin"]:
+        return ""
+    margin = results["margin"]
+    rival = next((key for key, entry in results.items() if key.startswith("ahead_of_") and entry == margin), None)
+    if rival is None:
+        return ""
+    rival = rival.removeprefix("ahead_of_")
+    verdict = (
+        "the whole sequence is better" if margin["low"] > 0
+        else "the plain model is better" if margin["high"] < 0
+        else "the interval of the difference includes zero, so the two cannot be told apart"
+    )  # fmt: skip
+    ours, theirs = (glued(chapter, f"results.{key}", ":.3f") for key in ("accuracy", f"accuracy_of_{rival}"))
+    return (
+        f"**Accuracy {ours} for the whole sequence, {theirs} for the strongest plain model ({code(rival)}): {verdict}.** "
+        "Which model is the strongest was decided on these test cells, which favours it a little.\n\n"
+    )
+
+
+def reading_line(times: Mapping[str, int]) -> str:
+    """How long the book takes: this page, the chapters, all written pages."""
+    chapters = [minutes for page, minutes in times.items() if page.startswith("book/chapters/")]
+    return (
+        f"Reading time: this page {times.get('book/index', 1)} min, the {len(chapters)} chapters about {sum(chapters)} min, "
+        f"every written page about {sum(times.values())} min.\n"
+    )

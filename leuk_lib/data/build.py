@@ -13,7 +13,8 @@ from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.fingerprint import fingerprint
 from leuk_lib.data.loading import CellSet, from_arrays
 from leuk_lib.data.params import DataParams
-from leuk_lib.data.splits import PARTS, split_groups, split_record, unsplittable
+from leuk_lib.data.splits import FOREIGN, PARTS, read_record, split_groups, split_record, unsplittable
+from leuk_lib.runs.files import sha256_file
 
 
 class DataStage(Protocol):
@@ -54,23 +55,33 @@ def build_cells(params: DataParams, stage: DataStage) -> Built:
         patients=params.patients,
         patient_effect=params.patient_effect,
         per_class=params.per_class,
+        class_map=params.class_map,
     )
+    own = (data.table["foreign"] == "").to_numpy()
     groups = data.table["group"].to_numpy(dtype=str)
     labels = data.table["label"].to_numpy(dtype=str)
-    parts = split_groups(labels, groups, params.fractions, params.seed)
+    earlier = read_record(Path(params.keep_split)) if params.keep_split else None
+    parts = split_groups(labels[own], groups[own], params.fractions, params.seed, earlier)
     notes = list(data.notes)
-    for name in unsplittable(labels, groups):
+    if earlier is not None:
+        here = set(groups[own].tolist())
+        digest = sha256_file(Path(params.keep_split))
+        kept = f"{len(here & earlier.keys())} of {len(here)} groups keep the parts of an earlier split"
+        notes.append(f"{kept} ({Path(params.keep_split).name}, sha256 {digest[:16]}…)")
+    for name in unsplittable(labels[own], groups[own]):
         notes.append(
-            f"class {name}: {int((labels == name).sum())} cell(s) in fewer than 3 groups cannot be split: "
+            f"class {name}: {int((labels[own] == name).sum())} cell(s) in fewer than 3 groups cannot be split: "
             "all stay in training and the class is never tested"
         )
-    table = data.table.assign(split=np.array(PARTS)[parts])
+    split = (FOREIGN + data.table["foreign"]).to_numpy(dtype=object)
+    split[own] = np.array(PARTS)[parts]
+    table = data.table.drop(columns="foreign").assign(split=split)
     first = ["path", "label", "group", "split"]
     table = table[first + [c for c in table.columns if c not in first]]
     cells = from_arrays(data.images, data.labels, data.classes, table, data.kind, data.masks, data.name)
     for path in cells.save(stage.folder):
         stage.save_file(path)
-    record = split_record(parts, groups, params.fractions, params.seed)
+    record = split_record(split, groups, params.fractions, params.seed)
     record["grouped_by"] = data.grouped_by
     stage.save_json("splits", record)
     stage.save_table("findings", data.findings)

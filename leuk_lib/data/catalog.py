@@ -1,7 +1,8 @@
-"""The data sets by name: ``smear`` is rendered, anything else is a folder. The single entry is ``load_dataset``."""
+"""The data sets by name: ``smear`` is rendered, the known sets of ``sets`` and anything else are folders of images."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,8 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from leuk_lib.data.findings import as_table
 from leuk_lib.data.fingerprint import RENDERED, fingerprint
 from leuk_lib.data.manifest import read_folder
+from leuk_lib.data.sets import SETS
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive
 
@@ -51,15 +54,22 @@ def load_dataset(
     patients: int = 16,
     patient_effect: float = 1.0,
     per_class: int = 0,
+    class_map: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Render or read a data set at ``size`` pixels. The result does not depend on ``workers``.
 
-    ``cells``, ``patients`` and ``patient_effect`` are for ``smear``; ``per_class`` (0: all) thins a folder's classes.
+    ``cells``, ``patients`` and ``patient_effect`` are for ``smear``; ``per_class`` (0: all) thins a folder's classes;
+    ``class_map`` renames, merges or drops them (``files.list_folder``). Cells of a foreign test set carry its name in the
+    table's column ``foreign``; their classes are those of the other cells.
     Raises ``LeukError`` (exit code 2) if fewer than two classes hold a usable image.
     """
     if name_or_path == RENDERED:
+        if class_map:
+            raise LeukError(
+                "class_map is for folders of images; the rendered cells have their four classes", exit_code=2
+            )
         return _rendered(size, seed, workers, cells, patients, patient_effect)
-    return _folder(name_or_path, size, seed, workers, per_class)
+    return _folder(name_or_path, size, seed, workers, per_class, class_map)
 
 
 def _rendered(size: int, seed: int, workers: int, cells: int, patients: int, patient_effect: float) -> Dataset:
@@ -69,16 +79,20 @@ def _rendered(size: int, seed: int, workers: int, cells: int, patients: int, pat
     images, masks, table = render_smear(cells, patients, size, seed, patient_effect, workers)
     table.insert(0, "path", [f"{RENDERED}/{i:05d}" for i in table["index"]])
     table.insert(2, "group", table["patient"])
-    nothing = pd.DataFrame(columns=["path", "finding", "severity", "advice"])
+    table.insert(3, "foreign", "")
+    nothing = as_table([])
     note = f"rendered cells: {len(table)} cells of {table['patient'].nunique()} patients, no micrographs"
     return Dataset(RENDERED, "rendered", CLASSES, images, masks, table, nothing, (note,), "patient")
 
 
-def _folder(path: str, size: int, seed: int, workers: int, per_class: int) -> Dataset:
-    reading = read_folder(path, size, workers)
+def _folder(
+    path: str, size: int, seed: int, workers: int, per_class: int, class_map: Mapping[str, str] | None
+) -> Dataset:
+    reading = read_folder(path, size, workers, class_map)
     table, findings = reading.table, reading.findings
+    name = path if path in SETS else reading.root.name
     notes = [
-        f"{len(table)} cells of {reading.root.name} read; grouped by {reading.grouped_by}"
+        f"{len(table)} cells of {name} read; grouped by {reading.grouped_by}"
         + (": figures on the test part are upper bounds" if "near" in reading.grouped_by else "")
     ]
     errors = findings[findings["severity"] == "error"]
@@ -88,20 +102,25 @@ def _folder(path: str, size: int, seed: int, workers: int, per_class: int) -> Da
     warned = int((findings["severity"] == "warning").sum())
     if warned:
         notes.append(f"{warned} warnings about files that were used, in findings.csv")
-    keep = np.ones(len(table), dtype=bool)
-    if per_class and len(table):
-        rank = table["sha256"].map(lambda content: derive(seed, "per class", content))
-        keep = (rank.groupby(table["label"]).rank(method="first") <= per_class).to_numpy()
-        notes.append(f"thinned to at most {per_class} cells a class: {int(keep.sum())} of {len(table)} kept")
-    classes = tuple(sorted(table["label"].unique()))
+    own = table["foreign"] == ""
+    classes = tuple(sorted(table.loc[own, "label"].unique()))
     if len(classes) < 2:
         raise LeukError(
             f"data set {reading.root}: {len(classes)} class with usable images; at least 2 class folders are needed "
             "(leuk data check tells what was left out)",
             exit_code=2,
         )
+    keep = table["label"].isin(classes).to_numpy(copy=True)
+    for test in sorted(table.loc[~own, "foreign"].unique()):
+        here = (table["foreign"] == test).to_numpy()
+        strange = f", {int((here & ~keep).sum())} more of other classes left out" if (here & ~keep).any() else ""
+        notes.append(f"foreign test set {test}: {int((here & keep).sum())} cells, never trained on{strange}")
+    if per_class:
+        rank = table["sha256"].map(lambda content: derive(seed, "per class", content))
+        keep &= (rank.groupby([table["foreign"], table["label"]]).rank(method="first") <= per_class).to_numpy()
+        notes.append(f"thinned to at most {per_class} cells a class: {int(keep.sum())} of {len(table)} kept")
     return Dataset(
-        name=reading.root.name,
+        name=name,
         kind="micrographs",
         classes=classes,
         images=reading.images[keep],

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from leuk_lib.data.manifest import Reading, read_folder
+from leuk_lib.data.findings import SEVERITIES, Finding, as_table, kind_of
+from leuk_lib.data.manifest import ANONYMOUS, Reading, read_folder
 from leuk_lib.data.splits import unsplittable
 
 CLEAN, FINDINGS, UNUSABLE = 0, 1, 2
-SEVERITIES = ("error", "warning", "info")
+MEANING = {"error": "left out", "warning": "used, look at it", "info": "nothing to do"}
+VERDICTS = ("clean", "findings: see above", "unusable: fewer than two classes hold a usable image")
 
 
-def check_folder(path: str | Path, workers: int = 2) -> pd.DataFrame:
-    """Decode everything once; one row a finding: path, finding, severity, advice, worst first.
+def check_folder(path: str | Path, workers: int = 2, class_map: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Decode everything once; one row a finding: path, finding, severity, advice, other, kind; worst first.
 
     Severity "error": the file is left out by ``load_dataset``; "warning": used, but look at it; "info": nothing to do.
-    ``attrs`` of the frame hold the counts that ``render_report`` prints. Raises ``LeukError`` (exit code 2) if the
-    folder is missing or holds no image.
+    ``attrs`` of the frame hold the counts that ``render_report`` prints. Files that may show the same thing are read
+    once more, to compare their pixels. Raises ``LeukError`` (exit code 2) if the folder is missing or holds no image.
     """
-    reading = read_folder(path, size=32, workers=workers)
-    findings = pd.concat([reading.findings, _about_classes(reading)], ignore_index=True)
+    reading = read_folder(path, size=32, workers=workers, class_map=class_map)
+    findings = pd.concat([reading.findings, as_table(_about_classes(reading))], ignore_index=True)
     rank = findings["severity"].map({name: i for i, name in enumerate(SEVERITIES)})
-    findings = findings.assign(_rank=rank).sort_values(["_rank", "path", "finding"], kind="stable")
+    findings = findings.assign(_rank=rank, kind=findings["finding"].map(kind_of))
+    findings = findings.sort_values(["_rank", "path", "finding"], kind="stable")
     findings = findings.drop(columns="_rank").reset_index(drop=True)
     findings.attrs = {
         "root": str(reading.root),
@@ -35,33 +39,31 @@ def check_folder(path: str | Path, workers: int = 2) -> pd.DataFrame:
     return findings
 
 
-def _about_classes(reading: Reading) -> pd.DataFrame:
+def _about_classes(reading: Reading) -> list[Finding]:
     """Classes that cannot be split, groups that straddle classes, too few classes."""
-    table, rows = reading.table, []
+    table = reading.table[reading.table["foreign"] == ""]
     labels = table["label"].unique()
+    out = []
     if len(labels) < 2:
-        rows.append((".", f"{len(labels)} class with usable images", "error", "at least 2 class folders are needed"))
+        what = f"{len(labels)} class with usable images"
+        out.append(Finding(".", what, "error", "at least 2 class folders are needed"))
     if len(labels):
         for name in unsplittable(table["label"].to_numpy(dtype=str), table["group"].to_numpy(dtype=str)):
-            n = int((table["label"] == name).sum())
-            rows.append(
-                (f"{name}/", f"class with too few groups to split (cells: {n})", "warning",
-                 "stays wholly in training and is never tested; add patients or merge it")
-            )  # fmt: skip
-        told = table[~table["group"].str.startswith("near:")]
-        straddling = told.groupby("group")["label"].nunique()
-        if 0 < int((straddling > 1).sum()) < 0.5 * max(len(straddling), 1):
-            # Rare among otherwise pure groups: looks like a slip. (Cell types of one patient straddle by nature.)
-            for group in straddling.index[straddling > 1]:
-                rows.append(
-                    (
-                        f"group {group}",
-                        "has cells of several classes",
-                        "info",
-                        "right for cell types, not for diagnoses",
-                    )
-                )
-    return pd.DataFrame(rows, columns=["path", "finding", "severity", "advice"])
+            what = f"class with too few groups to split (cells: {int((table['label'] == name).sum())})"
+            advice = "stays wholly in training and is never tested; add patients or merge it"
+            out.append(Finding(f"{name}/", what, "warning", advice))
+    told = table[~table["group"].str.startswith(ANONYMOUS)]
+    classes = told.groupby("group")["label"].unique()
+    straddling = classes[classes.map(len) > 1]
+    if len(straddling) >= 0.5 * max(len(classes), 1) and len(straddling):
+        what = f"{len(straddling)} of {len(classes)} groups have cells of several classes"
+        out.append(Finding(".", what, "info", "right where classes are cell types, wrong where they are diagnoses"))
+    else:  # rare among otherwise pure groups: looks like a slip
+        for group, names in straddling.items():
+            what = f"group has cells of several classes ({', '.join(sorted(names))})"
+            advice = "one patient, two diagnoses? correct the label or the group (cell types may do so)"
+            out.append(Finding(f"group {group}", what, "warning", advice))
+    return out
 
 
 def exit_code(findings: pd.DataFrame) -> int:
@@ -71,35 +73,30 @@ def exit_code(findings: pd.DataFrame) -> int:
     return FINDINGS if findings["severity"].isin(["error", "warning"]).any() else CLEAN
 
 
+def summary_lines(findings: pd.DataFrame) -> tuple[str, str]:
+    """What was read: one line about the folder, one about its classes."""
+    about = findings.attrs
+    return (
+        f"{about['root']}: {sum(about['classes'].values())} usable cells, {len(about['classes'])} classes, "
+        f"{about['groups']} groups (by {about['grouped_by']}), {'with' if about['masks'] else 'no'} masks",
+        ", ".join(f"{name} {n}" for name, n in about["classes"].items()),
+    )
+
+
 def render_report(findings: pd.DataFrame, limit: int = 12) -> str:
     """The summary a person can act on: counts, then findings by kind with the files (``limit`` a kind) and advice."""
-    about = findings.attrs
-    total = sum(about["classes"].values())
-    lines = [
-        f"{about['root']}: {total} usable cells, {len(about['classes'])} classes, {about['groups']} groups "
-        f"(by {about['grouped_by']}), {'with' if about['masks'] else 'no'} masks",
-        "  " + ", ".join(f"{name} {n}" for name, n in about["classes"].items()),
-    ]
-    meaning = {"error": "left out", "warning": "used, look at it", "info": "nothing to do"}
+    first, second = summary_lines(findings)
+    lines = [first, f"  {second}"]
     for severity in SEVERITIES:
         some = findings[findings["severity"] == severity]
         if len(some):
-            lines.append(f"{severity.upper()} ({meaning[severity]}): {len(some)}")
-        for kind, rows in some.groupby(some["finding"].map(_kind), sort=True):
+            lines.append(f"{severity.upper()} ({MEANING[severity]}): {len(some)}")
+        for kind, rows in some.groupby("kind", sort=True):
             lines.append(f"  {kind}: {len(rows)}; {rows['advice'].iloc[0]}")
-            lines += [f"    {row.path}" + _detail(row.finding, str(kind)) for row in rows.head(limit).itertuples()]
+            lines += [
+                f"    {row.path}" + ("" if row.finding == kind else f": {row.finding}")
+                for row in rows.head(limit).itertuples()
+            ]
             if len(rows) > limit:
                 lines.append(f"    … and {len(rows) - limit} more")
-    verdict = ("clean", "findings: see above", "unusable: fewer than two classes hold a usable image")
-    return "\n".join([*lines, f"Verdict: {verdict[exit_code(findings)]}"])
-
-
-def _kind(finding: str) -> str:
-    for start in ("copy of", "near-duplicate of", "label conflict", "truncated", "damaged"):
-        if finding.startswith(start):
-            return start.removesuffix(" of")
-    return finding
-
-
-def _detail(finding: object, kind: str) -> str:
-    return "" if finding == kind else f": {finding}"
+    return "\n".join([*lines, f"Verdict: {VERDICTS[exit_code(findings)]}"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import struct
-import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from leuk_lib.data.containers import MAX_PIXELS, Header, Unreadable, check_size, probe
 from leuk_lib.data.opencv import cv2
 
-MAX_PIXELS = 64_000_000  # a decompression bomb, or a whole slide: not a cell
-MIN_SIDE, SMALL_SIDE = 8, 24  # pixels: refused below the first, reported below the second
+__all__ = ["MAX_PIXELS", "Decoded", "Unreadable", "decode", "decode_file", "square"]
+
+MAX_BYTES = 1 << 29  # of one file
+SMALL_SIDE = 24  # pixels: reported below it
 SUFFIXES = {
     "PNG": {".png"},
     "JPEG": {".jpg", ".jpeg"},
@@ -26,32 +30,47 @@ SUFFIXES = {
     "WEBP": {".webp"},
 }
 ORIENTATION = 0x0112
+STRIPS = ((273, 279), (324, 325))  # TIFF tags: offsets and byte counts of strips, of tiles
 # What Pillow and OpenCV were seen to raise over damaged files (fuzzing); all mean "this is no image".
 DAMAGE = (
     OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, AttributeError, RuntimeError,
     ArithmeticError, AssertionError, MemoryError, struct.error, zlib.error, cv2.error,
 )  # fmt: skip
-
-
-class Unreadable(ValueError):
-    """This file gives no trustworthy image; the message says why."""
+BOMB = (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """image (H,W,3) uint8 RGB, upright, and how the file is unusual (findings, possibly none)."""
+    """image (H,W,3) uint8 RGB, upright, how the file is unusual (findings, possibly none), and its kind as Pillow names it."""
 
     image: NDArray[np.uint8]
     findings: tuple[str, ...]
+    kind: str = ""
 
 
 def decode_file(path: Path) -> Decoded:
     """Decode one image file. Raises ``Unreadable``."""
+    return decode(read_file(path), path.suffix)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file. Raises ``Unreadable`` for pipes, devices and what is larger than 512 MiB."""
     try:
-        data = path.read_bytes()
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would wait for ever
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror})") from error
-    return decode(data, path.suffix)
+    try:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise Unreadable("not a regular file")
+        if about.st_size > MAX_BYTES:
+            raise Unreadable(f"oversized: {about.st_size >> 20} MiB are too many for one cell")
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({error.strerror})") from error
+    finally:
+        os.close(handle)
 
 
 def decode(data: bytes, suffix: str = "") -> Decoded:
@@ -59,45 +78,62 @@ def decode(data: bytes, suffix: str = "") -> Decoded:
 
     16 bits are reduced to 8, CMYK and palette converted, grey repeated, transparency laid on white, EXIF orientation
     applied; each is a finding. Truncated, damaged, unknown, animated, huge (> 64 megapixels) and tiny (< 8 px) files
-    raise ``Unreadable``.
+    raise ``Unreadable``. Damage inside the coded pixels of a JPEG, BMP, TIFF or WebP that leaves the file whole cannot
+    be seen here: those kinds have no checksum. (Of JPEGs ``manifest.read_folder`` also hears what the decoder says.)
     """
     if not data:
         raise Unreadable("empty file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of bombs; the limit below is stricter
-        try:
-            header = Pillow.open(io.BytesIO(data))
-        except (*DAMAGE, Pillow.DecompressionBombError) as error:
-            raise Unreadable("not an image, or its header is damaged") from error
-        kind, (width, height) = header.format or "", header.size
-        if kind not in SUFFIXES:
-            raise Unreadable(f"format {kind} is not supported")
-        if width * height > MAX_PIXELS:
-            raise Unreadable(f"{width} x {height} pixels are too many for one cell")
-        if min(width, height) < MIN_SIDE:
-            raise Unreadable(f"{width} x {height} pixels are too few")
-        if kind != "MPO" and _frames(header) > 1:
-            raise Unreadable("several images in one file")
-        _whole(data, kind)
-        findings = [] if suffix.lower() in SUFFIXES[kind] or not suffix else [f"is a {kind} file under another name"]
-        image = _pixels(data, header, findings)
+    header = probe(data)
+    findings: list[str] = []
+    if header is not None and header.plain:
+        kind, image = header.kind, _by_opencv(data, (header.height, header.width))
+    else:
+        kind, image = _unusual(data, header, findings)
+    if suffix and suffix.lower() not in SUFFIXES[kind]:
+        findings.insert(0, f"is a {kind} file under another name")
     if min(image.shape[:2]) < SMALL_SIDE:
         findings.append("tiny")
-    return Decoded(image, tuple(dict.fromkeys(findings)))
+    return Decoded(image, tuple(dict.fromkeys(findings)), kind)
 
 
-def _pixels(data: bytes, header: Pillow.Image, findings: list[str]) -> NDArray[np.uint8]:
-    """Decode: OpenCV where it is exact and fast, Pillow for the kinds that OpenCV would get wrong or hide."""
+def _by_opencv(data: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """OpenCV's decoder, which applies the orientation; ``shape`` (rows, columns) is what the header promised."""
     try:
-        if header.mode == "RGB" and "transparency" not in header.info:
-            if _orientation(header) not in (0, 1):
+        image: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise Unreadable(f"damaged ({error})") from error
+    if image is None or image.shape[:2] not in (shape, shape[::-1]):
+        raise Unreadable("damaged: its pixels cannot be decoded")
+    return image
+
+
+def _unusual(data: bytes, header: Header | None, findings: list[str]) -> tuple[str, NDArray[np.uint8]]:
+    """Kind and pixels of what is not plain 8-bit RGB."""
+    try:
+        # GIF is opened only to be refused by its name.
+        opened = Pillow.open(io.BytesIO(data), formats=[*(k for k in SUFFIXES if k != "MPO"), "GIF"])
+    except BOMB as error:
+        raise Unreadable("oversized: its header promises too many pixels for one cell") from error
+    except DAMAGE as error:
+        raise Unreadable("not an image, or its header is damaged") from error
+    kind = opened.format or ""
+    if kind not in SUFFIXES:
+        raise Unreadable(f"format {kind} is not supported")
+    check_size(*opened.size)
+    if kind not in ("JPEG", "MPO") and _frames(opened) > 1:  # of a camera's JPEG the first picture is the picture
+        raise Unreadable("several images in one file")
+    if kind == "TIFF":
+        _whole_tiff(opened, len(data))
+    try:
+        if opened.mode == "RGB" and "transparency" not in opened.info:
+            if _orientation(opened) not in (0, 1):
                 findings.append("EXIF-rotated")
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # applies the orientation
-            if image is not None:
-                if header.format in ("PNG", "TIFF") and _deep(data, header):
-                    findings.append("16-bit")
-                return np.ascontiguousarray(image[..., ::-1])
-        return _by_pillow(header, findings)
+            if _deep(opened, header):
+                findings.append("16-bit")
+            return kind, _by_opencv(data, opened.size[::-1])
+        return kind, _by_pillow(opened, findings)
+    except Unreadable:
+        raise
     except DAMAGE as error:
         raise Unreadable(f"damaged ({error})") from error
 
@@ -123,9 +159,10 @@ def _by_pillow(header: Pillow.Image, findings: list[str]) -> NDArray[np.uint8]:
     else:
         image = header.convert("RGB")
     if turned not in (0, 1):
+        findings.append("EXIF-rotated")
+    if turned not in (0, 1) and header.format != "TIFF":  # a TIFF is turned by Pillow when it is loaded
         from PIL import ImageOps
 
-        findings.append("EXIF-rotated")
         exif = image.getexif()
         exif[ORIENTATION] = turned
         image = ImageOps.exif_transpose(image)
@@ -148,45 +185,21 @@ def _orientation(header: Pillow.Image) -> int:
         return 0  # damaged EXIF does not make the pixels wrong
 
 
-def _deep(data: bytes, header: Pillow.Image) -> bool:
+def _deep(opened: Pillow.Image, header: Header | None) -> bool:
     """Whether an RGB file holds more than 8 bits a channel (Pillow's mode does not tell)."""
-    if header.format == "PNG":
-        return data[24] == 16
-    bits = getattr(header, "tag_v2", {}).get(258, (8,))
+    if header is not None:
+        return header.deep
+    bits = getattr(opened, "tag_v2", {}).get(258, (8,))
     return max(bits if isinstance(bits, tuple) else (bits,)) > 8
 
 
-def _whole(data: bytes, kind: str) -> None:
-    """Raise ``Unreadable`` if the file ends early or a PNG chunk's checksum is wrong; decoders forgive too much."""
-    if kind in ("JPEG", "MPO"):
-        if data.find(b"\xff\xd9", _start_of_scan(data)) < 0:
-            raise Unreadable("truncated JPEG: no end-of-image marker")
-    elif kind == "PNG":
-        at = 8
-        while True:
-            if at + 12 > len(data):
-                raise Unreadable("truncated PNG")
-            length = int.from_bytes(data[at : at + 4], "big")
-            end = at + 8 + length
-            if end + 4 > len(data):
-                raise Unreadable("truncated PNG")
-            if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-                raise Unreadable("damaged PNG: checksum")
-            if data[at + 4 : at + 8] == b"IEND":
-                return
-            at = end + 4
-    elif kind == "BMP" and int.from_bytes(data[2:6], "little") > len(data):
-        raise Unreadable("truncated BMP")
-
-
-def _start_of_scan(data: bytes) -> int:
-    """Where a JPEG's coded pixels begin; behind it the end marker cannot be a thumbnail's."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xDA:
-            return at
-        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise Unreadable("truncated JPEG: no image data")
+def _whole_tiff(opened: Pillow.Image, size: int) -> None:
+    """Raise ``Unreadable`` if a strip or tile of the TIFF lies beyond its end."""
+    tags = getattr(opened, "tag_v2", {})
+    for offsets, counts in STRIPS:
+        starts, lengths = tags.get(offsets, ()), tags.get(counts, ())
+        if len(starts) != len(lengths) or any(a + n > size for a, n in zip(starts, lengths, strict=True)):
+            raise Unreadable("truncated TIFF")
 
 
 def square(image: NDArray[np.uint8], size: int, nearest: bool = False) -> NDArray[np.uint8]:

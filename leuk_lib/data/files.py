@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from leuk_lib.data.sets import SETS, KnownSet, home
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.params import nearest
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-MASKS, MANIFEST = "masks", "manifest.csv"
+MASKS, MANIFEST, METADATA = "masks", "manifest.csv", "metadata.csv"
 NOT_CELLS = {MASKS, "LICENSES", "licenses", "__MACOSX"}
+# Columns of a metadata table: which image a row is about, and whose it is.
+NAMES = ("path", "file", "filename", "file_name", "image", "image_name", "name", "id")
+OWNERS = ("patient", "patient_id", "subject", "subject_id", "case", "slide", "slide_id", "group")
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class Entry:
     label: str
     group: str = ""
     mask: str = ""  # path relative to the data folder, or ""
+    foreign: str = ""  # name of the foreign test set that it belongs to, or ""
 
 
 @dataclass(frozen=True)
@@ -32,56 +39,101 @@ class Listing:
     entries: tuple[Entry, ...]
     left: tuple[tuple[str, str, str], ...]
     manifest: Path | None
+    name: str
 
 
-def list_folder(path: str | Path) -> Listing:
-    """Images under ``path``: class folders (any depth below), or the labels of ``manifest.csv`` in or above it.
+def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) -> Listing:
+    """Images of a data set: a folder, or the name of a known set, which lies in ``data/<name>/`` (``sets.home``).
 
-    A manifest has the columns path (relative to its own folder) and label, and may have mask and group. Its rows win
-    over folder names. Masks without a manifest are looked for in ``masks/<same name>.png``.
-    Raises ``LeukError`` if there is no such folder, no image, or the manifest cannot be read.
+    A folder has class folders (any depth below), or the labels of ``manifest.csv`` in or above it. A manifest has the
+    columns path (relative to its own folder) and label, and may have mask, group and foreign (the name of a test set
+    that is never trained on). Its rows win over folder names. ``metadata.csv`` in the folder may tell patient or slide
+    by file. Masks without a manifest are looked for in ``masks/<same name>.png``. A known set's own class folders and
+    test sets are found by their names, at any depth.
+
+    ``class_map``: class name -> new name; several old names may share a new one, and "" drops the class.
+    Raises ``LeukError`` if there is no such folder, no image, a table that cannot be read, or a ``class_map`` that names
+    a class which is not there.
     """
-    root = Path(path).expanduser()
+    known = SETS.get(str(path))
+    root = home(known) if known else Path(path).expanduser()
     if not root.exists():
+        if known:
+            raise LeukError(f"data set {known.name}: nothing in {root}; {known.advice}", exit_code=2)
         raise LeukError(
-            f"data set {str(path)!r}: no such folder (and not a known name: smear); see data/README.md", exit_code=2
+            f"data set {str(path)!r}: no such folder, and not a known name (smear, {', '.join(SETS)}); see data/README.md",
+            exit_code=2,
         )
     if not root.is_dir():
         raise LeukError(f"data set {str(path)!r} is a file; give the folder that holds the class folders", exit_code=2)
     root = root.resolve()
     manifest, told = _manifest(root)
+    owners = _owners(root)
     entries: list[Entry] = []
     left: list[tuple[str, str, str]] = []
     seen = set()
-    for relative in _walk(root):
+    for relative in _walk(root, left):
         name = relative.as_posix()
         if not _is_text(name):
             left.append((ascii(name), "file name is not UTF-8", "rename it"))
             continue
         if relative.suffix.lower() not in IMAGES:
-            if relative.name != MANIFEST and len(relative.parts) > 1:
+            if relative.name not in (MANIFEST, METADATA) and len(relative.parts) > 1:
                 left.append((name, "not an image file", "nothing to do if this is meant; it is ignored"))
             continue
-        if not (root / relative).resolve().is_relative_to(root):
+        if not _is_inside(root / relative, root):
             left.append((name, "symbolic link out of the folder", "copy the file into the folder"))
             continue
         seen.add(name)
         row = told.get(name, {})
-        label = row.get("label") or (relative.parts[0] if len(relative.parts) > 1 else "")
+        label, foreign = _place(relative, known)
+        label, foreign = row.get("label") or label, row.get("foreign") or foreign
         if not label:
-            left.append((name, "no class", "move it into a class folder or list it in manifest.csv"))
+            allowed = f" of {known.name} ({', '.join(known.classes)})" if known else ""
+            left.append((name, f"no class{allowed}", "move it into a class folder or list it in manifest.csv"))
             continue
         mask = row.get("mask", "")
         if not mask and (root / MASKS / f"{relative.stem}.png").is_file():
             mask = f"{MASKS}/{relative.stem}.png"
-        entries.append(Entry(name, label, row.get("group", ""), mask))
+        if mask and not _is_inside(root / mask, root):
+            left.append((name, "its mask lies outside the folder", "copy the mask into the folder"))
+            continue
+        group = row.get("group") or owners.get(name) or owners.get(relative.name) or owners.get(relative.stem) or ""
+        entries.append(Entry(name, label, group, mask, foreign))
     for name in sorted(set(told) - seen):
         left.append((name, "in the manifest but not in the folder", "restore the file or delete its row"))
     if not entries:
         raise LeukError(
             f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))}); see data/README.md", exit_code=2
         )
-    return Listing(root, tuple(entries), tuple(left), manifest)
+    entries = _mapped(entries, class_map or {}, root)
+    return Listing(root, tuple(entries), tuple(left), manifest, known.name if known else root.name)
+
+
+def _place(relative: Path, known: KnownSet | None) -> tuple[str, str]:
+    """Class and foreign test set by the folders that a file lies in; "" for none."""
+    folders = relative.parts[:-1]
+    if known is None:
+        return (folders[0] if folders else ""), ""
+    labels = [label for folder in folders if (label := known.class_of(folder))]
+    tests = [test for folder in folders if (test := known.test_of(folder))]
+    return (labels[-1] if labels else ""), (tests[0] if tests else "")
+
+
+def _mapped(entries: list[Entry], class_map: Mapping[str, str], root: Path) -> list[Entry]:
+    present = {entry.label for entry in entries}
+    for name in class_map:
+        if name not in present:
+            raise LeukError(f"class_map: no class {name!r} in {root}; {nearest(name, present)}", exit_code=2)
+    renamed = [replace(entry, label=class_map.get(entry.label, entry.label)) for entry in entries]
+    return [entry for entry in renamed if entry.label]
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link that leads to itself
+        return False
 
 
 def _is_text(name: str) -> bool:
@@ -92,13 +144,52 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _walk(root: Path) -> list[Path]:
+def _walk(root: Path, left: list[tuple[str, str, str]]) -> list[Path]:
     """Files below ``root``, relative, sorted; masks, licences and hidden ones left out; folder links not followed."""
     found = []
     for folder, folders, names in os.walk(root, followlinks=False):
         folders[:] = sorted(d for d in folders if d not in NOT_CELLS and not d.startswith("."))
+        for name in folders:
+            if (link := Path(folder) / name).is_symlink() and _is_text(name):
+                where = "symbolic link to a folder"
+                left.append((link.relative_to(root).as_posix(), where, "not followed; copy the folder here"))
         found += [(Path(folder) / name).relative_to(root) for name in names if not name.startswith(".")]
     return sorted(found, key=lambda p: p.as_posix())
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file. Raises ``LeukError`` if it cannot be read as one."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as handle:
+            return list(csv.DictReader(handle))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LeukError(f"{file}: cannot be read as CSV ({error})", exit_code=2) from error
+
+
+def _owners(root: Path) -> dict[str, str]:
+    """Patient or slide by path, file name or stem, from ``metadata.csv`` in ``root``; empty without one.
+
+    A file name that stands for several owners is not used. Raises ``LeukError`` for a table without usable columns.
+    """
+    file = root / METADATA
+    if not file.is_file():
+        return {}
+    rows = _rows(file)
+    columns = {(name or "").strip().lower().replace(" ", "_"): name for name in (rows[0] if rows else {})}
+    name = next((columns[c] for c in NAMES if c in columns), None)
+    owner = next((columns[c] for c in OWNERS if c in columns), None)
+    if name is None or owner is None:
+        raise LeukError(
+            f"{file}: needs a column with the file ({', '.join(NAMES)}) and one with the owner ({', '.join(OWNERS)})",
+            exit_code=2,
+        )
+    told: dict[str, set[str]] = {}
+    for row in rows:
+        if value := (row.get(owner) or "").strip():
+            path = Path((row.get(name) or "").strip().replace("\\", "/"))
+            for key in {path.as_posix(), path.name, path.stem}:
+                told.setdefault(key, set()).add(value)
+    return {key: next(iter(values)) for key, values in told.items() if len(values) == 1}
 
 
 def _manifest(root: Path) -> tuple[Path | None, dict[str, dict[str, str]]]:
@@ -107,14 +198,12 @@ def _manifest(root: Path) -> tuple[Path | None, dict[str, dict[str, str]]]:
         file = place / MANIFEST
         if not file.is_file():
             continue
-        try:
-            with file.open(newline="", encoding="utf-8-sig") as handle:
-                rows = list(csv.DictReader(handle))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise LeukError(f"{file}: cannot be read as CSV ({error})", exit_code=2) from error
+        rows = _rows(file)
         if not rows or not {"path", "label"} <= set(rows[0]):
             if place == root:
-                raise LeukError(f"{file}: needs the columns path and label (mask, group optional)", exit_code=2)
+                raise LeukError(
+                    f"{file}: needs the columns path and label (mask, group, foreign optional)", exit_code=2
+                )
             continue  # a file of that name above the folder may be somebody else's
         prefix = "" if place == root else f"{root.name}/"
         told = {}
@@ -127,6 +216,7 @@ def _manifest(root: Path) -> tuple[Path | None, dict[str, dict[str, str]]]:
                 "label": (row.get("label") or "").strip(),
                 "group": (row.get("group") or "").strip(),
                 "mask": mask.removeprefix(prefix) if mask.startswith(prefix) else "",
+                "foreign": (row.get("foreign") or "").strip(),
             }
         if told or place == root:
             return file, told

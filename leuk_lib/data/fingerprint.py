@@ -23,7 +23,7 @@ def fingerprint(dataset: str) -> str:
         return digest.hexdigest()
     listing = list_folder(dataset)
     for entry in listing.entries:
-        digest.update("\x1f".join([entry.path, entry.label, entry.group, entry.mask]).encode())
+        digest.update("\x1f".join([entry.path, entry.label, entry.group, entry.mask, entry.foreign]).encode())
         digest.update(sha256_file(listing.root / entry.path).encode())
         mask = listing.root / entry.mask
         if entry.mask and mask.is_file():

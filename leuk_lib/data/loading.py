@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from leuk_lib.data.splits import PARTS, assert_disjoint
+from leuk_lib.data.splits import FOREIGN, PARTS, assert_disjoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
 
@@ -111,24 +111,31 @@ class CellSet:
 
     @property
     def parts(self) -> NDArray[Any]:
-        """(N,) str: train, val or test."""
+        """(N,) str: train, val, test, or foreign:<name of the test set>."""
         return self.table["split"].to_numpy(dtype=str)
 
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Names of the foreign test sets: cells of another source, split off by their providers, never trained on."""
+        return tuple(sorted({part.removeprefix(FOREIGN) for part in self.parts if part.startswith(FOREIGN)}))
+
     def indices(self, part: str) -> Tensor:
-        """Positions of a part's cells, LongTensor; the test part only opens through ``open_test``."""
-        if part == "test":
+        """Positions of a part's cells, LongTensor; the test parts only open through ``open_test``."""
+        if part == "test" or part.startswith(FOREIGN):
             raise LeukError("the test part is closed: cells.open_test(stage) opens it and writes so to the card")
         return self._positions(part)
 
-    def open_test(self, stage: HasNotes) -> Tensor:
-        """Positions of the test cells; ``stage``'s card records that they were read."""
-        test = self._positions("test")
-        stage.note(f"test part opened: {len(test)} cells of {self.name}")
+    def open_test(self, stage: HasNotes, foreign: str | None = None) -> Tensor:
+        """Positions of the test cells, or of those of a foreign test set; ``stage``'s card records that they were read."""
+        test = self._positions("test" if foreign is None else FOREIGN + foreign)
+        which = "test part" if foreign is None else f"foreign test set {foreign}"
+        stage.note(f"{which} opened: {len(test)} cells of {self.name}")
         return test
 
     def _positions(self, part: str) -> Tensor:
-        if part not in PARTS:
-            raise LeukError(f"no part {part!r}; allowed: {', '.join(PARTS)}")
+        allowed = (*PARTS, *(FOREIGN + name for name in self.foreign))
+        if part not in allowed:
+            raise LeukError(f"no part {part!r}; allowed: {', '.join(allowed)}")
         return torch.from_numpy(np.flatnonzero(self.parts == part).astype(np.int64))
 
     def counts(self, part: str | None = None) -> pd.Series:

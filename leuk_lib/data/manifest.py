@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import os
+import sys
+import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from leuk_lib.data.decode import Unreadable, decode_file, square
-from leuk_lib.data.duplicates import THUMB, components, near_pairs
+from leuk_lib.data.complaints import HARMLESS, listening
+from leuk_lib.data.decode import Unreadable, decode, decode_file, read_file, square
+from leuk_lib.data.duplicates import FLAT, THUMB, components
 from leuk_lib.data.files import Entry, Listing, list_folder
-from leuk_lib.data.opencv import cv2
+from leuk_lib.data.findings import Finding, as_table, unusual
+from leuk_lib.data.overlaps import Features, features, small_grey
+from leuk_lib.data.relations import Relation, exact_copies, relate
 
-ADVICE = {
-    "grey": "colour carries the diagnosis; replace it by the colour original if there is one",
-    "16-bit": "reduced to 8 bits; check that its range was used",
-    "CMYK": "converted; save it as RGB to be sure of the colours",
-    "palette": "converted; colours were reduced when it was saved",
-    "transparent": "laid on white; save it without transparency",
-    "EXIF-rotated": "turned upright; nothing to do",
-    "tiny": "enlarging invents no detail; use the original crop",
-}
-HARMLESS = {"EXIF-rotated"}
+ANONYMOUS = "near:"  # begins the name of a group that was found, not told
 
 
 @dataclass(frozen=True)
 class Reading:
     """A folder that was read. ``table`` has one row for every usable cell, ``images`` (N,S,S,3), ``masks`` (N,S,S)
-    or None; ``findings`` has path, finding, severity (error: left out; warning; info) and advice."""
+    or None; ``findings`` has path, finding, severity (error: left out; warning; info), advice and other."""
 
     root: Path
     table: pd.DataFrame
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8] | None
-    thumbs: NDArray[np.uint8]
     findings: pd.DataFrame
     grouped_by: str
 
@@ -49,78 +46,125 @@ class _Cell:
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8] | None
     thumb: NDArray[np.uint8]
+    features: Features
     width: int
     height: int
-    content: str  # hash of the pixels
-    findings: tuple[tuple[str, str, str], ...]
+    kind: str  # of the file, as Pillow names it
+    sha256: str  # of the file's bytes
+    findings: tuple[Finding, ...]
 
 
-def read_folder(path: str | Path, size: int = 64, workers: int = 2) -> Reading:
+def read_folder(
+    path: str | Path, size: int = 64, workers: int = 2, class_map: Mapping[str, str] | None = None
+) -> Reading:
     """Decode every image of a folder to ``size`` pixels; drop what cannot be used, and say so in ``findings``.
 
     Of copies with the same pixels the first (by path) stays, and none if they carry different labels. Groups come
-    from the manifest; cells without one are grouped by near-duplicates. Raises ``LeukError`` as ``list_folder`` does.
+    from the manifest; cells without one are grouped by near-duplicates and overlapping fields of view. A cell that a
+    foreign test set holds as well is left out of the rest. ``class_map`` renames, merges or (to "") drops classes.
+    Raises ``LeukError`` as ``list_folder`` does.
     """
-    listing = list_folder(path)
-    with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding and hashing release the lock
-        results = list(pool.map(lambda entry: _read(listing, entry, size), listing.entries))
-    findings = [(name, what, "info" if what == "not an image file" else "error", do) for name, what, do in listing.left]
+    listing = list_folder(path, class_map)
+    results = _read_all(listing, size, workers)
+    findings = [
+        Finding(name, what, "info" if what == "not an image file" else "error", advice)
+        for name, what, advice in listing.left
+    ]
     cells = []
     for result in results:
         if isinstance(result, _Cell):
             cells.append(result)
-            findings += [(result.entry.path, *finding) for finding in result.findings]
+            findings += result.findings
         else:
             findings.append(result)
-    cells = _without_copies(cells, findings)
-    table, grouped_by = _table(cells, findings)
-    empty = np.zeros((0, size, size, 3), np.uint8)
+    with listening():  # some files are read again to be compared; what is to say of them is said
+        cells = _without_copies(listing, cells, findings)
+        cells, table, grouped_by = _grouped(listing, cells, findings)
     return Reading(
         root=listing.root,
         table=table,
-        images=np.stack([c.image for c in cells]) if cells else empty,
+        images=np.stack([c.image for c in cells]) if cells else np.zeros((0, size, size, 3), np.uint8),
         masks=_masks(cells, findings),
-        thumbs=np.stack([c.thumb for c in cells]) if cells else empty,
-        findings=pd.DataFrame(findings, columns=["path", "finding", "severity", "advice"]),
+        findings=as_table(findings),
         grouped_by=grouped_by,
     )
 
 
-def _read(listing: Listing, entry: Entry, size: int) -> _Cell | tuple[str, str, str, str]:
+def _read_all(listing: Listing, size: int, workers: int) -> list[_Cell | Finding]:
+    """Every entry decoded, in order; JPEGs over which the decoder complained are read once more to tell which they are."""
+    # The bar writes to the terminal itself, past the ear that is kept on the decoders.
+    terminal = os.fdopen(os.dup(2), "w") if sys.stderr.isatty() else sys.stderr
+    bar = tqdm(total=len(listing.entries), desc="reading", unit="image", file=terminal, delay=2, disable=None)
+    results: list[_Cell | Finding] = []
+    with warnings.catch_warnings(), listening() as words, ThreadPoolExecutor(max(1, workers)) as pool, bar:
+        warnings.filterwarnings("ignore", module="PIL")  # what it warns of is refused or found here
+        # Decoding and hashing release the interpreter's lock.
+        for result in pool.map(lambda entry: _read(listing, entry, size), listing.entries):
+            results.append(result)
+            bar.update()
+    if terminal is not sys.stderr:
+        terminal.close()
+    return [_overheard(listing, result) for result in results] if words else results
+
+
+def _overheard(listing: Listing, result: _Cell | Finding) -> _Cell | Finding:
+    """The cell, or why it cannot be trusted: what the decoder says of it when it is alone."""
+    if not isinstance(result, _Cell) or result.kind not in ("JPEG", "MPO"):
+        return result
+    with listening() as words:
+        decode_file(listing.root / result.entry.path)
+    told = [word for word in dict.fromkeys(words) if "JFIF" not in word]
+    if not told:
+        return result
+    if all(HARMLESS.search(word) for word in told):
+        advice = "look at it: if its lower part is shifted or has other colours, restore the file; else save it anew"
+        finding = Finding(result.entry.path, f"suspicious JPEG: {told[0]}", "warning", advice)
+        return replace(result, findings=(*result.findings, finding))
+    return Finding(result.entry.path, f"damaged ({told[0]})", "error", "restore the file from its source or delete it")
+
+
+def _read(listing: Listing, entry: Entry, size: int) -> _Cell | Finding:
     try:
-        decoded = decode_file(listing.root / entry.path)
+        data = read_file(listing.root / entry.path)
+        decoded = decode(data, Path(entry.path).suffix)
     except Unreadable as error:
-        return (entry.path, str(error), "error", "restore the file from its source or delete it")
-    findings = [
-        (f, "info" if f in HARMLESS else "warning", ADVICE.get(f, "give it the extension of its content"))
-        for f in decoded.findings
-    ]
-    image = decoded.image
+        return Finding(entry.path, str(error), "error", "restore the file from its source or delete it")
+    image, words = decoded.image, list(decoded.findings)
+    height, width = image.shape[:2]
+    thumb = square(image, THUMB)
+    if thumb.std(axis=(0, 1)).max() < FLAT:
+        words.append("blank")
+    elif "grey" not in words and not np.ptp(thumb, axis=2).any() and not np.ptp(image, axis=2).any():
+        words.append("grey")  # saved as colour, but without any
+    if max(height, width) > 1.5 * min(height, width):
+        words.append("far from square")
+    findings = unusual(entry.path, words)
     mask = None
     if entry.mask:
         mask, trouble = _read_mask(listing.root / entry.mask, image.shape[:2])
         if trouble:
-            findings.append((trouble, "warning", "the cell is used without its mask; replace the mask file"))
-    height, width = image.shape[:2]
-    if max(height, width) > 1.5 * min(height, width):
-        findings.append(("far from square", "warning", "only the centre square is used; crop the cell yourself"))
+            advice = "the cell is used without its mask; replace the mask file"
+            findings.append(Finding(entry.path, trouble, "warning", advice))
     return _Cell(
         entry=entry,
         image=square(image, size),
         mask=None if mask is None else square(mask, size, nearest=True),
-        thumb=square(image, THUMB),
+        thumb=thumb,
+        features=features(small_grey(image)),
         width=width,
         height=height,
-        content=hashlib.sha256(f"{height}x{width}".encode() + np.ascontiguousarray(image).tobytes()).hexdigest(),
+        kind=decoded.kind,
+        sha256=hashlib.sha256(data).hexdigest(),
         findings=tuple(findings),
     )
 
 
 def _read_mask(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8] | None, str]:
     """A mask with values 0, 128, 255, or what is wrong with it."""
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
-    if mask is None:
-        return None, "mask missing or unreadable"
+    try:
+        mask = decode_file(path).image[..., 0]
+    except Unreadable as error:
+        return None, f"mask cannot be used: {error}"
     if mask.shape != shape:
         return None, f"mask of {mask.shape[1]} x {mask.shape[0]} pixels does not fit"
     if not set(np.unique(mask).tolist()) <= {0, 128, 255}:
@@ -128,75 +172,111 @@ def _read_mask(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8] | 
     return mask, ""
 
 
-def _without_copies(cells: list[_Cell], findings: list[tuple[str, str, str, str]]) -> list[_Cell]:
+def _without_copies(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> list[_Cell]:
     """Drop cells whose pixels were seen before, and every copy where labels contradict each other."""
-    same: dict[str, list[_Cell]] = {}
-    for cell in cells:
-        same.setdefault(cell.content, []).append(cell)
+    if not cells:
+        return cells
+    first = exact_copies(
+        [c.sha256 for c in cells],
+        np.stack([c.thumb for c in cells]),
+        lambda i: decode_file(listing.root / cells[i].entry.path).image,
+    )
     kept = []
-    for cell in cells:
-        copies = same[cell.content]
-        if len({c.entry.label for c in copies}) > 1:
-            others = ", ".join(f"{c.entry.path} ({c.entry.label})" for c in copies if c is not cell)
-            findings.append(
-                (
-                    cell.entry.path,
-                    f"label conflict with {others}",
-                    "error",
-                    "decide which label is right; keep one copy",
-                )
-            )
-        elif cell is copies[0]:
+    for i, cell in enumerate(cells):
+        copies = np.flatnonzero(first == first[i]).tolist()
+        others = [cells[j].entry for j in copies if j != i]
+        same_set = [j for j in copies if cells[j].entry.foreign == cell.entry.foreign]
+        foreign = [other for other in others if other.foreign]
+        if len({cells[j].entry.label for j in copies}) > 1:
+            named = ", ".join(f"{c.path} ({c.label})" for c in others)
+            advice = "decide which label is right; keep one copy"
+            findings.append(Finding(cell.entry.path, f"label conflict with {named}", "error", advice, others[0].path))
+        elif foreign and not cell.entry.foreign:
+            findings.append(_in_test(cell, foreign[0]))
+        elif i == same_set[0]:
             kept.append(cell)
         else:
-            findings.append(
-                (cell.entry.path, f"copy of {copies[0].entry.path}", "error", "delete it: copies leak across a split")
-            )
+            original, advice = cells[same_set[0]].entry.path, "delete it: copies leak across a split"
+            findings.append(Finding(cell.entry.path, f"copy of {original}", "error", advice, original))
     return kept
 
 
-def _table(cells: list[_Cell], findings: list[tuple[str, str, str, str]]) -> tuple[pd.DataFrame, str]:
-    """One row a cell; groups as told, else by near-duplicates."""
-    n = len(cells)
-    told = [c.entry.group for c in cells]
-    if n and all(told):
-        group, grouped_by = told, "manifest"
-    else:
-        thumbs = np.stack([c.thumb for c in cells]) if n else np.zeros((0, THUMB, THUMB, 3), np.uint8)
-        pairs = near_pairs(thumbs)
-        member = components(n, pairs)
-        size = Counter(member.tolist())
-        first = {int(m): cells[i].entry.path for i, m in reversed(list(enumerate(member)))}
-        # A near-duplicate of a grouped cell belongs to that cell's group.
-        named = {int(m): told[i] for i, m in reversed(list(enumerate(member))) if told[i]}
-        group = [told[i] or named.get(int(m)) or f"near:{first[int(m)]}" for i, m in enumerate(member)]
-        for i, m in enumerate(member.tolist()):
-            if size[m] > 1 and cells[i].entry.path != first[m]:
-                findings.append(
-                    (cells[i].entry.path, f"near-duplicate of {first[m]}", "warning", "kept in one group with it")
-                )
-        grouped_by = "near-duplicates" if not any(told) else "manifest, else near-duplicates"
+def _in_test(cell: _Cell, other: Entry) -> Finding:
+    what = f"also in the test set {other.foreign}: {other.path}"
+    return Finding(cell.entry.path, what, "error", "nothing to do; training on it would leak", other.path)
+
+
+def _grouped(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> tuple[list[_Cell], pd.DataFrame, str]:
+    """Groups as told, else by what shows the same thing; and without cells that a foreign test set holds."""
+    relations = relate(
+        np.stack([c.thumb for c in cells]) if cells else np.zeros((0, THUMB, THUMB, 3), np.uint8),
+        [c.features for c in cells],
+        lambda i: decode_file(listing.root / cells[i].entry.path).image,
+    )
+    pairs = np.array([(r.first, r.second) for r in relations], np.int64).reshape(-1, 2)
+    member = components(len(cells), pairs).tolist()
+    shown_by: dict[int, _Cell] = {}  # a group's cell in a foreign test set
+    named: dict[int, str] = {}  # a group's name: a told one, else that of its first file
+    for cell, m in zip(reversed(cells), reversed(member), strict=True):
+        if cell.entry.foreign:
+            shown_by[m] = cell
+        if cell.entry.group or not named.get(m, ANONYMOUS).startswith(ANONYMOUS):
+            named[m] = cell.entry.group or named[m]
+        else:
+            named[m] = ANONYMOUS + cell.entry.path
+    group = [cell.entry.group or named[m] for cell, m in zip(cells, member, strict=True)]
+    findings += [_related(relation, cells, group) for relation in relations]
+    keep = []
+    for i, (cell, m) in enumerate(zip(cells, member, strict=True)):
+        if cell.entry.foreign:
+            group[i] = f"{cell.entry.foreign}/{group[i]}"
+        elif m in shown_by:
+            findings.append(_in_test(cell, shown_by[m].entry))
+            continue
+        keep.append(i)
+    told = [bool(cells[i].entry.group) for i in keep]
+    grouped_by = "manifest" if told and all(told) else "near-duplicates and overlaps"
+    if any(told) and not all(told):
+        grouped_by = f"manifest, else {grouped_by}"
     table = pd.DataFrame(
         {
-            "path": [c.entry.path for c in cells],
-            "label": [c.entry.label for c in cells],
-            "group": group,
-            "width": [c.width for c in cells],
-            "height": [c.height for c in cells],
-            "sha256": [c.content for c in cells],
+            "path": [cells[i].entry.path for i in keep],
+            "label": [cells[i].entry.label for i in keep],
+            "group": [group[i] for i in keep],
+            "foreign": [cells[i].entry.foreign for i in keep],
+            "width": [cells[i].width for i in keep],
+            "height": [cells[i].height for i in keep],
+            "sha256": [cells[i].sha256 for i in keep],
         }
     )
-    return table, grouped_by
+    return [cells[i] for i in keep], table, grouped_by
 
 
-def _masks(cells: list[_Cell], findings: list[tuple[str, str, str, str]]) -> NDArray[np.uint8] | None:
+def _related(relation: Relation, cells: list[_Cell], group: list[str]) -> Finding:
+    """The finding about the second picture of a pair that shows the same thing."""
+    one, two = cells[relation.first].entry, cells[relation.second].entry
+    if relation.what == "overlaps":
+        what = f"overlaps {one.path} by {100 * relation.share:.0f} %"
+    else:
+        what = f"{relation.what} of {one.path}"
+    if one.label != two.label:
+        advice = "decide which label is right, and keep one of the two"
+        # A field of view may show cells of two classes; one and the same picture may not.
+        if relation.what == "overlaps":
+            advice = "kept in one group; look whether both labels are about the same cell"
+        return Finding(two.path, f"{what} under another label", "warning", advice, one.path)
+    if group[relation.first] == group[relation.second]:
+        told = bool(one.group and two.group)
+        advice = "in one group as it should be; nothing to do" if told else "kept in one group with it"
+        return Finding(two.path, what, "info" if told else "warning", advice, one.path)
+    advice = f"the groups {group[relation.first]} and {group[relation.second]} share a cell: correct the manifest"
+    return Finding(two.path, what, "warning", advice, one.path)
+
+
+def _masks(cells: list[_Cell], findings: list[Finding]) -> NDArray[np.uint8] | None:
     """All masks, or None: a set with holes would make every statistic over masks a statistic of another set."""
-    have = [c for c in cells if c.mask is not None]
-    if not have:
-        return None
-    if len(have) < len(cells):
-        findings.append(
-            (".", f"masks for {len(have)} of {len(cells)} cells only", "warning", "masks are not used; add the others")
-        )
-        return None
-    return np.stack([c.mask for c in have if c.mask is not None])
+    have = [c.mask for c in cells if c.mask is not None]
+    if have and len(have) < len(cells):
+        what = f"masks for {len(have)} of {len(cells)} cells only"
+        findings.append(Finding(".", what, "warning", "masks are not used; add the others"))
+    return np.stack(have) if have and len(have) == len(cells) else None

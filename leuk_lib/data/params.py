@@ -17,6 +17,12 @@ class DataParams(StageParams):
         1.0, ge=0, le=3, description="how far rendered patients' slides differ (0: not at all)"
     )
     per_class: int = Field(0, ge=0, description="at most this many cells a class of a folder (0: all)")
+    class_map: dict[str, str] = Field(
+        {}, description="folder's class -> its name here: renames, merges (same new name) or drops (empty new name)"
+    )
+    keep_split: str = Field(
+        "", description="splits.json of an earlier run: its groups keep their parts, only new groups are dealt"
+    )
     fractions: tuple[float, float, float] = Field(
         (0.7, 0.1, 0.2), description="shares of train, validation and test, by groups"
     )

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from leuk_lib.data.loading import CellSet
+from leuk_lib.data.manifest import ANONYMOUS
+from leuk_lib.data.opencv import cv2
 from leuk_lib.data.smear.morphology import UNITS, mixture_rows, rows
-from leuk_lib.data.splits import PARTS, split_groups
+from leuk_lib.data.splits import FOREIGN, PARTS, split_groups
 from leuk_lib.runs.seeds import derive, numpy_rng
 
 Images = NDArray[np.uint8]
@@ -37,6 +39,66 @@ def sample(cells: CellSet, per_class: int = 8, seed: int = 0) -> tuple[Images, l
     return images, [str(label) for label in cells.table.loc[chosen, "label"]], masks
 
 
+def sample_groups(cells: CellSet, rows: int = 8, per_group: int = 8, seed: int = 0) -> tuple[Images, list[str]]:
+    """Training cells of the groups with most cells, as many groups of each class as there is room for: images
+    (M,S,S,3) and "class, group" of each. Empty where no group of several cells was told (found ones are no patients)."""
+    train = cells.table[(cells.table["split"] == "train") & ~cells.table["group"].str.startswith(ANONYMOUS)]
+    sizes = train.groupby(["label", "group"], sort=True).size().rename("cells").reset_index()
+    sizes = sizes[sizes["cells"] > 1].sort_values("cells", ascending=False, kind="stable")
+    turn = sizes.groupby("label").cumcount()
+    order = sizes.assign(turn=turn).sort_values(["turn", "cells"], ascending=[True, False], kind="stable").head(rows)
+    chosen: list[int] = []
+    names: list[str] = []
+    for row in order.sort_values(["label", "turn"], kind="stable").itertuples():
+        some = train.index[(train["label"] == row.label) & (train["group"] == row.group)].to_numpy()
+        some = numpy_rng(seed, "group", row.label, row.group).permutation(some)[:per_group]
+        chosen += some.tolist()
+        names += [f"{row.label}, {row.group}"] * len(some)
+    return cells.images[chosen].permute(0, 2, 3, 1).numpy(), names
+
+
+def pairs(cells: CellSet, findings: pd.DataFrame, most: int = 6) -> tuple[Images, list[str]]:
+    """The first ``most`` pairs of training or validation cells that show the same thing: images (2P,S,S,3), the two of a
+    pair one after the other, and what was found of each pair (P)."""
+    seen = cells.table[cells.table["split"].isin(["train", "val"])]
+    place = dict(zip(seen.get("path", pd.Series(dtype=str)), seen.index, strict=True))
+    both = [row for row in findings.itertuples() if row.path in place and row.other in place][:most]
+    chosen = [place[path] for row in both for path in (row.other, row.path)]
+    return cells.images[chosen].permute(0, 2, 3, 1).numpy(), [str(row.finding) for row in both]
+
+
+def atlas_cells(
+    cells: CellSet, measured: pd.DataFrame, most: int = 360, side: int = 48
+) -> tuple[NDArray[np.float64], Images, pd.DataFrame, tuple[str, str]]:
+    """What ``figures.atlas.atlas`` asks for, of up to ``most`` training and validation cells, as many of each class and
+    of as many groups as possible: points (N,2), thumbnails (N,s,s,3), records, names of the axes.
+
+    ``measured`` is ``measure_cells`` of the same cells. x: deeply stained share; y: nucleus/cell ratio, or without masks
+    the nucleus' optical density in green light.
+    """
+    table = cells.table[cells.table["split"].isin(["train", "val"])].reset_index()
+    turn = table.groupby(["label", "group"]).cumcount()
+    place = table.assign(turn=turn).sort_values("turn", kind="stable").groupby("label").cumcount()
+    rows = np.sort(table.index[place.sort_index() < max(1, most // len(cells.classes))].to_numpy()[:most])
+    some, about = table.loc[rows], measured.loc[rows]
+    images = cells.images[some["index"].tolist()].permute(0, 2, 3, 1).numpy()
+    if cells.size > side:
+        images = np.stack([cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images])
+    up = "nucleus / cell" if "nucleus / cell" in measured else "nucleus OD green"
+    columns = ["label", "path", "group", "split", "kind", "diameter", "width", "height"]
+    records = some[[c for c in columns if c in some.columns]].reset_index(drop=True)
+    records = records.rename(
+        columns={"kind": "cell type", "diameter": "diameter, µm", "width": "width, px", "height": "height, px"}
+    )
+    records["deeply stained"], records[up] = about["deeply stained"].to_numpy(), about[up].to_numpy()
+    names = {
+        "nucleus / cell": "nucleus area / cell area (1)",
+        "nucleus OD green": "optical density of the nucleus, green",
+    }
+    points = about[["deeply stained", up]].to_numpy(np.float64)
+    return points, images, records, ("deeply stained share of the picture (1)", names[up])
+
+
 def class_table(cells: CellSet) -> pd.DataFrame:
     """Class x part: cells and groups."""
     out = []
@@ -46,6 +108,8 @@ def class_table(cells: CellSet) -> pd.DataFrame:
         for part in PARTS:
             here = mine[mine["split"] == part]
             row |= {f"{part} cells": len(here), f"{part} groups": here["group"].nunique()}
+        if cells.foreign:
+            row["foreign cells"] = int(mine["split"].str.startswith(FOREIGN).sum())
         out.append(row)
     return pd.DataFrame(out)
 
@@ -106,7 +170,7 @@ def reference_table(cells: CellSet) -> pd.DataFrame:
             for label, some in mixture.groupby("class", sort=False)
         ]  # fmt: skip
         return pd.DataFrame(sources + marks + kinds)
-    near = cells.table["group"].str.startswith("near:")
+    near = cells.table["group"].str.startswith(ANONYMOUS)
     told = int((~near).sum())
     return pd.DataFrame(
         [
@@ -133,23 +197,29 @@ def measure_cells(cells: CellSet) -> pd.DataFrame:
     """Per training or validation cell: label, group, and what can be measured without a model.
 
     Colour of the clear glass (95th percentile of R, G, B); the deeply stained share of the picture (optical density
-    over the glass, summed over the channels, above 1.5: nuclei and dense granules, hardly ever red cells); with masks
-    the nucleus/cell area ratio.
+    over the glass, summed over the channels, above 1.5: nuclei and dense granules, hardly ever red cells) and its median
+    optical density in red light (azure) and in green light (eosin); with masks the nucleus/cell area ratio.
     """
     seen = cells.table["split"].isin(["train", "val"]).to_numpy()
     out = cells.table.loc[seen, ["label", "group"]].reset_index(drop=True)
-    glass, deep, ratio = [], [], []
+    glass, deep, stain, ratio = [], [], [], []
     for at in _chunks(np.flatnonzero(seen)):
         images = cells.images[at].permute(0, 2, 3, 1).numpy()
         clear = np.percentile(images.reshape(len(images), -1, 3), 95, axis=1)
         light = np.maximum(images, 1).astype(np.float32) / np.maximum(clear, 1).astype(np.float32)[:, None, None]
         glass.append(clear)
-        deep.append((-np.log(light).sum(axis=3) > DEEP).mean(axis=(1, 2)))
+        density = -np.log(np.minimum(light, 1))
+        inside = density.sum(axis=3) > DEEP
+        deep.append(inside.mean(axis=(1, 2)))
+        stain.append(
+            [np.median(od[one], axis=0)[:2] if one.any() else (0, 0) for od, one in zip(density, inside, strict=True)]
+        )
         if cells.masks is not None:
             masks = cells.masks[at].numpy()
             ratio.append((masks == 255).sum(axis=(1, 2)) / np.maximum((masks > 0).sum(axis=(1, 2)), 1))
     out[["glass red", "glass green", "glass blue"]] = np.concatenate(glass)
     out["deeply stained"] = np.concatenate(deep)
+    out[["nucleus OD red", "nucleus OD green"]] = np.concatenate([np.array(s, np.float64) for s in stain])
     if ratio:
         out["nucleus / cell"] = np.concatenate(ratio)
     return out

@@ -43,7 +43,7 @@ class FcmaeParams(TrainParams):
     batch_size: int = Field(32, ge=2, le=65536, description="images per optimiser step, all processes together")
     accumulate: int = Field(1, ge=1, le=1024, description="forward passes the batch is cut into")
     lr_scale: float = Field(
-        1.2e-2, gt=0, le=1.0, description="base learning rate per 256 images (1.5e-4 as published, for long runs)"
+        2.4e-3, gt=0, le=1.0, description="base learning rate per 256 images (1.5e-4 as published, for long runs)"
     )
     weight_decay: float = Field(0.05, ge=0, le=1.0, description="AdamW decay of matrices; vectors have none")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises from 0")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from torch import Tensor
@@ -19,6 +20,8 @@ from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.fcmae.masking import random_masks, upsample_mask
 from leuk_lib.fcmae.probe import ENCODER, Probe, encode
 from leuk_lib.runs.seeds import torch_generator
+
+KEYS = {"k-NN": "knn", "k-NN, whitened": "knn_whitened", "linear": "linear"}  # a probe's name in the metrics
 
 
 class Recorder(Protocol):
@@ -88,12 +91,27 @@ def feature_map(encoder: Encoder, images: Tensor) -> tuple[NDArray[Any], list[st
     return points, [f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
 
 
+MAPPED, THUMBNAIL = 600, 32  # pictures that a map's page can bear, and their side in px
+
+
+def thinned(n: int, most: int = MAPPED) -> Tensor:
+    """Positions of at most `most` of n cells, evenly spaced."""
+    return torch.arange(n) if n <= most else torch.linspace(0, n - 1, most).round().long()
+
+
+def thumbnails(images: Tensor, side: int = THUMBNAIL) -> NDArray[np.uint8]:
+    """Images (N, 3, S, S) uint8 as small pictures (N, side, side, 3), averaged over areas; never enlarged."""
+    side = min(side, images.shape[-1])
+    small = F.adaptive_avg_pool2d(images.float(), side).round().to(torch.uint8)
+    return small.permute(0, 2, 3, 1).contiguous().numpy()
+
+
 def record(stage: Recorder, probe: Probe, history: list[dict[str, Any]]) -> None:
     """Put the headline numbers of pretraining into the stage's metrics, with intervals where there are any."""
     table, gains = probe.table(), probe.gains()
     last = table.loc[table["features"] == ENCODER, "step"].max()
     for row in table.to_dict("records"):
-        kind = "knn" if row["probe"] == "k-NN" else "linear"
+        kind = KEYS[row["probe"]]
         if row["features"] != ENCODER:
             key = f"{kind}_{row['features'].replace(' ', '_').replace('-', '_').lower()}"
         elif row["step"] == last:
@@ -104,11 +122,11 @@ def record(stage: Recorder, probe: Probe, history: list[dict[str, Any]]) -> None
             continue
         _put(stage, key, row, "accuracy")
     for row in gains[gains["against"] == "random initialisation"].to_dict("records"):
-        _put(stage, f"{'knn' if row['probe'] == 'k-NN' else 'linear'}_gain", row, "difference")
+        _put(stage, f"{KEYS[row['probe']]}_gain", row, "difference")
     if table["low"].isna().any():
         stage.note("probe: all validation cells belong to one group, so their accuracy has no interval")
     tail = pd.DataFrame(history).tail(max(len(history) // 10, 1))
-    for column in ("loss", "stained", "field"):
+    for column in ("loss", "stained", "field", "contrast"):
         if column in tail and math.isfinite(mean := tail[column].mean()):
             stage.record(f"loss_{column}" if column != "loss" else "loss", float(mean), n=len(tail))
 

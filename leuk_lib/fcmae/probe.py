@@ -1,4 +1,4 @@
-"""What a frozen encoder knows: k-NN and linear probe on the validation part, beside three untrained baselines.
+"""What a frozen encoder knows: k-NN, k-NN on whitened features and linear probe on the validation part, beside three untrained baselines.
 
 Nothing here trains or changes the encoder, and nothing here ever sees a test image.
 """
@@ -26,6 +26,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 
 ENCODER = "FCMAE encoder"
+PROBES = ("k-NN", "k-NN, whitened", "linear")
 
 
 @torch.no_grad()
@@ -79,6 +80,18 @@ def linear_correct(train_x: NDArray[Any], train_y: NDArray[Any], x: NDArray[Any]
         return np.full(len(y), train_y[0]) == y
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000, tol=1e-3)).fit(train_x, train_y)
     return model.predict(x) == y
+
+
+def judge(
+    train_x: NDArray[Any], train_y: NDArray[Any], x: NDArray[Any], y: NDArray[Any], k: int
+) -> dict[str, NDArray[np.bool_]]:
+    """Which of `x` each probe gets right: by name, in the order of `PROBES`."""
+    white_train, white = whiten(train_x, x)
+    return {
+        "k-NN": knn_correct(train_x, train_y, x, y, k),
+        "k-NN, whitened": knn_correct(white_train, train_y, white, y, k),
+        "linear": linear_correct(train_x, train_y, x, y),
+    }
 
 
 def group_bootstrap(
@@ -138,9 +151,9 @@ class Probe:
         self._judge("raw-pixel PCA", 0, *pixel_pca(train, val))
 
     def _judge(self, features: str, step: int, train_x: NDArray[Any], val_x: NDArray[Any]) -> None:
-        knn = knn_correct(train_x, self._train_y, val_x, self._val_y, self.k)
-        self._correct[features, "k-NN", step] = knn
-        self._correct[features, "linear", step] = linear_correct(train_x, self._train_y, val_x, self._val_y)
+        truth = self._train_y, self._val_y
+        for probe, correct in judge(train_x, truth[0], val_x, truth[1], self.k).items():
+            self._correct[features, probe, step] = correct
 
     def table(self) -> pd.DataFrame:
         """One row a probe: features, probe, step, accuracy, low, high (95 %, by group), n."""
@@ -162,7 +175,7 @@ class Probe:
             name: (name, 0) for name in sorted({f for f, _, _ in self._correct} - {ENCODER})
         }
         rows = []
-        for probe in ("k-NN", "linear"):
+        for probe in PROBES:
             ours = self._correct[ENCODER, probe, last].astype(float)
             for name, (features, step) in rivals.items():
                 difference = ours - self._correct[features, probe, step]

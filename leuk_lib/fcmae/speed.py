@@ -38,7 +38,7 @@ class _ZeroedEncoder(nn.Module):
             conv_mlp=variant not in ("tiny", "base"),
         )  # fmt: skip
         body.stem[0] = nn.Conv2d(3, spec["dims"][0], stem_stride, stem_stride)
-        self.stem, self.stages = body.stem, body.stages
+        self.stem, self.stages, self.norm = body.stem, body.stages, nn.LayerNorm(spec["dims"][-1])
         self.channels: tuple[int, ...] = spec["dims"]
         self.patch = 8 * stem_stride
 
@@ -118,21 +118,26 @@ def peak_memory(step: Callable[[], None], device: str = "cpu") -> float:
     return max(held, default=0) / 2**20
 
 
-def ratios(seconds: Mapping[str, list[float]], reference: str = VISIBLE) -> pd.DataFrame:
-    """Median milliseconds a step, and how often `reference` fits into it (median over the paired repeats)."""
+def ratios(seconds: Mapping[str, list[float]], megabytes: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """One row a form: median milliseconds a step, how often the first form fits into it (median over the paired
+    repeats), and with `megabytes` its peak memory."""
+    first = next(iter(seconds))
     rows = []
     for name, values in seconds.items():
-        times = [a / b for a, b in zip(values, seconds[reference], strict=True)]
-        rows.append((name, 1e3 * statistics.median(values), statistics.median(times)))
-    return pd.DataFrame(rows, columns=["form", "ms a step (median)", f"times {reference!r}"])
+        times = [a / b for a, b in zip(values, seconds[first], strict=True)]
+        rows.append(
+            {"form": name, "ms a step": 1e3 * statistics.median(values), "times the first": statistics.median(times)}
+        )
+    table = pd.DataFrame(rows)
+    return table if megabytes is None else table.assign(**{"peak MB": [megabytes[name] for name in seconds]})
 
 
-def compare(params: FcmaeParams, size: int, batch: int = 16, repeats: int = 3) -> dict[str, list[float]]:
-    """Seconds of training steps of a run's own model in all three forms, on `batch` noise images of `size` px."""
+def compare(params: FcmaeParams, size: int, batch: int = 16, repeats: int = 3) -> pd.DataFrame:
+    """Time and peak memory (`ratios`) of a run's own model in all three forms, on `batch` noise images of `size` px."""
     forms = {
         form: training_step(
             form, params.variant, params.stem_stride, size, batch, params.mask_ratio, params.decoder_dim
         )
         for form in (VISIBLE, DENSE, ZEROED)
     }
-    return measure(forms, repeats)
+    return ratios(measure(forms, repeats), {form: peak_memory(step) for form, step in forms.items()})

@@ -140,9 +140,9 @@ def _sprite(thumbnails: NDArray[np.uint8], columns: int, quality: int) -> bytes:
 def _markup(identity: str, text: str, sprite: bytes, said: str, data: dict[str, Any]) -> str:
     """The fragment. Without its script (an untrusted notebook, a print) it is a contact sheet of all cells."""
     picture = f"url(data:image/webp;base64,{base64.b64encode(sprite).decode()})"
-    style = STYLE.replace("ROOT", f"#{identity}") + f"#{identity} .picture{{background-image:{picture}}}"
+    style = STYLE.replace("ROOT", f"#{identity}") + f"#{identity} .leuk-picture{{background-image:{picture}}}"
     sheet = (
-        f'<div class="sheet picture" role="img" aria-label="Contact sheet. {html.escape(said, quote=True)}" '
+        f'<div class="leuk-sheet leuk-picture" role="img" aria-label="Contact sheet. {html.escape(said, quote=True)}" '
         f'style="aspect-ratio:{data["columns"]}/{data["rows"]}"></div>'
     )
     script = f"({SCRIPT})(document.getElementById({json.dumps(identity)}),{text})"

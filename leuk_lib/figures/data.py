@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,14 +34,60 @@ def contact_sheet(
     return figure
 
 
+def group_sheet(images: NDArray[np.uint8], names: Sequence[str], per_group: int = 8) -> Figure:
+    """A row of cells for every group ("class, group" in ``names``); a line of text where no group holds several cells."""
+    if not len(images):
+        return _words("no patient, slide or subject with several cells is known in this data set")
+    rows = list(dict.fromkeys(names))
+    figure = contact_sheet(images, names, rows, per_group)
+    for ax, name in zip(figure.axes[:: len(figure.axes) // len(rows)], rows, strict=True):
+        label, _, group = name.partition(", ")
+        ax.set_ylabel(
+            f"{_short(label)}\n{_short(group, 16)}", rotation=0, ha="right", va="center", fontsize=7, color=INK
+        )
+    return figure
+
+
+def pair_sheet(images: NDArray[np.uint8], found: Sequence[str]) -> Figure:
+    """Pictures that show the same thing, side by side (``images`` holds them in twos); or a line of text if there are none."""
+    if not found:
+        return _words("no two pictures of training and validation show the same thing")
+    figure, axes = new_figure(
+        2.3 * min(3, len(found)) + 0.4,
+        1.75 * -(-len(found) // 3),
+        -(-len(found) // 3),
+        min(3, len(found)),
+        squeeze=False,
+    )
+    for position, ax in enumerate(axes.ravel()):
+        image_axes(ax)
+        if position < len(found):
+            gap = np.full((images.shape[1], max(1, images.shape[1] // 16), 3), 252, np.uint8)
+            ax.imshow(
+                np.concatenate([images[2 * position], gap, images[2 * position + 1]], axis=1), interpolation="lanczos"
+            )
+            ax.set_title(_wrapped(found[position]), fontsize=6)
+        else:
+            ax.set_visible(False)
+    return figure
+
+
+def _words(text: str) -> Figure:
+    figure, ax = new_figure(6, 1.0)
+    image_axes(ax)
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes)
+    return figure
+
+
+def _wrapped(text: str, width: int = 34) -> str:
+    return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))
+
+
 def mask_overlay(images: NDArray[np.uint8], masks: NDArray[np.uint8] | None, labels: Sequence[str]) -> Figure:
     """Cells above, the outlines of nucleus and cell drawn on them below; one cell a class. Without masks: a line of text."""
     first = [labels.index(name) for name in dict.fromkeys(labels)] if isinstance(labels, list) else []
     if masks is None:
-        figure, ax = new_figure(6, 1.0)
-        image_axes(ax)
-        ax.text(0.5, 0.5, "this data set has no masks", ha="center", va="center", transform=ax.transAxes)
-        return figure
+        return _words("this data set has no masks")
     figure, axes = new_figure(1.35 * len(first) + 0.9, 3.2, 2, len(first), squeeze=False)
     for column, i in enumerate(first):
         for ax in axes[:, column]:
@@ -141,6 +188,30 @@ def sizes(measured: pd.DataFrame) -> Figure:
         ax.set_xlabel(
             "deeply stained share of the picture (1)" if column == "deeply stained" else "nucleus area / cell area (1)"
         )
+    axes[0, 0].set_yticks(range(1, len(classes) + 1), [str(name).replace("_", " ") for name in classes])
+    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylabel("class")
+    return figure
+
+
+def stains(measured: pd.DataFrame) -> Figure:
+    """How deeply nuclei are stained, by class: box plots over cells, and the mean of every group of several cells."""
+    classes = list(dict.fromkeys(measured["label"]))
+    figure, axes = new_figure(7.6, 0.42 * len(classes) + 1.3, 1, 2, squeeze=False, sharey=True)
+    for ax, (column, name) in zip(
+        axes[0], (("nucleus OD red", "red light (azure)"), ("nucleus OD green", "green light (eosin)")), strict=True
+    ):
+        values = [measured.loc[measured["label"] == kind, column].to_numpy() for kind in classes]
+        ax.boxplot(
+            values, orientation="horizontal", widths=0.62, showfliers=False, whis=(5, 95),
+            medianprops={"color": PALETTE[5]}, boxprops={"color": INK}, whiskerprops={"color": INK},
+        )  # fmt: skip
+        groups = measured.groupby(["label", "group"])[column].agg(["mean", "size"]).reset_index()
+        groups = groups[groups["size"] > 1]
+        for y, kind in enumerate(classes, 1):
+            some = groups.loc[groups["label"] == kind, "mean"]
+            ax.scatter(some, np.full(len(some), float(y)), s=14, color=PALETTE[0], marker="D", alpha=0.55, linewidths=0)
+        ax.set_xlabel(f"optical density of the nucleus,\n{name} (natural logarithm)")
     axes[0, 0].set_yticks(range(1, len(classes) + 1), [str(name).replace("_", " ") for name in classes])
     axes[0, 0].invert_yaxis()
     axes[0, 0].set_ylabel("class")

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 
-from leuk_lib.figures.style import INK, MARKERS, PALETTE, class_colours, image_axes, new_figure
+from leuk_lib.figures.style import INK, PALETTE, image_axes, new_figure
 
 HIDDEN = 0.62  # grey of a hidden patch
 
@@ -49,26 +48,35 @@ def reconstructions(
 def learning_curves(history: pd.DataFrame, window: int = 0) -> Figure:
     """Loss on hidden patches over steps, stained patches and empty field apart, and the learning rate.
 
-    history: columns step, loss, stained, field, lr. Thin: every step; thick: running median over `window` steps
+    history: columns step, loss, stained, field, lr, and contrast where there was such a term. Thin: every step; thick: running median over `window` steps
     (0: a twentieth of the run).
     """
     window = window or max(len(history) // 20, 1)
-    fig, (top, low) = new_figure(6.4, 3.9, 2, 1, sharex=True, height_ratios=(4, 1))
+    contrast = "contrast" in history
+    ratios = (4, 2, 1) if contrast else (4, 1)
+    fig, axes = new_figure(6.4, 3.9 + 1.2 * contrast, len(ratios), 1, sharex=True, height_ratios=ratios)
+    top, low = axes[0], axes[-1]
+
+    def draw(ax: Any, column: str, label: str, colour: str, style: str) -> None:
+        ax.plot(history["step"], history[column], color=colour, lw=0.6, alpha=0.35)
+        smooth = history[column].rolling(window, center=True, min_periods=1).median()
+        ax.plot(history["step"], smooth, style, color=colour, lw=2, label=label)
+
     kinds = [
         ("stained", "stained patches (cells)", PALETTE[5]),
         ("loss", "all hidden patches", INK),
         ("field", "empty field", PALETTE[0]),
     ]
     for (column, label, colour), style in zip(kinds, ("-", "--", "-."), strict=True):
-        if column not in history or history[column].notna().sum() == 0:
-            continue
-        values = history[column]
-        top.plot(history["step"], values, color=colour, lw=0.6, alpha=0.35)
-        smooth = values.rolling(window, center=True, min_periods=1).median()
-        top.plot(history["step"], smooth, style, color=colour, lw=2, label=label)
+        if column in history and history[column].notna().any():
+            draw(top, column, label, colour, style)
     top.set_ylabel("mean squared error\n(target of the loss)")
     top.set_ylim(bottom=0)
     top.legend()
+    if contrast:
+        draw(axes[1], "contrast", "contrastive term", PALETTE[1], "-")
+        axes[1].set_ylabel("cross-entropy\n(nats)")
+        axes[1].legend()
     low.plot(history["step"], history["lr"], color=PALETTE[2], lw=1.5)
     low.set_ylabel("learning\nrate")
     low.set_xlabel("optimiser step")
@@ -76,75 +84,67 @@ def learning_curves(history: pd.DataFrame, window: int = 0) -> Figure:
     return fig
 
 
-def probe_over_time(table: pd.DataFrame, encoder: str = "FCMAE encoder") -> Figure:
-    """Accuracy of the frozen encoder over pretraining, beside baselines that need none; 95 % intervals.
+def probe_over_time(table: pd.DataFrame, judged_on: str = "validation cells") -> Figure:
+    """Accuracy of frozen encoders over pretraining, beside rivals that need none; 95 % intervals.
 
-    table: columns features, probe, step, accuracy, low, high, n; rows of `encoder` make the curve.
+    table: columns features, probe, step, accuracy, low, high, n. Features with more than one step make a curve, the
+    others a line with a band; the step 0 that all curves share is the random start.
     """
     probes = list(dict.fromkeys(table["probe"]))
-    fig, axes = new_figure(6.8, 3.3, 1, len(probes), sharey=True, squeeze=False)
-    rivals = [name for name in dict.fromkeys(table["features"]) if name != encoder]
+    fig, axes = new_figure(2.5 + 2.3 * len(probes), 3.4, 1, len(probes), sharey=True, squeeze=False)
+    steps = table.groupby("features", sort=False)["step"].nunique()
+    rivals, curves = list(steps.index[steps == 1]), list(steps.index[steps > 1])
     for ax, probe in zip(axes[0], probes, strict=True):
         part = table[table["probe"] == probe]
-        ours = part[part["features"] == encoder].sort_values("step")
-        first, last = float(ours["step"].min()), max(float(ours["step"].max()), 1.0)
+        last = max(float(part["step"].max()), 1.0)
         for position, name in enumerate(rivals):
             row = part[part["features"] == name].iloc[0]
             colour = PALETTE[(1, 2, 3)[position % 3]]
             ax.axhspan(row["low"], row["high"], color=colour, alpha=0.13, lw=0)
             ax.axhline(row["accuracy"], color=colour, ls=("--", "-.", ":")[position % 3], lw=1.5, label=name)
-        start = ours.iloc[0]
+        start = part[(part["features"] == curves[0]) & (part["step"] == 0)].iloc[0]
         ax.axhline(start["accuracy"], color=PALETTE[6], lw=1, ls=(0, (1, 2)), label="random initialisation")
-        error = np.abs(ours[["low", "high"]].to_numpy().T - ours["accuracy"].to_numpy())
-        ax.errorbar(
-            ours["step"], ours["accuracy"], yerr=error, color=PALETTE[0], marker="o", ms=5, capsize=3, lw=1.8,
-            label="FCMAE, frozen",
-        )  # fmt: skip
-        ax.set_xlim(first - 0.05 * last, 1.05 * last)
-        ax.set_title(f"{probe} probe (n = {int(start['n'])})")
+        for position, name in enumerate(curves):
+            ours = part[part["features"] == name].sort_values("step")
+            error = np.abs(ours[["low", "high"]].to_numpy().T - ours["accuracy"].to_numpy())
+            ax.errorbar(
+                ours["step"] + 0.012 * last * position, ours["accuracy"], yerr=error, color=PALETTE[(0, 5)[position % 2]],
+                marker="os"[position % 2], ms=5, capsize=3, lw=1.8, label=f"{name}, frozen",
+            )  # fmt: skip
+        ax.set_xlim(-0.05 * last, 1.07 * last)
+        ax.set_title(f"{probe} (n = {int(start['n'])})")
         ax.set_xlabel("optimiser steps of pretraining")
-    axes[0][0].set_ylabel("accuracy, validation cells")
+    axes[0][0].set_ylabel(f"accuracy, {judged_on}")
     handles, labels = axes[0][0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=3)
     return fig
 
 
-def embedding_map(
-    points: NDArray[Any],
-    images: NDArray[Any],
-    labels: NDArray[Any],
-    classes: Sequence[str],
-    axes: Sequence[str],
-    thumbnails: int = 60,
-) -> Figure:
-    """Cells placed by two embedding coordinates: a point a cell, and pictures of some with their class's frame.
+def from_study(curve: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
+    """The pretraining study's tables in the form that `probe_over_time` draws; rivals without steps are at step 0."""
+    rivals = probes[~probes["arm"].isin([*curve["arm"].unique(), "random initialisation"])]
+    names = {"arm": "features", "condition": "probe", "value": "accuracy"}
+    return pd.concat([curve.rename(columns=names), rivals.rename(columns=names).assign(step=0)], ignore_index=True)
 
-    points (N, 2); images (N, H, W, 3) uint8; labels (N,) positions in `classes`; axes: their two names.
+
+def label_efficiency(labels: pd.DataFrame) -> Figure:
+    """Accuracy after fine-tuning against the share of the labels that it may use, one curve a start; 95 % intervals.
+
+    labels: columns condition (a share, as text), arm, value, low, high, n, seeds.
     """
-    fig, ax = new_figure(7.0, 5.6)
-    colours = class_colours(classes)
-    for position, name in enumerate(classes):
-        mine = points[labels == position]
-        marker = MARKERS[position % len(MARKERS)]
-        ax.scatter(mine[:, 0], mine[:, 1], s=16, color=colours[name], marker=marker, alpha=0.8, lw=0, label=name)
-    span = np.ptp(points, axis=0)
-    span[span == 0] = 1
-    for i in _spread(points / span, thumbnails):
-        picture = OffsetImage(images[i], zoom=25 / images.shape[1], interpolation="bilinear")
-        frame = {"edgecolor": colours[classes[int(labels[i])]], "lw": 1.8, "boxstyle": "square,pad=0.08"}
-        ax.add_artist(AnnotationBbox(picture, (points[i, 0], points[i, 1]), bboxprops=frame, pad=0.05))
-    ax.set_xlabel(axes[0])
-    ax.set_ylabel(axes[1])
-    ax.margins(0.06)
-    fig.legend(loc="outside lower center", ncols=min(len(classes), 4), title="frame and point: class", title_fontsize=8)
+    fig, ax = new_figure(6.0, 3.5)
+    for position, (arm, part) in enumerate(labels.groupby("arm", sort=False)):
+        share = part["condition"].astype(float) * 100
+        error = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
+        ax.errorbar(
+            share * (1 + 0.02 * position), part["value"], yerr=error, color=PALETTE[(6, 0)[position % 2]], ls=("--", "-")[position % 2],
+            marker="so"[position % 2], ms=5, capsize=3, lw=1.8, label=str(arm),
+        )  # fmt: skip
+    ax.set_xscale("log")
+    shares = sorted(set(labels["condition"].astype(float) * 100))
+    ax.set_xticks(shares, [f"{share:g} %" for share in shares])
+    ax.minorticks_off()
+    ax.set_xlabel("share of the training labels that fine-tuning may use")
+    ax.set_ylabel("balanced accuracy, test cells")
+    ax.legend(title="start of fine-tuning")
     return fig
-
-
-def _spread(points: NDArray[Any], count: int) -> list[int]:
-    """Positions of up to `count` points, each the farthest from those before (no two pictures on one spot)."""
-    chosen = [int(np.argmin(np.linalg.norm(points - points.mean(0), axis=1)))]
-    distance = np.linalg.norm(points - points[chosen[0]], axis=1)
-    while len(chosen) < min(count, len(points)) and distance.max() > 0.07:
-        chosen.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
-    return chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class PretrainingParams(StudyParams):
     stem_stride: int = Field(2, description="stride of the stem; the mask patch is 8 times it")
     steps: int = Field(500, ge=2, le=10**7, description="optimiser steps of pretraining")
     batch_size: int = Field(64, ge=4, le=65536, description="masked images a step (a contrastive pair counts as two)")
+    lr: float = Field(3e-4, gt=0, le=1, description="peak learning rate of pretraining, the same in every arm")
     looks: int = Field(
         3, ge=1, le=50, description="checkpoints at which the frozen encoder is probed, besides the start"
     )
@@ -67,10 +68,10 @@ class PretrainingParams(StudyParams):
 
     def fcmae(self, arm: str, seed: int) -> FcmaeParams:
         """The pretraining of an arm: the laptop profile's recipe at this study's size."""
-        contrast = PRETRAINED[arm].get("contrast", FcmaeParams.model_fields["contrast"].default) > 0
+        images = self.batch_size if PRETRAINED[arm].get("contrast") == 0 else self.batch_size // 2
         return FcmaeParams(
             seed=seed, threads=self.threads, accelerator="cpu", images="raw", variant=self.variant,  # type: ignore[arg-type]
-            stem_stride=self.stem_stride, steps=self.steps, batch_size=self.batch_size // (2 if contrast else 1),  # type: ignore[arg-type]
+            stem_stride=self.stem_stride, steps=self.steps, batch_size=images, lr_scale=256 * self.lr / images,  # type: ignore[arg-type]
             checkpoint_every=100, **PRETRAINED[arm],
         )  # fmt: skip
 
@@ -95,7 +96,7 @@ class _Looks:
     """A monitor of `pretrain` that probes the frozen encoder on the test part and keeps which cells it got right."""
 
     material: _Material
-    steps: Sequence[int]
+    steps: Collection[int]
     k: int
     rows: list[Row] = field(default_factory=list)
 
@@ -135,12 +136,7 @@ class _Material:
 
 def _probe(material: _Material, k: int, step: int, train_x: NDArray[Any], test_x: NDArray[Any]) -> list[Row]:
     truth = material.labels[material.train].numpy(), material.labels[material.test].numpy()
-    white = probe.whiten(train_x, test_x)
-    found = {
-        "k-NN": probe.knn_correct(train_x, truth[0], test_x, truth[1], k),
-        "k-NN, whitened": probe.knn_correct(white[0], truth[0], white[1], truth[1], k),
-        "linear": probe.linear_correct(train_x, truth[0], test_x, truth[1]),
-    }
+    found = probe.judge(train_x, truth[0], test_x, truth[1], k)
     return [{"condition": name, "step": step, "right": _text(right)} for name, right in found.items()]
 
 

@@ -133,8 +133,15 @@ def test_chapters_lose_noise_and_keep_what_the_book_uses() -> None:
     notebook["cells"].insert(
         0, {"cell_type": "markdown", "source": "An error", "metadata": {"tags": ["papermill-error-cell-tag"]}}
     )
+    path = {
+        "output_type": "execute_result",
+        "data": {"text/plain": "PosixPath('/home/somebody/read.json')"},
+        "metadata": {},
+    }
+    notebook["cells"][-1]["outputs"].append(path)
     before = str(notebook)
     shown = clean(notebook)
+    assert "/home/somebody" not in str(shown)
     assert str(notebook) == before
     assert "papermill" not in shown["metadata"] and len(shown["cells"]) == len(notebook["cells"]) - 1
     figure, numbers = shown["cells"][2], shown["cells"][4]

@@ -12,7 +12,19 @@ import pytest
 from leuk_lib.cli import main
 from leuk_lib.data.smear.cohort import smear_cells
 
-COMMANDS = [["data", "check"], ["run"], ["status"], ["compare"], ["predict"], ["study"], ["book"]]
+COMMANDS = [
+    ["data", "check"],
+    ["data", "list"],
+    ["data", "fetch"],
+    ["data", "split"],
+    ["run"],
+    ["status"],
+    ["compare"],
+    ["reference"],
+    ["predict"],
+    ["study"],
+    ["book"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -36,6 +48,8 @@ def test_every_command_has_help_with_an_example(command: list[str], capsys: pyte
         (["status", "--run", "gone"], 1, "no such folder"),
         (["predict", "cell.png"], 1, "no trained model in results/"),
         (["predict", "cell.png", "--model", "no.safetensors"], 2, "no.safetensors: no such file"),
+        (["compare", "gone"], 1, "neither a run's folder nor a reference file"),
+        (["reference", "gone"], 1, "chapter 01_data of run 'gone' is missing"),
         (["book", "--run", "gone"], 1, "chapter 01_data of run 'gone' is missing"),
         (["frobnicate"], 2, "No such command"),
     ],
@@ -85,4 +99,25 @@ def test_predict_and_compare_on_the_smoke_run(root: Path, tmp_path: Path, capsys
     assert main(["predict", str(tmp_path / "text.png"), "--model", str(model)]) != 0
     assert "text.png" in capsys.readouterr().err
     assert main(["compare", str(model.parents[1]), str(model.parents[1])]) == 0
-    assert "equal" in capsys.readouterr().out
+    assert "numbers are equal to the bit" in capsys.readouterr().out
+
+
+@pytest.mark.notebooks
+def test_a_reference_of_the_smoke_run_agrees_with_it_and_names_what_was_changed(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = root / "results" / "smear-smoke-s0"
+    if not (run / "claims" / "notebook.ipynb").exists():
+        pytest.skip("no finished smoke run in results/: `make test` makes one first (`leuk run --profile smoke`)")
+    file = tmp_path / "reference.json"
+    assert main(["reference", run.name, "--out", str(file)]) == 0
+    assert file.stat().st_size < 300_000
+    assert main(["compare", run.name, str(file)]) == 0
+    assert "equal to the bit" in capsys.readouterr().out
+    whole = json.loads(file.read_text())
+    whole["metrics"]["results"]["accuracy"]["value"] += 5
+    whole["cards"]["results"]["versions"]["torch"] = "1.0"
+    file.write_text(json.dumps(whole))
+    assert main(["compare", run.name, str(file)]) == 1
+    said = capsys.readouterr().out
+    assert "1 outside" in said and "not 1.0" in said

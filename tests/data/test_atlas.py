@@ -88,8 +88,8 @@ def test_mouse_keyboard_and_both_modes(tmp_path: Path):
             page.on("pageerror", lambda error: troubles.append(str(error)))
             page.on("request", lambda asked: troubles.append(asked.url) if asked.url.startswith("http") else None)
             page.goto(page_file.as_uri())
-            field, shown = page.locator(".field"), page.locator("dl")
-            assert page.locator("[role=option]").count() == 9 and page.locator(".sheet").count() == 0
+            field, shown = page.locator(".leuk-field"), page.locator("dl")
+            assert page.locator("[role=option]").count() == 9 and page.locator(".leuk-sheet").count() == 0
             page.locator("[role=option]").nth(4).hover()
             assert "4" in shown.inner_text() and page.locator("[aria-selected=true]").count() == 1
             field.focus()

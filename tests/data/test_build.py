@@ -62,6 +62,15 @@ def test_rendered_cells_are_written_split_and_reproducible(tmp_path):
         assert hashlib.sha256(a).hexdigest() == hashlib.sha256(b).hexdigest(), name
 
 
+def test_an_earlier_split_is_kept(tmp_path):
+    first = FolderStage(tmp_path / "one")
+    before = build_cells(small(), first).cells.table.set_index("group")["split"]
+    again = build_cells(small(seed=1, keep_split=str(tmp_path / "one" / "splits.json")), FolderStage(tmp_path / "two"))
+    after = again.cells.table.set_index("group")["split"]
+    assert any("12 of 12 groups keep the parts" in note for note in again.notes)
+    assert before[~before.index.duplicated()].sort_index().equals(after[~after.index.duplicated()].sort_index())
+
+
 def test_a_class_of_one_image_stays_in_training(tmp_path, real_data):
     stage = FolderStage(tmp_path)
     built = build_cells(small(dataset=str(real_data / "tecom_wbc"), image_size=32), stage)

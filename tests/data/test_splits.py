@@ -1,12 +1,27 @@
 """The split: groups never cross, proportions hold, nothing depends on order or luck."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leuk_lib.data.splits import PARTS, assert_disjoint, split_groups, split_record, unsplittable
+from data.toys import folder
+from leuk_lib.cli import main
+from leuk_lib.data.splits import (
+    PARTS,
+    assert_disjoint,
+    folds_record,
+    k_folds,
+    read_record,
+    repeated_splits,
+    split_groups,
+    split_record,
+    unsplittable,
+)
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import write_json
 
 cells = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12)), min_size=1, max_size=120)
 
@@ -64,6 +79,115 @@ def test_cells_added_to_one_class_leave_the_others_where_they_are():
     before = split_groups(labels, groups)
     more = split_groups(np.append(labels, [1] * 30), np.append(groups, 1000 + np.arange(30) // 3))
     assert (more[:60] == before[:60]).all()
+
+
+@given(cells, cells, st.integers(0, 5))
+@settings(max_examples=80, deadline=None)
+def test_what_shares_no_group_with_a_changed_class_stays_exactly(rows, added, seed):
+    """The promise of ``split_groups``: other classes and groups may be added, removed or changed in any way."""
+    labels, groups = np.array(rows).T
+    more_labels, more_groups = np.array(added).T
+    alone = split_groups(labels, groups, seed=seed)
+    both = split_groups(
+        np.concatenate([labels, 10 + more_labels]), np.concatenate([groups, 100 + more_groups]), seed=seed
+    )
+    assert (both[: len(labels)] == alone).all()
+
+
+@given(cells, cells, st.integers(0, 5))
+@settings(max_examples=80, deadline=None)
+def test_groups_of_an_earlier_split_never_move_whatever_is_added(rows, added, seed):
+    labels, groups = np.array(rows).T
+    before = split_groups(labels, groups, seed=seed)
+    earlier = {str(g): int(p) for g, p in zip(groups, before, strict=True)}
+    more_labels, more_groups = np.array(added).T
+    after = split_groups(
+        np.concatenate([labels, more_labels]), np.concatenate([groups, more_groups]), seed=seed + 1, fixed=earlier
+    )
+    assert (after[: len(labels)] == before).all()
+    assert_disjoint(after, np.concatenate([groups, more_groups]))
+
+
+def test_new_groups_go_where_most_is_missing():
+    labels, groups = np.zeros(40, int), np.arange(40) // 2
+    earlier = {str(g): 0 for g in range(10)}
+    parts = split_groups(labels, groups, fixed=earlier)
+    share = np.bincount(parts, minlength=3) / 40
+    assert np.abs(share - [0.7, 0.1, 0.2]).max() <= 0.06
+    with pytest.raises(LeukError, match="fixed part"):
+        split_groups(labels, groups, (0.8, 0.2), fixed={"0": 2})
+
+
+def test_proportions_of_every_class_under_mixed_groups():
+    """Stratification where each patient has cells of all classes, as with cell types."""
+    rng = np.random.default_rng(2)
+    groups = np.repeat(np.arange(40), rng.integers(20, 60, 40))
+    labels = rng.choice(4, len(groups), p=[0.6, 0.25, 0.1, 0.05])
+    parts = split_groups(labels, groups, seed=3)
+    assert_disjoint(parts, groups)
+    for k in range(4):
+        share = np.bincount(parts[labels == k], minlength=3) / (labels == k).sum()
+        assert np.abs(share - [0.7, 0.1, 0.2]).max() < 0.08
+
+
+@given(cells, st.integers(2, 5), st.integers(0, 3))
+@settings(max_examples=80, deadline=None)
+def test_folds_are_grouped_cover_everything_and_hold_every_class_they_can(rows, k, seed):
+    labels, groups = np.array(rows).T
+    few = np.isin(labels.astype(str), unsplittable(labels, groups, k))
+    if len(np.unique(groups)) < k or np.isin(groups, groups[few]).all():
+        with pytest.raises(LeukError, match="folds"):
+            k_folds(labels, groups, k, seed)
+        return
+    folds = k_folds(labels, groups, k, seed, repeats=2)
+    assert folds.shape == (2, len(labels)) and set(folds.ravel().tolist()) <= {-1, *range(k)}
+    for row in folds:
+        assert_disjoint(row, groups)
+        assert ((row == -1) == np.isin(groups, groups[few])).all()
+    assert (k_folds(labels, groups, k, seed, repeats=1)[0] == folds[0]).all()
+
+
+def test_folds_are_even_and_hold_every_class():
+    labels = np.repeat([0, 1, 2], [400, 120, 60])
+    groups = np.concatenate([np.repeat(np.arange(40), 10), 100 + np.arange(120) // 6, 200 + np.arange(60) // 6])
+    (folds,) = k_folds(labels, groups, 5)
+    table = np.array([np.bincount(folds[labels == k], minlength=5) for k in range(3)])
+    assert (table == [[80] * 5, [24] * 5, [12] * 5]).all()
+
+
+def test_repeated_splits_are_different_splits_and_do_not_depend_on_their_number():
+    labels, groups = np.repeat([0, 1], 200), np.arange(400) // 10
+    splits = repeated_splits(labels, groups, 3)
+    assert splits.shape == (3, 400) and (splits[:2] == repeated_splits(labels, groups, 2)).all()
+    assert all((splits[i] != splits[j]).any() for i, j in ((0, 1), (0, 2), (1, 2)))
+    for row in splits:
+        assert_disjoint(row, groups)
+
+
+def test_records_round_trip_and_notice_a_change(tmp_path):
+    labels, groups = np.repeat([0, 1], 60), (np.arange(120) // 5).astype(str)
+    parts = split_groups(labels, groups)
+    file = write_json(
+        tmp_path / "splits.json", split_record(parts, groups, (0.7, 0.1, 0.2), 0) | {"grouped_by": "patient"}
+    )
+    assert (split_groups(labels, groups, seed=9, fixed=read_record(file)) == parts).all()
+    file.write_text(file.read_text().replace('"0"', '"00"'))
+    with pytest.raises(LeukError, match="does not fit its hash"):
+        read_record(file)
+    file.write_text("[]")
+    with pytest.raises(LeukError, match="is not a split"):
+        read_record(file)
+    record = folds_record(k_folds(labels, groups, 4, repeats=2), groups, 0)
+    assert len(record["repeats"]) == 2 and set(record["repeats"][0]) == set(groups) and len(record["sha256"]) == 64
+
+
+def test_the_command_writes_folds(tmp_path, capsys):
+    root = folder(tmp_path / "cells", each=8)
+    out = tmp_path / "folds.json"
+    assert main(["data", "split", str(root), "--folds", "4", "--repeats", "2", "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    assert record["kind"] == "4-fold" and len(record["repeats"]) == 2 and record["sha256"] in capsys.readouterr().out
+    assert main(["data", "split", str(root), "--folds", "99", "--out", str(out)]) == 1
 
 
 def test_seed_decides():

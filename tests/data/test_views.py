@@ -1,14 +1,17 @@
 """What the chapter shows: frames are complete, the test part stays closed, figures draw for any set."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from leuk_lib.data import views
+from leuk_lib.data.findings import Finding, as_table
 from leuk_lib.data.loading import from_arrays
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.figures import data as figures
+from leuk_lib.figures.atlas import atlas
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +88,54 @@ def test_every_figure_draws_for_every_set(cells, tmp_path):
         figures.split_map(views.group_table(cells)),
         figures.glass_colours(measured),
         figures.sizes(measured),
+        figures.stains(measured),
+        figures.group_sheet(*views.sample_groups(cells, 5, 4)),
+        figures.pair_sheet(*views.pairs(cells, views_findings(cells))),
+        figures.pair_sheet(*views.pairs(cells, as_table([]))),
         figures.leak(views.leak_probe(cells, repeats=2)),
     ]
     for number, figure in enumerate(drawn):
         figure.savefig(tmp_path / f"{number}.png", dpi=40)
         assert all(ax.get_xlabel() or not ax.xaxis.get_ticklabels() for ax in figure.axes[-1:])
+
+
+def views_findings(cells):
+    """One pair of training cells, one that the test part holds, one whose file was left out."""
+    train = cells.table.index[cells.table["split"] == "train"]
+    test = cells.table.index[cells.table["split"] == "test"]
+    path = cells.table["path"]
+    pairs = [(path[train[0]], path[train[1]]), (path[train[2]], path[test[0]]), (path[train[3]], "gone.png")]
+    return as_table([Finding(two, f"overlaps {one} by 40 %", "warning", "look", one) for one, two in pairs])
+
+
+def test_pairs_never_show_the_test_part(cells):
+    images, found = views.pairs(cells, views_findings(cells))
+    assert len(images) == 2 and len(found) == 1
+
+
+def test_rows_by_patient_are_training_cells_of_one_patient(rendered):
+    images, names = views.sample_groups(rendered, rows=6, per_group=5)
+    assert len(images) == len(names) and 5 <= len(set(names)) <= 6
+    assert len({name.split(", ")[0] for name in names}) == 4, "every class is shown"
+    train = set(rendered.table.loc[rendered.table["split"] == "train", "group"])
+    assert {name.split(", ")[1] for name in names} <= train
+
+
+def test_the_atlas_is_balanced_closed_and_light(cells):
+    measured = views.measure_cells(cells)
+    points, pictures, records, axes = views.atlas_cells(cells, measured, most=80, side=16)
+    assert len(points) == len(pictures) == len(records) <= 80 and all(axes) and np.isfinite(points).all()
+    assert "test" not in set(records["split"]) and pictures.shape[1] == 16
+    seen = cells.table[cells.table["split"] != "test"]["label"].value_counts()
+    shown_of = records["label"].value_counts().to_dict()
+    assert shown_of == seen.clip(upper=80 // len(cells.classes)).to_dict()
+    shown = atlas(points, pictures, records, axes=axes, classes=cells.classes)
+    assert len(shown.markup) < 300_000
+    # Every picture is that of its own record.
+    place = {path: i for i, path in enumerate(cells.table["path"])}
+    for row in (0, len(records) - 1):
+        whole = cells.images[place[records["path"][row]]].permute(1, 2, 0).numpy()
+        assert np.array_equal(pictures[row], cv2.resize(whole, (16, 16), interpolation=cv2.INTER_AREA))
 
 
 def test_morphology_table_names_its_sources(rendered):

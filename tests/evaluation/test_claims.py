@@ -30,7 +30,7 @@ def verdict(book, name, entry, facts):
 def test_the_headline_is_never_decided_on_other_cells(book, facts, value):
     found, why = verdict(book, "accuracy", {"value": value, "low": value, "high": value}, facts)
     assert found == claims.CANNOT
-    assert "make book DATA=data/raabin PROFILE=paper" in why
+    assert "make book DATA=raabin-leukemia PROFILE=paper" in why
 
 
 @pytest.mark.parametrize(

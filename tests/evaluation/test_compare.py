@@ -1,13 +1,13 @@
-"""Comparing runs: verdict per number, causes from the cards, references as files."""
+"""Comparing runs: verdict per number, causes from the cards."""
 
 from __future__ import annotations
 
 import copy
-import json
 
 import pytest
 
 from leuk_lib.evaluation import compare
+from leuk_lib.evaluation.reference import Rule, Rules, reference_of
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import write_json
 
@@ -17,6 +17,14 @@ CARD = {
     "hashes": {"code": {"leuk_lib.wpat.model": "1"}, "notebook": "n", "lock": "l"}, "inputs": {"data": {}}, "git": {"commit": "c"},
     "process": {"host": "secret", "pid": 1},
 }  # fmt: skip
+
+
+RULES = Rules(
+    rules=(
+        Rule(numbers=("*",), kind="half_interval", why="a test's rule"),
+        Rule(numbers=("*",), kind="relative", size=0.02, why="a test's rule"),
+    )
+)
 
 
 def write_run(folder, accuracy=0.9, card=None, data_card=None, extra=None):
@@ -52,20 +60,25 @@ def test_within_half_the_interval_of_the_reference(tmp_path, value, verdict):
     table = compare.compare_runs(write_run(tmp_path / "a", value), write_run(tmp_path / "b"))
     found = row(table)
     assert found["verdict"] == verdict
-    assert found["tolerance"] == pytest.approx(0.05) and found["difference"] == pytest.approx(value - 0.9)
+    assert found["tolerance"] == pytest.approx(0.05, abs=2e-6) and found["difference"] == pytest.approx(value - 0.9)
 
 
-def test_told_tolerances_win_and_may_be_patterns(tmp_path):
-    reference = compare.reference_of(write_run(tmp_path / "b"), {"wpat.acc*": 0.001})
+def test_a_reference_brings_its_own_tolerances(tmp_path):
+    reference = reference_of(write_run(tmp_path / "b"), RULES)
+    reference["tolerances"]["wpat.accuracy"] = {"value": 0.001, "rule": "relative"}
     write_json(tmp_path / "r.json", reference)
-    assert row(compare.compare_runs(write_run(tmp_path / "a", 0.91), tmp_path / "r.json"))["verdict"] == "outside"
+    found = row(compare.compare_runs(write_run(tmp_path / "a", 0.91), tmp_path / "r.json"))
+    assert (found["verdict"], found["rule"], found["tolerance"]) == ("outside", "relative", 0.001)
 
 
-def test_a_reference_file_holds_no_host_and_no_folder(tmp_path):
-    text = json.dumps(compare.reference_of(write_run(tmp_path / "a")))
-    assert "secret" not in text and "/home" not in text
-    write_json(tmp_path / "r.json", json.loads(text))
-    assert set(compare.compare_runs(tmp_path / "a", tmp_path / "r.json")["verdict"]) == {"equal"}
+def test_equal_means_the_whole_entry(tmp_path):
+    """The same value with another interval or another n is not the same number."""
+    ours = write_run(tmp_path / "a")
+    for part, told in (({"n": 99}, "n 99 not 100"), ({"low": 0.8}, "the interval alone differs")):
+        entry = {"value": 0.9, "low": 0.85, "high": 0.95, "n": 100, **part}
+        write_json(ours / "wpat" / "metrics.json", {"metrics": {"accuracy": entry}})
+        found = row(compare.compare_runs(ours, write_run(tmp_path / "b")))
+        assert (found["verdict"], found["detail"]) == ("within", told)
 
 
 def test_other_numbers_are_missing_not_forgotten(tmp_path):
@@ -73,7 +86,7 @@ def test_other_numbers_are_missing_not_forgotten(tmp_path):
         write_run(tmp_path / "a", extra={"new": {"value": 1}}), write_run(tmp_path / "b", extra={"old": {"value": 1}})
     )
     assert row(table, "new")["verdict"] == row(table, "old")["verdict"] == "missing"
-    assert "the reference" in row(table, "new")["cause"] and "the run" in row(table, "old")["cause"]
+    assert row(table, "new")["detail"] == "not in the reference" and row(table, "old")["detail"] == "not in the run"
 
 
 @pytest.mark.parametrize(
@@ -83,6 +96,9 @@ def test_other_numbers_are_missing_not_forgotten(tmp_path):
         (changed(device="GPU"), "device: GPU not CPU"),
         (changed(versions={"torch": "2.11", "numpy": "2.4"}), "torch 2.11 not 2.15"),
         (changed(hashes={"code": {"leuk_lib.wpat.model": "2"}, "notebook": "n", "lock": "l"}), "code: wpat.model"),
+        (changed(hashes={"code": CARD["hashes"]["code"], "notebook": "m", "lock": "l"}), "notebook: changed"),
+        (changed(hashes={"code": CARD["hashes"]["code"], "notebook": "n", "lock": "k"}), "requirements.lock differs"),
+        (changed(hashes={**CARD["hashes"], "code": {"leuk_lib.wpat.model": "1", "leuk_lib.figures.wpat": "2"}}), "none in the"),
         (changed(params={**CARD["params"], "threads": 4}), "threads: 4 not 2"),
         (changed(run="b", params={**CARD["params"], "run": "b", "dataset": "/other/smear"}), "none in the cards"),
     ],
@@ -99,11 +115,22 @@ def test_a_cause_upstream_is_named_with_its_stage(tmp_path):
     assert row(table)["cause"] == "data: other files (stage data)"
 
 
+def test_the_summary_counts_every_number_and_names_one_cause_a_stage(tmp_path):
+    table = compare.compare_runs(write_run(tmp_path / "a", 0.91, card=changed(device="GPU")), write_run(tmp_path / "b"))
+    stages = compare.by_stage(table).set_index("stage")
+    assert stages.loc["wpat", "likely cause"] == "device: GPU not CPU" and stages.loc["data", "likely cause"] == ""
+    assert stages[list(compare.VERDICTS)].to_numpy().sum() == len(table) == 3
+    assert compare.sentence(table) == "Of 3 numbers: 2 equal to the bit, 1 within tolerance, 0 outside."
+    assert compare.sentence(table[table["verdict"] == "equal"]) == "All 2 numbers are equal to the bit."
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(LeukError, match="no finished stage"):
         compare.compare_runs(tmp_path, tmp_path)
     with pytest.raises(LeukError, match="neither"):
         compare.compare_runs(write_run(tmp_path / "a"), tmp_path / "none.json")
-    write_json(tmp_path / "x.json", {"a": 1})
-    with pytest.raises(LeukError, match="not a reference"):
-        compare.compare_runs(tmp_path / "a", tmp_path / "x.json")
+    for wrong, told in (({"a": 1}, "not a reference"), ([1], "not a reference"), ({"metrics": {"wpat": {"k": {}}}}, r"wpat\.k has no"),
+                        ({"metrics": {"wpat": {"k": {"value": None}}}}, r"wpat\.k has no")):  # fmt: skip
+        write_json(tmp_path / "x.json", wrong)
+        with pytest.raises(LeukError, match=told):
+            compare.compare_runs(tmp_path / "a", tmp_path / "x.json")

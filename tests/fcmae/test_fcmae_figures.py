@@ -9,7 +9,7 @@ from fcmae.toys import cells, encoder, generator, small_params
 from leuk_lib.fcmae import pictures
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
 from leuk_lib.fcmae.probe import Probe
-from leuk_lib.fcmae.speed import DENSE, VISIBLE, ZEROED, compare, measure, peak_memory, ratios, training_step
+from leuk_lib.fcmae.speed import DENSE, VISIBLE, ZEROED, compare, measure, peak_memory, training_step
 from leuk_lib.figures import fcmae as figures
 
 
@@ -41,7 +41,7 @@ def test_filled_in_keeps_what_was_visible(autoencoder):
     drawn(figures.reconstructions(filled.images, filled.visible, filled.painted, ["a", "b", "c"]))
 
 
-@pytest.mark.parametrize("columns", [["stained", "field"], ["field"], []])
+@pytest.mark.parametrize("columns", [["stained", "field"], ["field", "contrast"], []])
 def test_learning_curves_with_and_without_each_kind_of_patch(columns):
     history = pd.DataFrame({"step": range(30), "loss": np.linspace(1, 0.5, 30), "lr": np.linspace(0, 1e-3, 30)})
     for column in columns:
@@ -75,9 +75,15 @@ class Recorder:
 def test_probe_figure_and_numbers_with_and_without_intervals(groups):
     probe, stage = looked_at(groups), Recorder()
     pictures.record(stage, probe, [{"step": 0, "loss": 1.0, "lr": 0.1, "stained": 1.1}])
-    assert {"knn_pretrained", "knn_random", "knn_gain", "linear_gain", "knn_colour_histogram", "loss"} <= set(
-        stage.numbers
-    )
+    assert {
+        "knn_pretrained",
+        "knn_random",
+        "knn_gain",
+        "linear_gain",
+        "knn_whitened_gain",
+        "knn_colour_histogram",
+        "loss",
+    } <= set(stage.numbers)
     assert stage.numbers["knn_gain"][0] == 0
     alone = len(set(groups)) == 1
     assert bool(stage.notes) == alone and (stage.numbers["knn_random"][1] is None) == alone
@@ -95,9 +101,47 @@ def test_one_cell_of_each_class_that_there_is():
 def test_map_of_few_cells(n):
     images = cells(n)
     points, axes = pictures.feature_map(encoder("zepto", 1), images)
-    assert points.shape == (n, 2) and np.isfinite(points).all()
-    labels = np.arange(n) % 9
-    figure = figures.embedding_map(points, images.permute(0, 2, 3, 1).numpy(), labels, list("abcdefghi"), axes)
+    assert points.shape == (n, 2) and np.isfinite(points).all() and len(axes) == 2
+    small = pictures.thumbnails(images, 8)
+    assert small.shape == (n, 8, 8, 3) and small.dtype == np.uint8
+    assert np.abs(small.mean((1, 2)) - images.float().mean((2, 3)).numpy()).max() < 1
+    assert np.array_equal(pictures.thumbnails(images, 99), images.permute(0, 2, 3, 1).numpy())
+
+
+def test_a_map_is_thinned_evenly_and_only_when_it_must_be():
+    assert pictures.thinned(5, 10).tolist() == [0, 1, 2, 3, 4]
+    assert pictures.thinned(101, 5).tolist() == [0, 25, 50, 75, 100]
+
+
+def study_tables():
+    rows = [
+        {"arm": arm, "probe": probe, "step": step, "value": 0.5 + step / 1000, "low": 0.4, "high": 0.7, "n": 40}
+        for arm in ("FCMAE", "FCMAE + contrast")
+        for probe in ("k-NN", "linear")
+        for step in (0, 50, 100)
+    ]
+    curve = pd.DataFrame(rows)
+    ends = curve[curve["step"] == 100].rename(columns={"probe": "condition"}).drop(columns="step")
+    rivals = ends[ends["arm"] == "FCMAE"]
+    more = [rivals.assign(arm=name) for name in ("colour histogram", "random initialisation")]
+    return curve, pd.concat([ends, *more], ignore_index=True)
+
+
+def test_the_studys_tables_become_curves_and_bands():
+    table = figures.from_study(*study_tables())
+    assert set(table["features"]) == {"FCMAE", "FCMAE + contrast", "colour histogram"}
+    assert len(table) == 12 + 2 and (table.loc[table["features"] == "colour histogram", "step"] == 0).all()
+    drawn(figures.probe_over_time(table, "test cells"))
+
+
+def test_label_efficiency_has_a_curve_a_start():
+    rows = [
+        {"condition": share, "arm": arm, "value": 0.5, "low": 0.4, "high": 0.6, "n": 40, "seeds": 3}
+        for share in ("0.05", "0.25", "1")
+        for arm in ("random initialisation", "FCMAE + contrast")
+    ]
+    figure = figures.label_efficiency(pd.DataFrame(rows))
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["5 %", "25 %", "100 %"]
     drawn(figure)
 
 
@@ -105,8 +149,9 @@ def test_speed_of_all_forms_is_measured_in_turns():
     calls = []
     seconds = measure({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2)
     assert calls == list("ababab") and all(len(v) == 2 for v in seconds.values())
-    table = ratios(compare(small_params(), 16, batch=2, repeats=1))
-    assert table["form"].tolist() == [VISIBLE, DENSE, ZEROED] and table.iloc[0, 2] == 1
+    table = compare(small_params(), 16, batch=2, repeats=1)
+    assert table["form"].tolist() == [VISIBLE, DENSE, ZEROED] and table["times the first"].iloc[0] == 1
+    assert (table["peak MB"] > 0).all()
     with pytest.raises(ValueError, match="none of"):
         training_step("blind")
 

@@ -4,6 +4,7 @@ import torch
 
 from fcmae.toys import cells, encoder, generator
 from leuk_lib.fcmae.probe import (
+    PROBES,
     Probe,
     colour_histogram,
     encode,
@@ -94,7 +95,7 @@ def test_tables_hold_every_probe_and_the_difference_is_paired():
     p(0, encoder("zepto", 1))
     p(5, encoder("zepto", 1))
     table, gains = p.table(), p.gains()
-    assert len(table) == 8 and set(table["probe"]) == {"k-NN", "linear"} and (table["n"] == 20).all()
+    assert len(table) == 12 and set(table["probe"]) == set(PROBES) and (table["n"] == 20).all()
     assert ((table["low"] <= table["accuracy"]) & (table["accuracy"] <= table["high"])).all()
     same = gains[gains["against"] == "random initialisation"]
     assert (same[["difference", "low", "high"]] == 0).all(axis=None) and (same["verdict"] == "not told apart").all()
@@ -111,7 +112,7 @@ def test_one_class_or_a_class_with_one_cell_is_no_crash():
     for odd in (torch.zeros_like(labels), torch.where(torch.arange(60) == 3, 2, labels)):
         p = Probe(images, odd, np.arange(60).astype(str), torch.arange(40), torch.arange(40, 60), (0,), k=5)
         p.baselines()
-        assert len(p.table()) == 4
+        assert len(p.table()) == 6
 
 
 def test_no_cells_to_probe_is_said():

@@ -15,20 +15,21 @@ RED_CELL = (0.24, 0.18, 0.34)  # azure, eosin, haemoglobin at the rim
 def red_cells(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre: Points, keep_off: float) -> Map:
     """Thickness of red cells, 1 at a rim, 0 on glass; none nearer to ``centre`` than ``keep_off`` µm plus its radius.
 
-    A cell is a disc with a pale middle; neighbours may overlap a little, and then their thickness adds.
+    A cell is a disc with a pale middle and a soft rim, a little oval or three-cornered; neighbours may overlap, and then
+    their thickness adds.
     """
     out = canvas.zeros()
     reach = canvas.field / 2 + 3
     number = min(int(rng.poisson(patient.red_cells * (2 * reach) ** 2 / 100)), 40)
     places = rng.uniform(-reach, reach, (number, 2))
     radii = 0.5 * RED_CELL_UM * patient.red_size * np.exp(rng.normal(0, 0.05, number))
-    shape = rng.normal(0, 1, (number, 3))
+    shape = rng.normal(0, 1, (number, 4))
     taken: list[tuple[float, float, float]] = []
     middle = (float(centre[0]), float(centre[1]))
     for i, ((x, y), radius) in enumerate(zip(places.tolist(), radii.tolist(), strict=True)):
         if math.dist((x, y), middle) < keep_off + 0.86 * radius:
             continue
-        if any(math.hypot(x - a, y - b) < 0.82 * (radius + c) for a, b, c in taken):
+        if any(math.hypot(x - a, y - b) < 0.76 * (radius + c) for a, b, c in taken):
             continue
         taken.append((x, y, radius))
         _red_cell(out, canvas, places[i], radius, shape[i], patient.pallor)
@@ -49,10 +50,13 @@ def _red_cell(out: Map, canvas: Canvas, place: Points, radius: float, shape: Poi
     c, s = np.cos(angle), np.sin(angle)
     u = (c * x[None, :] + s * y[:, None]) * np.float32(stretch)
     v = (c * y[:, None] - s * x[None, :]) / np.float32(stretch)
-    r2 = (u * u + v * v) / np.float32(radius**2)
+    corner = np.float32(0.05 * np.clip(shape[3], -2, 2) / radius**3)
+    r2 = (u * u + v * v) / np.float32(radius**2) * (1 + np.clip(corner * u * (u * u - 3 * v * v), -0.2, 0.2))
     edge = np.clip((1 - r2) * np.float32(radius * canvas.scale / 2) + 0.5, 0, 1)
-    dip = max(0.0, pallor * (1 + 0.25 * shape[2]))
-    out[box[1], box[0]] += edge * (1 - np.float32(min(dip, 0.95)) * np.exp(-((r2 / np.float32(0.38)) ** 1.5)))
+    dip = np.float32(np.clip(pallor * (1 + 0.3 * shape[2]), 0, 0.95))
+    # Thickest at about three quarters of the radius, as in the biconcave disc of Evans and Fung (1972), dried flat.
+    rim = 1 - np.float32(0.3) * r2 * r2 * r2
+    out[box[1], box[0]] += edge * rim * np.float32(1.12) * (1 - dip * np.exp(-((r2 / np.float32(0.25)) ** 1.7)))
 
 
 def platelets(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre: Points, keep_off: float) -> Map:
@@ -61,13 +65,14 @@ def platelets(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre
     outlines = []
     for _ in range(number):
         place = rng.uniform(-canvas.field / 2, canvas.field / 2, 2)
-        body = blob(rng, rng.uniform(0.75, 1.5), 0.12, place, rng.uniform(1.0, 1.5))
+        outline = blob(rng, rng.uniform(0.75, 1.5), 0.12, place, rng.uniform(1.0, 1.5))
         if np.hypot(*(place - centre)) > keep_off + 1.2:
-            outlines.append(body)
+            outlines.append(outline)
     if not outlines:
         return canvas.zeros()
-    grain = np.clip(1 + 0.5 * canvas.noise(rng, 0.4), 0.3, 2)
-    return canvas.smooth(canvas.fill(*outlines), 0.25) * grain
+    body = canvas.smooth(canvas.fill(*outlines), 0.25)
+    granules = np.clip(canvas.noise(rng, 0.45), 0, 2.2) * np.clip(2 * canvas.blur(body, 0.45) - 0.9, 0, 1)
+    return body * (0.45 + 1.1 * granules)  # a pale margin around a middle full of granules
 
 
 def precipitate(rng: np.random.Generator, canvas: Canvas) -> Map:

@@ -169,17 +169,20 @@ CELL_TYPES: dict[str, CellType] = {
     ),
 }
 
-# Share of each type among the photographed white cells of a film. Sources bound them (CML in chronic phase: blasts
+# Share of each type among the photographed white cells of a film, with the patient's remaining normal lymphocytes and
+# granulocytes: they are photographed, too, and look the same whatever the diagnosis. Sources bound them (CML in chronic phase: blasts
 # and basophils a minority, neutrophils and myelocytes lead; CLL: fewer than 55 % prolymphocytes); the numbers are ours.
 MIXTURES: dict[str, tuple[dict[str, float], str]] = {
     "CML": (
-        {"segmented neutrophil": 0.30, "band neutrophil": 0.16, "metamyelocyte": 0.13, "myelocyte": 0.19,
-         "promyelocyte": 0.06, "myeloblast": 0.04, "basophil": 0.08, "eosinophil": 0.04}, WHO17),
-    "CLL": ({"CLL lymphocyte": 0.78, "prolymphocyte": 0.08, "smudge cell": 0.14}, IWCLL),
+        {"segmented neutrophil": 0.29, "band neutrophil": 0.16, "metamyelocyte": 0.13, "myelocyte": 0.18,
+         "promyelocyte": 0.06, "myeloblast": 0.04, "basophil": 0.08, "eosinophil": 0.04, "lymphocyte": 0.02}, WHO17),
+    "CLL": (
+        {"CLL lymphocyte": 0.74, "prolymphocyte": 0.08, "smudge cell": 0.13, "segmented neutrophil": 0.05}, IWCLL),
     "AML": (
-        {"myeloblast": 0.62, "monoblast": 0.16, "promyelocyte": 0.14, "myelocyte": 0.04,
-         "segmented neutrophil": 0.04}, WHO17),
-    "ALL": ({"lymphoblast L1": 0.60, "lymphoblast L2": 0.31, "lymphocyte": 0.09}, FAB76),
+        {"myeloblast": 0.60, "monoblast": 0.16, "promyelocyte": 0.13, "myelocyte": 0.03,
+         "segmented neutrophil": 0.04, "lymphocyte": 0.04}, WHO17),
+    "ALL": (
+        {"lymphoblast L1": 0.59, "lymphoblast L2": 0.30, "lymphocyte": 0.09, "segmented neutrophil": 0.02}, FAB76),
 }
 # fmt: on
 

@@ -15,8 +15,8 @@ from leuk_lib.data.smear.shapes import SHIFT, Canvas, Map, Points, blob, in_disc
 NUCLEUS = (1.08, 1.15, 0.0)
 NUCLEOLUS_LOSS = (0.55, 1.0)  # nucleoli hold RNA: they lose the purple complex, eosin more than azure
 AZUROPHIL = (0.55, 0.75, 0.0)
-FINE = (0.10, 0.16, 0.0)
-ORANGE = (0.08, 0.48, 0.62)
+FINE = (0.15, 0.25, 0.0)
+ORANGE = (0.10, 0.62, 0.80)
 DARK = (1.5, 1.05, 0.0)
 
 
@@ -53,8 +53,11 @@ def _paint(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Points)
     radius = cell.diameter / 2
     if cell.nucleus == "smudge":
         return _smudge(rng, canvas, cell, centre)
-    outline = blob(rng, radius, cell.irregularity, centre, 1 + abs(0.09 * rng.standard_normal()))
-    body = canvas.smooth(canvas.fill(outline), 0.22)
+    outline = blob(rng, radius, 1.3 * cell.irregularity, centre, 1 + abs(0.09 * rng.standard_normal()))
+    # A membrane is no compass line: it frays where the cytoplasm is drawn out in drying.
+    fray = (0.05 + 0.9 * cell.irregularity) * canvas.noise(rng, 0.7)
+    body = np.clip((canvas.blur(canvas.fill(outline), 0.24) + fray - 0.5) * 2.2 + 0.5, 0, 1)
+    body = body * (canvas.blur(body, 0.8) > 0.1)  # no crumbs away from the cell
     facing = rng.uniform(0, 2 * np.pi)
     nucleus, middle = _nucleus(rng, canvas, cell, centre, facing)
     nucleus = np.minimum(nucleus, body)
@@ -120,18 +123,24 @@ def _nucleus(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Point
 
 def _chromatin(rng: np.random.Generator, canvas: Canvas, cell: Cell, nucleus: Map, middle: Points) -> tuple[Map, Map]:
     """Density of the nucleus and where its nucleoli are, [0,1]."""
-    coarse = np.tanh(1.6 * canvas.noise(rng, cell.grain))
+    coarse = np.tanh(2.2 * canvas.noise(rng, cell.grain))
     fine = canvas.noise(rng, 0.42)
+    stipple = np.tanh(1.5 * canvas.noise(rng, 0.3))  # the sieve-like finest structure, in blasts nearly all there is
     depth = np.clip(canvas.blur(nucleus, 0.9) * 1.8 - 0.8, 0, 1)  # 0 at the edge, 1 inside
-    texture = 1 + cell.clumping * (0.62 * coarse + 0.26 * fine) + (0.10 + 0.18 * cell.clumping) * (1 - depth)
+    membrane = np.clip(2.2 * (1 - canvas.blur(nucleus, 0.3)), 0, 1)  # 1 on the innermost third of a micrometre
+    texture = 1 + cell.clumping * (0.62 * coarse + 0.30 * fine) + 0.10 * stipple
+    texture += (0.06 + 0.12 * cell.clumping) * (1 - depth) + 0.16 * membrane
     density = cell.density * nucleus * np.clip(texture, 0.3, 1.8)
     radius = cell.diameter / 2 * np.sqrt(cell.nc_ratio)
     spots = canvas.zeros()
     if cell.nucleoli:
         at = in_disc(rng, cell.nucleoli, 0.6 * radius, middle)
         sizes = radius * rng.uniform(0.14, 0.27, cell.nucleoli)
-        spots = cell.prominence * canvas.blur(canvas.discs(at, sizes), 0.16)
-        density = density * (1 + 0.25 * (canvas.blur(spots, 0.35) - spots))  # chromatin condensed around them
+        outlines = [
+            blob(rng, float(size), 0.09, place, rng.uniform(1, 1.35)) for size, place in zip(sizes, at, strict=True)
+        ]
+        spots = cell.prominence * canvas.blur(canvas.fill(*outlines), 0.14)
+        density = density * (1 + 0.45 * (canvas.blur(spots, 0.35) - spots))  # chromatin condensed around them
     if cell.cleft:
         bend, angle = rng.normal(0, 0.2 * radius), rng.uniform(0, np.pi)
         along = np.array([np.cos(angle), np.sin(angle)])
@@ -149,9 +158,10 @@ def _cytoplasm(
     rng: np.random.Generator, canvas: Canvas, cell: Cell, body: Map, nucleus: Map, middle: Points, facing: float
 ) -> tuple[Map, Map]:
     """Azure and eosin of the cytoplasm, before it is cut to the cell."""
-    cloud = 1 + 0.13 * canvas.noise(rng, 1.3) + 0.10 * canvas.noise(rng, 0.5)
+    cloud = 1 + 0.16 * canvas.noise(rng, 1.3) + 0.14 * canvas.noise(rng, 0.45)
     inner = np.clip(canvas.blur(body, 1.0) * 1.9 - 0.9, 0, 1)
-    rim = 1 + 0.45 * (1 - inner)  # blasts and lymphocytes stain deepest at the border
+    patchy = np.clip(1 + 0.5 * canvas.noise(rng, 2.4), 0.2, 2)
+    rim = 1 + 0.45 * patchy * (1 - inner)  # blasts and lymphocytes stain deepest at the border, here more, there less
     near = canvas.blur(nucleus, 0.9)
     azure = cell.basophilia * cloud * rim * (1 - 0.35 * near)
     if cell.hof:
@@ -185,8 +195,8 @@ def _specific(
     if cell.granule == "fine":
         spots = canvas.scatter(points, 0.15, body) * bare
         return azure + FINE[0] * spots, eosin + FINE[1] * spots, orange
-    sigma, amounts = (0.25, ORANGE) if cell.granule == "orange" else (0.29, DARK)
-    spots = 1 - np.exp(-1.4 * canvas.scatter(points, sigma, body))
+    sigma, depth, amounts = (0.21, 0.9, ORANGE) if cell.granule == "orange" else (0.29, 1.4, DARK)
+    spots = 1 - np.exp(-depth * canvas.scatter(points, sigma, body))
     spots = spots * (bare if cell.granule == "orange" else bare + 0.55 * (body - bare))
     return azure + amounts[0] * spots, eosin + amounts[1] * spots, orange + amounts[2] * spots
 

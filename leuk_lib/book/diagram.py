@@ -1,0 +1,135 @@
+"""Boxes and arrows as SVG: ranks from left to right (or from top to bottom), links, a description in words."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Readable on light and dark ground where no style sheet of a page colours the figure.
+STYLE_FILE = (
+    "<style>.box{fill:#f7f7f4;stroke:#0f6e84}.name{fill:#0b3d49}.word{fill:#333}.arrow{stroke:#5a5a5a}.tip{fill:#5a5a5a}"
+    "@media(prefers-color-scheme:dark){.box{fill:#16262b;stroke:#5cc3d8}.name{fill:#d5f0f6}.word{fill:#ddd}"
+    ".arrow{stroke:#aaa}.tip{fill:#aaa}}</style>"
+)
+LINE = 16  # pixels from one line of words to the next
+
+
+@dataclass(frozen=True)
+class Node:
+    """One box: its name, its title, the nodes whose arrows end in it, words of a line each, and where it leads."""
+
+    name: str
+    title: str
+    inputs: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Pixels of a box and of the gaps between boxes: (width, height)."""
+
+    box: tuple[int, int] = (112, 92)
+    gap: tuple[int, int] = (26, 20)
+
+
+def ranks(nodes: Sequence[Node]) -> dict[str, int]:
+    """Name -> length of the longest way to it; nodes of one rank are not joined. Any order of ``nodes`` will do.
+
+    Raises ``ValueError`` for a circle and for an input that is no node.
+    """
+    inputs = {node.name: node.inputs for node in nodes}
+    if unknown := {name for given in inputs.values() for name in given} - set(inputs):
+        raise ValueError(f"no node named {', '.join(sorted(unknown))}")
+    found: dict[str, int] = {}
+    while len(found) < len(inputs):
+        ready = {name: given for name, given in inputs.items() if name not in found and set(given) <= set(found)}
+        if not ready:
+            raise ValueError(f"a circle through {', '.join(sorted(set(inputs) - set(found)))}")
+        found |= {name: 1 + max((found[other] for other in given), default=-1) for name, given in ready.items()}
+    return found
+
+
+def above(nodes: Sequence[Node]) -> dict[str, set[str]]:
+    """Name -> every node from which some way leads to it."""
+    inputs = {node.name: node.inputs for node in nodes}
+    order = ranks(nodes)
+    found: dict[str, set[str]] = {}
+    for name in sorted(inputs, key=order.__getitem__):
+        found[name] = set(inputs[name]).union(*(found[other] for other in inputs[name]))
+    return found
+
+
+def arrows(nodes: Sequence[Node]) -> list[tuple[str, str]]:
+    """``(from, to)`` of every input that the other inputs do not imply (the transitive reduction)."""
+    over = above(nodes)
+    return [
+        (name, node.name)
+        for node in nodes
+        for name in node.inputs
+        if not any(name in over[other] for other in node.inputs)
+    ]
+
+
+def layout(nodes: Sequence[Node]) -> dict[str, tuple[int, float]]:
+    """Name -> (rank, place within it); nodes of one rank lie beside each other, in the middle."""
+    rank = ranks(nodes)
+    together = [[node.name for node in nodes if rank[node.name] == level] for level in range(max(rank.values()) + 1)]
+    most = max(map(len, together))
+    return {
+        name: (level, position + (most - len(group)) / 2)
+        for level, group in enumerate(together)
+        for position, name in enumerate(group)
+    }
+
+
+def describe(nodes: Sequence[Node], opening: str) -> str:
+    """The figure in words, for those who cannot see it."""
+    titles = {node.name: node.title for node in nodes}
+    return f"{opening} Arrows: {', '.join(f'{titles[start]} to {titles[end]}' for start, end in arrows(nodes))}."
+
+
+def svg(nodes: Sequence[Node], opening: str, upright: bool = False, size: Size | None = None, style: str = "") -> str:
+    """The figure as one line of SVG; ``opening`` begins its description.
+
+    ``upright``: from top to bottom, for narrow screens. ``style``: a ``<style>`` element; without it the classes ``box``,
+    ``name``, ``word``, ``arrow`` and ``tip`` are coloured by the page.
+    """
+    size = size or Size()
+    places = layout(nodes)
+    step = tuple(box + gap for box, gap in zip(size.box, size.gap, strict=True))
+    at = {name: (place, level) if upright else (level, place) for name, (level, place) in places.items()}
+    corners = {name: (1 + x * step[0], 1 + y * step[1]) for name, (x, y) in at.items()}
+    wide, high = (max(corner[axis] for corner in corners.values()) + size.box[axis] + 1 for axis in (0, 1))
+    parts = [_arrow(corners[start], corners[end], size.box, upright) for start, end in arrows(nodes)]
+    for node in nodes:
+        box = _box(corners[node.name], node, size.box)
+        label = html.escape(": ".join(filter(None, (node.title, " ".join(node.words)))))
+        parts.append(f'<a href="{html.escape(node.link)}" aria-label="{label}">{box}</a>' if node.link else box)
+    role = "group" if any(node.link for node in nodes) else "img"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide:g} {high:g}" width="{wide:g}" height="{high:g}" role="{role}" '
+        f'aria-label="{html.escape(describe(nodes, opening))}" font-family="system-ui,sans-serif" font-size="12.5">{style}'
+        + "".join(parts) + "</svg>"
+    )  # fmt: skip
+
+
+def _arrow(start: tuple[float, float], end: tuple[float, float], box: tuple[int, int], upright: bool) -> str:
+    """A line from one box to the next, and its tip."""
+    if upright:
+        x1, y1, x2, y2 = start[0] + box[0] / 2, start[1] + box[1], end[0] + box[0] / 2, end[1]
+        line, tip = (x1, y1, x2, y2 - 6), f"{x2:g},{y2:g} {x2 - 5:g},{y2 - 8:g} {x2 + 5:g},{y2 - 8:g}"
+    else:
+        x1, y1, x2, y2 = start[0] + box[0], start[1] + box[1] / 2, end[0], end[1] + box[1] / 2
+        line, tip = (x1, y1, x2 - 6, y2), f"{x2:g},{y2:g} {x2 - 8:g},{y2 - 5:g} {x2 - 8:g},{y2 + 5:g}"
+    ends = " ".join(f'{name}="{value:g}"' for name, value in zip(("x1", "y1", "x2", "y2"), line, strict=True))
+    return f'<line class="arrow" {ends} stroke-width="1.5"/><polygon class="tip" points="{tip}"/>'
+
+
+def _box(corner: tuple[float, float], node: Node, box: tuple[int, int]) -> str:
+    x, y = corner
+    text = f'<text class="name" x="{x + 9:g}" y="{y + 22:g}" font-weight="bold" font-size="13.5">{html.escape(node.title)}</text>'
+    for position, words in enumerate(node.words):
+        text += f'<text class="word" x="{x + 9:g}" y="{y + 43 + position * LINE:g}">{html.escape(words)}</text>'
+    return f'<rect class="box" x="{x:g}" y="{y:g}" width="{box[0]}" height="{box[1]}" rx="6" stroke-width="1.5"/>{text}'

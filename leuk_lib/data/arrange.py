@@ -1,0 +1,154 @@
+"""From a downloaded archive to class folders: only images and tables that are asked for leave the archive."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
+
+import numpy as np
+
+from leuk_lib.data.decode import MAX_BYTES, Unreadable, decode
+from leuk_lib.data.files import IMAGES, METADATA
+from leuk_lib.data.opencv import cv2
+from leuk_lib.data.sets import FIVE, KnownSet
+from leuk_lib.runs.errors import LeukError
+
+MOST = 200_000  # files in an archive
+ROOM = 0.25  # share of a box that is added on each side when a cell is cut out
+
+Members = dict[str, zipfile.ZipInfo]
+Layout = Callable[[zipfile.ZipFile, Members, Path, KnownSet], int]
+
+
+def arrange(archive: Path, target: Path, known: KnownSet, layout: str) -> int:
+    """Lay out ``archive`` as class folders in ``target`` (all or nothing); returns the number of images.
+
+    Raises ``LeukError`` if the archive is damaged, or does not hold what this set's archive should.
+    """
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            count = LAYOUTS[layout](opened, _members(opened), unfinished, known)
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise LeukError(f"{archive}: not a whole ZIP archive ({error}); delete it and fetch again") from error
+    if not count:
+        raise LeukError(f"{archive}: no image of {known.name} in it; has the provider changed its layout?")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished.rename(target)
+    return count
+
+
+def _members(opened: zipfile.ZipFile) -> Members:
+    """The archive's files by their path in it; links, hidden files and monstrous ones left out."""
+    infos = opened.infolist()
+    if len(infos) > MOST:
+        raise LeukError(f"{opened.filename}: {len(infos)} files are too many for this set")
+    return {
+        info.filename: info
+        for info in infos
+        if not info.is_dir()
+        and info.file_size <= MAX_BYTES
+        and not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(info.filename).parts)
+        and (info.external_attr >> 28) != 0xA  # a symbolic link
+    }
+
+
+def _write(target: Path, label: str, name: str, data: bytes) -> None:
+    """Write under a name of our own making: nothing in an archive decides where a file goes."""
+    file = target / label / PurePosixPath(name).name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+
+
+def _folders(opened: zipfile.ZipFile, members: Members, target: Path, known: KnownSet) -> int:
+    """Class folders somewhere in the archive, or in an archive inside it."""
+    count = 0
+    for name, info in members.items():
+        path = PurePosixPath(name)
+        if path.suffix.lower() == ".zip":
+            with zipfile.ZipFile(io.BytesIO(opened.read(info))) as inner:
+                count += _folders(inner, _members(inner), target, known)
+            continue
+        label = next((found for part in reversed(path.parts[:-1]) if (found := known.class_of(part))), "")
+        if label and path.suffix.lower() in IMAGES:
+            _write(target, label, name, opened.read(info))
+            count += 1
+    return count
+
+
+def _segmentation_wbc(opened: zipfile.ZipFile, members: Members, target: Path, known: KnownSet) -> int:
+    """``Dataset 1/001.bmp`` with its mask ``001.png``, and classes 1-5 in a table."""
+    table = next((n for n in members if PurePosixPath(n).name == "Class Labels of Dataset 1.csv"), None)
+    if table is None:
+        raise LeukError(f"{opened.filename}: no table of class labels in it; has the provider changed its layout?")
+    # 1 neutrophil, 2 lymphocyte, 3 monocyte, 4 eosinophil, 5 basophil.
+    names = dict(zip("12345", (FIVE[4], FIVE[2], FIVE[3], FIVE[1], FIVE[0]), strict=True))
+    rows = csv.reader(io.StringIO(opened.read(table).decode("utf-8-sig")))
+    labels = {row[0].strip(): names[row[1].strip()] for row in rows if len(row) > 1 and row[1].strip() in names}
+    count = 0
+    for name, info in members.items():
+        path = PurePosixPath(name)
+        label = labels.get(path.stem.lstrip("0"))
+        if path.parent.name != "Dataset 1" or label is None:
+            continue
+        if path.suffix.lower() == ".bmp":
+            _write(target, label, f"tecom_{path.stem}.bmp", opened.read(info))
+            count += 1
+        elif path.suffix.lower() == ".png":
+            _write(target, "masks", f"tecom_{path.stem}.png", opened.read(info))
+    return count
+
+
+def _voc_boxes(opened: zipfile.ZipFile, members: Members, target: Path, known: KnownSet) -> int:
+    """Pascal VOC: every box becomes a square picture of its cell; the field of view is its group (``metadata.csv``)."""
+    fields = {PurePosixPath(n).stem: n for n in members if PurePosixPath(n).suffix.lower() in IMAGES}
+    owners = []
+    for name in sorted(members):
+        path = PurePosixPath(name)
+        if path.suffix.lower() != ".xml" or path.stem not in fields:
+            continue
+        try:
+            image = decode(opened.read(fields[path.stem])).image
+        except Unreadable as error:
+            raise LeukError(f"{opened.filename}: {fields[path.stem]}: {error}") from error
+        for number, (label, box) in enumerate(_boxes(opened.read(name))):
+            cut = _cut(image, box)
+            if known.class_of(label) and min(cut.shape[:2]) >= 24:
+                file = f"{path.stem}_{number:02d}.png"
+                _write(target, known.class_of(label), file, cv2.imencode(".png", cut[..., ::-1])[1].tobytes())
+                owners.append((file, path.stem))
+    if owners:
+        with (target / METADATA).open("w", newline="", encoding="utf-8") as handle:
+            csv.writer(handle).writerows([("file", "slide"), *owners])
+    return len(owners)
+
+
+def _boxes(annotation: bytes) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
+    if b"<!DOCTYPE" in annotation or b"<!ENTITY" in annotation:
+        raise LeukError("an annotation holds a document type, which no VOC annotation does; the archive is not trusted")
+    try:
+        for thing in ElementTree.fromstring(annotation).iter("object"):
+            box = thing.find("bndbox")
+            if box is not None:
+                sides = [int(float(box.findtext(side, "0"))) for side in ("xmin", "ymin", "xmax", "ymax")]
+                yield thing.findtext("name", "").strip(), (sides[0], sides[1], sides[2], sides[3])
+    except (ElementTree.ParseError, ValueError) as error:
+        raise LeukError(f"an annotation cannot be read ({error})") from error
+
+
+def _cut(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """A square around the box with some room, moved inwards at the border."""
+    left, top, right, bottom = box
+    side = min(round(max(right - left, bottom - top) * (1 + 2 * ROOM)), *image.shape[:2])
+    x = int(np.clip((left + right - side) // 2, 0, image.shape[1] - side))
+    y = int(np.clip((top + bottom - side) // 2, 0, image.shape[0] - side))
+    return image[y : y + max(side, 0), x : x + max(side, 0)]
+
+
+LAYOUTS: dict[str, Layout] = {"folders": _folders, "segmentation_wbc": _segmentation_wbc, "voc_boxes": _voc_boxes}

@@ -1,0 +1,101 @@
+"""The findings of ``leuk data check`` as one HTML page with the pictures in it; opens anywhere, loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+
+import pandas as pd
+
+from leuk_lib.data.check import MEANING, VERDICTS, exit_code, summary_lines
+from leuk_lib.data.complaints import listening
+from leuk_lib.data.decode import Unreadable, decode_file
+from leuk_lib.data.findings import SEVERITIES
+from leuk_lib.data.opencv import cv2
+
+SIDE = 112  # pixels of a thumbnail
+MOST = 60  # rows with pictures of one kind; the others are counted, and all are in the CSV
+
+STYLE = """
+:root{color-scheme:light dark}
+body{font:1rem/1.5 system-ui,sans-serif;max-width:64rem;margin:1.5rem auto;padding:0 1rem;color:CanvasText;background:Canvas}
+table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
+caption{text-align:left;font-weight:600;padding:.4rem 0}
+th,td{text-align:left;vertical-align:top;padding:.4rem .6rem;border-bottom:1px solid GrayText;overflow-wrap:anywhere}
+th{white-space:nowrap}td.pictures{white-space:nowrap;width:1%}
+img{border-radius:.25rem;margin-right:.3rem;background:#fff}
+.error{border-left:.3rem solid #c0392b}.warning{border-left:.3rem solid #d68910}.info{border-left:.3rem solid #2471a3}
+h2{padding-left:.6rem;margin-top:2rem}
+nav ul{padding-left:1.2rem}
+@media (max-width:40rem){table{table-layout:fixed}th,td.pictures{white-space:normal;width:auto}img{max-width:100%;height:auto}}
+"""
+
+
+def render_page(findings: pd.DataFrame) -> str:
+    """The whole page. Pictures are read again from the folder in ``findings.attrs["root"]``, at most 60 rows a kind."""
+    first, second = summary_lines(findings)
+    verdict = VERDICTS[exit_code(findings)].removesuffix(": see above")
+    sections: list[str] = []
+    contents: list[str] = []
+    for severity in SEVERITIES:
+        some = findings[findings["severity"] == severity]
+        for kind, rows in some.groupby("kind", sort=True):
+            anchor = f"{severity}-{len(contents)}"
+            contents.append(
+                f'<li><a href="#{anchor}">{html.escape(severity)}: {html.escape(str(kind))} ({len(rows)})</a></li>'
+            )
+            sections.append(_section(anchor, severity, str(kind), rows, Path(findings.attrs["root"])))
+    title = f"Check of {Path(findings.attrs['root']).name}"
+    body = (
+        f"<h1>{html.escape(title)}</h1><p><strong>Verdict: {html.escape(verdict)}.</strong></p>"
+        f"<p>{html.escape(first)}</p><p>{html.escape(second)}</p>"
+        + (
+            f'<nav aria-label="Findings"><ul>{"".join(contents)}</ul></nav>'
+            if contents
+            else "<p>Nothing was found.</p>"
+        )
+        + "".join(sections)
+    )
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+    )
+    return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body><main>{body}</main></body></html>\n'
+
+
+def _section(anchor: str, severity: str, kind: str, rows: pd.DataFrame, root: Path) -> str:
+    lines = []
+    for row in rows.head(MOST).itertuples():
+        pictures = "".join(_picture(root, str(name)) for name in (row.path, row.other) if name)
+        cells = (
+            f'<td class="pictures">{pictures}</td>',
+            *(f"<td>{html.escape(str(x))}</td>" for x in (row.path, row.finding)),
+        )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    more = f"<p>… and {len(rows) - MOST} more (all are in the CSV).</p>" if len(rows) > MOST else ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("pictures", "file, class or group", "finding"))
+    advice = str(rows["advice"].iloc[0])
+    caption = f"{len(rows)} found; {MEANING[severity]}. {advice[:1].upper()}{advice[1:]}."
+    return (
+        f'<section><h2 class="{severity}" id="{anchor}">{html.escape(kind)}</h2><table><caption>{html.escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}</section>"
+    )
+
+
+def _picture(root: Path, name: str) -> str:
+    """An ``<img>`` of the file, or nothing where there is no picture to show."""
+    path = root / name
+    if not path.is_file() or not path.resolve().is_relative_to(root):
+        return ""
+    try:
+        with listening():
+            image = decode_file(path).image
+    except Unreadable:
+        return ""
+    scale = SIDE / max(image.shape[:2])  # the whole picture: a match may lie at its border
+    width, height = (max(1, round(scale * n)) for n in (image.shape[1], image.shape[0]))
+    thumb = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    stream = cv2.imencode(".jpg", thumb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
+    source = f"data:image/jpeg;base64,{base64.b64encode(stream).decode()}"
+    return f'<img src="{source}" width="{width}" height="{height}" alt="{html.escape(name, quote=True)}">'

@@ -1,0 +1,107 @@
+"""Boxes and arrows: ranks, implied arrows, links, and the figures made of them."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leuk_lib.book import architecture, pipeline
+from leuk_lib.book.diagram import Node, above, arrows, layout, ranks, svg
+from leuk_lib.stages import STAGES
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> list[Node]:
+    """Nodes that read earlier ones only, in any order."""
+    count = draw(st.integers(1, 7))
+    nodes = [
+        Node(f"n{i}", f"Node {i} <&>", tuple(draw(st.sets(st.sampled_from([f"n{j}" for j in range(i)])))) if i else ())
+        for i in range(count)
+    ]
+    return draw(st.permutations(nodes))
+
+
+@given(graphs())
+def test_arrows_lose_no_way_and_none_is_implied(nodes: list[Node]) -> None:
+    kept = arrows(nodes)
+    thin = [Node(node.name, node.title, tuple(start for start, end in kept if end == node.name)) for node in nodes]
+    assert above(thin) == above(nodes)
+    for start, end in kept:
+        rest = [Node(n.name, n.title, tuple(i for i in n.inputs if (i, n.name) != (start, end))) for n in thin]
+        assert start not in above(rest)[end]
+
+
+@given(graphs())
+def test_every_arrow_leads_to_a_higher_rank_and_no_box_covers_another(nodes: list[Node]) -> None:
+    rank, places = ranks(nodes), layout(nodes)
+    assert all(rank[start] < rank[end] for start, end in arrows(nodes))
+    assert len(set(places.values())) == len(nodes)
+
+
+@given(graphs(), st.booleans())
+def test_it_is_well_formed_and_inside_its_frame(nodes: list[Node], upright: bool) -> None:
+    whole = ElementTree.fromstring(svg(nodes, "A <figure>.", upright))
+    _, _, wide, high = map(float, whole.attrib["viewBox"].split())
+    boxes = [{key: float(box.attrib[key]) for key in ("x", "y", "width", "height")} for box in whole.iter(f"{SVG}rect")]
+    assert len(boxes) == len(nodes)
+    for box in boxes:
+        assert box["x"] >= 0 and box["y"] >= 0 and box["x"] + box["width"] <= wide and box["y"] + box["height"] <= high
+    assert len(list(whole.iter(f"{SVG}line"))) == len(arrows(nodes))
+
+
+def test_circles_and_strangers_are_refused() -> None:
+    with pytest.raises(ValueError, match="circle"):
+        ranks([Node("a", "a", ("b",)), Node("b", "b", ("a",))])
+    with pytest.raises(ValueError, match="no node named c"):
+        ranks([Node("a", "a", ("c",))])
+
+
+def test_the_pipeline_is_that_of_the_stages() -> None:
+    assert arrows(pipeline.nodes(STAGES)) == [
+        ("data", "alhe"), ("alhe", "acdb_gan"), ("alhe", "fcmae"), ("acdb_gan", "wpat"), ("fcmae", "wpat"),
+        ("wpat", "results"), ("results", "claims"),
+    ]  # fmt: skip
+    assert set(pipeline.WORDS) == {spec.name for spec in STAGES}
+
+
+def test_every_box_of_the_page_figure_is_a_named_link() -> None:
+    links = {spec.name: f"chapters/{spec.name}.html" for spec in STAGES}
+    page = pipeline.page_figure(STAGES, links)
+    for form in ElementTree.fromstring(f"<div>{page}</div>"):
+        (figure,) = form
+        assert "Arrows: 1 Data to 2 ALHE" in figure.attrib["aria-label"]
+        found = list(figure.iter(f"{SVG}a"))
+        assert [link.attrib["href"] for link in found] == list(links.values())
+        assert all(spec.title in link.attrib["aria-label"] for spec, link in zip(STAGES, found, strict=True))
+    assert "\n" not in page.strip()  # a blank line would end the HTML block
+
+
+def test_the_picture_in_the_readme_is_what_the_code_draws(root: Path) -> None:
+    committed = (root / pipeline.README_FIGURE).read_text(encoding="utf-8")
+    assert committed == pipeline.readme_figure(), "run `python -m leuk_lib.book.pipeline`"
+    assert f"]({pipeline.README_FIGURE})" in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_import_graph_is_that_of_the_code(root: Path) -> None:
+    found, names = architecture.imports(), architecture.rooms()
+    assert ("wpat", "fcmae") in found and ("runs", "data") not in found
+    assert {name for pair in found for name in pair} <= set(names)
+    assert set(names) == {path.parent.name for path in (root / "leuk_lib").glob("*/__init__.py")} | {
+        path.stem for path in (root / "leuk_lib").glob("*.py") if path.stem != "__init__"
+    }
+    page = architecture.rooms_page()
+    assert page.count("<rect") == len(names)
+    rows = [line for line in page.splitlines() if line.startswith("| `wpat` |")]
+    assert len(rows) == 2 and rows[0].split("|")[2].strip(), "a room without words"
+    assert str(found["wpat", "fcmae"]) in rows[1]
+
+
+def test_every_room_has_words() -> None:
+    described = {*architecture.ROOMS, *architecture.SINGLE}
+    assert set(architecture.rooms()) <= described

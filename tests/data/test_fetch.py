@@ -1,0 +1,262 @@
+"""Fetching against a server on the loopback: whole, broken off and resumed, without ranges, wrong bytes, changed file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+import pytest
+
+from data.toys import coded, picture
+from leuk_lib.cli import main
+from leuk_lib.data import fetch as fetching
+from leuk_lib.data.catalog import load_dataset
+from leuk_lib.data.fetch import ResumingDownloader, download, fetch
+from leuk_lib.data.sets import SETS, Download
+from leuk_lib.runs.errors import LeukError
+
+
+@dataclass
+class Server:
+    """What is served, and how badly."""
+
+    content: bytes = b""
+    break_after: int = 0  # bytes of each answer, then the connection is cut; 0: never
+    ranges: bool = True
+    status: list[int] = field(default_factory=list)  # answers to give first
+    asked: list[str] = field(default_factory=list)  # Range header of every request
+    url: str = ""
+
+    @property
+    def tag(self) -> str:
+        return f'"{hashlib.sha256(self.content).hexdigest()[:8]}"'
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range", "")
+            state.asked.append(wanted)
+            if state.status:
+                self.send_error(state.status.pop(0))
+                return
+            start = 0
+            if state.ranges and wanted and self.headers.get("If-Range", state.tag) == state.tag:
+                start = int(wanted.removeprefix("bytes=").partition("-")[0])
+                if start >= len(state.content):
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(state.content)}")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+            body = state.content[start:]
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(state.content) - 1}/{len(state.content)}")
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", state.tag)
+            self.end_headers()
+            self.wfile.write(body[: state.break_after] if state.break_after else body)
+            self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    state.url = f"http://127.0.0.1:{http.server_port}/set.zip"
+    yield state
+    http.shutdown()
+    http.server_close()
+
+
+def quick(folder, file="set.zip", tries=3) -> ResumingDownloader:
+    return ResumingDownloader(folder / f"{file}.part", tries=tries, wait=0.0, timeout=5)
+
+
+@pytest.fixture
+def bytes_() -> bytes:
+    return np.random.default_rng(0).integers(0, 256, 50_000, dtype=np.uint8).tobytes()
+
+
+def test_a_download_that_breaks_off_is_resumed_by_ranges(tmp_path, server, bytes_):
+    server.content, server.break_after = bytes_, 12_000
+    digest = hashlib.sha256(bytes_).hexdigest()
+    file = download(Download(server.url, "set.zip", digest), tmp_path, quick(tmp_path))
+    assert file.read_bytes() == bytes_
+    assert server.asked == ["", "bytes=12000-", "bytes=24000-", "bytes=36000-", "bytes=48000-"]
+    assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob("*.etag"))
+
+
+def test_a_later_call_goes_on_where_an_earlier_one_gave_up(tmp_path, server, bytes_):
+    server.content, server.break_after = bytes_, 20_000
+    source = Download(server.url, "set.zip")
+    assert quick(tmp_path)._attempt(server.url) is False
+    assert (tmp_path / "set.zip.part").stat().st_size == 20_000
+    server.break_after = 0
+    assert download(source, tmp_path, quick(tmp_path)).read_bytes() == bytes_
+    assert server.asked == ["", "bytes=20000-"]
+
+
+def test_a_server_without_ranges_is_read_from_the_start(tmp_path, server, bytes_):
+    server.content, server.ranges = bytes_, False
+    (tmp_path / "set.zip.part").write_bytes(b"old bytes")
+    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == bytes_
+
+
+def test_a_file_that_changed_between_two_calls_is_read_from_the_start(tmp_path, server, bytes_):
+    server.content, server.break_after = bytes_, 20_000
+    quick(tmp_path)._attempt(server.url)
+    server.content, server.break_after = bytes_[::-1], 0
+    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == bytes_[::-1]
+
+
+def test_a_whole_part_is_not_asked_for_again(tmp_path, server, bytes_):
+    server.content = bytes_
+    (tmp_path / "set.zip.part").write_bytes(bytes_)
+    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == bytes_
+    assert server.asked == ["bytes=50000-"]
+
+
+def test_wrong_bytes_are_refused_and_removed(tmp_path, server, bytes_):
+    server.content = bytes_
+    with pytest.raises(LeukError, match="another SHA-256"):
+        download(Download(server.url, "set.zip", "0" * 64), tmp_path, quick(tmp_path))
+    assert not (tmp_path / "set.zip").exists() and not (tmp_path / "set.zip.part").exists()
+
+
+def test_the_first_hash_is_written_down_and_demanded_from_then_on(tmp_path, server, bytes_):
+    server.content = bytes_
+    source = Download(server.url, "set.zip")
+    download(source, tmp_path, quick(tmp_path)).unlink()
+    assert json.loads((tmp_path / "hashes.json").read_text()) == {"set.zip": hashlib.sha256(bytes_).hexdigest()}
+    download(source, tmp_path, quick(tmp_path)).unlink()
+    server.content = b"something else"
+    with pytest.raises(LeukError, match=r"delete its line in .*hashes\.json"):
+        download(source, tmp_path, quick(tmp_path))
+
+
+def test_busy_servers_are_asked_again_and_wrong_addresses_are_not(tmp_path, server, bytes_):
+    server.content, server.status = bytes_, [503, 429]
+    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == bytes_
+    server.status = [404]
+    with pytest.raises(LeukError, match="is the address right"):
+        download(Download(server.url, "other.zip"), tmp_path, quick(tmp_path, "other.zip"))
+    server.status = [500] * 9
+    with pytest.raises(LeukError, match="no more data after 3 tries"):
+        download(Download(server.url, "other.zip"), tmp_path, quick(tmp_path, "other.zip"))
+    with pytest.raises(LeukError, match="no more data"):
+        download(Download("http://127.0.0.1:9/x", "third.zip"), tmp_path, quick(tmp_path, "third.zip", tries=1))
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def pbc_archive() -> dict[str, bytes]:
+    files = {"__MACOSX/x/._a.jpg": b"junk", "PBC/.DS_Store": b"junk", "PBC/readme.txt": b"hello"}
+    for k, name in enumerate(SETS["pbc"].classes):
+        folder = "ig" if name == "immature_granulocyte" else name
+        for i in range(3):
+            files[f"PBC/PBC_dataset_normal_DIB/{folder}/{name}_{i}.jpg"] = coded(picture(10 * k + i), "JPEG")
+    return files
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEUK_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(fetching, "TRIES", 2)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_fetching_class_folders(home, server, nested):
+    server.content = packed(pbc_archive())
+    if nested:
+        server.content = packed({"PBC_dataset_normal_DIB.zip": server.content})
+    folder, lines = fetch("pbc", url=server.url)
+    assert folder == home / "pbc" and any("CC BY 4.0" in line for line in lines)
+    assert any("24 images, but the published set has 17092" in line for line in lines)
+    data = load_dataset("pbc", size=16)
+    assert data.classes == tuple(sorted(SETS["pbc"].classes)) and len(data.table) == 24
+    assert "there already" in fetch("pbc", url=server.url)[1][0] and len(server.asked) == 1
+
+
+def test_fetching_cells_with_masks(home, server):
+    rows = ["image ID,class label", *(f"{i},{1 + i % 5}" for i in range(1, 11))]
+    files = {"segmentation_WBC-master/Class Labels of Dataset 1.csv": "\n".join(rows).encode()}
+    for i in range(1, 11):
+        mask = np.zeros((40, 40, 3), np.uint8)
+        mask[10:30, 10:30] = 255
+        files[f"segmentation_WBC-master/Dataset 1/{i:03d}.bmp"] = coded(picture(i), "BMP")
+        files[f"segmentation_WBC-master/Dataset 1/{i:03d}.png"] = coded(mask)
+        files[f"segmentation_WBC-master/Dataset 2/{i:03d}.bmp"] = coded(picture(50 + i), "BMP")
+    server.content = packed(files)
+    fetch("segmentation-wbc", url=server.url)
+    data = load_dataset("segmentation-wbc", size=16)
+    assert len(data.table) == 10 and data.masks is not None and set(np.unique(data.masks)) == {0, 255}
+    assert data.table.set_index("path").loc["monocyte/tecom_002.bmp", "label"] == "monocyte"
+
+
+def test_fetching_boxes_cuts_cells_and_groups_them_by_field(home, server):
+    files = {}
+    for i in range(4):
+        field_ = picture(i, 200, 24)
+        files[f"B-1/BCCD/JPEGImages/F{i}.jpg"] = cv2.imencode(".jpg", field_)[1].tobytes()
+        boxes = "".join(
+            f"<object><name>{name}</name><bndbox><xmin>{x}</xmin><ymin>{y}</ymin><xmax>{x + 50}</xmax><ymax>{y + 40}</ymax>"
+            "</bndbox></object>"
+            for name, x, y in (("WBC", 10, 10), ("RBC", 120, 30), ("Platelets", 60, 140), ("Dust", 5, 5))
+        )
+        files[f"B-1/BCCD/Annotations/F{i}.xml"] = f"<annotation>{boxes}</annotation>".encode()
+    server.content = packed(files)
+    assert main(["data", "fetch", "bccd", "--url", server.url]) == 0
+    data = load_dataset("bccd", size=16)
+    assert data.classes == ("Platelets", "RBC", "WBC") and len(data.table) == 12
+    assert data.grouped_by == "manifest" and sorted(set(data.table["group"])) == ["F0", "F1", "F2", "F3"]
+    assert data.table[["width", "height"]].to_numpy().tolist() == [[75, 75]] * 12
+
+
+@pytest.mark.parametrize("trouble", ["not a zip", "empty", "no labels", "entity"])
+def test_archives_that_are_not_what_they_should_be(home, server, trouble):
+    name = {"no labels": "segmentation-wbc", "entity": "bccd"}.get(trouble, "pbc")
+    files = {
+        "entity": {"J/F.jpg": coded(picture(1), "JPEG"), "A/F.xml": b'<!DOCTYPE a [<!ENTITY b "c">]><annotation/>'},
+        "no labels": {"Dataset 1/001.bmp": coded(picture(1), "BMP")},
+    }.get(trouble, {"readme.txt": b"x"})
+    server.content = b"<html>sign in first</html>" if trouble == "not a zip" else packed(files)
+    with pytest.raises(LeukError):
+        fetch(name, url=server.url)
+    assert not (home / name).exists()
+
+
+def test_names_in_an_archive_lead_nowhere_else(home, server):
+    files = {**pbc_archive(), "../../neutrophil/escaped.jpg": coded(picture(1), "JPEG"), "/neutrophil/root.jpg": b"x"}
+    server.content = packed(files)
+    fetch("pbc", url=server.url)
+    outside = [p for p in home.parent.rglob("escaped.jpg") if home / "pbc" not in p.parents]
+    assert outside == []
+
+
+def test_what_cannot_be_fetched_says_what_to_do(home):
+    with pytest.raises(LeukError, match="has to be asked for"):
+        fetch("raabin-leukemia")
+    with pytest.raises(LeukError, match="did you mean 'pbc'"):
+        fetch("pbd")
+    assert replace(SETS["pbc"].download, url="x").images == 17_092
+    assert main(["data", "list"]) == 0

@@ -1,0 +1,144 @@
+"""Ten thousand damaged files: none crashes or hangs the decoder, none is taken in silence where a checksum could tell."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from data.toys import coded, picture
+from leuk_lib.data.check import check_folder
+from leuk_lib.data.complaints import listening
+from leuk_lib.data.decode import Unreadable, decode
+from leuk_lib.data.files import list_folder
+from leuk_lib.data.manifest import read_folder
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about damaged tags
+
+KINDS = {
+    "PNG": {},
+    "JPEG": {"quality": 90},
+    "progressive JPEG": {"quality": 90, "progressive": True},
+    "BMP": {},
+    "TIFF": {},
+    "WEBP": {"quality": 90},
+    "grey PNG": {"mode": "L"},
+    "CMYK JPEG": {"mode": "CMYK"},
+    "palette PNG": {"mode": "P"},
+    "packed TIFF": {"compression": "tiff_lzw"},
+}
+EACH = 1000  # mutations of each kind, 10,000 in all
+
+
+def original(kind: str) -> bytes:
+    return coded(picture(1), kind.split()[-1], **KINDS[kind])
+
+
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """Flip bits, overwrite, cut off, cut out, repeat, splice, or write a large number where a size may stand."""
+    out = bytearray(data)
+    at, length = int(rng.integers(len(out))), int(rng.integers(1, 64))
+    match int(rng.integers(7)):
+        case 0:
+            for place in rng.integers(0, len(out), int(rng.integers(1, 9))):
+                out[place] ^= 1 << int(rng.integers(8))
+        case 1:
+            out[at : at + length] = rng.integers(0, 256, length, dtype=np.uint8).tobytes()
+        case 2:
+            del out[at:]
+        case 3:
+            del out[at : at + length]
+        case 4:
+            out[at:at] = out[at : at + length]
+        case 5:
+            other = int(rng.integers(len(out)))
+            out = out[:at] + out[other:]
+        case 6:
+            head = int(rng.integers(min(len(out), 300)))
+            out[head : head + 4] = b"\xff\xff\xff\x7f"
+    return bytes(out)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mutated_files_never_crash_hang_or_slip_in(kind: str):
+    whole = original(kind)
+    truth = decode(whole)
+    rng = np.random.default_rng(20)
+    slowest = 0.0
+    for number in range(EACH):
+        data = mutate(whole, rng)
+        start = time.process_time()
+        try:
+            decoded = decode(data)
+        except Unreadable as reason:
+            assert str(reason)
+            continue
+        finally:
+            slowest = max(slowest, time.process_time() - start)
+        image = decoded.image
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and min(image.shape) >= 3
+        if "PNG" in kind:
+            assert np.array_equal(image, truth.image), f"{kind}, mutation {number}: other pixels, no complaint"
+    assert slowest < 5, "one file took this many seconds"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_file_that_ends_early_is_used(kind: str):
+    """Whatever is missing at the end: refused, or nothing that mattered (a trailer) was missing."""
+    whole = original(kind)
+    truth = decode(whole).image
+    for end in {*range(0, len(whole), 7), *range(max(0, len(whole) - 60), len(whole))}:
+        try:
+            image = decode(whole[:end]).image
+        except Unreadable:
+            continue
+        assert np.array_equal(image, truth), f"{kind} cut to {end} of {len(whole)} bytes was used"
+
+
+def test_jpegs_that_the_decoder_complains_about_are_left_out_or_named(tmp_path, capfd):
+    """OpenCV returns pixels for them and writes to the terminal; here they become findings, and the terminal stays clean."""
+    rng = np.random.default_rng(5)
+    whole = {}
+    for number in range(40):
+        data = bytearray(coded(picture(number, 96, 12), "JPEG", quality=90))
+        place = data.index(b"\xff\xda") + 20 + int(rng.integers(200))
+        if number % 2:
+            data[place : place + 24] = rng.integers(0, 255, 24, dtype=np.uint8).tobytes()
+        file = tmp_path / "ab"[number // 20] / f"{number:02d}.jpg"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(data)
+        whole[file.relative_to(tmp_path).as_posix()] = number % 2 == 0
+    findings = read_folder(tmp_path, 16).findings
+    named = set(findings.loc[findings["finding"].str.contains("damaged|suspicious"), "path"])
+    assert not any(whole[path] for path in named), "no healthy file is blamed"
+    assert len(named) >= 15, "of twenty whose coded pixels were overwritten; the others decode to something legal"
+    assert "Corrupt" not in capfd.readouterr().err
+
+
+def test_what_others_write_meanwhile_is_passed_on(capfd):
+    with listening() as words:
+        print("progress", file=sys.__stderr__, flush=True)
+        os.write(2, b"Corrupt JPEG data: premature end of data segment\n")
+    assert words == ["Corrupt JPEG data: premature end of data segment"]
+    said = capfd.readouterr().err
+    assert "progress" in said and "Corrupt" not in said
+
+
+def test_every_file_of_a_damaged_folder_is_used_or_named(tmp_path):
+    """None vanishes: each listed file is in the table or among the findings, each left out has an error."""
+    rng = np.random.default_rng(3)
+    for number in range(200):
+        kind = list(KINDS)[number % len(KINDS)]
+        data = coded(picture(number), kind.split()[-1], **KINDS[kind])
+        file = tmp_path / "ab"[number % 2] / f"{number:03d}.{kind.split()[-1].lower()}"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(mutate(data, rng) if number % 3 else data)
+    reading = read_folder(tmp_path, 16)
+    used = set(reading.table["path"])
+    left = set(reading.findings.loc[reading.findings["severity"] == "error", "path"])
+    listed = {entry.path for entry in list_folder(tmp_path).entries}
+    assert used | left == listed and not used & left and len(left) > 30 and len(used) > 60
+    assert len(check_folder(tmp_path)) >= len(left)

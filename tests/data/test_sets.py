@@ -1,0 +1,183 @@
+"""Known sets: class folders by any spelling and depth, metadata, foreign test sets, mapped and merged classes."""
+
+from __future__ import annotations
+
+import pytest
+
+from data.test_build import FolderStage, small
+from data.toys import coded, folder, picture
+from leuk_lib.cli import main
+from leuk_lib.data.build import build_cells
+from leuk_lib.data.catalog import load_dataset
+from leuk_lib.data.check import check_folder
+from leuk_lib.data.files import list_folder
+from leuk_lib.data.sets import SETS
+from leuk_lib.data.views import class_table
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.workflow import resolve_dataset
+
+
+@pytest.fixture(autouse=True)
+def data_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEUK_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def place(root, path, seed):
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(coded(picture(seed)))
+
+
+def leukemia(root):
+    folders = {"CML": "images/CML/slide 1", "CLL": "images/cll", "AML": "Acute Myeloid Leukemia/x/y", "ALL": "ALL"}
+    for k, where in enumerate(folders.values()):
+        for i in range(6):
+            place(root, f"{where}/{'abcd'[k]}{i}.png", 10 * k + i)
+    return root
+
+
+def test_class_folders_at_any_depth_and_spelling(data_folder):
+    root = leukemia(data_folder / "raabin-leukemia")
+    place(root, "other/z.png", 99)
+    listing = list_folder("raabin-leukemia")
+    labels = [entry.label for entry in listing.entries]
+    assert {name: labels.count(name) for name in set(labels)} == {"CML": 6, "CLL": 6, "AML": 6, "ALL": 6}
+    assert [row[:2] for row in listing.left] == [("other/z.png", "no class of raabin-leukemia (CML, CLL, AML, ALL)")]
+    assert load_dataset("raabin-leukemia", size=16).name == "raabin-leukemia"
+    assert resolve_dataset("raabin-leukemia") == "raabin-leukemia"
+
+
+@pytest.mark.parametrize("how", ["path", "name", "stem"])
+def test_metadata_tells_the_patient(data_folder, how):
+    root = leukemia(data_folder / "raabin-leukemia")
+    rows = ["File Name,Patient ID"] if how != "stem" else ["image,slide"]
+    for file in root.rglob("*.png"):
+        key = {"path": file.relative_to(root).as_posix(), "name": file.name, "stem": file.stem}[how]
+        rows.append(f"{key},P{file.stem[0]}{int(file.stem[1]) // 2}")
+    (root / "metadata.csv").write_text("\n".join(rows))
+    if how == "path":
+        (root / "metadata.csv").write_text("\n".join(rows).replace("File Name", "path").replace("/", "\\"))
+    data = load_dataset("raabin-leukemia", size=16)
+    assert data.grouped_by == "manifest" and data.table["group"].nunique() == 12
+    assert data.table.set_index("path").loc["ALL/d5.png", "group"] == "Pd2"
+
+
+def test_a_metadata_table_without_columns_is_refused(data_folder):
+    root = leukemia(data_folder / "raabin-leukemia")
+    (root / "metadata.csv").write_text("what,ever\n1,2\n")
+    with pytest.raises(LeukError, match="needs a column with the file"):
+        list_folder("raabin-leukemia")
+
+
+def test_what_is_missing_says_how_to_get_it():
+    with pytest.raises(LeukError, match="has to be asked for"):
+        list_folder("raabin-leukemia")
+    with pytest.raises(LeukError, match="leuk data fetch pbc"):
+        list_folder("pbc")
+    with pytest.raises(LeukError, match="not a known name"):
+        list_folder("rabin")
+
+
+def wbc(root):
+    seed = 0
+    for part in ("Train", "TestA", "Test-B"):
+        for name in ("Basophil", "Eosinophil", "Lymphocyte", "Monocyte", "Neutrophil"):
+            if part == "Test-B" and name not in ("Lymphocyte", "Neutrophil"):
+                continue
+            for _ in range(6):
+                seed += 1
+                place(root, f"{part}/{name}/{seed:03d}.png", seed)
+    return root
+
+
+def test_foreign_test_sets_are_kept_apart_and_closed(data_folder, tmp_path):
+    root = wbc(data_folder / "raabin-wbc")
+    (root / "TestA/Monocyte/leak.png").write_bytes((root / "Train/Monocyte/020.png").read_bytes())
+    stage = FolderStage(tmp_path / "stage")
+    cells = build_cells(small(dataset="raabin-wbc"), stage).cells
+    assert cells.classes == ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
+    assert cells.foreign == ("TestA", "TestB")
+    parts = cells.table["split"].value_counts().to_dict()
+    assert parts["foreign:TestA"] == 31 and parts["foreign:TestB"] == 12
+    assert sum(parts[p] for p in ("train", "val", "test")) == 29, "a training cell that TestA holds is left out"
+    assert any("TestA: 31 cells, never trained on" in note for note in stage.notes)
+    with pytest.raises(LeukError, match="closed"):
+        cells.indices("foreign:TestA")
+    opened = cells.open_test(stage, "TestB")
+    assert len(opened) == 12 and "foreign test set TestB opened" in stage.notes[-1]
+    with pytest.raises(LeukError, match="allowed"):
+        cells.open_test(stage, "TestC")
+    assert class_table(cells)["foreign cells"].sum() == 43
+    assert not set(cells.groups[cells.open_test(stage, "TestA")]) & set(cells.groups[cells.indices("train")])
+
+
+def test_near_copies_of_foreign_cells_leave_the_training(data_folder):
+    root = wbc(data_folder / "raabin-wbc")
+    (root / "TestB/Neutrophil").mkdir(parents=True)
+    (root / "TestB/Neutrophil/leak.jpg").write_bytes(coded(picture(30), "JPEG", quality=85))
+    data = load_dataset("raabin-wbc", size=16)
+    assert "Train/Neutrophil/030.png" not in set(data.table["path"])
+    rows = data.findings[data.findings["path"] == "Train/Neutrophil/030.png"]
+    assert rows["finding"].str.contains("also in the test set TestB").any()
+
+
+def test_a_manifest_may_name_a_foreign_test_set(tmp_path):
+    root = folder(tmp_path / "mine", each=6)
+    rows = [
+        "path,label,group,foreign",
+        *(f"{k}/{k}{i}.png,{k},p{i},{'other lab' if i > 3 else ''}" for k in "ab" for i in range(6)),
+    ]
+    (root / "manifest.csv").write_text("\n".join(rows))
+    table = load_dataset(str(root), size=16).table
+    assert (table["foreign"] == "other lab").sum() == 4
+    assert set(table.loc[table["foreign"] != "", "group"]) == {"other lab/p4", "other lab/p5"}
+
+
+def test_classes_are_renamed_merged_and_dropped(tmp_path):
+    root = folder(tmp_path / "mine", classes=("band", "segmented", "platelet", "lymphocyte"))
+    mapping = {"band": "neutrophil", "segmented": "neutrophil", "platelet": ""}
+    data = load_dataset(str(root), size=16, class_map=mapping)
+    assert data.classes == ("lymphocyte", "neutrophil") and len(data.table) == 12
+    with pytest.raises(LeukError, match=r"no class 'bnad'.*did you mean 'band'"):
+        load_dataset(str(root), size=16, class_map={"bnad": "neutrophil"})
+    with pytest.raises(LeukError, match="class_map is for folders"):
+        load_dataset("smear", class_map={"CML": "x"})
+    assert main(["data", "check", str(root), "--map", "band=neutrophil"]) == 0
+    assert main(["data", "check", str(root), "--map", "band"]) == 1
+
+
+def test_rare_straddling_groups_are_findings_and_common_ones_are_not(tmp_path):
+    root = folder(tmp_path / "mine", each=6)
+    for rare in (True, False):
+        owner = {(k, i): f"{k}{i}" if rare and i else f"p{i}" for k in "ab" for i in range(6)}
+        rows = ["path,label,group", *(f"{k}/{k}{i}.png,{k},{owner[k, i]}" for k, i in owner)]
+        (root / "manifest.csv").write_text("\n".join(rows))
+        findings = check_folder(root)
+        found = findings[findings["finding"].str.contains("several classes")]
+        assert found["severity"].tolist() == ["warning" if rare else "info"]
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path):
+    root = folder(tmp_path / "mine")
+    outside = folder(tmp_path / "outside")
+    (root / "a/link.png").symlink_to(outside / "a/a1.png")
+    (root / "c").symlink_to(outside / "a")
+    (root / "a/loop.png").symlink_to(root / "a/loop.png")
+    (root / "manifest.csv").write_text("path,label,mask\na/a0.png,a,../outside/a/a0.png\n")
+    listing = list_folder(root)
+    assert len(listing.entries) == 7
+    said = {path: what for path, what, _ in listing.left}
+    assert said["a/link.png"] == said["a/loop.png"] == "symbolic link out of the folder"
+    assert said["c"] == "symbolic link to a folder" and said["a/a0.png"] == "its mask lies outside the folder"
+
+
+def test_every_known_set_tells_what_a_user_must_know(root):
+    readme = (root / "data" / "README.md").read_text(encoding="utf-8")
+    for known in SETS.values():
+        assert known.licence and known.source and known.ask and len(known.classes) > 1
+        row = next(line for line in readme.splitlines() if line.startswith(f"| `{known.name}`"))
+        assert known.licence.split(";")[0].split(" (")[0] in row, "the table's licence is the catalogue's"
+        assert known.cite.rpartition("doi:")[2] in row or "GitHub Shenggan/BCCD_Dataset" in row
+        assert (f"leuk data fetch {known.name}" in row) == (known.download is not None)
+        assert known.name in known.advice or "data/README.md" in known.advice

@@ -1,0 +1,95 @@
+"""What stands around the code: README, contributing, changelog, workflows, hooks. All of it must be true today."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+TARGET = re.compile(r"\bmake ([a-z]+)")
+
+
+def targets(root: Path) -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def steps(root: Path, workflow: str) -> list[dict]:
+    told = yaml.safe_load((root / ".github" / "workflows" / workflow).read_text())
+    return [step for job in told["jobs"].values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_files_exist(root: Path, page: str) -> None:
+    text = (root / page).read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    named = re.findall(r"`((?:book|leuk_lib|notebooks|data|tests)/[\w./-]+)`", text)
+    assert [name for name in [*links, *named] if name and not (root / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, "book/use/laptop.md", "book/use/own_data.md", "book/use/gpu.md", "book/maintain/extend.md"]
+)
+def test_commands_that_are_named_exist(root: Path, page: str) -> None:
+    text = (root / page).read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL) + re.findall(r"`([^`\n]+)`", text))
+    assert set(TARGET.findall(code)) <= targets(root)
+    variables = set(re.findall(r"\b([A-Z]{3,})=", code)) - {"LEUK"}
+    known = set(re.findall(r"^([A-Z]+)\s*\?=", (root / "Makefile").read_text(), flags=re.MULTILINE))
+    assert variables <= known, "make would silently ignore it"
+
+
+def test_the_changelog_speaks_of_the_present_version(root: Path) -> None:
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    heading = next(line for line in (root / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
+    assert version in heading
+
+
+def test_workflows_call_the_same_targets_as_a_person(root: Path) -> None:
+    for workflow, target in (("tests.yml", "test"), ("pages.yml", "book")):
+        runs = [step["run"] for step in steps(root, workflow) if "run" in step]
+        made = [found for run in runs for found in TARGET.findall(run)]
+        assert made == [target], workflow
+        assert not any(re.search(r"\bpip install|pytest|jupyter-book", run) for run in runs), "make does it"
+
+
+def test_workflows_use_the_python_of_the_lock_and_take_only_the_rights_they_need(root: Path) -> None:
+    locked = re.search(r"--python-version (\S+)", (root / "Makefile").read_text())
+    assert locked
+    for path in sorted((root / ".github" / "workflows").glob("*.yml")):
+        told = yaml.safe_load(path.read_text())
+        assert told["permissions"]["contents"] == "read"
+        assert all("timeout-minutes" in job for job in told["jobs"].values())
+        (python,) = [step for step in steps(root, path.name) if "setup-python" in step.get("uses", "")]
+        assert python["with"]["python-version"] == locked[1]
+
+
+def test_hooks_fetch_nothing_and_their_tools_are_in_the_environment(root: Path) -> None:
+    told = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())
+    assert [repo["repo"] for repo in told["repos"]] == ["local"]
+    for hook in told["repos"][0]["hooks"]:
+        assert hook["language"] == "system"
+        tool = hook["entry"].split()[0]
+        assert tool.startswith(".venv/bin/") and Path(sys.executable).with_name(Path(tool).name).exists(), hook["id"]
+
+
+def test_hooks_cover_what_lint_checks(root: Path) -> None:
+    lint = (root / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    tools = set(re.findall(r"\$\(BIN\)/([\w-]+)", lint))
+    hooks = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert tools <= {Path(hook["entry"].split()[0]).name for hook in hooks}
+
+
+def test_the_hooks_configuration_is_valid(root: Path) -> None:
+    command = [
+        str(Path(sys.executable).with_name("pre-commit")),
+        "validate-config",
+        str(root / ".pre-commit-config.yaml"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
