@@ -73,20 +73,20 @@ def test_the_same_arm_twice_differs_by_nothing():
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():
-    """Crossed effects of seeds and cells, true difference .1: the 95 % interval covers it in at least 90 of 100."""
+    """Crossed effects of seeds and cells, true difference .1: the 95 % interval covers it in at least 35 of 40."""
     covered = 0
-    for trial in range(100):
+    for trial in range(40):
         rng = np.random.default_rng(trial)
-        cells = [rng.choice(300, 120, replace=False).tolist() for _ in range(5)]
-        ease, luck = rng.normal(0, 0.15, 300), rng.normal(0, 0.03, (2, 5))
+        cells = [rng.choice(150, 60, replace=False).tolist() for _ in range(5)]
+        ease, luck = rng.normal(0, 0.15, 150), rng.normal(0, 0.03, (2, 5))
         rights = {
-            arm: [(rng.random(120) < 0.55 + gain + ease[cells[s]] + luck[a, s]).astype(int).tolist() for s in range(5)]
+            arm: [(rng.random(60) < 0.55 + gain + ease[cells[s]] + luck[a, s]).astype(int).tolist() for s in range(5)]
             for a, (arm, gain) in enumerate((("none", 0.0), ("ours", 0.1)))
         }
-        found = outcomes(rights, cells, ["a"] * 300)
+        found = outcomes(rights, cells, ["a"] * 150)
         row = paired.differences(found, BASE, 2 / 7).iloc[0]
         covered += bool(row["low"] <= 0.1 <= row["high"])
-    assert covered >= 90
+    assert covered >= 35
 
 
 def test_as_people_read_it():
