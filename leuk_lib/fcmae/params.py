@@ -39,7 +39,7 @@ class FcmaeParams(TrainParams):
     muon: float = Field(
         10.0, ge=0, le=1000, description="Muon's learning rate for matrices over AdamW's for the rest; 0: AdamW for all"
     )
-    steps: int = Field(500, ge=2, le=10_000_000, description="optimiser steps")
+    steps: int = Field(400, ge=2, le=10_000_000, description="optimiser steps")
     batch_size: int = Field(32, ge=2, le=65536, description="images per optimiser step, all processes together")
     accumulate: int = Field(1, ge=1, le=1024, description="forward passes the batch is cut into")
     lr_scale: float = Field(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ class StudyRecord:
     @property
     def command(self) -> str:
         """The command that repeats the study."""
-        settings = " ".join(f"--set {key}={_yaml(value)}" for key, value in self.params.items())
+        settings = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in self.params.items())
         return f"leuk study {self.study} --dataset …/{self.dataset} {settings}"
 
     def changed_since(self) -> list[str]:
@@ -70,10 +72,6 @@ class StudyRecord:
     def save(self) -> Path:
         """Write the record where it is committed."""
         return write_json(paths.project_root() / record_file(self.study, self.dataset), asdict(self))
-
-
-def _yaml(value: Any) -> str:
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def record_name(study: str, dataset: str) -> str:

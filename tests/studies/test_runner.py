@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from leuk_lib.cli import main
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies import record as records
 from leuk_lib.studies.runner import run_study, study_folder
+from leuk_lib.studies.study import parse_settings
 
 
 @pytest.fixture
@@ -85,10 +87,11 @@ def test_a_record_keeps_tables_and_provenance(folder: str, tmp_path: Path, monke
     read = records.load_record(path)
     assert read == outcome
     about = read.provenance().set_index("item")["value"]
-    assert (
-        about["to repeat it"]
-        == "leuk study toy --dataset …/cells --set seeds=[3] --set threads=1 --set factor=2 --set die_at="
+    assert about["to repeat it"] == (
+        "leuk study toy --dataset …/cells --set 'seeds=[3]' --set threads=1 --set factor=2 --set 'die_at=\"\"'"
     )
+    settings = shlex.split(about["to repeat it"])[6::2]
+    assert parse_settings("toy", settings) == outcome.params
     assert about["code since then"] == "unchanged"
 
 
