@@ -135,13 +135,13 @@ def verdict(low: float, high: float) -> str:
     return "helps" if low > 0 else "harms" if high < 0 else "not told apart"
 
 
-def read_differences(table: pd.DataFrame) -> pd.DataFrame:
-    """`differences` as people read it: a row a condition, a column an arm, points of balanced accuracy, interval, Holm's p."""
+def read_differences(table: pd.DataFrame, heading: str = "test images") -> pd.DataFrame:
+    """`differences` as people read it: a row a condition (under ``heading``), a column an arm, points of balanced accuracy, interval, Holm's p."""
     cells = [
         f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" + ("" if np.isnan(p) else f", p {p:.2g}")
         for value, low, high, p in table[["value", "low", "high", "p_holm"]].to_numpy(dtype=np.float64)
     ]
-    return _wide(table.assign(arm=table["arm"] + " − " + table["against"]), cells)
+    return _wide(table.assign(arm=table["arm"] + " − " + table["against"]), cells, heading)
 
 
 def read_scores(table: pd.DataFrame) -> pd.DataFrame:
@@ -153,14 +153,14 @@ def read_scores(table: pd.DataFrame) -> pd.DataFrame:
     return _wide(table, cells)
 
 
-def _wide(table: pd.DataFrame, cells: list[str]) -> pd.DataFrame:
+def _wide(table: pd.DataFrame, cells: list[str], heading: str = "test images") -> pd.DataFrame:
     wide = table.assign(text=cells).pivot(index="condition", columns="arm", values="text")
     wide = wide.loc[list(dict.fromkeys(table["condition"])), list(dict.fromkeys(table["arm"]))]
-    return wide.rename_axis(columns=None, index="test images").reset_index()
+    return wide.rename_axis(columns=None, index=heading).reset_index()
 
 
-def in_words(table: pd.DataFrame) -> str:
-    """The differences counted: for every arm, under how many of the conditions it helps, harms, or cannot be told apart."""
+def in_words(table: pd.DataFrame, conditions: str = "kinds of test images") -> str:
+    """The differences counted: for every arm, under how many of the ``conditions`` it helps, harms, or cannot be told apart."""
     said = []
     for arm, part in table.groupby("arm", sort=False):
         found = [verdict(low, high) for low, high in part[["low", "high"]].to_numpy(dtype=np.float64)]
@@ -171,7 +171,7 @@ def in_words(table: pd.DataFrame) -> str:
         ]
         rest = f"not told apart in {found.count('not told apart')}"
         said.append(
-            f"{arm} against {part['against'].iloc[0]}, of {len(found)} kinds of test images: {'; '.join([*counts, rest])}."
+            f"{arm} against {part['against'].iloc[0]}, of {len(found)} {conditions}: {'; '.join([*counts, rest])}."
         )
     return "\n".join(said)
 
