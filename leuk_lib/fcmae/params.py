@@ -37,7 +37,11 @@ class FcmaeParams(TrainParams):
         1.0, ge=0, le=100, description="weight of the contrastive term between two masked views of a cell; 0: none"
     )
     muon: float = Field(
-        10.0, ge=0, le=1000, description="Muon's learning rate for matrices over AdamW's for the rest; 0: AdamW for all"
+        10.0,
+        ge=0,
+        le=1000,
+        description="Muon's learning rate for matrices over AdamW's for the rest; 0: AdamW for all "
+        "(equal on any number of processes to 1e-5; Muon rounds to bfloat16)",
     )
     steps: int = Field(400, ge=2, le=10_000_000, description="optimiser steps")
     batch_size: int = Field(32, ge=2, le=65536, description="images per optimiser step, all processes together")
