@@ -16,6 +16,7 @@ SINGLE = {
     "stages": "The seven stages: their order, what reads what, their profiles.",
     "workflow": "Calls Snakemake on the notebooks.",
     "cli": "The command leuk.",
+    "cli_data": "Its part leuk data.",
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from leuk_lib.book.html import page_problems
+from leuk_lib.book.html import page_problems, read_page
 from leuk_lib.figures.atlas import Atlas, atlas
 
 CHROMIUM = Path(os.environ.get("LEUK_CHROMIUM", "/usr/bin/chromium"))
@@ -37,7 +37,7 @@ def test_the_fragment_holds_every_cell_and_asks_for_nothing(tmp_path: Path):
     )
     assert data["x"][:3] == [0, 500, 1000] and data["records"][8] == ["8", "8"] and data["ticks"][0] == ["0", "1", "2"]
     (tmp_path / "atlas.html").write_text(made.page(), encoding="utf-8")
-    assert page_problems(tmp_path / "atlas.html", tmp_path) == []
+    assert page_problems(tmp_path / "atlas.html", tmp_path, read_page(tmp_path / "atlas.html")) == []
     assert "http" not in made.markup and "<atlas>" not in made.markup
     assert grid().markup == made.markup, "the same cells, the same bytes"
     assert "9 cells of 2 classes" in repr(made)

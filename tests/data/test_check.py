@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from data.toys import coded, folder, picture
-from leuk_lib.book.html import page_problems
+from leuk_lib.book.html import page_problems, read_page
 from leuk_lib.cli import main
 from leuk_lib.data.check import FINDINGS, check_folder, exit_code, render_report
 from leuk_lib.data.check_page import render_page
@@ -80,7 +80,7 @@ def test_the_summary_and_the_page_name_them_all(sick_folder, findings, tmp_path)
     assert report.splitlines()[0].endswith("no masks") and report.splitlines()[-1] == "Verdict: findings: see above"
     page = tmp_path / "findings.html"
     page.write_text(render_page(findings), encoding="utf-8")
-    assert page_problems(page, tmp_path) == []
+    assert page_problems(page, tmp_path, read_page(page)) == []
     text = page.read_text(encoding="utf-8")
     assert all(name in text for name in expected) and text.count("<img") >= 12
     assert "http" not in text and 'alt="a/copy.png"' in text and 'alt="a/a0.png"' in text
