@@ -15,7 +15,7 @@ from scipy.spatial import KDTree
 from leuk_lib.data.loading import CellSet
 from leuk_lib.data.manifest import ANONYMOUS
 from leuk_lib.data.opencv import cv2
-from leuk_lib.data.smear.morphology import UNITS, mixture_rows, rows
+from leuk_lib.data.smear.morphology import SURROUNDINGS, UNITS, mixture_rows, rows
 from leuk_lib.data.splits import FOREIGN, PARTS, split_groups
 from leuk_lib.runs.seeds import derive, numpy_rng
 
@@ -169,7 +169,12 @@ def reference_table(cells: CellSet) -> pd.DataFrame:
              + f" (shares are ours, within {some['source'].iloc[0]})"}
             for label, some in mixture.groupby("class", sort=False)
         ]  # fmt: skip
-        return pd.DataFrame(sources + marks + kinds)
+        around = [
+            {"item": name, "meaning": (f"{r.low:g}" if r.low == r.high else f"{r.low:g}–{r.high:g}")
+             + ("*" if r.basis == "quality" else "") + f" ({r.source})"}
+            for name, r in SURROUNDINGS.items()
+        ]  # fmt: skip
+        return pd.DataFrame(sources + marks + kinds + around)
     near = cells.table["group"].str.startswith(ANONYMOUS)
     told = int((~near).sum())
     return pd.DataFrame(

@@ -7,8 +7,10 @@ import math
 import numpy as np
 
 from leuk_lib.data.smear.individual import RED_CELL_UM, Patient
+from leuk_lib.data.smear.morphology import PLATELET_DIAMETER, SURROUNDINGS
 from leuk_lib.data.smear.shapes import Canvas, Map, Points, blob, in_disc
 
+PLATELET = SURROUNDINGS[PLATELET_DIAMETER]
 RED_CELL = (0.24, 0.18, 0.34)  # azure, eosin, haemoglobin at the rim
 
 
@@ -54,18 +56,18 @@ def _red_cell(out: Map, canvas: Canvas, place: Points, radius: float, shape: Poi
     r2 = (u * u + v * v) / np.float32(radius**2) * (1 + np.clip(corner * u * (u * u - 3 * v * v), -0.2, 0.2))
     edge = np.clip((1 - r2) * np.float32(radius * canvas.scale / 2) + 0.5, 0, 1)
     dip = np.float32(np.clip(pallor * (1 + 0.3 * shape[2]), 0, 0.95))
-    # Thickest at about three quarters of the radius, as in the biconcave disc of Evans and Fung (1972), dried flat.
+    # Thickest at about three quarters of the radius (SURROUNDINGS), as a biconcave disc that dried flat.
     rim = 1 - np.float32(0.3) * r2 * r2 * r2
     out[box[1], box[0]] += edge * rim * np.float32(1.12) * (1 - dip * np.exp(-((r2 / np.float32(0.25)) ** 1.7)))
 
 
 def platelets(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre: Points, keep_off: float) -> Map:
-    """Small granular purple bodies, 1.5-3 µm wide, away from the cell."""
+    """Small granular purple bodies away from the cell."""
     number = int(rng.poisson(patient.platelets))
     outlines = []
     for _ in range(number):
         place = rng.uniform(-canvas.field / 2, canvas.field / 2, 2)
-        outline = blob(rng, rng.uniform(0.75, 1.5), 0.12, place, rng.uniform(1.0, 1.5))
+        outline = blob(rng, rng.uniform(PLATELET.low / 2, PLATELET.high / 2), 0.12, place, rng.uniform(1.0, 1.5))
         if np.hypot(*(place - centre)) > keep_off + 1.2:
             outlines.append(outline)
     if not outlines:

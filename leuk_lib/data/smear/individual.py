@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leuk_lib.data.smear.morphology import CELL_TYPES, MIXTURES, Range
+from leuk_lib.data.smear.morphology import CELL_TYPES, MIXTURES, RED_CELL_DIAMETER, SURROUNDINGS, Range
 from leuk_lib.runs.seeds import numpy_rng
 
 FIELD_UM = 25.6  # side of the square field of view
-RED_CELL_UM = 7.2  # mean diameter of a red cell (Bain, Blood Cells, 5th ed., 2015)
+RED_CELL_UM = SURROUNDINGS[RED_CELL_DIAMETER].low  # mean diameter
 
 
 @dataclass(frozen=True)

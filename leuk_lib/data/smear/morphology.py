@@ -17,6 +17,7 @@ FAB89 = "Bennett et al., J Clin Pathol 42:567, 1989"
 WHO17 = "Swerdlow et al. (eds), WHO Classification, rev. 4th ed., 2017"
 IWCLL = "Hallek et al., Blood 131:2745, 2018"
 OURS = "our choice"
+EVANS = "Evans and Fung, Microvasc Res 4:335, 1972"
 
 
 class Range(NamedTuple):
@@ -39,6 +40,16 @@ def quality(low: float, high: float, source: str = BAIN) -> Range:
 
 
 NONE = Range(0, 0, "quality", BAIN)
+
+# What lies around the cells, the same in every class: quantity with unit -> range.
+RED_CELL_DIAMETER, RED_CELL_RIM, PLATELET_DIAMETER = (
+    "red cells: mean diameter, µm", "red cells: thickest at this part of the radius", "platelets: diameter, µm"
+)  # fmt: skip
+SURROUNDINGS = {
+    RED_CELL_DIAMETER: stated(7.2, 7.2),
+    RED_CELL_RIM: quality(0.7, 0.8, EVANS),
+    PLATELET_DIAMETER: stated(1.5, 3.0),
+}
 
 UNITS = {
     "diameter": ("cell diameter", "µm"),
