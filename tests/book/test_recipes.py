@@ -19,6 +19,7 @@ from leuk_lib.cli import app
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import read_card
+from project import copy_stage_files
 
 BIN = Path(sys.executable).parent
 PAGES = (
@@ -63,10 +64,10 @@ def test_every_leuk_command_is_understood(root: Path, page: str) -> None:
 def project(root: Path, tmp_path: Path) -> Path:
     """A copy of the project's notebooks in a folder with a space, beside images of one's own."""
     copy = tmp_path / "my project"
-    (copy / "book").mkdir(parents=True)
     shutil.copytree(root / "notebooks", copy / "notebooks")
-    for name in ("_config.yml", "requirements.lock", "book/claims.yml"):
+    for name in ("_config.yml", "requirements.lock"):
         shutil.copy(root / name, copy / name)
+    copy_stage_files(root, copy)
     cells = smear_cells(cells=60, patients=3, size=40, seed=5)
     for index, (image, label) in enumerate(zip(cells.images, cells.table["label"], strict=True)):
         path = copy / "my_cells" / label / f"{index:02d}.png"

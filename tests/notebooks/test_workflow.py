@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from leuk_lib.stages import STAGES
+from project import copy_stage_files
 
 pytestmark = pytest.mark.notebooks
 ALL = [spec.name for spec in STAGES]
@@ -37,8 +38,7 @@ class Copy:
             shutil.copytree(root / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("_config.yml", "requirements.lock"):
             shutil.copy2(root / name, self.root / name)
-        (self.root / "book").mkdir()
-        shutil.copy2(root / "book" / "claims.yml", self.root / "book" / "claims.yml")
+        copy_stage_files(root, self.root)
 
     def leuk(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         environment = {
