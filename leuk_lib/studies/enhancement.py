@@ -27,7 +27,7 @@ from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import derive
 from leuk_lib.studies.paired import Outcomes, differences, scores
 from leuk_lib.studies.shifts import SHIFTS
-from leuk_lib.studies.study import Row, Study, StudyParams
+from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
 
@@ -216,11 +216,6 @@ class Enhancement(Study[EnhancementParams]):
 def _numbers(groups: pd.Series) -> list[int]:
     """Groups as numbers."""
     return [int(number) for number in pd.factorize(groups)[0]]
-
-
-def slug(arm: str) -> str:
-    """An arm's name as a job's."""
-    return arm.lower().replace(",", "").replace(" ", "-")
 
 
 def enhance(images: Tensor, sees: str) -> Tensor:

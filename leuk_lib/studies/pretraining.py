@@ -26,7 +26,7 @@ from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.studies.paired import Outcomes, differences, scores
-from leuk_lib.studies.study import Row, Study, StudyParams
+from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.wpat.finetune import finetune, predict_logits
 from leuk_lib.wpat.params import WpatParams
 
@@ -287,11 +287,6 @@ def labelled(train: Tensor, labels: Tensor, share: float, seed: int) -> Tensor:
         mine = shuffled[labels[shuffled] == label]
         chosen.append(mine[: max(1, round(share * len(mine)))])
     return torch.cat(chosen).sort().values
-
-
-def slug(name: str) -> str:
-    """A name as a file name: letters, digits and hyphens."""
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
 def _cells_of(rows: list[Row]) -> pd.DataFrame:

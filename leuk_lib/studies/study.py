@@ -57,6 +57,11 @@ class Study(ABC, Generic[P]):
         """The outcome: name -> table, from the rows of all jobs (job -> rows; NaN has become None)."""
 
 
+def slug(name: str) -> str:
+    """A name as a file name: letters, digits and hyphens."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
 def parse_settings(name: str, settings: Sequence[str]) -> dict[str, Any]:
     """``["seeds=[0, 1]"]`` -> ``{"seeds": [0, 1]}``; values are YAML. Raises ``LeukError`` for anything else."""
     found = {}
