@@ -129,7 +129,8 @@ def pretrain(
 
     images (N, 3, S, S) uint8, the training part only; labels are not asked for. `folder` takes the checkpoint.
     Weights are bit-identical however often the run was killed; `devices` and `accumulate` change them by
-    rounding only. With `ema_decay` the weights' moving average is what is looked at and returned. Raises LeukError if S, the batch, the processes or the chunks do not fit together.
+    rounding only. With `ema_decay` the weights' moving average is what is looked at and returned.
+    Raises LeukError if S, the batch, the processes or the chunks do not fit together.
     """
     grid = mask_grid(images.shape[-1], params)
     batch, world = params.batch_size, fabric.world_size
