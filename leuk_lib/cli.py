@@ -183,7 +183,7 @@ def _predict(images: list[Path], model: Path) -> pd.DataFrame:
 @app.command()
 def study(
     name: Annotated[str, typer.Argument(help="A study's name.")],
-    dataset: Annotated[str, typer.Option(help="Folder of images.")],
+    dataset: Annotated[str, typer.Option(help="Folder of images, or 'smear' where a study can render cells.")],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A parameter, as in seeds=[0,1]; may be repeated.")
     ] = None,
