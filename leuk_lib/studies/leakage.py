@@ -52,11 +52,11 @@ class LeakageParams(StudyParams):
     network: str = Field(
         "test_resnet", description="a timm model, trained from random weights, beside the colour probe"
     )
-    steps: int = Field(240, ge=1, le=10**6, description="optimiser steps of every network")
+    steps: int = Field(120, ge=1, le=10**6, description="optimiser steps of every network")
     batch_size: int = Field(48, ge=2, le=8192, description="images an optimiser step")
     lr: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
-    generators: tuple[str, ...] = Field((SMOTE, GAN), description="which generators of synthetic cells: SMOTE, GAN")
-    gan_steps: int = Field(600, ge=1, le=10**6, description="optimiser steps of every GAN")
+    generators: tuple[str, ...] = Field((SMOTE,), description="which generators of synthetic cells: SMOTE, GAN")
+    gan_steps: int = Field(300, ge=1, le=10**6, description="optimiser steps of every GAN")
     gan_width: int = Field(
         16, ge=4, le=1024, description="channels of the GAN's finest level; at most three times that"
     )
