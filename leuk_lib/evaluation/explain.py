@@ -66,6 +66,15 @@ def integrated_gradients(
     return to_shares(torch.cat(found))
 
 
+def image_alone(images: Tensor) -> Tensor:
+    """A map that knows no model: how far each pixel's colour is from the border's, (n,H,W); what any map must beat.
+
+    A share of area is a weak rival, since nearly every map prefers dark pixels, and these are the cell.
+    """
+    blank = border_colour(images)[:, :, None, None].float()
+    return to_shares((images.float() - blank).abs().sum(dim=1))
+
+
 def border_colour(images: Tensor) -> Tensor:
     """Median colour of the outermost pixels of uint8 images (n,3,H,W): uint8 (n,3)."""
     rim = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], dim=2)

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from leuk_lib.wpat.attention import CosineAttention
 from leuk_lib.wpat.model import WPAT
 
 SIDES = (64, 96, 128, 192, 256, 320, 384, 448)  # pixels
@@ -33,8 +34,9 @@ def cost_table(model: WPAT, sides: Sequence[int] = SIDES) -> pd.DataFrame:
         tokens = sum(m.shape[2] * m.shape[3] for m in maps)
         everything = torch.empty(1, 1, tokens, shape.region.shape[0], device="meta")
         with FlopCounterMode(display=False) as counter:
-            for step in shape.window_steps:
-                step.attention(everything, everything)
+            for module in shape.window_steps.modules():
+                if isinstance(module, CosineAttention):
+                    module(everything, everything)
         rows.append(
             {
                 "side": side, "pixels": side**2, "tokens": tokens, "encoder": encoder / 1e9,
