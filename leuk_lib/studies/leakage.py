@@ -186,7 +186,7 @@ class Leakage(Study[LeakageParams]):
         """Model -> which test cells it got right (of all folds), as strings."""
         p = self.params
         whole = cells.join(*maker.make(arm.generator, None)) if arm.pooled else cells
-        units = np.arange(len(whole.labels)) if arm.random else whole.groups.numpy()
+        units = units_of(arm, whole)
         fold = k_folds(whole.labels.numpy(), units, p.folds, derive(seed, "folds"))[0]
         tested: list[NDArray[Any]] = []
         right: dict[str, list[NDArray[Any]]] = {COLOUR: [], p.network: []}
@@ -239,6 +239,11 @@ class Leakage(Study[LeakageParams]):
             ).model  # fmt: skip
 
         return Task(images, labels, None, whole.images[val], whole.labels[val], None, whole.n_classes, seed, fit=fit)
+
+
+def units_of(arm: Arm, cells: Cells) -> NDArray[np.int64]:
+    """(N,) numbers of what is dealt out as a whole: the groups, or, by mistake, every cell for itself."""
+    return np.arange(len(cells.labels)) if arm.random else cells.groups.numpy()
 
 
 class _Maker:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 GROUPED, RANDOM = "grouped split", "random split"
+OF_TRAINING = " of training cells"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ def arms_of(generators: Sequence[str]) -> list[Arm]:
     found = [Arm(GROUPED), Arm(RANDOM, random=True)]
     for name in generators:
         found += [
-            Arm(f"{name} of training cells", generator=name, sees="training"),
+            Arm(f"{name}{OF_TRAINING}", generator=name, sees="training"),
             Arm(f"{name} of all cells", generator=name, sees="all"),
             Arm(f"{name} before the split", random=True, generator=name, sees="all", pooled=True),
         ]
@@ -36,9 +39,28 @@ def steps_of(generators: Sequence[str]) -> list[tuple[str, str]]:
     """What is compared with what: every mistake with the same thing done right, and honest synthetic cells with none."""
     found = [(RANDOM, GROUPED)]
     for name in generators:
-        right = f"{name} of training cells"
+        right = f"{name}{OF_TRAINING}"
         found += [
             (right, GROUPED), (f"{name} of all cells", right), (f"{name} before the split", RANDOM),
             (f"{name} before the split", right),
         ]  # fmt: skip
     return found
+
+
+def mistakes_only(bought: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the study's table in which the first arm makes a mistake that the second does not make."""
+    honest = {GROUPED} | {name for name in bought["arm"] if str(name).endswith(OF_TRAINING)}
+    return bought[~bought["arm"].isin(honest)].reset_index(drop=True)
+
+
+def in_points(bought: pd.DataFrame) -> str:
+    """A line a mistake and kind of cells: what it buys, in points of balanced accuracy, and whether that is sure."""
+    said = []
+    for row in mistakes_only(bought).to_dict("records"):
+        low, high = 100 * row["low"], 100 * row["high"]
+        sure = "buys" if low > 0 else "costs" if high < 0 else "is not told apart from nothing:"
+        said.append(
+            f"{row['condition']}: {row['arm']} instead of {row['against']} {sure} "
+            f"{100 * row['value']:+.1f} [{low:+.1f}, {high:+.1f}] points"
+        )
+    return "\n".join(said)
