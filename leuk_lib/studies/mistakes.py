@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -64,3 +66,9 @@ def in_points(bought: pd.DataFrame) -> str:
             f"{100 * row['value']:+.1f} [{low:+.1f}, {high:+.1f}] points"
         )
     return "\n".join(said)
+
+
+def key(data: str, row: Mapping[str, Any]) -> str:
+    """Name of a row's number in a stage's metrics."""
+    said = f"bought {data} {row['condition']} {row['arm']} over {row['against']}"
+    return re.sub(r"[^a-z0-9]+", "_", said.lower()).strip("_")

@@ -15,7 +15,7 @@ from leuk_lib.figures import evidence
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies.generators import GAN, SMOTE, nearest_group, smote
 from leuk_lib.studies.leakage import ALIKE, DIFFER, Cells, Leakage, LeakageParams, _Maker, units_of
-from leuk_lib.studies.mistakes import GROUPED, RANDOM, arms_of, in_points, mistakes_only, steps_of
+from leuk_lib.studies.mistakes import GROUPED, RANDOM, arms_of, in_points, key, mistakes_only, steps_of
 from leuk_lib.studies.study import Row
 
 SMALL = {
@@ -142,3 +142,11 @@ def test_the_grouped_arms_keep_groups_together_and_the_random_ones_do_not():
 def test_an_unknown_generator_is_refused():
     with pytest.raises(ValueError, match="unknown generator 'VAE'; allowed: SMOTE, GAN"):
         LeakageParams(**SMALL | {"generators": ("VAE",)})
+
+
+def test_keys_of_metrics_are_plain_and_differ():
+    rows = [{"condition": f"{DIFFER}, colour", "arm": a, "against": b} for a, b in steps_of((SMOTE, GAN))]
+    keys = [key("smear", row) for row in rows]
+    assert (
+        len(set(keys)) == len(keys) and keys[0] == "bought_smear_slides_differ_colour_random_split_over_grouped_split"
+    )
