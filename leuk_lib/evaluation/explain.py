@@ -6,6 +6,7 @@ A map is (n,H,W), non-negative, summing to 1 over its image. Masks: 0 background
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,3 +138,10 @@ def explain_table(maps: Mapping[str, Tensor], cells: CellSet, index: Tensor, see
     masks = cells.masks[index]
     tables = {method: attribution_shares(values, masks) for method, values in maps.items()}
     return summarise_shares(tables, cells.groups[index.numpy()], seed)
+
+
+def record_shares(stage: Any, summary: pd.DataFrame, prefix: str) -> None:
+    """Put a summary into a stage's metrics as ``<prefix>_<method>_<region>_<measure>``."""
+    for row in summary.to_dict("records"):
+        key = f"{prefix}_{row['method']}_{row['region']}_{row['measure']}".replace(" ", "_")
+        stage.record(key, float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,13 @@ from torch import Tensor, nn
 from leuk_lib.evaluation.intervals import ClusterBootstrap, percentile
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive, numpy_rng
+
+
+class RecordsNumbers(Protocol):
+    """What ``record`` needs of a stage."""
+
+    def record(self, key: str, value: float, low: float, high: float, n: int) -> Any: ...
+
 
 Method = Callable[[nn.Module], Tensor]
 COLUMNS = ["method", "randomised", "value", "low", "high", "n"]
@@ -98,7 +106,7 @@ def summarise(cells: pd.DataFrame, groups: ArrayLike, seed: int, n_resamples: in
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def verdicts(table: pd.DataFrame) -> str:
+def in_words(table: pd.DataFrame) -> str:
     """One sentence a method, from the row in which everything is random: its interval beside 0 and 1/2."""
     said = []
     for name, part in table.groupby("method", sort=False):
@@ -112,3 +120,11 @@ def verdicts(table: pd.DataFrame) -> str:
             meaning = "undecided"
         said.append(f"{name}: rank correlation with a wholly random model's map {value}; {meaning}.")
     return "\n".join(said)
+
+
+def record(stage: RecordsNumbers, table: pd.DataFrame, prefix: str = "sanity") -> None:
+    """Put each method's last row, everything random, into a stage's metrics as ``<prefix>_<method>``."""
+    for method, part in table.groupby("method", sort=False):
+        end = part.iloc[-1]
+        key = f"{prefix}_{str(method).replace(' ', '_')}"
+        stage.record(key, float(end["value"]), float(end["low"]), float(end["high"]), int(end["n"]))

@@ -68,7 +68,14 @@ def in_points(bought: pd.DataFrame) -> str:
     return "\n".join(said)
 
 
-def key(data: str, row: Mapping[str, Any]) -> str:
+def record_bought(stage: Any, bought: Mapping[str, pd.DataFrame]) -> None:
+    """Put what every mistake buys (data set -> table) into a stage's metrics."""
+    for data, table in bought.items():
+        for row in mistakes_only(table).to_dict("records"):
+            stage.record(key(data, row), float(row["value"]), float(row["low"]), float(row["high"]))
+
+
+def key(data: str, row: Mapping[Any, Any]) -> str:
     """Name of a row's number in a stage's metrics."""
     said = f"bought {data} {row['condition']} {row['arm']} over {row['against']}"
     return re.sub(r"[^a-z0-9]+", "_", said.lower()).strip("_")

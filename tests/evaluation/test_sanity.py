@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from leuk_lib.evaluation.explain import border_colour, image_alone, to_shares
-from leuk_lib.evaluation.sanity import cascade, randomise, rank_correlation, summarise, verdicts
+from leuk_lib.evaluation.sanity import cascade, in_words, randomise, rank_correlation, summarise
 from leuk_lib.runs.errors import LeukError
 
 
@@ -83,7 +83,7 @@ def test_the_cascade_tells_model_from_image():
     assert abs(value["the lower layer", "… and lower"]) < 0.5
     assert (table["n"] == 8).all() and (table["low"] <= table["value"]).all()
     assert torch.equal(to_shares(model.lower(x).detach()[:, 0]), methods["the lower layer"](model))  # left as it was
-    said = verdicts(table).splitlines()
+    said = in_words(table).splitlines()
     assert "mostly the image's" in said[0] and "1.00" in said[0] and "more than the image's" in said[1]
 
 
