@@ -38,7 +38,8 @@ def copy_prints(folder: Path, run: str, stages: Sequence[StageSpec], cards: Mapp
 
 def figures_page(stages: Sequence[StageSpec], cards: Mapping[str, Mapping[str, Any]], prints: str) -> str:
     """One table over all stages; ``prints`` is the folder of the PDFs, seen from the page."""
-    rows, made = [], {}
+    rows: list[tuple[str, ...]] = []
+    made: dict[tuple[str, str], None] = {}
     for stage in stages:
         card = cards.get(stage.name, {})
         for name, endings in figures_of(card).items():
