@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+from dataclasses import dataclass
 from typing import Any
 
 RESEARCH_USE = "Research software. Not a medical device; nothing on this page may be used for a diagnosis."
@@ -19,6 +20,17 @@ def shell() -> Any:
         return None
     running = get_ipython()
     return running if hasattr(running, "kernel") else None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A table's cell that leads to a chapter: ``target`` is the chapter's notebook, beside the running one."""
+
+    text: str
+    target: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class Html:
@@ -56,6 +68,8 @@ def table(frame: Any, caption: str = "") -> Html:
     def cell(value: Any) -> str:
         if isinstance(value, float):
             return "–" if value != value else f"{value:.4g}"
+        if isinstance(value, Link):
+            return f'<a href="{html.escape(value.target, quote=True)}">{html.escape(value.text)}</a>'
         return html.escape(str(value))
 
     head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in frame.columns)
