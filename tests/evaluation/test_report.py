@@ -189,7 +189,6 @@ def test_tables_hold_the_order_of_the_models():
 
 
 def test_stages_in_a_table_lead_to_their_chapters():
-    from leuk_lib.evaluation import upstream
     from leuk_lib.runs.display import table
 
     shown = upstream.linked(pd.DataFrame({"stage": ["fcmae", "together"], "value": [1.0, 2.0]}))
