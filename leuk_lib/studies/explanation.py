@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from leuk_lib.data.catalog import Dataset, load_dataset
 from leuk_lib.data.splits import k_folds, split_groups
@@ -28,8 +28,9 @@ from leuk_lib.runs.seeds import derive
 from leuk_lib.studies.paired import Outcomes, scores
 from leuk_lib.studies.study import Row, Study, StudyParams
 from leuk_lib.wpat.finetune import finetune, predict_logits
+from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
-from leuk_lib.wpat.pictures import PARTS
+from leuk_lib.wpat.pictures import parts_of
 
 ATTENTION, GRADIENTS, IMAGE = "attention", "gradients", "image alone"
 VALIDATION = 0.125  # of the cells that are not tested
@@ -88,7 +89,7 @@ class Explanation(Study[ExplanationParams]):
         methods = self._methods(shown, answers)
         rows += self._shares({name: method(model) for name, method in methods.items()}, data, test, groups)
         few = torch.linspace(0, len(test) - 1, min(p.checked, len(test))).round().long()
-        checked = cascade(model, PARTS, self._methods(shown[few], answers[few]), seed)
+        checked = cascade(model, parts_of(model), self._methods(shown[few], answers[few]), seed)
         rows += [
             {"fact": "sanity", "cell": int(test[few[row["cell"]]]), "group": groups[test[few[row["cell"]]]]}
             | {key: row[key] for key in ("method", "randomised", "value")}
@@ -119,7 +120,7 @@ class Explanation(Study[ExplanationParams]):
     def _train(
         self, images: Tensor, labels: np.ndarray, train: np.ndarray, val: np.ndarray, n_classes: int, seed: int,
         folder: Path, identity: str,
-    ) -> nn.Module:  # fmt: skip
+    ) -> WPAT:  # fmt: skip
         p = self.params
         settings = WpatParams(
             dataset=Path(p.dataset).name, seed=seed, threads=p.threads, steps=p.steps, batch_size=p.batch_size, lr=p.lr,
@@ -128,10 +129,12 @@ class Explanation(Study[ExplanationParams]):
         generator = torch.Generator().manual_seed(derive(seed, "encoder") % 2**63)
         encoder = build_encoder(p.variant, p.stem_stride, generator=generator)
         truth = torch.from_numpy(labels)
-        return finetune(
+        tuned = finetune(
             images[train], truth[train], images[val], truth[val], encoder, settings, folder / "checkpoints", identity,
             make_fabric(settings), n_classes=n_classes, label=ARM,
         ).model  # fmt: skip
+        assert isinstance(tuned, WPAT)  # an encoder was given, so it is
+        return tuned
 
     def _methods(self, images: Tensor, answers: Tensor) -> dict[str, Method]:
         steps = self.params.gradient_steps

@@ -9,7 +9,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies.explanation import ATTENTION, GRADIENTS, IMAGE, Explanation, ExplanationParams
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
-from leuk_lib.wpat.pictures import PARTS
+from leuk_lib.wpat.pictures import parts_of
 
 SMALL = {"cells": 240, "image_size": 32, "stem_stride": 1, "folds": 2, "steps": 2, "gradient_steps": 2, "checked": 6, "resamples": 100}  # fmt: skip
 
@@ -17,7 +17,7 @@ SMALL = {"cells": 240, "image_size": 32, "stem_stride": 1, "folds": 2, "steps": 
 def test_the_parts_cover_every_parameter_once():
     model = WPAT(build_encoder("zepto", 4), 3, WpatParams())
     for name, _ in model.named_parameters():
-        assert sum(name.startswith(prefixes) for prefixes in PARTS.values()) == 1, name
+        assert sum(name.startswith(tuple(prefixes)) for prefixes in parts_of(model).values()) == 1, name
 
 
 def test_a_fold_of_rendered_cells(tmp_path: Path):
