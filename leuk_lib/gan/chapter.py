@@ -25,6 +25,7 @@ from leuk_lib.gan.samples import generate, resize
 from leuk_lib.gan.train import LOOK_EACH, GanResult, train_gan
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import Fabric, make_fabric
+from leuk_lib.runs.seeds import derive
 
 SHOWN = 8  # examples a row in figures
 
@@ -36,6 +37,27 @@ def feature_settings(params: AcdbGanParams) -> dict[str, Any]:
         "images": params.images, "variant": "zepto", "stem_stride": {16: 1, 32: 1, 64: 2, 128: 4}[params.gan_size],
         "steps": params.feature_steps, "batch_size": 32, "decoder_dim": 64,
     }  # fmt: skip
+
+
+def judge_settings(params: AcdbGanParams) -> dict[str, Any]:
+    """Parameters of the judge's training (WpatParams) that follow from this stage's.
+
+    All classes are drawn equally often, and one look at the end: no held-out cell chooses among its weights.
+    """
+    shared = ("dataset", "profile", "seed", "run", "threads", "accelerator", "devices", "precision", "checkpoint_every")
+    return {key: getattr(params, key) for key in shared} | {
+        "images": params.images, "steps": params.judge_steps, "batch_size": 48, "lr": 3e-3, "evaluations": 1,
+        "balance": "sampling",
+    }  # fmt: skip
+
+
+def judge_network(params: AcdbGanParams, n_classes: int) -> nn.Module:
+    """The untrained network that gives class probabilities to the gate: timm's ResNet-10-T, its weights from the seed."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(params.seed, "gate", "judge"))
+        return timm.create_model("resnet10t", num_classes=n_classes)
 
 
 class Chapter:
@@ -75,14 +97,20 @@ class Chapter:
 
     # -- the gate ---------------------------------------------------------------------------------------------
 
-    def fit_gate(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor]) -> None:
-        """Freeze ``encoder`` and fit the gate on inner-training and held-out cells; measure held-out recall."""
+    def fit_gate(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor], judge: nn.Module | None = None) -> None:
+        """Freeze ``encoder`` and ``judge`` and fit the gate on inner-training and held-out cells.
+
+        ``judge``: standardised images to logits (N,K), trained on the inner-training cells; without one a logistic
+        regression on the features gives the probabilities. Also measures held-out recall.
+        """
         self.frozen = FrozenFeatures(encoder, pool)
         self.features_train = self.frozen.embed(self.images_train)
         self.features_held = self.frozen.embed(self.images_held)
         self._gate = gate = Gate.fit(
             self.features_train, self.labels_train, self.features_held, self.labels_held, len(self.cells.classes),
             self.images_train, self.images_held, k=self.params.knn,
+            judge=None if judge is None else FrozenFeatures(judge, turns=4).embed,
+            groups_held=self.cells.groups[self.inner.held.numpy()],
         )  # fmt: skip
         hits = gate.head.recalled(gate.whitening(self.features_held), self.labels_held)
         self.recall = balance.shrunk_recall(*hits)

@@ -59,5 +59,8 @@ class AcdbGanParams(TrainParams):
     # frozen feature network (FCMAE, pretrained on the inner-training cells only)
     feature_steps: int = Field(150, ge=2, description="optimiser steps of its pretraining (batch 32)")
 
+    # the gate's judge of classes (ResNet-10-T, trained on the inner-training cells only)
+    judge_steps: int = Field(250, ge=1, description="optimiser steps of its training (batch 48)")
+
     # synthetic cells handed on
     sample_batch: int = Field(64, ge=1, le=4096, description="images generated or embedded at a time")

@@ -7,6 +7,7 @@ any death (`runner`). Its outcome, tables and provenance but no image, is a reco
 
 #: Name of a study -> ``module:Class``. Nothing is imported until a study is asked for.
 STUDIES: dict[str, str] = {
+    "balancing": "leuk_lib.studies.balancing:Balancing",
     "enhancement": "leuk_lib.studies.enhancement:Enhancement",
     "pretraining": "leuk_lib.studies.pretraining:Pretraining",
 }
