@@ -19,6 +19,7 @@ from leuk_lib.gan.controls import controls
 from leuk_lib.gan.deliver import Delivery, deliver
 from leuk_lib.gan.features import FrozenFeatures
 from leuk_lib.gan.gate import REASONS, Gate, distances
+from leuk_lib.gan.inception import ALEXNET, INCEPTION, read_weights
 from leuk_lib.gan.inner import Inner, counts_table, inner_split, paths_digest
 from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.gan.samples import generate, resize
@@ -77,7 +78,10 @@ class Chapter:
 
     @classmethod
     def open(cls, cells: CellSet, params: AcdbGanParams) -> Chapter:
-        """Split the training cells of ``cells`` and launch Fabric."""
+        """Split the training cells of ``cells`` and launch Fabric. Raises ``LeukError`` for weights that are not there."""
+        for path, what in ((params.inception_weights, INCEPTION), (params.lpips_weights, ALEXNET)):
+            if path:
+                read_weights(Path(path), what)
         return cls(cells, params, inner_split(cells, params.inner_fraction, params.seed), make_fabric(params))
 
     # -- which cells ------------------------------------------------------------------------------------------
@@ -253,7 +257,11 @@ class Chapter:
             "all candidates": (every, done.candidates),
         }
         train, held = white(self.features_train), white(self.features_held)
-        table = fidelity.fidelity_table(sets, (train, self.images_train), held, seed=self.params.seed)
+        lpips, inception = (Path(p) if p else None for p in (self.params.lpips_weights, self.params.inception_weights))
+        table = fidelity.fidelity_table(
+            sets, (train, self.images_train), held, lpips_weights=lpips, seed=self.params.seed,
+            inception_weights=inception, held_images=self.images_held, device=self.fabric.device,
+        )  # fmt: skip
         rows = []
         if min(len(train), len(held)) > 5:
             values = fidelity.set_metrics(train, held, seed=self.params.seed) | fidelity.density_coverage(train, held)

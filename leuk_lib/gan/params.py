@@ -62,5 +62,11 @@ class AcdbGanParams(TrainParams):
     # the gate's judge of classes (ResNet-10-T, trained on the inner-training cells only)
     judge_steps: int = Field(250, ge=1, description="optimiser steps of its training (batch 48)")
 
+    # weights of published metrics, which cannot be shipped
+    inception_weights: str = Field(
+        "", description="path of torch-fidelity's Inception weights, for FID, KID and IS (empty: not computed)"
+    )
+    lpips_weights: str = Field("", description="path of torchvision's AlexNet weights, for LPIPS (empty: not computed)")
+
     # synthetic cells handed on
     sample_batch: int = Field(64, ge=1, le=4096, description="images generated or embedded at a time")

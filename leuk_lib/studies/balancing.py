@@ -53,14 +53,14 @@ class BalancingParams(StudyParams):
     tail_share: float = Field(0.1, gt=0, le=1, description="share of a tail class's training cells that is kept")
     image_size: int = Field(32, description="side of the images and of the synthetic cells, pixels: 16, 32, 64 or 128")
     per_class: int = Field(0, ge=0, description="at most this many cells a class (0: all)")
-    gan_steps: int = Field(1200, ge=1, le=10**7, description="optimiser steps of generator and discriminator")
+    gan_steps: int = Field(1000, ge=1, le=10**7, description="optimiser steps of generator and discriminator")
     gan_batch: int = Field(32, ge=2, le=1024, description="images a step of the GAN")
-    feature_steps: int = Field(80, ge=2, le=10**6, description="optimiser steps of the gate's feature network")
-    judge_steps: int = Field(250, ge=1, le=10**6, description="optimiser steps of the gate's judge")
+    feature_steps: int = Field(60, ge=2, le=10**6, description="optimiser steps of the gate's feature network")
+    judge_steps: int = Field(200, ge=1, le=10**6, description="optimiser steps of the gate's judge")
     min_count: int = Field(12, ge=2, description="fewest inner-training cells of a class that the GAN may learn")
     max_candidates: int = Field(400, ge=8, description="most candidates drawn for a class by the gated arm")
     network: str = Field("test_resnet", description="the classifier: a timm model, trained from random weights")
-    steps: int = Field(300, ge=1, le=10**6, description="optimiser steps of the classifier, the same in every arm")
+    steps: int = Field(250, ge=1, le=10**6, description="optimiser steps of the classifier, the same in every arm")
     batch_size: int = Field(48, ge=2, le=8192, description="images a step of the classifier")
     lr: float = Field(3e-3, gt=0, le=1, description="peak learning rate of the classifier")
     resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
@@ -85,6 +85,7 @@ class Balancing(Study[BalancingParams]):
 
     title = "Do synthetic cells help rare classes?"
     params_model = BalancingParams
+    not_of_jobs = frozenset({"seeds", "resamples"})
 
     def waves(self) -> Sequence[Sequence[str]]:
         """The cells; then, seed by seed, a GAN with its gate, and a classifier of every arm."""
@@ -205,7 +206,7 @@ class Balancing(Study[BalancingParams]):
         write_json(own / "about.json", {"fallbacks": done.fallbacks})
         known = controls(
             room.gate, room.frozen.embed, (room.images_train, room.labels_train),
-            (room.images_held, room.labels_held), seed, each=160,
+            (room.images_held, room.labels_held), seed, each=96,
         )  # fmt: skip
         through = kept["filled gated labels"].bincount(minlength=k).tolist()
         classes = done.classes.assign(seed=seed)
