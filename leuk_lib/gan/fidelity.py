@@ -38,11 +38,18 @@ def set_metrics(fake: Features, real: Features, name: str = "FCMAE", k: int = 3,
     least = min(len(fake), len(real))
     if least <= k:
         raise LeukError(f"fidelity needs more than {k} synthetic and real cells, got {len(fake)} and {len(real)}")
-    # A constant shift of all features changes none of these and saves digits.
-    centre = np.asarray(real, dtype=np.float64).mean(axis=0)
-    a, b = (torch.from_numpy(np.asarray(x, dtype=np.float64) - centre) for x in (fake, real))
+    raw = [np.asarray(x, dtype=np.float64) for x in (fake, real)]
+    # A shift or a turn of all features changes neither FD nor precision and recall. The shift saves digits; and few
+    # cells span few of many dimensions, in which the covariances' square root is cheap. KID's kernel knows the origin.
+    centred = [x - raw[1].mean(axis=0) for x in raw]
+    if sum(map(len, centred)) < centred[0].shape[1]:
+        basis = np.linalg.qr(np.concatenate(centred).T)[0]
+        centred = [x @ basis for x in centred]
+    a, b = map(torch.from_numpy, centred)
     fd = fid_statistics_to_metric(fid_features_to_statistics(a), fid_features_to_statistics(b), False)
-    kid = kid_features_to_metric(a, b, kid_subsets=50, kid_subset_size=max(2, least // 2), rng_seed=seed, verbose=False)
+    kid = kid_features_to_metric(
+        *map(torch.from_numpy, raw), kid_subsets=50, kid_subset_size=max(2, least // 2), rng_seed=seed, verbose=False
+    )
     prc = prc_features_to_metric(
         a.float(), b.float(), prc_neighborhood=k, prc_batch_size=1024, save_cpu_ram=False, verbose=False
     )
