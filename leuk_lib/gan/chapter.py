@@ -18,10 +18,11 @@ from leuk_lib.gan import balance, fidelity
 from leuk_lib.gan.controls import controls
 from leuk_lib.gan.deliver import Delivery, deliver
 from leuk_lib.gan.features import FrozenFeatures
-from leuk_lib.gan.gate import REASONS, Gate, distances
+from leuk_lib.gan.gate import REASONS, Gate
 from leuk_lib.gan.inception import ALEXNET, INCEPTION, read_weights
 from leuk_lib.gan.inner import Inner, counts_table, inner_split, paths_digest
 from leuk_lib.gan.params import AcdbGanParams
+from leuk_lib.gan.pixels import distances
 from leuk_lib.gan.samples import generate, resize
 from leuk_lib.gan.train import LOOK_EACH, GanResult, train_gan
 from leuk_lib.runs.errors import LeukError
@@ -99,6 +100,11 @@ class Chapter:
         known = set(range(len(self.cells.classes))) if self._gate is None else set(self._gate.limits)
         return counts_table(self.cells, self.inner, self.params.min_count, known)
 
+    def judge_cells(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the gate's judge is trained on and looked at with: images, labels of inner-training, of held-out cells."""
+        labels = (torch.from_numpy(labels) for labels in (self.labels_train, self.labels_held))
+        return self.images_train, next(labels), self.images_held, next(labels)
+
     # -- the gate ---------------------------------------------------------------------------------------------
 
     def fit_gate(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor], judge: nn.Module | None = None) -> None:
@@ -134,6 +140,11 @@ class Chapter:
         for row in table.to_dict("records"):
             stage.record(f"gate_{row['key']}", float(row["accepted"]), n=int(row["n"]))
         return table.drop(columns="key")
+
+    def trade_off(self) -> pd.DataFrame:
+        """:meth:`Gate.trade_off` on the held-out cells, with column ``class``."""
+        table = self.gate.trade_off(self.features_held, self.labels_held, self.images_held)
+        return table.assign(**{"class": [self.cells.classes[c] for c in table["label"]]})
 
     # -- the generator ----------------------------------------------------------------------------------------
 

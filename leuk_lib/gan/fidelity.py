@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leuk_lib.gan.gate import distances
 from leuk_lib.gan.inception import ALEXNET, inception_features, inception_score, load_inception, read_weights
+from leuk_lib.gan.pixels import distances
 from leuk_lib.runs.errors import LeukError
 
 MISSING = "not computed: weights unavailable"

@@ -16,45 +16,25 @@ Source: Kynkäänniemi et al. 2019 (k-NN balls), Meehan et al. 2020 (nearest-rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
 from leuk_lib.gan.features import Head, Whitening, calibrate
+from leuk_lib.gan.limits import ACCEPT, LEVELS, TAIL, Evidence, Limits, folds, lower, passes
+from leuk_lib.gan.pixels import UNMOVED, distances, moved_thumbnails, texture, thumbnails
 from leuk_lib.runs.errors import LeukError
 
 Floats = NDArray[np.float64]
-PERCENTILE = 0.20  # of held-out real cells that test (i) may turn away
-TAIL = 0.02  # of held-out real cells that each other limit may turn away
-ACCEPT = 0.80  # of held-out real cells that must pass all tests, by limits that have not seen them
-LEVELS = (0.80, 0.82, 0.84, 0.86, 0.88, 0.90, 0.92, 0.94, 0.96, 0.98, 1.0)  # shares that must pass the limits they set
-FOLDS = 5  # parts of the held-out cells: each is judged by limits from the others
 MOST = 100  # training cells of a class that are compared with the others
-UNMOVED = 32  # see moved_thumbnails
-THUMB = 16  # side of the thumbnails that find copies in pixel space
 REASONS = ("not its class", "outside the real cells", "memorised", "duplicate")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Thresholds of one class: accepted are probability >= , ball <= , neighbours >= , memory >= , pixels >= , and
-    flattest <= texture <= finest (the same for all classes)."""
-
-    probability: float
-    ball: float
-    neighbours: float
-    memory: float
-    pixels: float
-    flattest: float = -np.inf
-    finest: float = np.inf
 
 
 Judge = Callable[[Tensor], NDArray[Any]]  # images (N,3,S,S) uint8 -> logits (N,K)
@@ -133,10 +113,10 @@ class Gate:
         flattest, finest = -np.inf, np.inf
         if images_held is not None and len(images_held):
             real = pd.Series(texture(images_held))
-            flattest, finest = _lower(real, TAIL / 4), -_lower(-real, TAIL / 4)
+            flattest, finest = lower(real, TAIL / 4), -lower(-real, TAIL / 4)
         trained = np.bincount(labels_train, minlength=n_classes)
         seen = np.bincount(labels_held, minlength=n_classes)
-        evidence: dict[int, _Evidence] = {}
+        evidence: dict[int, Evidence] = {}
         for c in range(n_classes):
             if trained[c] < max(min_train, 2) or seen[c] < min_held:
                 continue
@@ -144,7 +124,7 @@ class Gate:
             images = None if images_held is None else images_held[torch.from_numpy(mine)]
             fold = folds(None if groups_held is None else groups_held[mine], len(mine))
             apart = gate.between_training_cells(c, images_train)
-            evidence[c] = _Evidence(gate.statistics(held[mine], c, images), apart, flattest, finest, mine, fold)
+            evidence[c] = Evidence(gate.statistics(held[mine], c, images), apart, flattest, finest, mine, fold)
         for level in LEVELS:
             for each in evidence.values():
                 passed[each.cells] = each.passed(level)
@@ -226,12 +206,13 @@ class Gate:
         parts = []
         for c in np.unique(label_of):
             mine = np.flatnonzero(label_of == c)
-            mine_images = None if images is None else images[torch.from_numpy(mine)]
+            # Without images of real cells there is nothing to compare a picture with.
+            mine_images = None if images is None or self.thumbs is None else images[torch.from_numpy(mine)]
             stats = self.statistics(white[mine], int(c), mine_images)
             if c not in self.limits:
                 stats["reason"] = "too few real cells to judge"
             else:
-                passed = _passes(stats, self.limits[int(c)])
+                passed = passes(stats, self.limits[int(c)])
                 first = np.argmin(passed, axis=1)
                 stats["reason"] = np.where(passed.all(axis=1), "", np.array(REASONS)[first])
                 seen = _Accepted()
@@ -264,6 +245,31 @@ class Gate:
             else:
                 seen.add(white[row], None if views is None else views[UNMOVED])
         stats["reason"] = reason
+
+    def trade_off(
+        self, features: NDArray[np.float32], labels: NDArray[np.int64], images: Tensor | None = None
+    ) -> pd.DataFrame:
+        """What another limit of test (i) would do: a row a class and share of its own held-out cells to be turned away.
+
+        features (H,D), labels (H,), images of the held-out cells. Columns label, percentile, own, other: shares of the
+        class's own and of all other held-out cells that pass tests (i) and (ii). The limits are read off the same
+        cells, so ``own`` is a little too good.
+        """
+        white = self.whitening(features)
+        away = distances(white, self.bank)
+        votes = self.labels[np.argsort(away, axis=1, kind="stable")[:, : self.k]]
+        fine = np.zeros(len(white)) if images is None else texture(images)
+        probability, rows = self.probabilities(white, images), []
+        for c, limits in self.limits.items():
+            same, mine = self.labels == c, labels == c
+            real = (away[:, same] / self.radius[same]).min(axis=1) <= limits.ball
+            real &= (
+                ((votes == c).mean(axis=1) >= limits.neighbours) & (fine >= limits.flattest) & (fine <= limits.finest)
+            )
+            for share in np.arange(0, 1, 0.02):
+                passed = real & (probability[:, c] >= lower(pd.Series(probability[mine, c]), float(share)))
+                rows.append((c, float(share), float(passed[mine].mean()), float(passed[~mine].mean())))
+        return pd.DataFrame(rows, columns=["label", "percentile", "own", "other"])
 
     def memorised(self, table: pd.DataFrame) -> NDArray[np.bool_]:
         """Which rows of ``judge``'s table fail test (iii), whatever other test they fail before."""
@@ -306,111 +312,3 @@ class _Accepted:
         if distances(feature[None], np.stack(self.features)).min() < reach:
             return True
         return views is not None and bool(self.thumbs) and distances(views, np.stack(self.thumbs)).min() < pixels
-
-
-def folds(groups: NDArray[Any] | None, count: int) -> NDArray[np.int64]:
-    """(count,) in 0 … FOLDS-1: whole groups together; single cells where there are no two groups."""
-    if groups is not None and len(np.unique(groups)) > 1:
-        return np.unique(groups, return_inverse=True)[1] % FOLDS
-    return np.arange(count) % FOLDS
-
-
-def texture(images: Tensor) -> NDArray[np.float64]:
-    """(N,3,S,S) uint8 -> (N,): logarithm of the mean absolute Laplacian of the grey image, in grey levels.
-
-    Noise lies far above any cell, a blank far below.
-    """
-    grey = images.float().mean(dim=1, keepdim=True)
-    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
-    return torch.log(F.conv2d(grey, kernel).abs().mean(dim=(1, 2, 3)) + 1e-3).double().numpy()
-
-
-def distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    """Euclidean distances (len(a), len(b))."""
-    square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
-    return np.sqrt(np.maximum(square, 0))
-
-
-def thumbnails(images: Tensor) -> NDArray[np.float32]:
-    """(N,3,S,S) uint8 -> (N,3*16*16) float32, distances in [0,1].
-
-    Small and blurred, so that noise, JPEG and a small shift change little.
-    """
-    x = F.avg_pool2d(F.interpolate(images.float(), size=(THUMB, THUMB), mode="area"), 3, 1, 1, count_include_pad=False)
-    return (x.flatten(1) / (255 * 3**0.5 * THUMB)).numpy()
-
-
-def moved_thumbnails(images: Tensor) -> Iterator[NDArray[np.float32]]:
-    """Thumbnails of (N,3,S,S) moved by up to a pixel each way, under the eight turns and mirrors: 72 times (N,P).
-
-    Number ``UNMOVED`` of them is the image's own.
-    """
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            flat = torch.from_numpy(thumbnails(images.roll((dy, dx), (-2, -1))))
-            # Making thumbnails commutes with turning and mirroring, so these come after it.
-            grid = flat.reshape(len(images), 3, THUMB, THUMB)
-            for turns in range(4):
-                turned = grid.rot90(turns, (-2, -1))
-                yield turned.flatten(1).numpy()
-                yield turned.flip(-1).flatten(1).numpy()
-
-
-def _passes(stats: pd.DataFrame, limits: Limits) -> NDArray[np.bool_]:
-    """(M,3) bool: tests (i), (ii), (iii)."""
-    return np.stack(
-        [
-            stats["probability"] >= limits.probability,
-            (stats["ball"] <= limits.ball)
-            & (stats["neighbours"] >= limits.neighbours)
-            & stats["texture"].between(limits.flattest, limits.finest),
-            (stats["memory"] >= limits.memory) & (stats["pixels"] >= limits.pixels),
-        ],
-        axis=1,
-    )
-
-
-def _lower(values: pd.Series, share: float) -> float:
-    """The order statistic that turns away at most ``share`` of the values."""
-    ordered = np.sort(values.to_numpy(dtype=np.float64))
-    return float(ordered[int(share * len(ordered))])
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """What the limits of one class come from: ``stats`` of its held-out cells (at positions ``cells``, in ``fold``);
-    ``apart``: how far training cells are from each other, where that is less."""
-
-    stats: pd.DataFrame
-    apart: pd.DataFrame
-    flattest: float
-    finest: float
-    cells: NDArray[np.int64]
-    fold: NDArray[np.int64]
-
-    def limits(self, level: float, chosen: NDArray[np.bool_] | None = None) -> Limits:
-        """Limits that at least ``level`` of the cells (the ``chosen`` ones) pass."""
-        stats, apart = self.stats if chosen is None else self.stats[chosen], self.apart
-        base = Limits(
-            probability=_lower(stats["probability"], PERCENTILE),
-            ball=max(1.0, -_lower(-stats["ball"], TAIL)),
-            neighbours=min(0.5, _lower(stats["neighbours"], TAIL)),
-            memory=min(_lower(stats["memory"], TAIL), _lower(apart["memory"], TAIL)),
-            pixels=min(_lower(stats["pixels"], TAIL), _lower(apart["pixels"], TAIL)),
-            flattest=self.flattest,
-            finest=self.finest,
-        )
-        limits = base
-        for value in np.sort(stats["probability"].to_numpy())[::-1]:
-            limits = replace(base, probability=min(base.probability, float(value)))
-            if _passes(stats, limits).all(axis=1).mean() >= level:
-                break
-        return limits
-
-    def passed(self, level: float) -> NDArray[np.bool_]:
-        """Which cells pass limits from the other folds."""
-        out = np.zeros(len(self.stats), dtype=bool)
-        for part in np.unique(self.fold):
-            now = self.fold == part
-            out[now] = _passes(self.stats[now], self.limits(level, ~now)).all(axis=1)
-        return out

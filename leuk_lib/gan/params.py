@@ -57,10 +57,10 @@ class AcdbGanParams(TrainParams):
     max_candidates: int = Field(400, ge=8, description="most candidates drawn for one class")
 
     # frozen feature network (FCMAE, pretrained on the inner-training cells only)
-    feature_steps: int = Field(150, ge=2, description="optimiser steps of its pretraining (batch 32)")
+    feature_steps: int = Field(100, ge=2, description="optimiser steps of its pretraining (batch 32)")
 
     # the gate's judge of classes (ResNet-10-T, trained on the inner-training cells only)
-    judge_steps: int = Field(250, ge=1, description="optimiser steps of its training (batch 48)")
+    judge_steps: int = Field(200, ge=1, description="optimiser steps of its training (batch 48)")
 
     # weights of published metrics, which cannot be shipped
     inception_weights: str = Field(

@@ -160,7 +160,7 @@ def verdict(low: float, high: float) -> str:
 
 
 def read_differences(table: pd.DataFrame, heading: str = "test images") -> pd.DataFrame:
-    """`differences` as people read it: a row a condition (under ``heading``), a column an arm, points of balanced accuracy, interval, Holm's p."""
+    """`differences` as people read it: a row a condition (under ``heading``), a column an arm, percentage points, interval, Holm's p."""
     cells = [
         f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" + ("" if np.isnan(p) else f", p {p:.2g}")
         for value, low, high, p in table[["value", "low", "high", "p_holm"]].to_numpy(dtype=np.float64)
@@ -168,13 +168,13 @@ def read_differences(table: pd.DataFrame, heading: str = "test images") -> pd.Da
     return _wide(table.assign(arm=table["arm"] + " − " + table["against"]), cells, heading)
 
 
-def read_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """`scores` as people read it: a row a condition, a column an arm, balanced accuracy in per cent with interval."""
+def read_scores(table: pd.DataFrame, heading: str = "test images") -> pd.DataFrame:
+    """`scores` as people read it: a row a condition (under ``heading``), a column an arm, per cent with interval."""
     cells = [
         f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         for value, low, high in table[["value", "low", "high"]].to_numpy(dtype=np.float64)
     ]
-    return _wide(table, cells)
+    return _wide(table, cells, heading)
 
 
 def _wide(table: pd.DataFrame, cells: list[str], heading: str = "test images") -> pd.DataFrame:
@@ -184,9 +184,9 @@ def _wide(table: pd.DataFrame, cells: list[str], heading: str = "test images") -
 
 
 def in_words(table: pd.DataFrame, conditions: str = "kinds of test images") -> str:
-    """The differences counted: for every arm, under how many of the ``conditions`` it helps, harms, or cannot be told apart."""
+    """The differences counted: for every arm and rival, under how many of the ``conditions`` it helps, harms, or cannot be told apart."""
     said = []
-    for arm, part in table.groupby("arm", sort=False):
+    for (arm, rival), part in table.groupby(["arm", "against"], sort=False):
         found = [verdict(low, high) for low, high in part[["low", "high"]].to_numpy(dtype=np.float64)]
         counts = [
             f"{word} in {found.count(word)} ({', '.join(np.array(part['condition'])[np.array(found) == word])})"
@@ -194,9 +194,7 @@ def in_words(table: pd.DataFrame, conditions: str = "kinds of test images") -> s
             if word in found
         ]
         rest = f"not told apart in {found.count('not told apart')}"
-        said.append(
-            f"{arm} against {part['against'].iloc[0]}, of {len(found)} {conditions}: {'; '.join([*counts, rest])}."
-        )
+        said.append(f"{arm} against {rival}, of {len(found)} {conditions}: {'; '.join([*counts, rest])}.")
     return "\n".join(said)
 
 

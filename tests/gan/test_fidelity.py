@@ -83,7 +83,7 @@ def test_kid_of_identical_subsets_by_hand() -> None:
 def test_mann_whitney_against_scipy() -> None:
     from scipy.stats import mannwhitneyu
 
-    from leuk_lib.gan.gate import distances
+    from leuk_lib.gan.pixels import distances
 
     fake = cloud(40, 7, 1.3)
     near, held = distances(fake, TRAIN).min(axis=1), distances(REAL[:50], TRAIN).min(axis=1)
