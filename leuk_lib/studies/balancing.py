@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,9 @@ class BalancingParams(StudyParams):
         ("basophil", "lymphocyte", "monocyte"), min_length=1, description="classes made rare in training"
     )
     tail_share: float = Field(0.1, gt=0, le=1, description="share of a tail class's training cells that is kept")
-    image_size: int = Field(32, description="side of the images and of the synthetic cells, pixels: 16, 32, 64 or 128")
+    image_size: Literal[16, 32, 64, 128] = Field(
+        32, description="side of the images and of the synthetic cells, pixels"
+    )
     per_class: int = Field(0, ge=0, description="at most this many cells a class (0: all)")
     gan_steps: int = Field(1000, ge=1, le=10**7, description="optimiser steps of generator and discriminator")
     gan_batch: int = Field(32, ge=2, le=1024, description="images a step of the GAN")
@@ -68,7 +71,7 @@ class BalancingParams(StudyParams):
     def gan(self, seed: int) -> AcdbGanParams:
         """The stage's parameters: the laptop profile's, at this study's size."""
         return AcdbGanParams(
-            seed=seed, threads=self.threads, accelerator="cpu", images="raw", gan_size=self.image_size,  # type: ignore[arg-type]
+            seed=seed, threads=self.threads, accelerator="cpu", images="raw", gan_size=self.image_size,
             steps=self.gan_steps, batch_size=self.gan_batch, feature_steps=self.feature_steps, judge_steps=self.judge_steps,
             min_count=self.min_count, max_candidates=self.max_candidates,
             pilot=min(64, self.max_candidates), checkpoint_every=200,
