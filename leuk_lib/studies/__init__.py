@@ -7,6 +7,7 @@ any death (`runner`). Its outcome, tables and provenance but no image, is a reco
 
 #: Name of a study -> ``module:Class``. Nothing is imported until a study is asked for.
 STUDIES: dict[str, str] = {
+    "balancing": "leuk_lib.studies.balancing:Balancing",
     "enhancement": "leuk_lib.studies.enhancement:Enhancement",
     "explanation": "leuk_lib.studies.explanation:Explanation",
     "leakage": "leuk_lib.studies.leakage:Leakage",
