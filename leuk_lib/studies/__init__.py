@@ -8,5 +8,6 @@ any death (`runner`). Its outcome, tables and provenance but no image, is a reco
 #: Name of a study -> ``module:Class``. Nothing is imported until a study is asked for.
 STUDIES: dict[str, str] = {
     "enhancement": "leuk_lib.studies.enhancement:Enhancement",
+    "ladder": "leuk_lib.studies.ladder:Ladder",
     "pretraining": "leuk_lib.studies.pretraining:Pretraining",
 }

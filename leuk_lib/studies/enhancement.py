@@ -26,7 +26,7 @@ from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import derive
 from leuk_lib.studies.paired import Outcomes, differences, scores
-from leuk_lib.studies.shifts import SHIFTS
+from leuk_lib.evaluation.robustness import SHIFTS
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
