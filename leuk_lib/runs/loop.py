@@ -151,7 +151,9 @@ class TrainingLoop:
     def _save(self) -> None:
         if self.fabric.global_rank == 0:
             objects = {name: target.state_dict() for name, target in self._objects.items()}
-            self._checkpoint.save({"step": self.step, "objects": objects, "history": self.history, "stopped": self.stopped})
+            self._checkpoint.save(
+                {"step": self.step, "objects": objects, "history": self.history, "stopped": self.stopped}
+            )
         self.fabric.barrier()
 
     def _catch_sigterm(self) -> Any:

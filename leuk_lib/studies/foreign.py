@@ -15,7 +15,7 @@ from leuk_lib.data.decode import decode_file, square
 from leuk_lib.runs.errors import LeukError
 
 FEWEST = 5  # cells a class must have to be tested
-MARGIN = 1.8  # side of the square around a white cell's box, in units of the box's longer side: as PBC frames its cells
+MARGIN = 2.2  # side of the square around a white cell's box, in units of the box's longer side: as PBC frames its cells
 
 
 @dataclass(frozen=True)

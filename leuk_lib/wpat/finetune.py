@@ -25,7 +25,7 @@ from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.pooled import PooledHead
 
-STANDARDISED_ON = 512  # training images whose mean features a pooled head is standardised by
+FITTED_ON = 4096  # training images, at most, to which a pooled head is fitted before the first step
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,7 @@ def mixed(
         return x, labels
     rows, total = loop.shard(torch.arange(params.batch_size)), params.batch_size
     rng = numpy_rng(params.seed, loop.label, step, "mix")
-    return mix(
-        x, F.one_hot(labels, n_classes).to(x.dtype), rng, params.mixup, params.cutmix, rows=rows, total=total
-    )
+    return mix(x, F.one_hot(labels, n_classes).to(x.dtype), rng, params.mixup, params.cutmix, rows=rows, total=total)
 
 
 def effective_weights(
@@ -233,8 +231,11 @@ def finetune(
     model = model.to(fabric.device)
     pooled = getattr(model, "pooled", None)
     if isinstance(pooled, PooledHead):
-        some = images[torch.linspace(0, len(images) - 1, min(len(images), STANDARDISED_ON)).round().long()]
-        pooled.start_at(model.encoder, (normalise(part.to(fabric.device)) for part in some.split(128)))  # type: ignore[arg-type]
+        some = torch.linspace(0, len(images) - 1, min(len(images), FITTED_ON)).round().long()
+        pooled.start_at(
+            model.encoder,  # type: ignore[arg-type]
+            (normalise(part.to(fabric.device)) for part in images[some].split(128)), labels[some], class_weights,
+        )  # fmt: skip
     average = WeightAverage(model)
     selection = Selection()
     layer_decay = params.layer_decay if hasattr(model, "encoder") else 1.0

@@ -105,7 +105,7 @@ class WindowStep(nn.Module):
 class WPAT(nn.Module):
     """Encoder, windows, latents, one query a class. Any image size that the encoder takes; any number of classes.
 
-    With ``params.pooled`` the logits also have a linear part in the encoder's mean features (``PooledHead``), to which
+    With ``params.pooled`` the logits also have a linear part in the encoder's pooled features (``PooledHead``), to which
     attention adds: without it the first hundreds of steps go into finding what tells alike cells apart.
     ``params``: sizes (scales, dim, heads, window, latents, pairs, mlp_ratio, drop_path). Source: design/methods.md.
     """

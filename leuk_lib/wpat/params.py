@@ -22,13 +22,15 @@ class WpatParams(TrainParams):
     latents: int = Field(16, ge=1, le=256, description="latent tokens M through which windows speak")
     pairs: int = Field(2, ge=1, le=12, description="window step + latent step, repeated L times")
     mlp_ratio: float = Field(2.0, gt=0, le=8, description="hidden width of the MLPs, in units of dim")
-    pooled: bool = Field(True, description="add a linear read-out of the encoder's standardised mean features")
+    pooled: bool = Field(
+        True, description="add a linear read-out of the encoder's pooled features, fitted before the first step"
+    )
 
     steps: int = Field(180, ge=1, le=10**6, description="optimiser steps of every trained model")
     batch_size: int = Field(48, ge=2, le=8192, description="images an optimiser step, over all processes")
-    lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate of the new layers")
+    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of the new layers")
     muon: float = Field(
-        10.0,
+        5.0,
         ge=0,
         le=1000,
         description="Muon's learning rate for matrices over AdamW's for the rest, in every network; 0: AdamW for all "
@@ -53,7 +55,7 @@ class WpatParams(TrainParams):
         10.0, ge=1, le=1000, description="most that a class may weigh in the loss, in units of the smallest weight"
     )
 
-    crop_min: float = Field(0.7, gt=0, le=1, description="smallest area of a random crop, part of the image")
+    crop_min: float = Field(0.9, gt=0, le=1, description="smallest area of a random crop, part of the image")
     stain: float = Field(0.15, ge=0, lt=1, description="largest relative change of a stain by the augmentation")
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of mixup's Beta distribution; 0: no mixup")
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of CutMix's Beta distribution; 0: no CutMix")
