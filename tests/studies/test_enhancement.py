@@ -11,10 +11,10 @@ import torch
 
 from alhe.toys import cell
 from leuk_lib.alhe.enhance import alhe
+from leuk_lib.evaluation.robustness import SHIFTS, other_stain, uneven_light
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies import enhancement, record
 from leuk_lib.studies.runner import run_study
-from leuk_lib.evaluation.robustness import SHIFTS, other_stain, uneven_light
 
 SMALL = {
     "seeds": [0, 1], "arms": ["none", "CLAHE 2", "ALHE", "ALHE as augmentation"], "image_size": 32, "steps": 3,
