@@ -10,6 +10,7 @@ STUDIES: dict[str, str] = {
     "balancing": "leuk_lib.studies.balancing:Balancing",
     "enhancement": "leuk_lib.studies.enhancement:Enhancement",
     "explanation": "leuk_lib.studies.explanation:Explanation",
+    "ladder": "leuk_lib.studies.ladder:Ladder",
     "leakage": "leuk_lib.studies.leakage:Leakage",
     "pretraining": "leuk_lib.studies.pretraining:Pretraining",
 }
