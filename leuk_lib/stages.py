@@ -52,7 +52,13 @@ STAGES = (
         ("data",),
         ("book/reference/studies/enhancement-pbc_barcelona_128.json",),
     ),
-    StageSpec("acdb_gan", "ACDB-GAN", "leuk_lib.gan.params:AcdbGanParams", ("data", "alhe")),
+    StageSpec(
+        "acdb_gan",
+        "ACDB-GAN",
+        "leuk_lib.gan.params:AcdbGanParams",
+        ("data", "alhe"),
+        ("book/reference/studies/balancing-pbc_barcelona_128.json",),
+    ),
     StageSpec(
         "fcmae",
         "FCMAE V2",

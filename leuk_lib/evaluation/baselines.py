@@ -30,6 +30,13 @@ Scorer = Callable[[Tensor, Tensor | None], Array]
 Fit = Callable[[nn.Module, str], nn.Module]
 
 FLOOR = 1e-6  # no class is impossible: a probability of 0 would make one cell's log loss infinite
+#: Small versions of networks that timm has in large sizes only: name -> timm's name and what differs from it.
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "swin_mini": (
+        "swin_tiny_patch4_window7_224",
+        {"embed_dim": 48, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "window_size": 4, "patch_size": 4},
+    ),
+}
 RIM = 0.12  # width of the outer ring that stands for background, part of the image's side
 
 
@@ -178,21 +185,28 @@ def network_scorer(model: nn.Module, batch: int = 256) -> Scorer:
     return score
 
 
+def is_network(name: str) -> bool:
+    """Whether ``name`` is a key of ``SMALL`` or a timm model."""
+    import timm
+
+    return name in SMALL or timm.is_model(name)
+
+
 def network(name: str, task: Task) -> Scorer:
     """A timm network from random weights, trained by ``task.fit``: the same steps, batches and augmentation as WPAT."""
     import timm
 
-    if not timm.is_model(name):
-        allowed = [*BASELINES, *timm.list_models()]
+    if not is_network(name):
+        allowed = [*BASELINES, *SMALL, *timm.list_models()]
         raise LeukError(f"unknown baseline {name!r}; {nearest(name, allowed) if name else 'name one'}")
     if task.fit is None:
         raise LeukError(f"baseline {name!r}: needs a training function")
-    settings = timm.get_pretrained_cfg(name)
-    sized: dict[str, Any] = {}
+    timm_name, sized = SMALL.get(name, (name, {}))
+    settings = timm.get_pretrained_cfg(timm_name)
     if settings is not None and settings.fixed_input_size:
-        sized["img_size"] = task.images.shape[-1]
+        sized = sized | {"img_size": task.images.shape[-1]}
     torch.manual_seed(derive(task.seed, "baseline", name))
-    return network_scorer(task.fit(timm.create_model(name, num_classes=task.n_classes, **sized), name))
+    return network_scorer(task.fit(timm.create_model(timm_name, num_classes=task.n_classes, **sized), name))
 
 
 BASELINES: dict[str, Callable[[Task], Scorer]] = {
@@ -212,8 +226,8 @@ def fit_baselines(names: Iterable[str], task: Task) -> dict[str, Scorer]:
 
     names = list(names)
     for name in names:
-        if name not in BASELINES and not timm.is_model(name):
-            raise LeukError(f"unknown baseline {name!r}; {nearest(name, [*BASELINES, *timm.list_models()])}")
+        if name not in BASELINES and not is_network(name):
+            raise LeukError(f"unknown baseline {name!r}; {nearest(name, [*BASELINES, *SMALL, *timm.list_models()])}")
     return {name: BASELINES[name](task) if name in BASELINES else network(name, task) for name in names}
 
 

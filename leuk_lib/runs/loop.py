@@ -49,6 +49,7 @@ class TrainingLoop:
         self.fabric, self.total_steps, self.seed, self.label, self.every = fabric, total_steps, seed, label, every
         self.history: list[dict[str, Any]] = []
         self.step = 0
+        self.stopped = False
         self._checkpoint = Checkpoint(folder, identity)
         self._objects: dict[str, Stateful] = {}
         self._terminated = False
@@ -60,7 +61,7 @@ class TrainingLoop:
 
     def __iter__(self) -> Iterator[int]:
         self._restore()
-        if self.step >= self.total_steps:
+        if self.stopped or self.step >= self.total_steps:
             return
         previous = self._catch_sigterm()
         silent = self.fabric.global_rank != 0
@@ -69,12 +70,12 @@ class TrainingLoop:
             mininterval=1.0 if sys.stderr.isatty() else 10.0, leave=True,
         )  # fmt: skip
         try:
-            while self.step < self.total_steps:
+            while self.step < self.total_steps and not self.stopped:
                 torch.manual_seed(derive(self.seed, self.label, self.step))
                 yield self.step
                 self.step += 1
                 self._bar.update()
-                if self.step % self.every == 0 or self.step == self.total_steps or self._terminated:
+                if self.step % self.every == 0 or self.step == self.total_steps or self._terminated or self.stopped:
                     self._save()
                 if self._terminated:
                     raise SystemExit(143)
@@ -122,6 +123,10 @@ class TrainingLoop:
             )
         return whole[rank * size : (rank + 1) * size]
 
+    def stop(self) -> None:
+        """End after the present step (early stopping); the checkpoint remembers it, so that nothing is trained twice."""
+        self.stopped = True
+
     def log(self, **values: float) -> None:
         """Add a row to ``history`` (kept in the checkpoint) and show it beside the bar."""
         self.history.append({"step": self.step, **{key: float(value) for key, value in values.items()}})
@@ -141,12 +146,14 @@ class TrainingLoop:
             )
         for name, target in self._objects.items():
             target.load_state_dict(state["objects"][name])
-        self.step, self.history = state["step"], state["history"]
+        self.step, self.history, self.stopped = state["step"], state["history"], state["stopped"]
 
     def _save(self) -> None:
         if self.fabric.global_rank == 0:
             objects = {name: target.state_dict() for name, target in self._objects.items()}
-            self._checkpoint.save({"step": self.step, "objects": objects, "history": self.history})
+            self._checkpoint.save(
+                {"step": self.step, "objects": objects, "history": self.history, "stopped": self.stopped}
+            )
         self.fabric.barrier()
 
     def _catch_sigterm(self) -> Any:

@@ -21,12 +21,12 @@ from leuk_lib.alhe.torch_alhe import enhance_cells
 from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.splits import split_groups
 from leuk_lib.evaluation.baselines import Task, network
+from leuk_lib.evaluation.robustness import SHIFTS
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import derive
 from leuk_lib.studies.paired import Outcomes, differences, scores
-from leuk_lib.studies.shifts import SHIFTS
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
@@ -166,7 +166,7 @@ class Enhancement(Study[EnhancementParams]):
         train, val, test = (torch.nonzero(part == k)[:, 0] for k in range(3))
         settings = WpatParams(
             dataset=Path(p.dataset).name, seed=seed, threads=p.threads, steps=p.steps, batch_size=p.batch_size, lr=p.lr,
-            stain=p.stain if arm.jitter else 0.0, accelerator="cpu",
+            stain=p.stain if arm.jitter else 0.0, accelerator="cpu", muon=0.0, crop_min=0.7,
         )  # fmt: skip
         images, truth = kept[arm.sees][train], labels[train]
         if arm.augmented:  # as many raw images as enhanced ones, the strengths in equal shares

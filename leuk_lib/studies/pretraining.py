@@ -261,7 +261,7 @@ class Pretraining(Study[PretrainingParams]):
         train = labelled(material.train, material.labels, share, seed)
         settings = WpatParams(
             seed=seed, threads=p.threads, accelerator="cpu", steps=p.tune_steps, batch_size=p.tune_batch, lr=p.tune_lr,
-            layer_decay=1.0, evaluations=3, checkpoint_every=100,
+            layer_decay=1.0, evaluations=3, checkpoint_every=100, muon=0.0, crop_min=0.7,
         )  # fmt: skip
         tuned = finetune(
             material.images[train], material.labels[train], material.images[material.val], material.labels[material.val],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leuk_lib.data.augment import dihedral, normalise, random_resized_crop, stain_jitter
+from leuk_lib.data.mixing import mix
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.runs.average import WeightAverage, warming_decay
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import Fabric
 from leuk_lib.runs.loop import TrainingLoop
-from leuk_lib.runs.seeds import derive
+from leuk_lib.runs.seeds import derive, numpy_rng
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
+from leuk_lib.wpat.pooled import PooledHead
+
+FITTED_ON = 4096  # training images, at most, to which a pooled head is fitted before the first step
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,12 @@ class Finetuned:
 
 
 class Selection:
-    """The best look at the validation part so far, and all looks; part of the checkpoint."""
+    """The best look at the validation part so far, how many came since, and all looks; part of the checkpoint."""
 
     def __init__(self) -> None:
         self.best: dict[str, Tensor] = {}
         self.best_step = 0
+        self.since_best = 0
         self.curve: list[dict[str, float]] = []
 
     def consider(self, step: int, scores: dict[str, float], model: nn.Module) -> None:
@@ -53,16 +59,21 @@ class Selection:
         """
         if not self.curve or scores["val_loss"] < min(row["val_loss"] for row in self.curve):
             self.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-            self.best_step = step
+            self.best_step, self.since_best = step, 0
+        else:
+            self.since_best += 1
         self.curve.append({"step": float(step), **scores})
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as plain values and tensors."""
-        return {"best": self.best, "best_step": self.best_step, "curve": self.curve}
+        return {
+            "best": self.best, "best_step": self.best_step, "since_best": self.since_best, "curve": self.curve,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
-        self.best, self.best_step, self.curve = state["best"], state["best_step"], state["curve"]
+        self.best, self.best_step = state["best"], state["best_step"]
+        self.since_best, self.curve = state["since_best"], state["curve"]
 
 
 def learning_rate(step: int, total: int, peak: float, warmup: float) -> float:
@@ -73,14 +84,17 @@ def learning_rate(step: int, total: int, peak: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-    """AdamW groups with key ``lr_scale``: stage k of an ``encoder`` gets layer_decay^(stages - k), the rest 1.
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float, only: Container[str] | None = None
+) -> list[dict[str, Any]]:
+    """Groups with key ``lr_scale``: stage k of an ``encoder`` gets layer_decay^(stages - k), the rest 1.
 
-    Vectors, biases and tokens are not decayed. Parameters that ask for no gradient are left out.
+    Vectors, biases and tokens are not decayed. Parameters that ask for no gradient are left out, and with ``only`` all
+    whose names it does not hold.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or (only is not None and name not in only):
             continue
         parts = name.split(".")
         scale = 1.0
@@ -93,12 +107,43 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float) 
     return list(groups.values())
 
 
+def build_optimisers(
+    model: nn.Module, params: WpatParams, n_classes: int, layer_decay: float
+) -> dict[str, torch.optim.Optimizer]:
+    """AdamW for all, or Muon (Jordan et al. 2024) for the weights of linear layers inside the network and AdamW for the rest.
+
+    The layer that ends in the classes stays with AdamW, as Muon's authors advise; so do kernels of convolutions.
+    """
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    inside: set[str] = set()
+    if params.muon:
+        linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features != n_classes}
+        inside = names & {f"{name}.weight" for name in linear}
+    groups = parameter_groups(model, params.weight_decay, layer_decay, names - inside)
+    found: dict[str, torch.optim.Optimizer] = {"optimizer": torch.optim.AdamW(groups, lr=params.lr)}
+    if inside:
+        groups = parameter_groups(model, params.weight_decay, layer_decay, inside)
+        found["muon"] = torch.optim.Muon(groups, lr=params.lr, adjust_lr_fn="match_rms_adamw")  # type: ignore[arg-type]
+    return found
+
+
 def augment(x: Tensor, loop: TrainingLoop, step: int, params: WpatParams) -> Tensor:
     """Turn, mirror, crop and re-stain this process's part x (b, 3, S, S) in [0,1] of the global batch."""
     rows, total = loop.shard(torch.arange(params.batch_size)), params.batch_size
     x = dihedral(x, loop.generator(step, "dihedral"), rows=rows, total=total)
     x = random_resized_crop(x, loop.generator(step, "crop"), (params.crop_min, 1.0), rows=rows, total=total)
     return stain_jitter(x, loop.generator(step, "stain"), params.stain, rows=rows, total=total)
+
+
+def mixed(
+    x: Tensor, labels: Tensor, n_classes: int, loop: TrainingLoop, step: int, params: WpatParams
+) -> tuple[Tensor, Tensor]:
+    """Mixup and CutMix of this process's part; the targets stay labels (b,) where neither is asked for, else (b, K)."""
+    if not (params.mixup or params.cutmix):
+        return x, labels
+    rows, total = loop.shard(torch.arange(params.batch_size)), params.batch_size
+    rng = numpy_rng(params.seed, loop.label, step, "mix")
+    return mix(x, F.one_hot(labels, n_classes).to(x.dtype), rng, params.mixup, params.cutmix, rows=rows, total=total)
 
 
 def effective_weights(
@@ -184,33 +229,42 @@ def finetune(
         images, labels = torch.cat([images, extra_images]), torch.cat([labels, extra_labels])
 
     model = model.to(fabric.device)
+    pooled = getattr(model, "pooled", None)
+    if isinstance(pooled, PooledHead):
+        some = torch.linspace(0, len(images) - 1, min(len(images), FITTED_ON)).round().long()
+        pooled.start_at(
+            model.encoder,  # type: ignore[arg-type]
+            (normalise(part.to(fabric.device)) for part in images[some].split(128)), labels[some], class_weights,
+        )  # fmt: skip
     average = WeightAverage(model)
     selection = Selection()
     layer_decay = params.layer_decay if hasattr(model, "encoder") else 1.0
-    optimizer = torch.optim.AdamW(parameter_groups(model, params.weight_decay, layer_decay), lr=params.lr)
-    wrapped, stepper = fabric.setup(model, optimizer)
+    optimisers = build_optimisers(model, params, n_classes, layer_decay)
+    wrapped, *steppers = fabric.setup(model, *optimisers.values())
     weights = None if class_weights is None else class_weights.to(fabric.device)
     look_every = max(1, params.steps // params.evaluations)
 
     loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, label, params.checkpoint_every)
-    loop.register(model=model, optimizer=optimizer, average=average, selection=selection)
+    loop.register(model=model, **optimisers, average=average, selection=selection)
     wrapped.train()
     for step in loop:
         rate = learning_rate(step, params.steps, params.lr, params.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
+        for name, optimiser in optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["lr_scale"] * (params.muon if name == "muon" else 1.0)
         mine = loop.shard(_draw(loop, step, labels, params))
         x = augment(images[mine].to(fabric.device).float() / 255, loop, step, params)
+        x, target = mixed(x, labels[mine].to(fabric.device), n_classes, loop, step, params)
         logits = wrapped(normalise(x))
-        target = labels[mine].to(fabric.device)
         losses = F.cross_entropy(
             logits.float(), target, weight=weights, label_smoothing=params.label_smoothing, reduction="none"
         )
         loss = losses.mean()  # not divided by the batch's weights: processes must agree on the denominator
-        stepper.zero_grad()
+        wrapped.zero_grad(set_to_none=True)
         fabric.backward(loss)
-        fabric.clip_gradients(wrapped, stepper, max_norm=params.clip_norm, error_if_nonfinite=True)
-        stepper.step()
+        fabric.clip_gradients(wrapped, steppers[0], max_norm=params.clip_norm, error_if_nonfinite=True)
+        for stepper in steppers:
+            stepper.step()
         average.update(model, warming_decay(params.ema_decay, step))
         everywhere = fabric.all_reduce(loss.detach(), reduce_op="mean")
         loop.log(loss=float(everywhere), lr=rate)  # type: ignore[arg-type]  # a tensor goes in, a tensor comes out
@@ -218,6 +272,8 @@ def finetune(
             with fabric.autocast():
                 seen = predict_logits(average.model, val_images, fabric.device)
             selection.consider(step + 1, validation_scores(seen, val_labels), average.model)
+            if params.patience and selection.since_best >= params.patience:
+                loop.stop()
 
     chosen = average.model
     chosen.load_state_dict(selection.best, strict=True)

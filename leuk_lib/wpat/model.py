@@ -16,6 +16,7 @@ from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.wpat.attention import CosineAttention, PositionBias
 from leuk_lib.wpat.latents import LatentStep, Mlp, PlaceEmbedding, drop_path
 from leuk_lib.wpat.params import WpatParams
+from leuk_lib.wpat.pooled import PooledHead
 from leuk_lib.wpat.windows import centres, grid, is_real, merge, pad_mask, partition
 
 
@@ -45,12 +46,13 @@ class Layout:
 @dataclass(frozen=True)
 class Look:
     """What the latents know of a batch, and how: inside (B, R, s*s) the region tokens' attention, between (reading
-    (B, M, R), talking (B, M, M)); None where the weights were not asked for."""
+    (B, M, R), talking (B, M, M)); None where the weights were not asked for. maps: the encoder's, all of them."""
 
     latents: Tensor
     layout: Layout
     inside: Tensor | None
     between: tuple[Tensor, Tensor] | None
+    maps: list[Tensor]
 
 
 def paint(by_region: Tensor, inside: Tensor, layout: Layout, side: int, size: tuple[int, int]) -> Tensor:
@@ -103,6 +105,8 @@ class WindowStep(nn.Module):
 class WPAT(nn.Module):
     """Encoder, windows, latents, one query a class. Any image size that the encoder takes; any number of classes.
 
+    With ``params.pooled`` the logits also have a linear part in the encoder's pooled features (``PooledHead``), to which
+    attention adds: without it the first hundreds of steps go into finding what tells alike cells apart.
     ``params``: sizes (scales, dim, heads, window, latents, pairs, mlp_ratio, drop_path). Source: design/methods.md.
     """
 
@@ -131,6 +135,7 @@ class WPAT(nn.Module):
         self.latent_norm, self.head_norm = nn.LayerNorm(d), nn.LayerNorm(d)
         self.head_weight = nn.Parameter(torch.empty(n_classes, d))
         self.head_bias = nn.Parameter(torch.zeros(n_classes))
+        self.pooled = PooledHead(encoder.channels, n_classes) if params.pooled else None
         self._start()
 
     def _start(self) -> None:
@@ -139,7 +144,7 @@ class WPAT(nn.Module):
         for table in (self.scale_embedding, self.region, self.latents, self.queries, self.head_weight):
             nn.init.trunc_normal_(table, std=0.02)
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and not name.startswith("encoder.") and "biases" not in name:
+            if isinstance(module, nn.Linear) and not name.startswith(("encoder.", "pooled.")) and "biases" not in name:
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -160,14 +165,15 @@ class WPAT(nn.Module):
 
     def look(self, x: Tensor, need_weights: bool = False) -> Look:
         """Everything before the class queries: x (B, 3, H, W) -> latents, and the last pair's attention if asked for."""
-        tokens, regions, layout = self.tokens(self.encoder(x)[-self.scales :])
+        maps = self.encoder(x)
+        tokens, regions, layout = self.tokens(maps[-self.scales :])
         places = self.place(layout.centres) + layout.per_scale(self.scale_embedding)
         latents = self.latents.expand(x.shape[0], -1, -1)
         inside, between = None, None
         for window_step, latent_step in zip(self.window_steps, self.latent_steps, strict=True):
             tokens, regions, inside = window_step(tokens, regions, layout, need_weights)
             latents, regions, between = latent_step(latents, regions, places, need_weights)
-        return Look(latents, layout, inside, between)
+        return Look(latents, layout, inside, between, maps)
 
     def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """x (B, 3, H, W) float, standardised -> logits (B, K); with ``return_attention`` also maps (B, K, H, W).
@@ -179,6 +185,8 @@ class WPAT(nn.Module):
         queries = self.queries.expand(x.shape[0], -1, -1)
         answer, asking = self.ask(queries, self.latent_norm(seen.latents), need_weights=return_attention)
         logits = (self.head_norm(queries + answer) * self.head_weight).sum(dim=-1) + self.head_bias
+        if self.pooled is not None:
+            logits = logits + self.pooled(seen.maps)
         if seen.inside is None or seen.between is None or asking is None:
             return logits
         reading, talking = seen.between

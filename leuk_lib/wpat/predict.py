@@ -26,7 +26,7 @@ from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 
 FORMAT = "leuk_lib.wpat.model/1"
-SIZES = ("scales", "dim", "heads", "window", "latents", "pairs", "mlp_ratio")
+SIZES = ("scales", "dim", "heads", "window", "latents", "pairs", "mlp_ratio", "pooled")
 
 Enhance = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 

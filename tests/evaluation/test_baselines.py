@@ -6,15 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from leuk_lib.data.loading import CellSet
 from leuk_lib.evaluation.baselines import (
     BASELINES,
+    SMALL,
     Task,
     _resampled,
     background_pixels,
     colour_histogram,
     fit_baselines,
+    network,
     network_scorer,
     pooled_features,
     prediction_table,
@@ -26,6 +29,7 @@ from leuk_lib.evaluation.baselines import (
 from leuk_lib.evaluation.intervals import ClusterBootstrap, resampled_metrics
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.wpat.params import WpatParams
 
 
 class Maps(torch.nn.Module):
@@ -199,3 +203,28 @@ def test_the_fast_resamples_are_those_of_chapter_six():
     slow, fast = resampled_metrics(chosen, bootstrap), _resampled(chosen, bootstrap)
     for metric, values in fast.items():
         np.testing.assert_allclose(values, slow[metric])
+
+
+def _profile_networks(root):
+    profiles = [yaml.safe_load((root / "notebooks" / "profiles" / f"{name}.yml").read_text()) for name in ("laptop", "paper")]
+    named = [name for profile in profiles for name in profile["stages"].get("wpat", {}).get("baselines", [])]
+    return sorted({*named, *WpatParams().baselines, *SMALL} - set(BASELINES))
+
+
+def test_the_paper_profile_names_the_protocols_networks(root):
+    families = ("resnet50", "resnet50_gn", "efficientnet_b0", "swin_tiny", "convnext_tiny")
+    names = _profile_networks(root)
+    assert [family for family in families if not any(name.startswith(family) for name in names)] == []
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_every_named_network_is_built_for_the_image_size(root, size):
+    for name in _profile_networks(root):
+        with torch.device("meta"):  # shapes without arithmetic
+            kept = []
+            task = Task(
+                torch.zeros(2, 3, size, size), torch.zeros(2, dtype=torch.long), None, torch.zeros(0, 3, size, size),
+                torch.zeros(0, dtype=torch.long), None, 5, 0, fit=lambda model, label, kept=kept: kept.append(model) or model,
+            )  # fmt: skip
+            network(name, task)
+            assert kept[0].eval()(torch.zeros(2, 3, size, size)).shape == (2, 5), name

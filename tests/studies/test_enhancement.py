@@ -14,7 +14,6 @@ from leuk_lib.alhe.enhance import alhe
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies import enhancement, record
 from leuk_lib.studies.runner import run_study
-from leuk_lib.studies.shifts import SHIFTS, other_stain, uneven_light
 
 SMALL = {
     "seeds": [0, 1], "arms": ["none", "CLAHE 2", "ALHE", "ALHE as augmentation"], "image_size": 32, "steps": 3,
@@ -75,32 +74,6 @@ def test_arms_see_what_they_are_called():
     expected = np.stack([alhe(np.ascontiguousarray(image)) for image in images.permute(0, 2, 3, 1).numpy()])
     assert np.abs(seen - expected).max() <= 1
     assert enhancement.enhance(images, "clahe").shape == images.shape
-
-
-@pytest.mark.parametrize("kind", SHIFTS)
-def test_shifts_are_reproducible_graded_and_nothing_at_zero(kind):
-    images = torch.from_numpy(np.stack([cell(40, 40, seed)[0] for seed in range(6)])).permute(0, 3, 1, 2).contiguous()
-
-    def moved(strength: float, seed: int = 0) -> torch.Tensor:
-        return SHIFTS[kind](images, strength, torch.Generator().manual_seed(seed))
-
-    assert (moved(0.0).int() - images.int()).abs().max() <= 1
-    assert torch.equal(moved(0.4), moved(0.4)) and not torch.equal(moved(0.4), moved(0.4, seed=1))
-    steps = [(moved(s).int() - images.int()).abs().float().mean() for s in (0.1, 0.3, 0.6)]
-    assert steps[0] < steps[1] < steps[2]
-
-
-def test_light_falls_off_along_a_line():
-    grey = torch.full((1, 3, 33, 33), 100, dtype=torch.uint8)
-    light = uneven_light(grey, 0.4, torch.Generator().manual_seed(3)).float()
-    logs = light.log()
-    assert logs.diff(n=2, dim=2).abs().max() < 0.03 and logs.diff(n=2, dim=3).abs().max() < 0.03
-    assert 1.3 < light.amax() / light.amin() < 3
-
-
-def test_white_glass_stays_white_under_another_stain():
-    white = torch.full((2, 3, 8, 8), 255, dtype=torch.uint8)
-    assert other_stain(white, 0.7, torch.Generator().manual_seed(0)).min() >= 254
 
 
 def test_the_committed_record_is_this_studys(root: Path):

@@ -13,6 +13,7 @@ from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.loop import TrainingLoop
 from leuk_lib.wpat.finetune import (
     Selection,
+    build_optimisers,
     effective_weights,
     finetune,
     learning_rate,
@@ -173,3 +174,53 @@ def test_interrupted_and_continued_ends_with_the_same_bytes(tiny, tmp_path, monk
     continued = _run(tiny, tmp_path / "cut")
     assert _digest(continued.model) == _digest(whole.model)
     assert continued.curve.equals(whole.curve) and continued.history.equals(whole.history)
+
+
+def test_every_parameter_has_one_optimiser_and_muon_takes_inner_matrices_only(tiny):
+    model = WPAT(build_encoder("zepto", 2), 3, tiny)
+    found = build_optimisers(model, tiny, 3, 1.0)
+    held = [p for optimiser in found.values() for group in optimiser.param_groups for p in group["params"]]
+    assert len(held) == len({id(p) for p in held}) == sum(p.requires_grad for p in model.parameters())
+    by_muon = {id(p) for group in found["muon"].param_groups for p in group["params"]}
+    assert id(model.encoder.stages[0][0].pwconv1.weight) in by_muon
+    assert id(model.window_steps[0].attention.q.weight) in by_muon
+    for outside in (model.pooled.head.weight, model.head_weight, model.latents, model.encoder.stages[0][0].dwconv.weight):
+        assert id(outside) not in by_muon
+    assert set(build_optimisers(model, tiny.model_copy(update={"muon": 0.0}), 3, 1.0)) == {"optimizer"}
+    assert set(build_optimisers(_small_network(), tiny, 3, 1.0)) == {"optimizer"}  # no linear layer but the last
+
+
+def test_patience_ends_training_and_a_second_call_trains_nothing(tiny, tmp_path, monkeypatch):
+    # A rate of nothing: no look is better than the first.
+    params = tiny.model_copy(update={"steps": 40, "evaluations": 20, "lr": 1e-12, "patience": 3, "muon": 0.0, "pooled": False})
+    (images, labels, _), (val_images, val_labels, _) = blobs(16), blobs(9, seed=1)
+
+    def run():
+        return finetune(
+            images, labels, val_images, val_labels, _small_network().eval(), params, tmp_path, "id", make_fabric(params)
+        )
+
+    monkeypatch.setattr("leuk_lib.wpat.finetune.validation_scores", lambda logits, truth: {"val_loss": 1.0})
+    stopped = run()
+    assert len(stopped.curve) == 4 and stopped.best_step == 2 and len(stopped.history) == 8  # one best look, three more
+    monkeypatch.setattr(TrainingLoop, "log", lambda self, **values: pytest.fail("trained again"))
+    again = run()
+    assert _digest(again.model) == _digest(stopped.model) and again.curve.equals(stopped.curve)
+
+
+def test_patience_counts_over_an_interruption(tmp_path):
+    selection, model = Selection(), torch.nn.Linear(1, 1)
+    for step, loss in enumerate([1.0, 2.0, 2.0]):
+        selection.consider(step, {"val_loss": loss}, model)
+    continued = Selection()
+    continued.load_state_dict(selection.state_dict())
+    continued.consider(3, {"val_loss": 3.0}, model)
+    assert continued.since_best == 3 and continued.best_step == 0
+    continued.consider(4, {"val_loss": 0.5}, model)
+    assert continued.since_best == 0 and continued.best_step == 4
+
+
+def test_mixing_is_part_of_training_and_repeatable(tiny, tmp_path):
+    mixing = tiny.model_copy(update={"mixup": 0.4, "cutmix": 1.0})
+    a, b = _run(mixing, tmp_path / "a"), _run(mixing, tmp_path / "b")
+    assert _digest(a.model) == _digest(b.model) != _digest(_run(tiny, tmp_path / "c").model)

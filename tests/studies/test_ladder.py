@@ -1,0 +1,93 @@
+"""The ladder study: fair models, tables with known answers, and every kind of job run once, small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from leuk_lib.data.smear.cohort import smear_cells
+from leuk_lib.studies import ladder_tables
+from leuk_lib.studies.ladder import FULL, STEPS, Ladder, LadderParams
+
+SMALL = {
+    "dataset": "cells", "seeds": (0, 1), "image_size": 32, "stem_stride": 1, "pretrain_steps": 2, "pretrain_batch": 8,
+    "steps": 2, "batch_size": 4, "networks": {"test_resnet": 3e-3}, "shifted": (FULL, "colour"), "shifted_cells": 8,
+    "resamples": 200,
+}  # fmt: skip
+
+
+def test_the_models_differ_in_their_learning_rate_alone():
+    params = LadderParams(**SMALL)
+    ours, theirs = params.wpat(0, params.lr), params.wpat(0, params.networks["test_resnet"])
+    assert ours.model_copy(update={"lr": theirs.lr}) == theirs
+    assert [name for name in STEPS if STEPS[name].wpat][-1] == FULL
+
+
+def packed(arm: str, seed: int, condition: str, labels: list[int], right: list[int], sure: float = 0.9):
+    labels_ = torch.tensor(labels)
+    answers = [label if hit else 1 - label for label, hit in zip(labels, right, strict=True)]
+    probs = np.full((len(labels), 2), 1 - sure)
+    probs[np.arange(len(labels)), answers] = sure
+    cells = [f"{100 * seed + k}" for k in range(len(labels))]
+    return {"arm": arm, "seed": seed} | ladder_tables.pack(condition, probs, labels_, cells, cells)
+
+
+def test_probabilities_survive_a_row():
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), 7)
+    row = ladder_tables.pack("test", probs, torch.arange(7) % 3, list("abcdefg"), list("abcdefg"))
+    back = ladder_tables.unpack(row, ("x", "y", "z"))
+    np.testing.assert_allclose(back.probs, probs, atol=1e-4)
+    assert back.labels.tolist() == [0, 1, 2, 0, 1, 2, 0] and back.groups.tolist() == list("abcdefg")
+
+
+def test_tables_hold_the_known_answers():
+    labels = [0, 1, 0, 1]
+    hits = {"a": [1, 1, 0, 0], "b": [1, 1, 1, 0], "c": [1, 1, 1, 1], "weak": [0, 0, 1, 0], "fair": [1, 1, 0, 0]}
+    rows = []
+    for seed in (0, 1):
+        for arm, right in hits.items():
+            # The strongest rival is the one that validates best, whatever it does on the test part.
+            sure = 0.95 if arm == "weak" else 0.6
+            rows.append(packed(arm, seed, "val", labels, [1, 1, 1, 1], sure))
+            rows.append(packed(arm, seed, "test", labels, right))
+            rows.append({"arm": arm, "seed": seed, "condition": "training", "cpu seconds": 1.0})
+    found = ladder_tables.tables(rows, ["a", "b", "c"], "c", ["weak", "fair"], ("x", "y"), 0.3, 200, 0)
+    value = found["scores"].set_index("arm")["value"]
+    assert value.to_dict() == {"a": 0.5, "b": 0.75, "c": 1.0, "weak": 0.25, "fair": 0.5}
+    steps = found["steps"].set_index(["arm", "against"])["value"]
+    assert steps.to_dict() == {("b", "a"): 0.25, ("c", "b"): 0.25}
+    assert found["rivals"].set_index("against")["value"].to_dict() == {"weak": 0.75, "fair": 0.5}
+    assert found["best_rival"]["arm"].tolist() == ["weak"]
+    assert found["calibration"]["n"].tolist() == [8] * 5
+    curve = found["abstention"]
+    assert set(curve["arm"]) == {"c", "weak"} and (curve[curve["arm"] == "c"]["accuracy"] == 1).all()
+    assert "shifts" not in found and len(found["training"]) == 10
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Ladder:
+    """The study on sixty rendered cells in class folders, and the same cells as a foreign source."""
+    rendered = smear_cells(cells=60, patients=3, size=32, seed=1)
+    for source in ("cells", "elsewhere"):
+        for k, (image, label) in enumerate(zip(rendered.images, rendered.labels.tolist(), strict=True)):
+            target = tmp_path / source / rendered.classes[label] / f"{k}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(target), np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1]))
+    values = SMALL | {"dataset": str(tmp_path / "cells"), "others": ("elsewhere",)}
+    return Ladder(LadderParams(**values))
+
+
+def test_every_kind_of_job_runs_and_the_outcome_has_all_models(small: Ladder, tmp_path: Path):
+    folder = tmp_path / "study"
+    rows = {job: small.run(job, folder, "id") for wave in small.waves() for job in wave}
+    tables = small.tables(rows)
+    assert set(tables["scores"]["arm"]) == set(small.params.arms)
+    assert len(tables["steps"]) == len(STEPS) - 1 and len(tables["rivals"]) == 5
+    assert len(tables["shifts"]) == 2 * 31 and set(tables["shifts_gaps"]["arm"]) == {FULL}
+    assert set(tables["foreign"]["condition"]) == {"other elsewhere"}
+    assert (tables["training"].set_index("arm")["parameters"].loc[list(STEPS)] > 0).all()
+    assert small.run("majority-0", folder, "id")[1:] == rows["majority-0"][1:]
