@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -113,6 +113,10 @@ class Head:
         out[:, self.classes] = softmax((features @ self.weight + self.bias) / self.temperature, axis=1)
         return out
 
+    def logits(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """(N,d) whitened -> (N,K): logarithms of :meth:`probabilities`, at least ln 1e-9."""
+        return np.log(np.maximum(self.probabilities(features), 1e-9))
+
     def recalled(self, features: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(hits, cells), both (K,): how many held-out cells of each class the head gets right."""
         right = self.probabilities(features).argmax(axis=1) == labels
@@ -129,3 +133,19 @@ def calibrate(logits: NDArray[Any], labels: NDArray[Any]) -> float:
         return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
 
     return float(np.exp(minimize_scalar(nll, bounds=(-3, 3), method="bounded").x))
+
+
+def stack(first: NDArray[Any], second: NDArray[Any], labels: NDArray[Any]) -> tuple[float, float]:
+    """Weights >= 0 of two sets of logits (N,K) whose sum gives the labels (N,) the highest likelihood; (1, 1) for no cells.
+
+    A convex problem of two numbers: one temperature for each, and who is listened to. Source: Wolpert 1992 (stacking).
+    """
+    if not len(labels):
+        return 1.0, 1.0
+    rows = np.arange(len(labels))
+
+    def nll(weights: NDArray[Any]) -> float:
+        return -float(log_softmax(weights[0] * first + weights[1] * second, axis=1)[rows, labels].mean())
+
+    found = minimize(nll, np.array([0.5, 0.5]), method="L-BFGS-B", bounds=[(0, None), (0, None)]).x
+    return float(found[0]), float(found[1])
