@@ -60,7 +60,13 @@ STAGES = (
         ("data", "alhe"),
         ("book/reference/studies/pretraining-pbc_barcelona_128.json",),
     ),
-    StageSpec("wpat", "WPAT", "leuk_lib.wpat.params:WpatParams", ("data", "alhe", "acdb_gan", "fcmae")),
+    StageSpec(
+        "wpat",
+        "WPAT",
+        "leuk_lib.wpat.params:WpatParams",
+        ("data", "alhe", "acdb_gan", "fcmae"),
+        ("book/reference/studies/ladder-pbc_barcelona_128.json",),
+    ),
     StageSpec(
         "results", "Results", "leuk_lib.evaluation.params:ResultsParams", ("data", "alhe", "acdb_gan", "fcmae", "wpat")
     ),
