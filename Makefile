@@ -51,7 +51,7 @@ bench: $(READY) ## speed ratios against named peers, in one process each
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench"; done
 
 lock: ## resolve requirements.lock anew (maintainers)
-	@$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --extra book --extra dev \
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --extra book --extra onnx --extra dev \
 	  --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
 
 clean: ## remove everything that was generated (the environment too)

@@ -153,11 +153,7 @@ def predict(
     """
     from leuk_lib.runs.display import RESEARCH_USE
 
-    if model is None:
-        found = sorted(paths.results_root().glob("*/wpat/model.safetensors"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise LeukError("no trained model in results/: `leuk run wpat` makes one, or name a file with --model")
-        model = found[-1]
+    model = _latest_model() if model is None else model
     frame = _predict(images, model)
     if as_json:
         rows = frame.to_dict(orient="records")
@@ -165,6 +161,28 @@ def predict(
         return
     print(frame.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
     print(RESEARCH_USE)
+
+
+@app.command()
+def export(
+    onnx: Annotated[Path, typer.Option("--onnx", help="File to write.")],
+    model: Annotated[Path | None, typer.Argument(help="model.safetensors (default: of the latest run).")] = None,
+) -> None:
+    """Write a trained model as ONNX, for any batch size, and check that it answers as torch does.
+
+    Example: leuk export results/smear-laptop-s0/wpat/model.safetensors --onnx model.onnx
+    """
+    from leuk_lib.wpat.export import export_onnx
+
+    worst = export_onnx(_latest_model() if model is None else model, onnx)
+    print(f"{onnx}\nlargest difference from torch in the logits: {worst:.1e}")
+
+
+def _latest_model() -> Path:
+    found = sorted(paths.results_root().glob("*/wpat/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise LeukError("no trained model in results/: `leuk run wpat` makes one, or name the file")
+    return found[-1]
 
 
 def _predict(images: list[Path], model: Path) -> pd.DataFrame:
@@ -183,7 +201,7 @@ def _predict(images: list[Path], model: Path) -> pd.DataFrame:
 @app.command()
 def study(
     name: Annotated[str, typer.Argument(help="A study's name.")],
-    dataset: Annotated[str, typer.Option(help="Folder of images.")],
+    dataset: Annotated[str, typer.Option(help="Folder of images, or 'smear' where a study can render cells.")],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A parameter, as in seeds=[0,1]; may be repeated.")
     ] = None,

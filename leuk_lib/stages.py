@@ -52,7 +52,13 @@ STAGES = (
         ("data",),
         ("book/reference/studies/enhancement-pbc_barcelona_128.json",),
     ),
-    StageSpec("acdb_gan", "ACDB-GAN", "leuk_lib.gan.params:AcdbGanParams", ("data", "alhe")),
+    StageSpec(
+        "acdb_gan",
+        "ACDB-GAN",
+        "leuk_lib.gan.params:AcdbGanParams",
+        ("data", "alhe"),
+        ("book/reference/studies/balancing-pbc_barcelona_128.json",),
+    ),
     StageSpec(
         "fcmae",
         "FCMAE V2",
@@ -65,7 +71,13 @@ STAGES = (
         "WPAT",
         "leuk_lib.wpat.params:WpatParams",
         ("data", "alhe", "acdb_gan", "fcmae"),
-        ("book/reference/studies/ladder-pbc_barcelona_128.json",),
+        (
+            "book/reference/studies/ladder-pbc_barcelona_128.json",
+            "book/reference/studies/explanation-tecom_wbc.json",
+            "book/reference/studies/leakage-smear.json",
+            "book/reference/studies/leakage-cnmc2019.json",
+            "book/reference/studies/leakage-pbc_barcelona_128.json",
+        ),
     ),
     StageSpec(
         "results", "Results", "leuk_lib.evaluation.params:ResultsParams", ("data", "alhe", "acdb_gan", "fcmae", "wpat")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leuk_lib.alhe.params import EnhanceParams
-from leuk_lib.alhe.tiles import quantile
+from leuk_lib.alhe.tiles import quantiles
 
 DENSITY_BINS = 256  # between the image's least and greatest density
 # Density of each 8-bit code against full scale; code 0 is read as 1.
@@ -40,7 +40,7 @@ def limits(density: NDArray[Any], params: EnhanceParams) -> tuple[float, float]:
     # The bin of a density is the whole part of (density - least) / step; rounding half a bin lower gives it.
     bins = cv2.convertScaleAbs(density, alpha=1 / step, beta=-least / step - 0.5)
     counts = cv2.calcHist([bins], [0], None, [DENSITY_BINS], [0, DENSITY_BINS]).ravel().astype(np.float64)
-    low, high = (least + step * float(quantile(counts, q / 100)) for q in (params.gain_low, params.gain_high))
+    low, high = (least + step * float(q) for q in quantiles(counts, params.gain_low / 100, params.gain_high / 100))
     return low, max(high, low + 1e-6)
 
 

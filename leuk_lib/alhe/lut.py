@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from leuk_lib.alhe.tiles import quantile
+from leuk_lib.alhe.tiles import quantiles
 
+ROUNDS = 100  # of redistribution, at most: halving alone would then be exact; three or four are the rule
+EXACT = 1e-13  # what a row's sum may miss its number of bins by, as a share of it
 TAIL = 0.005  # share of the image's pixels that may lie outside its occupied levels, on either side
 
 
@@ -16,24 +18,23 @@ def redistribute(
     """min(max(slopes + t, floor), cap) with the one t per row for which every row sums to its number of bins.
 
     slopes (T,K) are counts over the mean count; floor (K,) or (T,K) with 0 <= floor <= 1; cap (T,1) >= 1. This is
-    where Zuiderveld's redistribution ends when it is repeated until nothing exceeds the clip limit. The sum is
-    piecewise linear in t, so that t is found exactly between two of its 2K corners.
+    where Zuiderveld's redistribution ends when it is repeated until nothing exceeds the clip limit. The sum rises with
+    t in straight pieces, on which Newton's step is exact; a step that leaves the bracket is replaced by halving it.
     """
-    tiles, bins = slopes.shape
-    floor = np.broadcast_to(floor, slopes.shape)
-    corners = np.concatenate([floor - slopes, cap - slopes], axis=1)
-    turns = np.concatenate([np.ones_like(slopes), -np.ones_like(slopes)], axis=1)
-    order = np.argsort(corners, axis=1, kind="stable")
-    corners = np.take_along_axis(corners, order, 1)
-    rising = np.cumsum(np.take_along_axis(turns, order, 1), axis=1)
-    sums = np.cumsum(rising[:, :-1] * np.diff(corners, axis=1), axis=1)
-    sums = np.concatenate([np.zeros((tiles, 1)), sums], axis=1) + floor.sum(axis=1, keepdims=True)
-    # The last corner at or below the target; the sum rises linearly from there.
-    place = np.maximum((sums <= bins).sum(axis=1, keepdims=True) - 1, 0)
-    missing = bins - np.take_along_axis(sums, place, 1)
-    slope = np.take_along_axis(rising, place, 1)
-    t = np.take_along_axis(corners, place, 1) + np.where(slope > 0, missing / np.maximum(slope, 1), 0.0)
-    return np.minimum(np.maximum(slopes + t, floor), cap)
+    bins = slopes.shape[1]
+    low, high = (floor - slopes).min(axis=1, keepdims=True), (cap - slopes).max(axis=1, keepdims=True)
+    t = np.zeros_like(low)
+    for _ in range(ROUNDS):
+        wanted = slopes + t
+        given = np.minimum(np.maximum(wanted, floor), cap)
+        missing = bins - given.sum(axis=1, keepdims=True)
+        if (np.abs(missing) <= EXACT * bins).all():
+            break
+        free = np.count_nonzero(given == wanted, axis=1)[:, None]
+        low, high = np.where(missing > 0, t, low), np.where(missing < 0, t, high)
+        step = t + missing / np.maximum(free, 1)
+        t = np.where((free > 0) & (step >= low) & (step <= high), step, (low + high) / 2)
+    return given
 
 
 def floor_of(histogram: NDArray[np.float64], contrast_floor: float) -> NDArray[np.float64]:
@@ -43,7 +44,7 @@ def floor_of(histogram: NDArray[np.float64], contrast_floor: float) -> NDArray[n
     pixel has, never from the gap between nucleus and cytoplasm, which a plain equalisation closes.
     """
     whole = histogram.mean(axis=(0, 1))
-    low, high = quantile(whole, TAIL), quantile(whole, 1 - TAIL)
+    low, high = quantiles(whole, TAIL, 1 - TAIL)
     levels = np.arange(len(whole))
     return np.where((levels + 1 > low) & (levels < high), contrast_floor, 0.0)
 

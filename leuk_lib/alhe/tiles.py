@@ -63,14 +63,19 @@ def lay_tiles(height: int, width: int, params: EnhanceParams) -> tuple[Axis, Axi
     return lay_axis(height, wanted), lay_axis(width, wanted)
 
 
-def quantile(counts: NDArray[np.float64], q: float) -> NDArray[np.float64]:
-    """The q-quantile of each histogram (..., K), in bins, linear inside a bin."""
-    cdf = np.cumsum(counts, axis=-1)
-    target = q * cdf[..., -1]
-    place = (cdf < target[..., None]).sum(axis=-1)
-    inside = np.take_along_axis(counts, place[..., None], -1)[..., 0]
-    before = np.take_along_axis(cdf, place[..., None], -1)[..., 0] - inside
-    return place + (target - before) / np.maximum(inside, 1e-12)
+def quantiles(counts: NDArray[np.float64], *shares: float) -> list[NDArray[np.float64]]:
+    """For each share the quantile of every histogram (..., K), in bins, linear inside a bin: arrays (...)."""
+    flat = counts.reshape(-1, counts.shape[-1])
+    cdf = np.cumsum(flat, axis=1)
+    rows = np.arange(len(flat))
+    found = []
+    for share in shares:
+        target = share * cdf[:, -1]
+        place = np.count_nonzero(cdf < target[:, None], axis=1)
+        inside = flat[rows, place]
+        before = cdf[rows, place] - inside
+        found.append((place + (target - before) / np.maximum(inside, 1e-12)).reshape(counts.shape[:-1]))
+    return found
 
 
 def tile_histogram(values: NDArray[Any], columns: Axis) -> NDArray[np.float64]:
@@ -112,14 +117,14 @@ def tile_stats(levels: NDArray[np.float32], rows: Axis, columns: Axis) -> TileSt
         bins = cv2.convertScaleAbs(ripple, alpha=NOISE_STEP)
         ripples[i] = tile_histogram(bins, columns)  # bin k is centred on k
     histogram /= rows.side * columns.side
-    median = quantile(ripples, 0.5)
+    (median,) = quantiles(ripples, 0.5)
     median = np.maximum(median - 0.5, 0) / NOISE_STEP
     noise = np.sqrt((MAD_TO_SIGMA / LAPLACIAN_NORM * median) ** 2 + QUANTISATION)
 
     logs = np.log2(np.where(histogram > 0, histogram, 1.0))
     entropy = -(histogram * logs).sum(axis=-1) / np.log2(BINS)
-    spread = quantile(histogram, 0.95) - quantile(histogram, 0.05)
-    return TileStats(histogram, entropy, spread, noise)
+    low, high = quantiles(histogram, 0.05, 0.95)
+    return TileStats(histogram, entropy, high - low, noise)
 
 
 def activity(stats: TileStats, params: EnhanceParams) -> NDArray[np.float64]:

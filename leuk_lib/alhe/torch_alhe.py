@@ -6,6 +6,7 @@ the NumPy one's; everything else is written a second time on purpose: the two fo
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -81,7 +82,8 @@ def alhe_batch(images: Tensor, params: EnhanceParams | None = None) -> Tensor:
 def _enhance(images: Tensor, params: EnhanceParams) -> Tensor:
     if images.dtype == torch.uint8:
         codes = images.int()
-        f = _read(colour.ROOT, _words(_mix(_read(colour.LINEAR, codes), colour.TO_XYZ)))
+        # Sums of shares of light lie in [0,1]: as words they need no clipping.
+        f = _read(colour.ROOT, _mix(_read(colour.LINEAR, codes), colour.TO_XYZ * 65535).add_(0.5).int())
     else:
         values = images.float()
         codes = (values * 255).round_().int()
@@ -96,11 +98,12 @@ def _enhance(images: Tensor, params: EnhanceParams) -> Tensor:
 
     # L' = L + shift with a*, b* kept: all three roots move by the same amount.
     f += (shift / LEVELS_PER_ROOT)[:, None]
-    linear = _mix(f.clamp_min(DELTA).pow_(3).add_((f - DELTA).clamp_max_(0), alpha=1 / SLOPE), colour.FROM_XYZ)
+    xyz = _cubes(f)
     if images.dtype == torch.uint8:
-        result = _read(colour.CODE, _words(linear))
+        words = _mix(xyz, colour.FROM_XYZ * 65535).add_(0.5).clamp_(0, 65535)
+        result = _read(colour.CODE, words.int())
     else:
-        result = _encode(linear).to(images.dtype)
+        result = _encode(_mix(xyz, colour.FROM_XYZ)).to(images.dtype)
     # Exactly the image where nothing moves; in 8 bits differences wrap around and back.
     return result.sub_(images).mul_((shift != 0)[:, None]).add_(images)
 
@@ -133,11 +136,6 @@ def _read(table: NDArray[Any], index: Tensor) -> Tensor:
     return known.index_select(0, index.reshape(-1)).reshape(index.shape)
 
 
-def _words(light: Tensor) -> Tensor:
-    """Light in [0,1], clipped, as 16-bit words (int32)."""
-    return (light * 65535).add_(0.5).clamp_(0, 65535).int()
-
-
 def _mix(image: Tensor, matrix: NDArray[Any]) -> Tensor:
     """(B,3,H,W), its channels mixed by a 3x3 matrix: sums written out, whose last bit no batch size can alter."""
     red, green, blue = image.unbind(1)
@@ -159,6 +157,13 @@ def _decode(srgb: Tensor) -> Tensor:
 def _roots(xyz: Tensor) -> Tensor:
     xyz = xyz.clamp_(0, 1)
     return xyz.clamp_min(CORNER).pow_(1 / 3).add_((xyz - CORNER).clamp_max_(0), alpha=SLOPE)
+
+
+def _cubes(f: Tensor) -> Tensor:
+    dark = bool(f.amin() < DELTA)  # seldom so in a smear, and the line's share is two passes over the batch
+    line = (f - DELTA).clamp_max_(0) if dark else None
+    cubes = f.clamp_min_(DELTA).pow_(3)
+    return cubes if line is None else cubes.add_(line, alpha=1 / SLOPE)
 
 
 def _encode(linear: Tensor) -> Tensor:
@@ -227,10 +232,7 @@ def _activity(levels: Tensor, rows: tiles.Axis, columns: tiles.Axis, params: Enh
 
 
 def _redistribute(slopes: Tensor, floor: Tensor, cap: Tensor) -> Tensor:
-    """`lut.redistribute` without a sort: the sum rises with t in straight pieces, on which Newton's step is exact.
-
-    A step that leaves the bracket is replaced by halving it.
-    """
+    """`lut.redistribute`, but a row that is done moves no more, so that its batch mates have no say in it."""
     bins = slopes.shape[-1]
     low, high = (floor - slopes).amin(1, keepdim=True), (cap - slopes).amax(1, keepdim=True)
     t = torch.zeros_like(low)
@@ -238,7 +240,7 @@ def _redistribute(slopes: Tensor, floor: Tensor, cap: Tensor) -> Tensor:
         wanted = slopes + t
         given = torch.minimum(torch.maximum(wanted, floor), cap)
         missing = bins - given.sum(1, keepdim=True)
-        open_ = missing.abs() > CLOSE  # a row that is done moves no more, so that its neighbours have no say
+        open_ = missing.abs() > CLOSE
         if not bool(open_.any()):
             break
         free = (given == wanted).sum(1, keepdim=True)
@@ -289,8 +291,9 @@ def _blend(curves: Tensor, levels: Tensor, rows: tiles.Axis, columns: tiles.Axis
 
 def _stain_gain(codes: Tensor, params: EnhanceParams) -> Tensor:
     batch = len(codes)
-    red, green, blue = _read(gain.DENSITY, codes).unbind(1)
-    density = (red + green).add_(blue)
+    # -log10 of the three codes' product, which float32 holds exactly: one logarithm instead of three look-ups.
+    red, green, blue = codes.clamp_min(1).unbind(1)
+    density = (red * green).mul_(blue).float().log10_().neg_().add_(3 * math.log10(255))
     density = _box(_box(density, params.gain_box, 1), params.gain_box, 2)
     least, most = (limit(density, dim=(1, 2), keepdim=True) for limit in (torch.amin, torch.amax))
     step = (most - least).clamp_min(1e-6) / gain.DENSITY_BINS

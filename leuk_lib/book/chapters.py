@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from leuk_lib.stages import StageSpec
 # Cells that papermill adds to show where a run failed; a finished chapter has no use for them.
 NOISE = {"papermill-error-cell-tag"}
 INJECTED = "injected-parameters"
+CHAPTER = re.compile(r'(?<=<a href=")(\d\d_\w+)\.ipynb(?=["#])')  # a link from a table to another chapter
 
 
 def chapter_name(stage: StageSpec) -> str:
@@ -41,7 +43,7 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
 
     The parameters cells fold away, progress bars keep their last state, and what a cell wrote to the error stream
     (progress, library chatter) is left out, and so are bare paths of the machine that it ran on, which a cell shows when
-    it ends in a save: the run folder keeps the notebook as it was.
+    it ends in a save; links to other notebooks become links to pages. The run folder keeps the notebook as it was.
     """
     shown = copy.deepcopy(notebook)
     shown["metadata"].pop("papermill", None)
@@ -60,6 +62,8 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
         for output in cell["outputs"]:
             if output.get("output_type") == "stream":
                 output["text"] = _last_states("".join(output["text"]))
+            elif "text/html" in output.get("data", {}):
+                output["data"]["text/html"] = CHAPTER.sub(r"\g<1>.html", "".join(output["data"]["text/html"]))
     shown["cells"] = cells
     return shown
 

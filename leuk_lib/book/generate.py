@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import leuk_lib
-from leuk_lib.book import api, architecture, pages, pipeline, reading, reproduction
+from leuk_lib.book import api, architecture, pages, pipeline, prints, reading, reproduction
 from leuk_lib.book.chapters import chapter_name, clean, read_notebook
 from leuk_lib.book.gate import executed_notebook
 from leuk_lib.evaluation.reference import all_references, read_rules
@@ -104,6 +104,7 @@ def generate_pages(
         ),
         "architecture.md": architecture.rooms_page(),
         "run_cards.md": pages.run_cards(stages, cards),
+        "figures.md": prints.figures_page(stages, cards, "../generated/prints"),
         "cost.md": pages.cost_table(stages, cards),
         "status.md": pages.status_table(stages, states),
         "parameters.md": pages.parameters(stages),
@@ -111,6 +112,7 @@ def generate_pages(
         "api_index.md": api.api_index(rooms),
     }
     texts |= {f"api_{room}.md": api.api_page(room, rooms.get(room, [])) for room in api.ROOMS}
+    prints.copy_prints(folder / "prints", run, stages, cards)
     for old in folder.glob("*.md") if folder.exists() else ():
         if old.name not in texts:
             old.unlink()

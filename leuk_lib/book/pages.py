@@ -39,7 +39,8 @@ def _shown(value: Any) -> str:
     return code(value) if value != "" else "(empty)"
 
 
-def _commit(card: Card) -> str:
+def commit(card: Card) -> str:
+    """The commit that a card names, and whether the tree had other changes."""
     git = card.get("git") or {}
     if not git.get("commit"):
         return "no git checkout"
@@ -64,7 +65,7 @@ def run_card(stage: StageSpec, card: Card) -> str:
         ("time", duration(card.get("seconds"))),
         ("peak memory", f"{number(card.get('peak_rss_mb'))} MB" + (f", GPU {number(gpu)} MB" if gpu else "")),
         ("device", escape(card.get("device") or "–")),
-        ("commit", _commit(card)),
+        ("commit", commit(card)),
         ("identity", code((card.get("identity") or "–")[:16])),
     ]
     parts = [f"## {escape(stage.title)}\n", f"Chapter: {chapter(stage)}.\n", table(("fact", "value"), facts)]

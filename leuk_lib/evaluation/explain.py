@@ -6,6 +6,7 @@ A map is (n,H,W), non-negative, summing to 1 over its image. Masks: 0 background
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,15 @@ def integrated_gradients(
         values = method.attribute(x, baselines=blank, target=target, n_steps=steps, method="gausslegendre")
         found.append(values.detach().abs().sum(dim=1).float().cpu())
     return to_shares(torch.cat(found))
+
+
+def image_alone(images: Tensor) -> Tensor:
+    """A map that knows no model: how far each pixel's colour is from the border's, (n,H,W); what any map must beat.
+
+    A share of area is a weak rival, since nearly every map prefers dark pixels, and these are the cell.
+    """
+    blank = border_colour(images)[:, :, None, None].float()
+    return to_shares((images.float() - blank).abs().sum(dim=1))
 
 
 def border_colour(images: Tensor) -> Tensor:
@@ -128,3 +138,10 @@ def explain_table(maps: Mapping[str, Tensor], cells: CellSet, index: Tensor, see
     masks = cells.masks[index]
     tables = {method: attribution_shares(values, masks) for method, values in maps.items()}
     return summarise_shares(tables, cells.groups[index.numpy()], seed)
+
+
+def record_shares(stage: Any, summary: pd.DataFrame, prefix: str) -> None:
+    """Put a summary into a stage's metrics as ``<prefix>_<method>_<region>_<measure>``."""
+    for row in summary.to_dict("records"):
+        key = f"{prefix}_{row['method']}_{row['region']}_{row['measure']}".replace(" ", "_")
+        stage.record(key, float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import proportion_confint
 
@@ -50,6 +51,26 @@ class ClusterBootstrap:
         for start in range(0, len(self), step):
             part = slice(start, start + step)
             yield part, self.weights[part][:, self.index].astype(np.float64)
+
+
+def recall_table(predictions: Predictions, rng: np.random.Generator, n_resamples: int = 2000) -> pd.DataFrame:
+    """One row a class: class, value (recall), low, high (95 %, whole groups resampled), n cells, groups.
+
+    A class without a cell has NaN. Resamples that miss a class say nothing of its recall and are left out of its
+    interval; a class of one group has no interval, since it is then unknown how groups differ.
+    """
+    table = metrics.recalls(predictions)
+    bootstrap = ClusterBootstrap(predictions.groups, n_resamples, rng)
+    mine = np.eye(len(predictions.classes))[predictions.labels]
+    hits, sizes = bootstrap.sums(mine * predictions.correct[:, None]), bootstrap.sums(mine)
+    drawn = np.divide(hits, sizes, out=np.full_like(hits, np.nan), where=sizes > 0)
+    rows = []
+    for k, row in enumerate(table.to_dict("records")):
+        groups = len(np.unique(predictions.groups[predictions.labels == k]))
+        there = drawn[np.isfinite(drawn[:, k]), k]
+        low, high = percentile(there) if groups > 1 else (float("nan"), float("nan"))
+        rows.append((row["class"], float(row["recall"]), low, high, int(row["n"]), groups))
+    return pd.DataFrame(rows, columns=["class", "value", "low", "high", "n", "groups"])
 
 
 def resampled_aucs(predictions: Predictions, bootstrap: ClusterBootstrap) -> Array:

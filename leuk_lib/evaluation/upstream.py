@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from leuk_lib.evaluation.predictions import Predictions
+from leuk_lib.runs import paths
+from leuk_lib.runs.display import Link
 from leuk_lib.runs.files import read_json
 
 if TYPE_CHECKING:
@@ -59,3 +61,10 @@ def facts(cells: CellSet, test: Predictions, dataset: str, profile: str) -> dict
         "groups": len(np.unique(cells.groups)), "groups_test": len(np.unique(test.groups)),
         "every_cell_its_own_group": bool(len(np.unique(cells.groups)) == len(cells)),
     }  # fmt: skip
+
+
+def linked(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for display whose column ``stage`` leads to the stage's chapter."""
+    notebooks = {name: path.name for name, path in paths.stage_notebooks().items()}
+    shown = [Link(name, notebooks[name]) if name in notebooks else name for name in table["stage"]]
+    return table.assign(stage=pd.Series(shown, index=table.index, dtype=object))

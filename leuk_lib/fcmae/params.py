@@ -34,7 +34,11 @@ class FcmaeParams(TrainParams):
         "fan_in", description="deviation of fresh weights: 1/sqrt(inputs), or .02 for all as published (for long runs)"
     )
     contrast: float = Field(
-        1.0, ge=0, le=100, description="weight of the contrastive term between two masked views of a cell; 0: none"
+        0.0,
+        ge=0,
+        le=100,
+        description="weight of a contrastive term between two masked views of a cell; 0: none, as published "
+        "(1 helps where slides do not differ by patient, and harms where they do)",
     )
     muon: float = Field(
         10.0,

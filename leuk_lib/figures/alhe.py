@@ -209,8 +209,13 @@ def cost(table: pd.DataFrame, side: int) -> Figure:
     return fig
 
 
-def ablation(table: pd.DataFrame) -> Figure:
-    """Differences in balanced accuracy by condition, an arm a colour, with intervals, about the line of no difference.
+def ablation(
+    table: pd.DataFrame,
+    score: str = "balanced accuracy",
+    helps: str = "enhancement helps",
+    heading: str = "test images",
+) -> Figure:
+    """Differences in a score by condition, an arm a colour, with intervals, about the line of no difference.
 
     table: columns condition, arm, value, low, high (shares; drawn in points). An arm whose interval holds zero is hollow.
     """
@@ -232,7 +237,7 @@ def ablation(table: pd.DataFrame) -> Figure:
         ax.axhline(k - 0.5, color="#DDDDDD", lw=0.6)
     ax.set_yticks(range(len(conditions)), conditions)
     ax.set_ylim(len(conditions) - 0.5, -0.5)
-    ax.set_xlabel("difference in balanced accuracy, percentage points (right: enhancement helps)")
-    ax.set_ylabel("test images")
+    ax.set_xlabel(f"difference in {score}, percentage points (right: {helps})")
+    ax.set_ylabel(heading)
     fig.legend(loc="outside lower center", ncols=2)
     return fig

@@ -74,6 +74,37 @@ def game() -> Figure:
     return fig
 
 
+def trade_off(table: pd.DataFrame, controls: pd.DataFrame) -> Figure:
+    """Own cells accepted against cells of other classes accepted, a curve a class; where the gate stands: a star.
+
+    table: class, own, other; controls: rows with image and accepted, of which the two with held-out cells are the star.
+    """
+    fig, ax = new_figure(5.4, 3.9)
+    names = list(dict.fromkeys(table["class"]))
+    colours = class_colours(names)
+    ax.axvspan(0, 5, ymin=0, color=PALETTE[2], alpha=0.12, lw=0)
+    ax.axhline(80, color="#888888", lw=0.8, ls=":")
+    for k, name in enumerate(names):
+        part = table[table["class"] == name]
+        ax.plot(
+            100 * part["other"], 100 * part["own"], color=colours[name], label=name, lw=1.4,
+            marker=MARKERS[k % len(MARKERS)], markevery=5, ms=4,
+        )  # fmt: skip
+    known = controls.set_index("image")["accepted"]
+    ours = [
+        known[known.index.str.startswith("held-out") & known.index.str.contains(word)] for word in ("another", "own")
+    ]
+    if all(len(found) for found in ours):
+        ax.plot(
+            *(100 * float(found.iloc[0]) for found in ours), "*", color=INK, ms=12, label="the gate, all four tests"
+        )
+    ax.set_xlabel("cells of other classes accepted, %")
+    ax.set_ylabel("cells of the class accepted, %")
+    ax.set_ylim(-3, 103)
+    fig.legend(loc="outside right upper", **LEGEND)
+    return fig
+
+
 def curves(history: pd.DataFrame, classes: Sequence[str], target: float) -> Figure:
     """Losses, penalties, r_t and p over the steps; columns step, loss_d, loss_g, r1, r2, r_<c>, p_<c>."""
     fig, axes = new_figure(8, 4.6, 2, 2, sharex=True)

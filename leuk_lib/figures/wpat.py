@@ -18,8 +18,12 @@ LEGEND: dict[str, Any] = {"fontsize": 8, "frameon": False}
 
 
 def _overlay(ax: Any, values: Array) -> None:
-    """A heat map over the image; its top is the 99.5th percentile, so that one pixel does not hide all others."""
-    ax.imshow(values, cmap="magma", alpha=0.6, vmin=0, vmax=max(float(np.quantile(values, 0.995)), 1e-12))
+    """A heat map over the image, the clearer the higher: where nothing is, the image stays as it is.
+
+    Its top is the 99.5th percentile, so that one pixel does not hide all others.
+    """
+    shown = np.clip(values / max(float(np.quantile(values, 0.995)), 1e-12), 0, 1)
+    ax.imshow(shown, cmap="viridis", alpha=0.85 * shown, vmin=0, vmax=1)
 
 
 def architecture(tensors: pd.DataFrame) -> Figure:

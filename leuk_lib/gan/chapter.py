@@ -18,13 +18,16 @@ from leuk_lib.gan import balance, fidelity
 from leuk_lib.gan.controls import controls
 from leuk_lib.gan.deliver import Delivery, deliver
 from leuk_lib.gan.features import FrozenFeatures
-from leuk_lib.gan.gate import REASONS, Gate, distances
+from leuk_lib.gan.gate import REASONS, Gate
+from leuk_lib.gan.inception import ALEXNET, INCEPTION, read_weights
 from leuk_lib.gan.inner import Inner, counts_table, inner_split, paths_digest
 from leuk_lib.gan.params import AcdbGanParams
+from leuk_lib.gan.pixels import distances
 from leuk_lib.gan.samples import generate, resize
 from leuk_lib.gan.train import LOOK_EACH, GanResult, train_gan
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import Fabric, make_fabric
+from leuk_lib.runs.seeds import derive
 
 SHOWN = 8  # examples a row in figures
 
@@ -36,6 +39,27 @@ def feature_settings(params: AcdbGanParams) -> dict[str, Any]:
         "images": params.images, "variant": "zepto", "stem_stride": {16: 1, 32: 1, 64: 2, 128: 4}[params.gan_size],
         "steps": params.feature_steps, "batch_size": 32, "decoder_dim": 64,
     }  # fmt: skip
+
+
+def judge_settings(params: AcdbGanParams) -> dict[str, Any]:
+    """Parameters of the judge's training (WpatParams) that follow from this stage's.
+
+    All classes are drawn equally often, and one look at the end: no held-out cell chooses among its weights.
+    """
+    shared = ("dataset", "profile", "seed", "run", "threads", "accelerator", "devices", "precision", "checkpoint_every")
+    return {key: getattr(params, key) for key in shared} | {
+        "images": params.images, "steps": params.judge_steps, "batch_size": 48, "lr": 3e-3, "evaluations": 1,
+        "balance": "sampling",
+    }  # fmt: skip
+
+
+def judge_network(params: AcdbGanParams, n_classes: int) -> nn.Module:
+    """The untrained network that gives class probabilities to the gate: timm's ResNet-10-T, its weights from the seed."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(params.seed, "gate", "judge"))
+        return timm.create_model("resnet10t", num_classes=n_classes)
 
 
 class Chapter:
@@ -55,7 +79,10 @@ class Chapter:
 
     @classmethod
     def open(cls, cells: CellSet, params: AcdbGanParams) -> Chapter:
-        """Split the training cells of ``cells`` and launch Fabric."""
+        """Split the training cells of ``cells`` and launch Fabric. Raises ``LeukError`` for weights that are not there."""
+        for path, what in ((params.inception_weights, INCEPTION), (params.lpips_weights, ALEXNET)):
+            if path:
+                read_weights(Path(path), what)
         return cls(cells, params, inner_split(cells, params.inner_fraction, params.seed), make_fabric(params))
 
     # -- which cells ------------------------------------------------------------------------------------------
@@ -73,16 +100,27 @@ class Chapter:
         known = set(range(len(self.cells.classes))) if self._gate is None else set(self._gate.limits)
         return counts_table(self.cells, self.inner, self.params.min_count, known)
 
+    def judge_cells(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the gate's judge is trained on and looked at with: images, labels of inner-training, of held-out cells."""
+        labels = (torch.from_numpy(labels) for labels in (self.labels_train, self.labels_held))
+        return self.images_train, next(labels), self.images_held, next(labels)
+
     # -- the gate ---------------------------------------------------------------------------------------------
 
-    def fit_gate(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor]) -> None:
-        """Freeze ``encoder`` and fit the gate on inner-training and held-out cells; measure held-out recall."""
+    def fit_gate(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor], judge: nn.Module | None = None) -> None:
+        """Freeze ``encoder`` and ``judge`` and fit the gate on inner-training and held-out cells.
+
+        ``judge``: standardised images to logits (N,K), trained on the inner-training cells; without one a logistic
+        regression on the features gives the probabilities. Also measures held-out recall.
+        """
         self.frozen = FrozenFeatures(encoder, pool)
         self.features_train = self.frozen.embed(self.images_train)
         self.features_held = self.frozen.embed(self.images_held)
         self._gate = gate = Gate.fit(
             self.features_train, self.labels_train, self.features_held, self.labels_held, len(self.cells.classes),
             self.images_train, self.images_held, k=self.params.knn,
+            judge=None if judge is None else FrozenFeatures(judge, turns=4).embed,
+            groups_held=self.cells.groups[self.inner.held.numpy()],
         )  # fmt: skip
         hits = gate.head.recalled(gate.whitening(self.features_held), self.labels_held)
         self.recall = balance.shrunk_recall(*hits)
@@ -102,6 +140,11 @@ class Chapter:
         for row in table.to_dict("records"):
             stage.record(f"gate_{row['key']}", float(row["accepted"]), n=int(row["n"]))
         return table.drop(columns="key")
+
+    def trade_off(self) -> pd.DataFrame:
+        """:meth:`Gate.trade_off` on the held-out cells, with column ``class``."""
+        table = self.gate.trade_off(self.features_held, self.labels_held, self.images_held)
+        return table.assign(**{"class": [self.cells.classes[c] for c in table["label"]]})
 
     # -- the generator ----------------------------------------------------------------------------------------
 
@@ -225,7 +268,11 @@ class Chapter:
             "all candidates": (every, done.candidates),
         }
         train, held = white(self.features_train), white(self.features_held)
-        table = fidelity.fidelity_table(sets, (train, self.images_train), held, seed=self.params.seed)
+        lpips, inception = (Path(p) if p else None for p in (self.params.lpips_weights, self.params.inception_weights))
+        table = fidelity.fidelity_table(
+            sets, (train, self.images_train), held, lpips_weights=lpips, seed=self.params.seed,
+            inception_weights=inception, held_images=self.images_held, device=self.fabric.device,
+        )  # fmt: skip
         rows = []
         if min(len(train), len(held)) > 5:
             values = fidelity.set_metrics(train, held, seed=self.params.seed) | fidelity.density_coverage(train, held)

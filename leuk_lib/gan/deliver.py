@@ -65,7 +65,7 @@ class _Pool:
         if start:
             kept = self.table["accepted"].to_numpy()
             known = np.concatenate(self.features)[kept]
-            before = (known, np.full(len(known), self.label))
+            before = (known, np.full(len(known), self.label), torch.cat(self.images)[torch.tensor(kept.tolist())])
         table = self._gate.judge(features, np.full(count, self.label), images, before)
         table.insert(0, "sample", range(start, start + count))
         table.insert(0, "round", round_number)

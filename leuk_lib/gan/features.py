@@ -103,15 +103,8 @@ class Head:
         if len(known) == 2:  # sklearn keeps one column for two classes
             weight, bias = np.hstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
         usable = np.isin(held_labels, known)
-        temperature = 1.0
-        if usable.any():
-            logits = held[usable] @ weight + bias
-            column = np.searchsorted(known, held_labels[usable])
-
-            def nll(log_t: float) -> float:
-                return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(column)), column].mean())
-
-            temperature = float(np.exp(minimize_scalar(nll, bounds=(-3, 3), method="bounded").x))
+        column = np.searchsorted(known, held_labels[usable])
+        temperature = calibrate(held[usable] @ weight + bias, column)
         return cls(weight, bias, known, n_classes, temperature)
 
     def probabilities(self, features: NDArray[Any]) -> NDArray[np.float64]:
@@ -125,3 +118,14 @@ class Head:
         right = self.probabilities(features).argmax(axis=1) == labels
         hits = np.bincount(labels[right], minlength=self.n_classes)
         return hits.astype(np.int64), np.bincount(labels, minlength=self.n_classes).astype(np.int64)
+
+
+def calibrate(logits: NDArray[Any], labels: NDArray[Any]) -> float:
+    """The temperature under which logits (N,K) give the labels (N,) the highest likelihood; 1 for no cells."""
+    if not len(labels):
+        return 1.0
+
+    def nll(log_t: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
+
+    return float(np.exp(minimize_scalar(nll, bounds=(-3, 3), method="bounded").x))

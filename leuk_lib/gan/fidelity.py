@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from leuk_lib.gan.gate import distances
+from leuk_lib.gan.inception import ALEXNET, inception_features, inception_score, load_inception, read_weights
+from leuk_lib.gan.pixels import distances
 from leuk_lib.runs.errors import LeukError
 
 MISSING = "not computed: weights unavailable"
@@ -37,11 +38,18 @@ def set_metrics(fake: Features, real: Features, name: str = "FCMAE", k: int = 3,
     least = min(len(fake), len(real))
     if least <= k:
         raise LeukError(f"fidelity needs more than {k} synthetic and real cells, got {len(fake)} and {len(real)}")
-    # A constant shift of all features changes none of these and saves digits.
-    centre = np.asarray(real, dtype=np.float64).mean(axis=0)
-    a, b = (torch.from_numpy(np.asarray(x, dtype=np.float64) - centre) for x in (fake, real))
+    raw = [np.asarray(x, dtype=np.float64) for x in (fake, real)]
+    # A shift or a turn of all features changes neither FD nor precision and recall. The shift saves digits; and few
+    # cells span few of many dimensions, in which the covariances' square root is cheap. KID's kernel knows the origin.
+    centred = [x - raw[1].mean(axis=0) for x in raw]
+    if sum(map(len, centred)) < centred[0].shape[1]:
+        basis = np.linalg.qr(np.concatenate(centred).T)[0]
+        centred = [x @ basis for x in centred]
+    a, b = map(torch.from_numpy, centred)
     fd = fid_statistics_to_metric(fid_features_to_statistics(a), fid_features_to_statistics(b), False)
-    kid = kid_features_to_metric(a, b, kid_subsets=50, kid_subset_size=max(2, least // 2), rng_seed=seed, verbose=False)
+    kid = kid_features_to_metric(
+        *map(torch.from_numpy, raw), kid_subsets=50, kid_subset_size=max(2, least // 2), rng_seed=seed, verbose=False
+    )
     prc = prc_features_to_metric(
         a.float(), b.float(), prc_neighborhood=k, prc_batch_size=1024, save_cpu_ram=False, verbose=False
     )
@@ -106,15 +114,14 @@ def nearest_lpips(images: Tensor, bank: Tensor, nearest: NDArray[np.int64], weig
     """
     import lpips
 
-    if not Path(weights).is_file():
-        raise LeukError(
-            f"{weights}: no such file; LPIPS needs torchvision's AlexNet weights (alexnet-owt-7be5be79.pth)"
-        )
+    state = read_weights(weights, ALEXNET)
     model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-    state = torch.load(weights, map_location="cpu", weights_only=True)
     theirs = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
     mine = model.net.state_dict()
-    model.net.load_state_dict({key: theirs[key.split(".", 1)[1]] for key in mine})
+    try:
+        model.net.load_state_dict({key: theirs[key.split(".", 1)[1]] for key in mine})
+    except (KeyError, RuntimeError) as error:
+        raise LeukError(f"{weights}: these are other weights; give the path of {ALEXNET}") from error
     a, b = images.float() / 127.5 - 1, bank[torch.from_numpy(np.asarray(nearest, dtype=np.int64))].float() / 127.5 - 1
     with torch.no_grad():
         return model(a, b).flatten().double().numpy()
@@ -127,11 +134,16 @@ def fidelity_table(
     name: str = "FCMAE",
     lpips_weights: Path | None = None,
     seed: int = 0,
+    inception_weights: Path | None = None,
+    held_images: Tensor | None = None,
+    device: torch.device | None = None,
 ) -> pd.DataFrame:
     """A row a metric and set: metric, set, value, n, note. ``sets``: features and images (uint8) by name.
 
     Distances between sets are taken to the held-out real cells, distances to the nearest real cell to the
-    training ones. A metric that cannot be had is a row without a value that says why.
+    training ones. A metric that cannot be had is a row without a value that says why. FID, KID and IS on Inception's
+    features are there if ``inception_weights`` (torch-fidelity's file) and ``held_images`` are given; ``device``: where
+    Inception runs. Raises ``LeukError`` for weights that are missing, damaged or others.
     """
     rows: list[dict[str, Any]] = []
     for label, (features, images) in sets.items():
@@ -159,8 +171,37 @@ def fidelity_table(
                 add("LPIPS to nearest", value, "median")
     if lpips_weights is None:
         rows.append(_absent("LPIPS to nearest", "lpips_weights: a path to torchvision's AlexNet weights"))
-    rows.append(_absent("FID, KID, IS (Inception)", "a path to the Inception weights of torch-fidelity"))
+    if inception_weights is None or held_images is None:
+        rows.append(
+            _absent("FID, KID, IS (Inception)", "inception_weights: a path to the Inception weights of torch-fidelity")
+        )
+    else:
+        model = load_inception(inception_weights).to(device or torch.device("cpu"))
+        pictures = {label: images for label, (_, images) in sets.items()}
+        rows += inception_rows(pictures, held_images, model, seed)
     return pd.DataFrame(rows, columns=["metric", "set", "value", "n", "note"])
+
+
+def inception_rows(sets: dict[str, Tensor], held: Tensor, model: nn.Module, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of `fidelity_table`: FID, KID and IS of sets of images (M,3,S,S) uint8 against held-out real ones."""
+    rows = []
+    real = inception_features(held, model)[0] if len(held) else np.zeros((0, 1))
+    for label, images in sets.items():
+        n = len(images)
+        keys, note = ("FID", "KID x 1000", "IS"), f"not computed: {n} and {len(held)} cells are too few"
+        values = dict.fromkeys(keys, float("nan"))
+        if min(n, len(held)) > 5:
+            pooled, logits = inception_features(images, model)
+            found = set_metrics(pooled, real, "Inception", seed=seed)
+            values = {
+                "FID": found["FD-Inception"], "KID x 1000": found["KID-Inception x 1000"],
+                "IS": inception_score(logits, seed),
+            }  # fmt: skip
+            note = f"Inception, against {len(held)} held-out cells"
+            if min(n, len(held)) < pooled.shape[1]:
+                note += f"; FID is biased upwards under {pooled.shape[1]} cells"
+        rows += [{"metric": key, "set": label, "value": values[key], "n": n, "note": note} for key in keys]
+    return rows
 
 
 def _absent(metric: str, remedy: str) -> dict[str, Any]:

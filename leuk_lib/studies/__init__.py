@@ -7,7 +7,10 @@ any death (`runner`). Its outcome, tables and provenance but no image, is a reco
 
 #: Name of a study -> ``module:Class``. Nothing is imported until a study is asked for.
 STUDIES: dict[str, str] = {
+    "balancing": "leuk_lib.studies.balancing:Balancing",
     "enhancement": "leuk_lib.studies.enhancement:Enhancement",
+    "explanation": "leuk_lib.studies.explanation:Explanation",
     "ladder": "leuk_lib.studies.ladder:Ladder",
+    "leakage": "leuk_lib.studies.leakage:Leakage",
     "pretraining": "leuk_lib.studies.pretraining:Pretraining",
 }

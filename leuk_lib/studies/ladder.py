@@ -93,12 +93,12 @@ class LadderParams(StudyParams):
         return (*STEPS, *self.probes, *self.networks)
 
     def fcmae(self, seed: int) -> FcmaeParams:
-        """Pretraining by the laptop profile's recipe at this study's size."""
+        """Pretraining by the laptop profile's optimiser at this study's size, with two views: no slides are known."""
         images = self.pretrain_batch // 2
         return FcmaeParams(
             seed=seed, threads=self.threads, accelerator="cpu", images="raw", variant=self.variant,  # type: ignore[arg-type]
-            stem_stride=self.stem_stride, steps=self.pretrain_steps, batch_size=images,  # type: ignore[arg-type]
-            lr_scale=256 * self.pretrain_lr / images, checkpoint_every=100,
+            stem_stride=self.stem_stride, steps=self.pretrain_steps, batch_size=images, contrast=1.0,  # type: ignore[arg-type]
+            lr_scale=256 * self.pretrain_lr / images, contrast=1.0, checkpoint_every=100,
         )  # fmt: skip
 
     def wpat(self, seed: int, lr: float) -> WpatParams:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,12 +20,36 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Score:
+    """What is measured of a test part: mean recall, or mean F1, over ``classes`` (names; empty: all that are there)."""
+
+    kind: Literal["recall", "F1"] = "recall"
+    classes: tuple[str, ...] = ()
+
+    def of(self, hits: Array, sizes: Array, claimed: Array, labels: NDArray[Any]) -> Array:
+        """From counts (…,K) of cells recognised, there, and taken for the class: (…); NaN where no class is there.
+
+        F1 = 2 hits / (there + claimed), the harmonic mean of precision and recall.
+        """
+        there = sizes > 0
+        if self.classes:
+            there = there & np.isin(labels, self.classes)
+        below = sizes if self.kind == "recall" else sizes + claimed
+        above = hits if self.kind == "recall" else 2 * hits
+        each = np.divide(above, below, out=np.zeros_like(hits), where=there)
+        count = there.sum(axis=-1).astype(np.float64)
+        return np.divide(each.sum(axis=-1), count, out=np.full_like(count, np.nan), where=count > 0)
+
+
+@dataclass(frozen=True)
 class Outcomes:
-    """One row an arm, seed, condition and test cell: arm, seed, condition, cell, group, label, right (0 or 1)."""
+    """One row an arm, seed, condition and test cell: arm, seed, condition, cell, group, label, right (0 or 1), and,
+    for F1, ``predicted``. ``score``: balanced accuracy (mean recall) unless another is asked for."""
 
     cells: pd.DataFrame
     resamples: int
     random_seed: int
+    score: Score = Score()
 
     @property
     def arms(self) -> list[str]:
@@ -37,8 +61,8 @@ class Outcomes:
         """Names of the conditions, in the order they came."""
         return list(dict.fromkeys(self.cells["condition"]))
 
-    def balanced(self, condition: str) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Balanced accuracy by arm: of every seed (S,), and the seeds' mean in every resample (R,).
+    def measured(self, condition: str) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The score by arm: of every seed (S,), and the seeds' mean in every resample (R,).
 
         Seeds and groups are resampled independently of each other (the pigeonhole bootstrap of Owen 2007, for data
         that are crossed): a group drawn twice counts twice under every seed whose test part holds it. All arms see the
@@ -56,16 +80,23 @@ class Outcomes:
         for arm in self.arms:
             mine = (part["arm"] == arm).to_numpy()
             index = tuple(axis[mine] for axis in place)
-            hits, sizes = (np.zeros((len(seeds), len(groups), len(labels))) for _ in range(2))
+            hits, sizes, claimed = (np.zeros((len(seeds), len(groups), len(labels))) for _ in range(3))
             np.add.at(hits, index, part["right"].to_numpy(dtype=np.float64)[mine])
             np.add.at(sizes, index, 1.0)
-            by_seed[arm] = _recall(hits.sum(axis=1), sizes.sum(axis=1))
-            drawn_hits, drawn_sizes = (
-                np.tensordot(over_groups.astype(np.float64), table, axes=(1, 1)) for table in (hits, sizes)
-            )  # (R,S,K)
-            each = _recall(drawn_hits, drawn_sizes)  # (R,S)
+            counts = [hits, sizes]
+            if self.score.kind == "F1":
+                said = part["predicted"].to_numpy(dtype=str)[mine]
+                known = np.isin(said, labels)  # a class that no test cell has is nobody's gain
+                np.add.at(claimed, (index[0][known], index[1][known], np.searchsorted(labels, said[known])), 1.0)
+                counts.append(claimed)
+            by_seed[arm] = self._score([table.sum(axis=1) for table in counts], labels)
+            drawn = [np.tensordot(over_groups.astype(np.float64), table, axes=(1, 1)) for table in counts]  # (R,S,K)
+            each = self._score(drawn, labels)  # (R,S)
             resampled[arm] = (each * over_seeds).sum(axis=1) / over_seeds.sum(axis=1)
         return by_seed, resampled
+
+    def _score(self, counts: list[Array], labels: NDArray[Any]) -> Array:
+        return self.score.of(counts[0], counts[1], counts[-1], labels)
 
     def size(self, condition: str) -> dict[str, int]:
         """Test cells over all seeds, different groups, and seeds of a condition."""
@@ -73,18 +104,11 @@ class Outcomes:
         return {"n": len(part), "groups": part["group"].nunique(), "seeds": part["seed"].nunique()}
 
 
-def _recall(hits: Array, sizes: Array) -> Array:
-    """Mean over the classes that are there (last axis) of hits over sizes; NaN where none is."""
-    each = np.divide(hits, sizes, out=np.zeros_like(hits), where=sizes > 0)
-    there = (sizes > 0).sum(axis=-1).astype(np.float64)
-    return np.divide(each.sum(axis=-1), there, out=np.full_like(there, np.nan), where=there > 0)
-
-
 def scores(outcomes: Outcomes) -> pd.DataFrame:
-    """One row a condition and arm: balanced accuracy (mean over seeds), low, high, n, groups, seeds."""
+    """One row a condition and arm: the score (mean over seeds), low, high, n, groups, seeds."""
     rows = []
     for condition in outcomes.conditions:
-        by_seed, resampled = outcomes.balanced(condition)
+        by_seed, resampled = outcomes.measured(condition)
         for arm in outcomes.arms:
             low, high = percentile(resampled[arm])
             rows.append(
@@ -95,14 +119,14 @@ def scores(outcomes: Outcomes) -> pd.DataFrame:
 
 
 def differences(outcomes: Outcomes, base: Mapping[str, str], test_over_train: float) -> pd.DataFrame:
-    """One row a condition and arm other than its ``base``: the difference in balanced accuracy and how sure it is.
+    """One row a condition and arm other than its ``base``: the difference in score and how sure it is.
 
     low, high: the crossed bootstrap's 95 % interval; p: the corrected t-test of Nadeau & Bengio over the seeds' splits
     (NaN on another source, whose cells no split deals out, and where all seeds agree); p_holm: Holm over the whole table.
     """
     rows = []
     for condition in outcomes.conditions:
-        by_seed, resampled = outcomes.balanced(condition)
+        by_seed, resampled = outcomes.measured(condition)
         split = outcomes.size(condition)["groups"] > outcomes.size(condition)["n"] / outcomes.size(condition)["seeds"]
         for arm in outcomes.arms:
             if base[arm] == arm:
@@ -136,7 +160,7 @@ def verdict(low: float, high: float) -> str:
 
 
 def read_differences(table: pd.DataFrame, heading: str = "test images") -> pd.DataFrame:
-    """`differences` as people read it: a row a condition (under ``heading``), a column an arm, points of balanced accuracy, interval, Holm's p."""
+    """`differences` as people read it: a row a condition (under ``heading``), a column an arm, percentage points, interval, Holm's p."""
     cells = [
         f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" + ("" if np.isnan(p) else f", p {p:.2g}")
         for value, low, high, p in table[["value", "low", "high", "p_holm"]].to_numpy(dtype=np.float64)
@@ -144,13 +168,13 @@ def read_differences(table: pd.DataFrame, heading: str = "test images") -> pd.Da
     return _wide(table.assign(arm=table["arm"] + " − " + table["against"]), cells, heading)
 
 
-def read_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """`scores` as people read it: a row a condition, a column an arm, balanced accuracy in per cent with interval."""
+def read_scores(table: pd.DataFrame, heading: str = "test images") -> pd.DataFrame:
+    """`scores` as people read it: a row a condition (under ``heading``), a column an arm, per cent with interval."""
     cells = [
         f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         for value, low, high in table[["value", "low", "high"]].to_numpy(dtype=np.float64)
     ]
-    return _wide(table, cells)
+    return _wide(table, cells, heading)
 
 
 def _wide(table: pd.DataFrame, cells: list[str], heading: str = "test images") -> pd.DataFrame:
@@ -160,9 +184,9 @@ def _wide(table: pd.DataFrame, cells: list[str], heading: str = "test images") -
 
 
 def in_words(table: pd.DataFrame, conditions: str = "kinds of test images") -> str:
-    """The differences counted: for every arm, under how many of the ``conditions`` it helps, harms, or cannot be told apart."""
+    """The differences counted: for every arm and rival, under how many of the ``conditions`` it helps, harms, or cannot be told apart."""
     said = []
-    for arm, part in table.groupby("arm", sort=False):
+    for (arm, rival), part in table.groupby(["arm", "against"], sort=False):
         found = [verdict(low, high) for low, high in part[["low", "high"]].to_numpy(dtype=np.float64)]
         counts = [
             f"{word} in {found.count(word)} ({', '.join(np.array(part['condition'])[np.array(found) == word])})"
@@ -170,9 +194,7 @@ def in_words(table: pd.DataFrame, conditions: str = "kinds of test images") -> s
             if word in found
         ]
         rest = f"not told apart in {found.count('not told apart')}"
-        said.append(
-            f"{arm} against {part['against'].iloc[0]}, of {len(found)} {conditions}: {'; '.join([*counts, rest])}."
-        )
+        said.append(f"{arm} against {rival}, of {len(found)} {conditions}: {'; '.join([*counts, rest])}.")
     return "\n".join(said)
 
 

@@ -32,7 +32,7 @@ from leuk_lib.wpat.params import WpatParams
 
 SCRATCH, CONTRAST, PIXELS = "random initialisation", "FCMAE + contrast", "FCMAE"
 #: What an arm of pretraining changes in the study's settings; both see as many masked images.
-PRETRAINED: dict[str, dict[str, Any]] = {CONTRAST: {}, PIXELS: {"contrast": 0.0}}
+PRETRAINED: dict[str, dict[str, Any]] = {CONTRAST: {"contrast": 1.0}, PIXELS: {"contrast": 0.0}}
 FRACTIONS = (0.7, 0.1, 0.2)  # training, validation, test
 
 
@@ -67,8 +67,8 @@ class PretrainingParams(StudyParams):
         return values
 
     def fcmae(self, arm: str, seed: int) -> FcmaeParams:
-        """The pretraining of an arm: the laptop profile's recipe at this study's size."""
-        images = self.batch_size if PRETRAINED[arm].get("contrast") == 0 else self.batch_size // 2
+        """The pretraining of an arm: the laptop profile's optimiser at this study's size."""
+        images = self.batch_size // 2 if PRETRAINED[arm]["contrast"] else self.batch_size
         return FcmaeParams(
             seed=seed, threads=self.threads, accelerator="cpu", images="raw", variant=self.variant,  # type: ignore[arg-type]
             stem_stride=self.stem_stride, steps=self.steps, batch_size=images, lr_scale=256 * self.lr / images,  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from leuk_lib.data.fingerprint import RENDERED
 from leuk_lib.runs import code, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json, write_json
@@ -49,7 +50,8 @@ class StudyRecord:
     def command(self) -> str:
         """The command that repeats the study."""
         settings = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in self.params.items())
-        return f"leuk study {self.study} --dataset …/{self.dataset} {settings}"
+        where = self.dataset if self.dataset == RENDERED else f"…/{self.dataset}"
+        return f"leuk study {self.study} --dataset {where} {settings}"
 
     def changed_since(self) -> list[str]:
         """Modules that decided the outcome and are no longer what they were then."""

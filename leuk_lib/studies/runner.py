@@ -31,7 +31,7 @@ def study_folder(name: str, dataset: str) -> Path:
 def run_study(name: str, values: Mapping[str, Any], parallel: int = 1) -> StudyRecord:
     """Run all jobs that are not done yet, ``parallel`` at a time, and return the study's record.
 
-    A job is done if its file holds the identity of the present parameters, data and code. The results do not depend on
+    A job is done if its file holds the identity of the present parameters (but ``not_of_jobs``), data and code. The results do not depend on
     ``parallel``. Raises ``LeukError`` for wrong parameters, before anything runs, and where a job's process died.
     """
     path = study_path(name)
@@ -44,16 +44,18 @@ def run_study(name: str, values: Mapping[str, Any], parallel: int = 1) -> StudyR
     deciding = {module: digest for module, digest in hashes.items() if not code.is_presentation(module)}
     content = fingerprint(params.dataset)
     identity = sha256_json([name, settings | {"dataset": content}, deciding])[:32]
+    of_jobs = {key: value for key, value in settings.items() if key not in given.not_of_jobs}
+    job_identity = sha256_json([name, of_jobs | {"dataset": content}, deciding])[:32]
     done: dict[str, dict[str, Any]] = {}
     for wave in study.waves():
         missing = []
         for job in wave:
             file = _file(folder, job)
             found = read_json(file) if file.exists() else {}
-            if found.get("identity") == identity:
+            if found.get("identity") == job_identity:
                 done[job] = found
             else:
-                missing.append((path, settings, job, str(folder), identity))
+                missing.append((path, settings, job, str(folder), job_identity))
         done |= _run_wave(missing, parallel, params.threads)
     tables = study.tables({job: file["rows"] for job, file in done.items()})
     for table, frame in tables.items():

@@ -36,6 +36,9 @@ class Study(ABC, Generic[P]):
 
     title: ClassVar[str]
     params_model: ClassVar[type[StudyParams]]
+    #: Parameters that no job's rows depend on (which seeds there are besides its own, say): a job that is done stays
+    #: done when they change, so that seeds can be added.
+    not_of_jobs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, params: P) -> None:
         self.params = params

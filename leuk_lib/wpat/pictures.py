@@ -17,6 +17,22 @@ from leuk_lib.fcmae.weights import load_backbone
 from leuk_lib.wpat.model import WPAT, Layout, paint
 from leuk_lib.wpat.params import WpatParams
 
+PARTS: dict[str, tuple[str, ...]] = {
+    "class queries": ("queries", "ask.", "latent_norm.", "head_", "pooled."),
+    "latents": ("latents", "latent_steps."),
+    "windows": ("window_steps.", "embed.", "scale_embedding", "region", "place."),
+    "encoder": ("encoder.",),
+}
+
+
+def parts_of(model: WPAT) -> dict[str, list[str]]:
+    """A model's parameters in the order in which the sanity check makes them random, the answer first: name -> prefixes."""
+    names = [name for name, _ in model.named_parameters()]
+    return {
+        part: [prefix for prefix in prefixes if any(name.startswith(prefix) for name in names)]
+        for part, prefixes in PARTS.items()
+    }
+
 
 def tensor_table(encoder_path: Path, params: WpatParams, size: int, n_classes: int) -> pd.DataFrame:
     """Every tensor between image and logits, with its step and size: name, step, height, width, channels."""

@@ -33,10 +33,10 @@ def test_a_square_of_64_has_four_by_four_tiles_of_16():
 
 def test_quantile_by_hand():
     counts = np.array([2.0, 0.0, 2.0, 4.0])
-    assert tiles.quantile(counts, 0.125) == 0.5  # the first of eight: half of the first bin
-    assert tiles.quantile(counts, 0.5) == 3.0  # four of eight are below bin 3
-    assert tiles.quantile(counts, 0.75) == 3.5
-    assert tiles.quantile(counts, 1.0) == 4.0
+    assert tiles.quantiles(counts, 0.125) == [0.5]  # the first of eight: half of the first bin
+    assert tiles.quantiles(counts, 0.5) == [3.0]  # four of eight are below bin 3
+    assert tiles.quantiles(counts, 0.75) == [3.5]
+    assert tiles.quantiles(counts, 1.0) == [4.0]
 
 
 def test_histogram_equals_a_naive_loop():

@@ -73,8 +73,8 @@ def test_chunks_are_the_whole(monkeypatch):
 
 @given(st.integers(0, 1000), st.floats(1, 10), st.floats(0, 1))
 @settings(deadline=None, max_examples=40)
-def test_redistribution_is_the_sorting_one(seed, cap, least):
-    """Newton's steps find what `lut.redistribute` finds by sorting, also for rows of one full bin."""
+def test_redistribution_is_the_numpy_one(seed, cap, least):
+    """Newton's steps find what `lut.redistribute` finds, also for rows of one full bin."""
     rng = np.random.default_rng(seed)
     slopes = rng.dirichlet(np.full(256, 0.02), 5) * 256
     slopes[0] = 256 * np.eye(256)[seed % 256]

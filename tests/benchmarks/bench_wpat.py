@@ -1,20 +1,23 @@
-"""WPAT's speed: forward + backward against a timm Swin of equal parameters, and cost against pixels.
+"""WPAT's speed and memory: forward + backward against a timm Swin of equal parameters, and cost against pixels.
 
 Run: python tests/benchmarks/bench_wpat.py [--threads 2] [--seconds 5]. Both networks are timed in this process, in turns,
-so that a busy machine slows both.
+so that a busy machine slows both. Ends with code 1 if WPAT is not 1.3 times as fast, or holds more memory than Swin.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Callable
 
 import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from leuk_lib.fcmae.encoder import build_encoder
+from leuk_lib.fcmae.speed import peak_memory
+from leuk_lib.wpat.cost import SIDES, cost_table
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 
@@ -62,15 +65,18 @@ def rate(models: dict[str, nn.Module], x: torch.Tensor, seconds: float) -> dict[
     return {name: len(x) / sorted(times)[len(times) // 2] for name, times in taken.items()}
 
 
-def flops(model: nn.Module, side: int) -> int:
-    """Floating-point operations of one forward pass of one image, as torch counts them."""
-    with FlopCounterMode(display=False) as counter:
-        model(torch.randn(1, 3, side, side))
-    return counter.get_total_flops()
+def passes(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
+    """One forward and backward pass that leaves no gradient behind."""
+
+    def once() -> None:
+        model(x).square().sum().backward()
+        model.zero_grad(set_to_none=True)
+
+    return once
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0)
     given = parser.parse_args()
@@ -78,20 +84,29 @@ def main() -> None:
 
     ours = wpat()
     theirs = swin(64, trainable(ours))
+    x = torch.randn(16, 3, 64, 64)
     print(f"parameters: WPAT {trainable(ours):,}, Swin (width {theirs.embed_dim}) {trainable(theirs):,}")
-    rates = rate({"WPAT": ours, "Swin": theirs}, torch.randn(16, 3, 64, 64), given.seconds)
+    rates = rate({"WPAT": ours, "Swin": theirs}, x, given.seconds)
+    faster = rates["WPAT"] / rates["Swin"]
     print(f"forward + backward, 16 images of 64 px: WPAT {rates['WPAT']:.0f} img/s, Swin {rates['Swin']:.0f} img/s")
-    print(f"ratio WPAT / Swin: {rates['WPAT'] / rates['Swin']:.2f}")
+    print(f"ratio WPAT / Swin: {faster:.2f}")
+    held = [peak_memory(passes(model, x)) for model in (ours, theirs)]
+    print(f"peak memory of that step: WPAT {held[0]:.0f} MB, Swin {held[1]:.0f} MB, ratio {held[0] / held[1]:.2f}")
 
-    print("\nside px   forward GFLOP   per pixel, relative to 64 px   forward+backward ms")
-    first = flops(ours, 64) / 64**2
-    for side in (64, 128, 256, 448):
-        count = flops(ours, side)
-        x = torch.randn(1, 3, side, side)
+    print("\nside px   encoder GFLOP   WPAT on it   a pixel, to 64 px   full attention, a pixel   forward+backward ms")
+    cost = cost_table(ours, SIDES)
+    a_pixel = cost[["wpat", "full_attention"]].div(cost["pixels"], axis=0)
+    a_pixel = a_pixel / a_pixel.iloc[0]
+    for row, times in zip(cost.to_dict("records"), a_pixel.to_dict("records"), strict=True):
+        x = torch.randn(1, 3, row["side"], row["side"])
         step(ours, x)
         milliseconds = 1000 * min(step(ours, x) for _ in range(3))
-        print(f"{side:7d}   {count / 1e9:13.3f}   {count / side**2 / first:28.3f}   {milliseconds:19.0f}")
+        print(
+            f"{row['side']:7d}   {row['encoder']:13.3f}   {row['wpat']:10.3f}   {times['wpat']:17.3f}   "
+            f"{times['full_attention']:23.2f}   {milliseconds:19.0f}"
+        )
+    return 0 if faster >= 1.3 and held[0] <= held[1] else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -152,6 +152,20 @@ def test_chapters_lose_noise_and_keep_what_the_book_uses() -> None:
     assert "hide-input" in shown["cells"][1]["metadata"]["tags"]
 
 
+def test_a_link_to_a_notebook_becomes_a_link_to_its_page() -> None:
+    import pandas as pd
+
+    from leuk_lib.runs.display import Link
+    from leuk_lib.runs.display import table as shown_table
+
+    markup = shown_table(pd.DataFrame({"made in": [Link("Chapter <3>", "03_acdb_gan.ipynb#gate")]})).markup
+    assert '<a href="03_acdb_gan.ipynb#gate">Chapter &lt;3&gt;</a>' in markup
+    output = {"output_type": "display_data", "data": {"text/html": markup}, "metadata": {}}
+    cell = {"cell_type": "code", "source": "", "metadata": {}, "outputs": [output], "execution_count": 1}
+    kept = clean({"cells": [cell], "metadata": {}})["cells"][0]["outputs"][0]["data"]["text/html"]
+    assert '<a href="03_acdb_gan.html#gate">' in kept
+
+
 def test_headline_leaves_out_what_a_run_lacks() -> None:
     results = {"accuracy": {"value": 0.9, "low": 0.8, "high": 1.0, "n": 40}, "macro_f1": {"value": 0.9}}
     text = pages.headline(results, {"reproduced": {"value": 2}}, "c/r.ipynb", "c/c.ipynb")

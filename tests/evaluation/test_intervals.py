@@ -13,6 +13,7 @@ from leuk_lib.evaluation.intervals import (
     clustered_wilson,
     paired_difference,
     percentile,
+    recall_table,
     resampled_metrics,
     wilson,
 )
@@ -129,3 +130,25 @@ def test_fast_enough_for_two_thousand_resamples():
     start = time.perf_counter()
     resampled_metrics(part, ClusterBootstrap(part.groups, 2000, np.random.default_rng(0)))
     assert time.perf_counter() - start < 40  # 3 s on two idle cores; nothing loops over resamples
+
+
+def test_recall_table_agrees_with_resampled_metrics():
+    part = made_up(4, n=80, k=3, n_groups=16)
+    table = recall_table(part, numpy_rng(0, "x"), 200)
+    again = resampled_metrics(part, ClusterBootstrap(part.groups, 200, numpy_rng(0, "x")))["recall"]
+    for k, row in enumerate(table.to_dict("records")):
+        assert (row["low"], row["high"]) == pytest.approx(percentile(again[:, k]))
+        assert (
+            row["value"] == pytest.approx(part.correct[part.labels == k].mean())
+            and row["n"] == (part.labels == k).sum()
+        )
+
+
+def test_recall_of_a_class_of_one_group_has_no_interval_and_of_none_no_value():
+    labels = np.array([0, 0, 0, 0, 1, 1])
+    probs = np.eye(3)[[0, 0, 1, 0, 1, 0]] * 0.9 + 0.1 / 3
+    part = Predictions(labels, probs, np.array(list("aabbcc")), ("x", "y", "z"))
+    table = recall_table(part, numpy_rng(0, "x"), 200).set_index("class")
+    assert table.loc["x", ["value", "low", "high"]].tolist() == [0.75, 0.5, 1.0]
+    assert table.at["y", "value"] == 0.5 and np.isnan(table.at["y", "low"]) and table.at["y", "groups"] == 1
+    assert np.isnan(table.at["z", "value"]) and table.at["z", "n"] == 0

@@ -186,3 +186,11 @@ def test_tables_hold_the_order_of_the_models():
     table = report.score_table(scores)
     assert list(dict.fromkeys(table["model"])) == list(part)
     assert isinstance(report.wide(table, ["accuracy"]), pd.DataFrame)
+
+
+def test_stages_in_a_table_lead_to_their_chapters():
+    from leuk_lib.runs.display import table
+
+    shown = upstream.linked(pd.DataFrame({"stage": ["fcmae", "together"], "value": [1.0, 2.0]}))
+    markup = table(shown).markup
+    assert '<a href="04_fcmae.ipynb">fcmae</a>' in markup and "<td>together</td>" in markup

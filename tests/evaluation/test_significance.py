@@ -88,6 +88,14 @@ def test_mcnemar_exact_is_the_binomial_test(b, c, p):
     assert found.p == pytest.approx(p, abs=5e-5)
 
 
+def test_mcnemar_of_agrestis_approval_ratings():
+    # Agresti, Categorical Data Analysis: 794 approve twice, 150 only first, 86 only second, 570 never. The exact p is
+    # what R's exact2x2::mcnemar.exact prints for this table.
+    first = np.repeat([True, True, False, False], [794, 150, 86, 570])
+    second = np.repeat([True, False, True, False], [794, 150, 86, 570])
+    assert sig.mcnemar_exact(first, second).p == pytest.approx(3.716e-05, rel=5e-4)
+
+
 def test_mcnemar_needs_the_same_cells():
     with pytest.raises(LeukError, match="same cells"):
         sig.mcnemar_exact([True], [True, False])
@@ -106,6 +114,16 @@ def test_corrected_t_shrinks_the_paired_t_by_its_known_factor():
     assert corrected.t == pytest.approx(paired.t / np.sqrt(1 + 10 * 0.25))
     assert corrected.p == pytest.approx(2 * stats.t.sf(abs(corrected.t), 9))
     assert corrected.df == 9
+
+
+def test_corrected_t_worked_by_hand():
+    # Differences 1 … 5: mean 3, variance 2.5; t = 3 / sqrt((1/5 + 20/80) 2.5) = 2 sqrt(2), where the plain t is 3 sqrt(2).
+    # With 4 degrees of freedom the tail has a closed form: P(T > t) = 1/2 - (3/4) s + s^3 / 4, s = t / sqrt(t^2 + 4).
+    found = sig.t_corrected([3, 5, 7, 9, 11], [2, 3, 4, 5, 6], test_over_train=20 / 80)
+    assert found.t == pytest.approx(2 * np.sqrt(2))
+    s = found.t / np.sqrt(found.t**2 + 4)
+    assert found.p == pytest.approx(2 * (0.5 - 0.75 * s + s**3 / 4))
+    assert found.p == pytest.approx(0.0474, abs=5e-5)
 
 
 def test_corrected_t_keeps_its_level_on_repeated_splits_where_the_paired_one_does_not():

@@ -53,7 +53,7 @@ def rolled(weight: Tensor) -> Tensor:
 def small_params(**values: object) -> FcmaeParams:
     base: dict[str, object] = {
         "stem_stride": 1, "steps": 6, "batch_size": 8, "decoder_dim": 16, "checkpoint_every": 2,
-        "accelerator": "cpu", "threads": 1,
+        "accelerator": "cpu", "threads": 1, "contrast": 1.0,
     }  # fmt: skip
     return FcmaeParams(**(base | values))  # type: ignore[arg-type]
 

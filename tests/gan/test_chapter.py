@@ -14,7 +14,7 @@ from gan.toys import Colours, toy
 from leuk_lib.data.loading import CellSet
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.figures import gan as figures
-from leuk_lib.gan.chapter import Chapter
+from leuk_lib.gan.chapter import Chapter, judge_network, judge_settings
 from leuk_lib.gan.deliver import FALLBACK, deliver
 from leuk_lib.gan.gate import Gate
 from leuk_lib.gan.inner import paths_digest
@@ -73,6 +73,54 @@ def test_only_training_cells_are_read(cells: CellSet, room: Chapter) -> None:
     assert record["sha256"] == paths_digest(cells, cells.indices("train").numpy())
     assert record["inner_train"]["cells"] + record["inner_held_out"]["cells"] == len(train)
     assert room.inner.digest in room.inner.evidence()
+
+
+def test_the_judge_is_trained_on_inner_training_cells(cells: CellSet, room: Chapter) -> None:
+    """Its cells are the GAN's; held-out cells are looked at once, when its training has ended."""
+    x, y, held, of = room.judge_cells()
+    assert torch.equal(x, room.images_train) and y.tolist() == cells.labels[room.inner.train].tolist()
+    assert torch.equal(held, room.images_held) and of.tolist() == cells.labels[room.inner.held].tolist()
+    settings = judge_settings(PARAMS)
+    assert (
+        settings["evaluations"] == 1 and settings["balance"] == "sampling" and settings["steps"] == PARAMS.judge_steps
+    )
+    one, two = (judge_network(PARAMS, 3).state_dict() for _ in range(2))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_gate_with_a_judge_asks_the_judge(cells: CellSet, room: Chapter) -> None:
+    """A judge that knows the answer (painted into a corner pixel) makes test (i) perfect."""
+
+    class Oracle(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            corners = torch.stack([x[:, :, i, j].mean(dim=1) for i in (0, -1) for j in (0, -1)], dim=1)
+            value = corners.amin(dim=1)  # wherever the picture was turned to
+            known = torch.stack([-(value - c).abs() for c in LEVELS], dim=1)
+            return 50 * known
+
+    from leuk_lib.data.augment import normalise
+
+    images = cells.images.clone()
+    images[:, :, 0:6, 0:6] = (9 * cells.labels[:, None, None, None]).to(torch.uint8)
+    LEVELS = [
+        float(normalise(torch.full((1, 3, 1, 1), 9 * c, dtype=torch.uint8)).mean()) for c in range(len(cells.classes))
+    ]
+    from dataclasses import replace
+
+    other = Chapter.open(replace(cells, images=images), PARAMS)
+    encoder = Colours()
+    other.fit_gate(encoder, encoder, Oracle())
+    p = other.gate.probabilities(other.gate.whitening(other.features_held), other.images_held)
+    assert (p.argmax(axis=1) == other.labels_held).all()
+    traded = other.trade_off()
+    assert set(traded["class"]) <= set(cells.classes) and traded["other"].max() < 0.05
+    figures.trade_off(traded, other.controls(Recorder())).canvas.draw()
+
+
+def test_weights_that_are_not_there_stop_the_chapter_before_it_begins(cells: CellSet) -> None:
+    for key in ("inception_weights", "lpips_weights"):
+        with pytest.raises(LeukError, match=r"nothing\.pth: no such file"):
+            Chapter.open(cells, PARAMS.model_copy(update={key: "nothing.pth"}))
 
 
 def test_other_parts_change_nothing(cells: CellSet, room: Chapter) -> None:

@@ -58,10 +58,32 @@ def test_frechet_distance_of_a_shift() -> None:
     assert fidelity.set_metrics(REAL + shift, REAL)["FD-FCMAE"] == pytest.approx(4, abs=1e-6)
 
 
+@pytest.mark.parametrize("n", [6, 12])
+def test_few_cells_in_many_dimensions(n: int) -> None:
+    """FD in the cells' own span is the FD of all dimensions."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    rng = np.random.default_rng(n)
+    fake, real = rng.normal(1, 1, (n, 20)), rng.normal(0.5, 2, (n + 1, 20))
+    found = fidelity.set_metrics(fake, real)
+    both = [fid_features_to_statistics(torch.from_numpy(x)) for x in (fake, real)]
+    assert found["FD-FCMAE"] == pytest.approx(
+        fid_statistics_to_metric(*both, False)["frechet_inception_distance"], rel=1e-6
+    )
+
+
+def test_kid_of_identical_subsets_by_hand() -> None:
+    """Two cells a set, subsets of two: KID by hand, of features far from the origin."""
+    fake, real = np.array([[3.0, 1.0]] * 4), np.array([[1.0, 2.0]] * 4)
+    k = lambda x, y: (float(np.dot(x, y)) / 2 + 1) ** 3  # noqa: E731
+    by_hand = k(fake[0], fake[0]) + k(real[0], real[0]) - 2 * k(fake[0], real[0])
+    assert fidelity.set_metrics(fake, real)["KID-FCMAE x 1000"] == pytest.approx(1000 * by_hand)
+
+
 def test_mann_whitney_against_scipy() -> None:
     from scipy.stats import mannwhitneyu
 
-    from leuk_lib.gan.gate import distances
+    from leuk_lib.gan.pixels import distances
 
     fake = cloud(40, 7, 1.3)
     near, held = distances(fake, TRAIN).min(axis=1), distances(REAL[:50], TRAIN).min(axis=1)

@@ -92,3 +92,15 @@ def test_drawn_cells_are_of_the_drawn_class() -> None:
 def test_nothing_to_learn_is_said(tmp_path: Path) -> None:
     with pytest.raises(LeukError, match="min_count = 9"):
         run(tmp_path, PARAMS.model_copy(update={"min_count": 9}))
+
+
+def test_bfloat16_trains_and_keeps_weights_in_float32(tmp_path: Path) -> None:
+    """Mixed precision, here by CPU autocast: near the float32 run at the start, finite at the end."""
+    whole = run(tmp_path / "32")
+    mixed = run(tmp_path / "16", PARAMS.model_copy(update={"precision": "bf16-mixed"}))
+    assert all(value.dtype == torch.float32 for value in mixed.generator.state_dict().values())
+    for key in ("loss_d", "loss_g"):
+        assert mixed.history[key].notna().all() and mixed.history[key].abs().max() < 10
+        assert mixed.history[key].iloc[0] == pytest.approx(whole.history[key].iloc[0], abs=0.05)
+    assert not whole.history["loss_d"].equals(mixed.history["loss_d"])  # it was another precision
+    assert mixed.looks.dtype == torch.uint8

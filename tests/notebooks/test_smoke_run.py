@@ -74,7 +74,14 @@ def test_the_test_part_is_opened_once_and_by_wpat_alone(run: Path):
 def test_outputs_are_open_formats_and_memory_stays_under_four_gigabytes(run: Path):
     for spec in STAGES:
         card = json.loads((run / spec.name / "card.json").read_text())
-        assert {Path(name).suffix for name in card["outputs"]} <= {".safetensors", ".csv", ".json", ".svg", ".png"}
+        assert {Path(name).suffix for name in card["outputs"]} <= {
+            ".safetensors",
+            ".csv",
+            ".json",
+            ".svg",
+            ".pdf",
+            ".png",
+        }
         assert card["peak_rss_mb"] < 4096
         for name in card["outputs"]:
             if name.endswith(".safetensors"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -158,6 +159,24 @@ def test_a_picture_drawn_anew_changes_nothing_downstream(results: Path):
     again = begin("alhe")
     again.input("data")
     assert again.identity == before
+
+
+def test_line_art_can_be_printed_and_the_same_figure_is_the_same_file(results: Path):
+    from leuk_lib.figures.style import new_figure
+
+    drawn = []
+    for _ in range(2):
+        with begin("data") as stage:
+            figure, axes = new_figure(2, 2)
+            axes.plot([0, 1])
+            stage.show("line", figure)
+            figure, axes = new_figure(2, 2)
+            axes.imshow(np.eye(3))
+            stage.show("image", figure)
+        drawn.append({path.name: path.read_bytes() for path in (stage.folder / "figures").iterdir()})
+    assert drawn[0] == drawn[1]
+    assert set(drawn[0]) == {"line.svg", "line.pdf", "image.png"}
+    assert drawn[0]["line.pdf"].startswith(b"%PDF")
 
 
 def test_a_file_of_the_project_counts_as_an_input(results: Path, monkeypatch: pytest.MonkeyPatch):

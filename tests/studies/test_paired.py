@@ -53,7 +53,7 @@ def test_p_is_nadeau_and_bengios_over_the_splits():
     none = [rng.integers(0, 2, 40).tolist() for _ in range(5)]
     ours = [[int(hit or rng.random() < 0.3) for hit in hits] for hits in none]
     found = outcomes({"none": none, "ours": ours}, cells, labels)
-    by_seed, _ = found.balanced("same")
+    by_seed, _ = found.measured("same")
     row = paired.differences(found, BASE, 2 / 7).iloc[0]
     assert row["p"] == pytest.approx(t_corrected(by_seed["ours"], by_seed["none"], 2 / 7).p)
     assert row["low"] > 0 and paired.verdict(row["low"], row["high"]) == "helps"

@@ -54,6 +54,13 @@ def test_other_parameters_or_data_run_anew(folder: str):
     assert runs(folder, "seed-1") == 3
 
 
+def test_what_no_job_depends_on_runs_nothing_anew(folder: str):
+    first = run_study("toy", {"dataset": folder, "seeds": [1]})
+    other = run_study("toy", {"dataset": folder, "seeds": [1], "resamples": 9})
+    assert runs(folder, "seed-1") == 1 and other.tables == first.tables
+    assert other.params["resamples"] == 9 and other.identity != first.identity
+
+
 def test_a_job_whose_process_dies_is_said_and_the_rest_is_kept(folder: str):
     values = {"dataset": folder, "seeds": [1, 2], "die_at": "sum"}
     with pytest.raises(LeukError, match="process died"):
@@ -88,7 +95,7 @@ def test_a_record_keeps_tables_and_provenance(folder: str, tmp_path: Path, monke
     assert read == outcome
     about = read.provenance().set_index("item")["value"]
     assert about["to repeat it"] == (
-        "leuk study toy --dataset …/cells --set 'seeds=[3]' --set threads=1 --set factor=2 --set 'die_at=\"\"'"
+        "leuk study toy --dataset …/cells --set 'seeds=[3]' --set threads=1 --set factor=2 --set resamples=1 --set 'die_at=\"\"'"
     )
     settings = shlex.split(about["to repeat it"])[6::2]
     assert parse_settings("toy", settings) == outcome.params

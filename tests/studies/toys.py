@@ -16,6 +16,7 @@ class ToyParams(StudyParams):
     """Parameters of the toy."""
 
     factor: int = Field(2, ge=1, description="what the seeds are multiplied by")
+    resamples: int = Field(1, description="what no job depends on")
     die_at: str = Field("", description="job whose process ends at once")
 
 
@@ -23,6 +24,7 @@ class Toy(Study[ToyParams]):
     """factor * seed, and the sum."""
 
     title = "A toy"
+    not_of_jobs = frozenset({"resamples"})
     params_model = ToyParams
 
     def waves(self) -> Sequence[Sequence[str]]:

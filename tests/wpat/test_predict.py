@@ -1,7 +1,11 @@
 """The model file: written and read back, refused when foreign or damaged; predictions of image files."""
 
+import io
 import json
+import struct
+import zlib
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -115,3 +119,70 @@ def test_a_bad_image_is_named(saved, files, tmp_path):
         predict_files([files[0], bad], saved[0])
     with pytest.raises(LeukError, match="no image"):
         predict_files([], saved[0])
+
+
+def _write(kind, path, rgb):
+    """One picture as different files."""
+    image = Image.fromarray(rgb)
+    if kind == "16 bit":
+        cv2.imwrite(str(path), rgb[..., ::-1].astype(np.uint16) * 257)
+    elif kind == "grey":
+        image.convert("L").save(path)
+    elif kind == "rgba":
+        image.putalpha(255)
+        image.save(path)
+    elif kind == "exif":  # stored on its side, as cameras do, with the note to turn it back
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    elif kind == "cmyk":
+        image.convert("CMYK").save(path)
+    else:
+        image.save(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "same"),
+    [
+        ("16 bit", "png", True),
+        ("rgba", "png", True),
+        ("exif", "png", True),
+        ("cmyk", "tif", True),
+        ("grey", "png", False),
+    ],
+)
+def test_the_same_picture_in_other_files(saved, tmp_path, kind, suffix, same):
+    rgb = blobs(1, size=40)[0][0].permute(1, 2, 0).numpy()
+    plain, other = tmp_path / "plain.png", tmp_path / f"other.{suffix}"
+    _write("plain", plain, rgb)
+    _write(kind, other, rgb)
+    chances = predict_files([plain, other], saved[0])[list(CLASSES)].to_numpy()
+    assert np.isfinite(chances).all()
+    assert np.allclose(chances[0], chances[1], atol=1e-5) == same
+
+
+def _png_header(width, height):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def _gif():
+    out = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(out, "GIF")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "empty"), (_png_header(60000, 60000), "too many"), (_png_header(1, 1), "[.]png: ."), (_gif(), "GIF")],
+)
+def test_bad_files_are_one_line_with_their_name(saved, tmp_path, content, said):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(content)
+    with pytest.raises(LeukError, match=said) as caught:
+        predict_files([bad], saved[0])
+    assert str(bad) in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 2

@@ -1,0 +1,155 @@
+"""Where does WPAT look on real cells? Its maps against drawn masks, and whether they are the model's at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from leuk_lib.data.catalog import Dataset, load_dataset
+from leuk_lib.data.splits import k_folds, split_groups
+from leuk_lib.evaluation.explain import (
+    attention_maps,
+    attribution_shares,
+    image_alone,
+    integrated_gradients,
+    summarise_shares,
+)
+from leuk_lib.evaluation.sanity import Method, cascade, summarise
+from leuk_lib.fcmae.encoder import build_encoder
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.fabric import make_fabric
+from leuk_lib.runs.seeds import derive
+from leuk_lib.studies.paired import Outcomes, scores
+from leuk_lib.studies.study import Row, Study, StudyParams
+from leuk_lib.wpat.finetune import finetune, predict_logits
+from leuk_lib.wpat.model import WPAT
+from leuk_lib.wpat.params import WpatParams
+from leuk_lib.wpat.pictures import parts_of
+
+ATTENTION, GRADIENTS, IMAGE = "attention", "gradients", "image alone"
+VALIDATION = 0.125  # of the cells that are not tested
+ARM = "WPAT"
+
+
+class ExplanationParams(StudyParams):
+    """What is trained and how its maps are made."""
+
+    dataset: str = Field("smear", min_length=1, description="'smear' (rendered cells) or a folder of images with masks")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="repetitions: folds, weights, batches")
+    cells: int = Field(600, ge=100, le=10**6, description="rendered cells (a folder has its own)")
+    image_size: int = Field(64, ge=32, le=512, description="side of the images, pixels")
+    folds: int = Field(3, ge=2, le=20, description="every cell is explained by the model that did not learn from it")
+    variant: str = Field("zepto", description="size of the encoder, started at random weights")
+    stem_stride: int = Field(2, description="stride of its stem")
+    steps: int = Field(200, ge=1, le=10**6, description="optimiser steps of every model")
+    batch_size: int = Field(32, ge=2, le=8192, description="images a step")
+    lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate")
+    gradient_steps: int = Field(8, ge=1, le=512, description="points of the integrated-gradients path")
+    checked: int = Field(32, ge=2, le=10**5, description="cells a fold whose maps are checked by randomised weights")
+    resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
+
+
+class Explanation(Study[ExplanationParams]):
+    """Grouped folds; the maps of the class that the model answers, right or wrong."""
+
+    title = "Where does WPAT look, and is it the model that looks?"
+    params_model = ExplanationParams
+
+    def waves(self) -> Sequence[Sequence[str]]:
+        """Every fold of every seed, at once."""
+        return [[f"fold-{seed}-{fold}" for seed in self.params.seeds for fold in range(self.params.folds)]]
+
+    def run(self, job: str, folder: Path, identity: str) -> list[Row]:
+        """Train without a fold and explain its cells: a row a cell and kind of fact."""
+        p = self.params
+        seed, fold = (int(word) for word in job.removeprefix("fold-").split("-"))
+        data = load_dataset(p.dataset, size=p.image_size, workers=p.threads, cells=p.cells)
+        if data.masks is None:
+            raise LeukError(f"study explanation: {data.name} has no masks, so it is unknown where the cell is")
+        images = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)))
+        labels, groups = data.labels, data.table["group"].to_numpy(dtype=str)
+        part = k_folds(labels, groups, p.folds, derive(seed, "folds"))[0]
+        rest, test = np.flatnonzero(part != fold), np.flatnonzero(part == fold)
+        held = split_groups(labels[rest], groups[rest], (1 - VALIDATION, VALIDATION), derive(seed, "validation", fold))
+        model = self._train(
+            images, labels, rest[held == 0], rest[held == 1], len(data.classes), seed, folder / job, identity
+        )
+        shown = images[test]
+        answers = predict_logits(model, shown, torch.device("cpu")).argmax(dim=1)
+        rows: list[Row] = [
+            {"fact": "answer", "cell": int(c), "group": groups[c], "label": int(labels[c]), "value": float(a == labels[c])}
+            for c, a in zip(test.tolist(), answers.tolist(), strict=True)
+        ]  # fmt: skip
+        methods = self._methods(shown, answers)
+        rows += self._shares({name: method(model) for name, method in methods.items()}, data, test, groups)
+        few = torch.linspace(0, len(test) - 1, min(p.checked, len(test))).round().long()
+        checked = cascade(model, parts_of(model), self._methods(shown[few], answers[few]), seed)
+        rows += [
+            {"fact": "sanity", "cell": int(test[few[row["cell"]]]), "group": groups[test[few[row["cell"]]]]}
+            | {key: row[key] for key in ("method", "randomised", "value")}
+            for row in checked.to_dict("records")
+        ]  # fmt: skip
+        return rows
+
+    def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
+        """`attribution` (`explain.SUMMARY`), `sanity` (`sanity.COLUMNS`), `scores` (balanced accuracy)."""
+        p = self.params
+        whole = pd.concat([pd.DataFrame(found).assign(job=job) for job, found in rows.items()], ignore_index=True)
+        whole["cell"] = pd.factorize(whole["job"] + " " + whole["cell"].astype(str))[0]
+        names = whole.drop_duplicates("cell").set_index("cell")["group"].sort_index().to_numpy(dtype=str)
+        shares = whole[whole["fact"] == "share"]
+        tables = {str(name): part for name, part in shares.groupby("method", sort=False)}
+        answers = whole[whole["fact"] == "answer"].assign(
+            arm=ARM, condition="folds", seed=lambda t: t["job"].str.split("-").str[1].astype(int),
+            right=lambda t: t["value"].astype(int), label=lambda t: t["label"].astype(int),
+        )  # fmt: skip
+        return {
+            "attribution": summarise_shares(tables, names, min(p.seeds), p.resamples),
+            "sanity": summarise(whole[whole["fact"] == "sanity"], names, min(p.seeds), p.resamples),
+            "scores": scores(Outcomes(answers.reset_index(drop=True), p.resamples, min(p.seeds))),
+        }
+
+    # -- one fold ----------------------------------------------------------------------------------------------
+
+    def _train(
+        self, images: Tensor, labels: np.ndarray, train: np.ndarray, val: np.ndarray, n_classes: int, seed: int,
+        folder: Path, identity: str,
+    ) -> WPAT:  # fmt: skip
+        p = self.params
+        settings = WpatParams(
+            dataset=Path(p.dataset).name, seed=seed, threads=p.threads, steps=p.steps, batch_size=p.batch_size, lr=p.lr,
+            layer_decay=1.0, evaluations=4, accelerator="cpu",
+        )  # fmt: skip
+        generator = torch.Generator().manual_seed(derive(seed, "encoder") % 2**63)
+        encoder = build_encoder(p.variant, p.stem_stride, generator=generator)
+        truth = torch.from_numpy(labels)
+        tuned = finetune(
+            images[train], truth[train], images[val], truth[val], encoder, settings, folder / "checkpoints", identity,
+            make_fabric(settings), n_classes=n_classes, label=ARM,
+        ).model  # fmt: skip
+        assert isinstance(tuned, WPAT)  # an encoder was given, so it is
+        return tuned
+
+    def _methods(self, images: Tensor, answers: Tensor) -> dict[str, Method]:
+        steps = self.params.gradient_steps
+        return {
+            ATTENTION: lambda model: attention_maps(model, images, answers),
+            GRADIENTS: lambda model: integrated_gradients(model, images, answers, steps),
+            IMAGE: lambda model: image_alone(images),
+        }
+
+    def _shares(self, maps: Mapping[str, Tensor], data: Dataset, test: np.ndarray, groups: np.ndarray) -> list[Row]:
+        assert data.masks is not None  # asked before training
+        masks = torch.from_numpy(np.ascontiguousarray(data.masks[test]))
+        return [
+            {"fact": "share", "method": name, "cell": int(test[row["cell"]]), "group": groups[test[row["cell"]]]}
+            | {key: row[key] for key in ("region", "share", "pointing", "area")}
+            for name, values in maps.items()
+            for row in attribution_shares(values, masks).to_dict("records")
+        ]  # fmt: skip

@@ -1,0 +1,102 @@
+"""Inception FID, KID and IS from a path: random weights in the right format stand in for the published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from leuk_lib.gan import fidelity, inception
+from leuk_lib.runs.errors import LeukError
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict with every key and shape of torch-fidelity's file."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):
+        def load_state_dict(self, *args: object, **kwargs: object) -> None:  # type: ignore[override]
+            return
+
+    folder = tmp_path_factory.mktemp("inception")
+    torch.save({}, folder / "empty.pth")
+    torch.manual_seed(0)
+    model = Untrained("x", ["2048"], feature_extractor_weights_path=str(folder / "empty.pth"))
+    for module in model.modules():  # signals that neither die out nor grow on their way through the network
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    path = folder / "weights.pth"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def cells(n: int, seed: int) -> torch.Tensor:
+    """Discs of differing size and darkness on a bright field: (n,3,32,32) uint8."""
+    g = torch.Generator().manual_seed(seed)
+    radius, dark = 5 + 8 * torch.rand(n, 1, 1, 1, generator=g), 60 + 80 * torch.rand(n, 3, 1, 1, generator=g)
+    axis = torch.arange(32) - 15.5
+    disc = ((axis[:, None] ** 2 + axis[None] ** 2) < radius**2).float()
+    return (230 - dark * disc).to(torch.uint8)
+
+
+def test_each_moves_the_right_way(weights: Path) -> None:
+    """Against real cells: noise and a collapsed set are far, other real cells and copies are near; IS falls to 1 with collapse."""
+    real = cells(8, 0)
+    noise = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    sets = {"other real": cells(8, 2), "copies": real, "collapsed": real[:1].repeat(8, 1, 1, 1), "noise": noise}
+    table = fidelity.fidelity_table(
+        {name: (np.zeros((0, 4)), images) for name, images in sets.items()},
+        (np.zeros((0, 4)), real[:0]), np.zeros((0, 4)), inception_weights=weights, held_images=real,
+    )  # fmt: skip
+    found = table[table["metric"].isin(["FID", "KID x 1000", "IS"])].set_index(["metric", "set"])
+    assert (found["n"] == 8).all() and found["note"].str.contains("against 8 held-out cells; FID is biased").all()
+    value = found["value"]
+    assert np.isfinite(value).all()
+    assert abs(value["FID", "copies"]) < 1e-3 * value["FID", "noise"]
+    for metric in ("FID", "KID x 1000"):
+        assert value[metric, "other real"] < value[metric, "collapsed"] < value[metric, "noise"]
+    assert value["IS", "collapsed"] == pytest.approx(1, abs=1e-6) and value["IS", "other real"] > 1
+    assert not table["metric"].str.contains("Inception").any()  # nothing is said to be missing
+
+
+def test_few_images_are_said(weights: Path) -> None:
+    model = torch.nn.Identity()
+    rows = fidelity.inception_rows({"few": cells(2, 0)}, cells(0, 0), model)
+    assert all(np.isnan(row["value"]) and "too few" in row["note"] for row in rows)
+
+
+def test_missing_damaged_and_foreign_files_are_one_line(tmp_path: Path) -> None:
+    damaged, foreign, text = tmp_path / "damaged.pth", tmp_path / "foreign.pth", tmp_path / "text.pth"
+    torch.save({"fc.weight": torch.zeros(3, 3)}, foreign)
+    damaged.write_bytes(foreign.read_bytes()[:200])
+    torch.save(["not", "a", "state"], text)
+    for path, said in (
+        (tmp_path / "nothing.pth", "no such file"), (damaged, "damaged"), (foreign, "other weights"), (text, "no state dict"),
+    ):  # fmt: skip
+        with pytest.raises(LeukError, match=said) as caught:
+            inception.load_inception(path)
+        assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_a_file_that_would_run_code_is_not_run(tmp_path: Path) -> None:
+    import pickle
+
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
+
+    path = tmp_path / "trap.pth"
+    path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(LeukError, match="damaged, or no file of weights"):
+        inception.load_inception(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("kept", [1, 4])
+def test_inception_score_of_known_answers(kept: int) -> None:
+    """``kept`` equally frequent, certain answers: the score is their number."""
+    logits = 50 * np.eye(4)[np.arange(40) % kept]
+    assert inception.inception_score(logits) == pytest.approx(kept, abs=0.6)

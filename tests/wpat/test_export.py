@@ -1,0 +1,113 @@
+"""The deployed module is the model with its standardisation and temperature; the ONNX file answers as it does."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from leuk_lib import cli
+from leuk_lib.fcmae.encoder import build_encoder
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.wpat import export
+from leuk_lib.wpat.export import deployed, export_onnx, largest_difference
+from leuk_lib.wpat.model import WPAT
+from leuk_lib.wpat.model_card import Facts, text, write
+from leuk_lib.wpat.predict import describe, load_model, probabilities, save_model
+
+CLASSES = ("ALL", "AML", "none of them")
+HAS_ONNX = all(importlib.util.find_spec(name) for name in export.NEEDED)
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    """A model file whose logits are of a size that tells models apart."""
+    torch.manual_seed(0)
+    model = WPAT(build_encoder("zepto", 2), 3, tiny).eval()
+    with torch.no_grad():
+        model.head_weight.mul_(50)
+    return save_model(model, describe(model, CLASSES, tiny, 32, None, temperature=1.7), tmp_path)
+
+
+def test_deployed_equals_the_way_that_leuk_predict_goes(saved):
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model, card = load_model(saved)
+    logits, chances = deployed(saved)(images.float() / 255)
+    torch.testing.assert_close(chances, probabilities(model, images, card.temperature), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(logits.softmax(dim=1), chances)
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="the packages of the extra 'onnx' are not installed")
+def test_onnx_answers_as_torch_for_any_batch(saved, tmp_path, capsys):
+    import onnx
+    import onnxruntime
+
+    target = tmp_path / "m.onnx"
+    assert cli.main(["export", str(saved), "--onnx", str(target)]) == 0
+    assert str(target) in capsys.readouterr().out
+    onnx.checker.check_model(str(target), full_check=True)
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    assert isinstance(session.get_inputs()[0].shape[0], str) and session.get_inputs()[0].shape[1:] == [3, 32, 32]
+    module, card = deployed(saved), json.loads(session.get_modelmeta().custom_metadata_map["card"])
+    assert tuple(card["classes"]) == CLASSES and card["temperature"] == 1.7
+    for size in (1, 3, 8):
+        images = torch.rand(size, 3, 32, 32, generator=torch.Generator().manual_seed(7 * size))
+        with torch.no_grad():
+            logits, chances = module(images)
+        found = session.run(["logits", "probabilities"], {"images": images.numpy()})
+        assert np.ptp(logits.numpy()) > 0.1  # else anything would agree
+        np.testing.assert_allclose(found[0], logits.numpy(), atol=1e-4, rtol=0)
+        np.testing.assert_allclose(found[1], chances.numpy(), atol=1e-4, rtol=0)
+    module.model.head_bias.data[0] += 0.01
+    assert largest_difference(module, target) > 1e-3  # the comparison sees another model
+
+
+def test_what_cannot_be_exported_is_one_line(saved, tmp_path, monkeypatch, capsys):
+    with pytest.raises(LeukError, match="is no folder"):
+        export_onnx(saved, tmp_path / "nowhere" / "m.onnx")
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(saved.read_bytes()[:500])
+    assert cli.main(["export", str(bad), "--onnx", str(tmp_path / "m.onnx")]) == 2
+    assert "bad.safetensors" in capsys.readouterr().err and not (tmp_path / "m.onnx").exists()
+    monkeypatch.setattr(export, "NEEDED", ("no_such_package_here",))
+    with pytest.raises(LeukError, match="pip install 'leuk-lib"):
+        export_onnx(saved, tmp_path / "m.onnx")
+
+
+def _facts(kind="rendered", profile="laptop"):
+    scores = pd.DataFrame(
+        [("test", "balanced_accuracy", 0.8123, 0.7, 0.9, 40, 8)],
+        columns=["split", "metric", "value", "low", "high", "n", "groups"],
+    )
+    nan = float("nan")
+    recalls = pd.DataFrame(
+        [("ALL", 0.5, 0.25, 0.75, 8, 2), ("AML", 0.75, nan, nan, 4, 1), ("none of them", nan, nan, nan, 0, 0)],
+        columns=["class", "value", "low", "high", "n", "groups"],
+    )
+    counts = {"class": list(CLASSES), "train": [5, 6, 7], "synthetic": [0, 0, 1], "val": [1, 1, 1]}
+    return Facts("smear", kind, profile, "a-run", 3, counts, scores, recalls, 12345)
+
+
+def test_the_model_card_says_what_it_must(saved, tmp_path):
+    card = deployed(saved).card
+    said = text(card, _facts())
+    for needed in (
+        "Not a medical device", "never seen a micrograph", "ALL, AML, none of them", "32 x 32 px", "not enhanced",
+        "divided by 1.700", "12,345 parameters", "| none of them | 7 | 1 | 1 |", "81.2 [70.0, 90.0] | 40 | 8 |",
+        "| ALL | 50.0 [25.0, 75.0] | 8 | 2 |", "| AML | 75.0 | 4 | 1 |", "| none of them | – | 0 | 0 |",
+    ):  # fmt: skip
+        assert needed in said, needed
+    assert "nan" not in said.lower() and "Smoke run" not in said
+    real = text(card, _facts("micrographs", "smoke"))
+    assert "never seen" not in real and "Smoke run" in real
+    assert write(card, _facts(), tmp_path).read_text() == said
+
+
+def test_the_model_cards_python_runs(saved, monkeypatch, capsys):
+    card = deployed(saved).card
+    monkeypatch.chdir(saved.parent)
+    snippet = text(card, _facts()).split("```python\n")[1].split("```")[0]
+    exec(snippet, {})
+    assert "ALL" in capsys.readouterr().out
