@@ -72,6 +72,7 @@ STAGES = (
         "leuk_lib.wpat.params:WpatParams",
         ("data", "alhe", "acdb_gan", "fcmae"),
         (
+            "book/reference/studies/ladder-pbc_barcelona_128.json",
             "book/reference/studies/explanation-tecom_wbc.json",
             "book/reference/studies/leakage-smear.json",
             "book/reference/studies/leakage-cnmc2019.json",

@@ -64,6 +64,7 @@ class WpatParams(TrainParams):
         ("majority", "colour", "background", "linear_probe", "resnet10t"),
         description="majority, colour, background, linear_probe or any timm model's name",
     )
+    shifted: int = Field(120, ge=1, le=10**5, description="test cells that are tried under shifts, at most")
     explained: int = Field(64, ge=1, le=10**5, description="test cells whose attributions are computed")
     gradient_steps: int = Field(8, ge=1, le=512, description="points of the integrated-gradients path")
 

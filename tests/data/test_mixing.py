@@ -33,7 +33,9 @@ def test_images_and_labels_are_mixed_by_the_same_share(mixup, cutmix, seed, n):
     torch.testing.assert_close(soft.sum(dim=1), torch.ones(n))
     assert soft.min() >= 0
     partner = torch.arange(n) ^ 1
-    assert ((soft > 0).sum(dim=1) <= 2).all() and (soft.argmax(dim=1).eq(torch.arange(n)) | soft.argmax(dim=1).eq(partner)).all()
+    assert ((soft > 0).sum(dim=1) <= 2).all() and (
+        soft.argmax(dim=1).eq(torch.arange(n)) | soft.argmax(dim=1).eq(partner)
+    ).all()
 
 
 def test_nothing_is_mixed_without_alpha():

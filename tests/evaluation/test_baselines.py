@@ -206,7 +206,9 @@ def test_the_fast_resamples_are_those_of_chapter_six():
 
 
 def _profile_networks(root):
-    profiles = [yaml.safe_load((root / "notebooks" / "profiles" / f"{name}.yml").read_text()) for name in ("laptop", "paper")]
+    profiles = [
+        yaml.safe_load((root / "notebooks" / "profiles" / f"{name}.yml").read_text()) for name in ("laptop", "paper")
+    ]
     named = [name for profile in profiles for name in profile["stages"].get("wpat", {}).get("baselines", [])]
     return sorted({*named, *WpatParams().baselines, *SMALL} - set(BASELINES))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def test_nothing_at_zero_and_more_with_every_strength(kind):
     assert change(kind, 0.0) <= 0.5  # rounding
     assert (moved(kind, 0.0).int() - cells().int()).abs().max() <= 1
     steps = [change(kind, strength) for strength in STRENGTHS[kind]]
-    assert all(less < more for less, more in zip(steps[:-1], steps[1:], strict=True))
+    assert all(less < more for less, more in itertools.pairwise(steps))
     assert moved(kind, STRENGTHS[kind][-1]).dtype == torch.uint8
 
 

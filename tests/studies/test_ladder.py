@@ -6,11 +6,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from leuk_lib.data.smear.cohort import smear_cells
-from leuk_lib.studies import ladder_tables
+from leuk_lib.evaluation.robustness import STRENGTHS, UNITS
+from leuk_lib.figures import ladder as draw
+from leuk_lib.studies import ladder_tables, ladder_words
+from leuk_lib.studies import record as records
 from leuk_lib.studies.ladder import FULL, STEPS, Ladder, LadderParams
 
 SMALL = {
@@ -66,6 +70,76 @@ def test_tables_hold_the_known_answers():
     curve = found["abstention"]
     assert set(curve["arm"]) == {"c", "weak"} and (curve[curve["arm"] == "c"]["accuracy"] == 1).all()
     assert "shifts" not in found and len(found["training"]) == 10
+
+
+@pytest.fixture(scope="module")
+def found() -> records.StudyRecord:
+    """A made-up outcome: the full model beats one rival, loses to another, and blur harms it."""
+    rng = np.random.default_rng(0)
+    ladder, rivals = list(STEPS), ["weak", "strong"]
+    rates = dict(zip([*ladder, *rivals], (0.5, 0.8, 0.8, 0.8, 0.4, 1.0), strict=True))
+    rows = []
+    for seed in (0, 1):
+        labels = [k % 2 for k in range(60)]
+        conditions = ["val", "test", "shift none 0", "other elsewhere"]
+        conditions += [f"shift {kind} {strength:g}" for kind in STRENGTHS for strength in STRENGTHS[kind]]
+        for arm, rate in rates.items():
+            rows.append({"arm": arm, "seed": seed, "condition": "training", "cpu seconds": 1.0})
+            for condition in conditions:
+                lowered = 0.0 if condition == "shift blur 4" and arm == FULL else rate
+                right = np.arange(60) < round(60 * lowered)
+                rows.append(packed(arm, seed, condition, labels, rng.permutation(right).astype(int).tolist(), 0.9))
+    tables = ladder_tables.tables(rows, ladder, FULL, rivals, ("x", "y"), 0.3, 200, 0)
+    tables["sources"] = pd.DataFrame({"source": ["elsewhere"], "cells": [60], "tested classes": [2]})
+    nothing = {"commit": None, "dirty": False}
+    plain = {name: records.to_table(table) for name, table in tables.items()}
+    return records.StudyRecord("ladder", "t", "cells", "c", {}, "i", 1.0, "cpu", nothing, {}, {}, plain)
+
+
+def test_words_say_what_the_numbers_say(found):
+    assert "+ FCMAE over backbone: +30.0 [" in ladder_words.steps_in_words(found)
+    assert "points: helps." in ladder_words.steps_in_words(found).splitlines()[0]
+    assert "cannot be told apart from nothing" in ladder_words.steps_in_words(found).splitlines()[2]
+    standing = ladder_words.standing_in_words(found)
+    assert "ahead of weak; behind strong" in standing and "the goal of 95 % is missed" in standing
+    assert "The rival that validates best is strong, with 100.0" in standing
+    robust = ladder_words.robustness_in_words(found)
+    assert "Against strong, of 30 shifts: ahead under 0, behind under 30" in robust
+    assert f"{FULL}, change from none (80.0 %)" in robust and "blur -80" in robust
+    assert "strong: temperature" in ladder_words.trust_in_words(found)
+
+
+def test_tables_and_metrics_are_made_of_the_record(found):
+    wide = ladder_words.foreign_table(found)
+    assert (
+        wide["source"].tolist() == ["elsewhere"]
+        and wide["cells"].tolist() == [60]
+        and wide["strong"][0].startswith("100.0")
+    )
+    readable = ladder_words.readable(found.table("rivals"))
+    assert readable["comparison"].tolist() == [f"{FULL} over weak", f"{FULL} over strong"]
+    kept: dict[str, float] = {}
+
+    class Stage:
+        def record(self, key: str, value: float, low: float, high: float, n: int) -> None:
+            assert low <= value <= high and n == 120
+            kept[key] = value
+
+    ladder_words.record_ladder(Stage(), found)
+    assert kept["ladder_alhe"] == pytest.approx(0.8) and kept["ladder_alhe_minus_strong"] == pytest.approx(-0.2)
+    assert len(kept) == 6 + 3 + 2
+
+
+def test_figures_are_drawn_with_named_axes(found):
+    drawn = [
+        draw.standing(found.table("scores"), list(STEPS), FULL),
+        draw.gains({"steps": found.table("steps"), "rivals": found.table("rivals")}),
+        draw.robustness(ladder_words.curves(found), UNITS, FULL, "balanced accuracy"),
+        draw.calibration(found.table("calibration"), FULL),
+    ]
+    for figure in drawn:
+        figure.canvas.draw()
+        assert all(ax.get_xlabel() for ax in figure.axes)
 
 
 @pytest.fixture

@@ -71,9 +71,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fcmae": {**COMMON, "stem_stride": 1, "decoder_dim": 32, "steps": 20, "muon": 0.0, "contrast": 1.0},
     "gan": {**COMMON, "gan_size": 16, "width": 8, "max_width": 16, "steps": 16, "min_count": 2, "lr": 1e-4},
     "wpat": {
-        **COMMON, "dim": 16, "heads": 2, "latents": 4, "pairs": 1, "steps": 20, "drop_path": 0.0, "lr": 3e-4, "muon": 0.0,
-        "mixup": 0.4, "cutmix": 1.0,
-    },  # fmt: skip
+        **COMMON,
+        "dim": 16,
+        "heads": 2,
+        "latents": 4,
+        "pairs": 1,
+        "steps": 20,
+        "drop_path": 0.0,
+        "lr": 3e-4,
+        "muon": 0.0,
+        "mixup": 0.4,
+        "cutmix": 1.0,
+    },
 }
 
 

@@ -184,7 +184,12 @@ def test_every_parameter_has_one_optimiser_and_muon_takes_inner_matrices_only(ti
     by_muon = {id(p) for group in found["muon"].param_groups for p in group["params"]}
     assert id(model.encoder.stages[0][0].pwconv1.weight) in by_muon
     assert id(model.window_steps[0].attention.q.weight) in by_muon
-    for outside in (model.pooled.head.weight, model.head_weight, model.latents, model.encoder.stages[0][0].dwconv.weight):
+    for outside in (
+        model.pooled.head.weight,
+        model.head_weight,
+        model.latents,
+        model.encoder.stages[0][0].dwconv.weight,
+    ):
         assert id(outside) not in by_muon
     assert set(build_optimisers(model, tiny.model_copy(update={"muon": 0.0}), 3, 1.0)) == {"optimizer"}
     assert set(build_optimisers(_small_network(), tiny, 3, 1.0)) == {"optimizer"}  # no linear layer but the last
@@ -192,7 +197,9 @@ def test_every_parameter_has_one_optimiser_and_muon_takes_inner_matrices_only(ti
 
 def test_patience_ends_training_and_a_second_call_trains_nothing(tiny, tmp_path, monkeypatch):
     # A rate of nothing: no look is better than the first.
-    params = tiny.model_copy(update={"steps": 40, "evaluations": 20, "lr": 1e-12, "patience": 3, "muon": 0.0, "pooled": False})
+    params = tiny.model_copy(
+        update={"steps": 40, "evaluations": 20, "lr": 1e-12, "patience": 3, "muon": 0.0, "pooled": False}
+    )
     (images, labels, _), (val_images, val_labels, _) = blobs(16), blobs(9, seed=1)
 
     def run():

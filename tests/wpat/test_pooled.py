@@ -61,7 +61,9 @@ def test_the_fit_is_scikit_learns():
     theirs = LogisticRegression(C=1 / (RIDGE * 90), tol=1e-8, max_iter=1000).fit(x, labels)
     np.testing.assert_allclose(ours[:, :-1], theirs.coef_, atol=2e-3)
     # A bias common to all classes changes no probability.
-    np.testing.assert_allclose(ours[:, -1] - ours[:, -1].mean(), theirs.intercept_ - theirs.intercept_.mean(), atol=2e-3)
+    np.testing.assert_allclose(
+        ours[:, -1] - ours[:, -1].mean(), theirs.intercept_ - theirs.intercept_.mean(), atol=2e-3
+    )
 
 
 def test_a_class_without_a_cell_is_unlikely_and_breaks_nothing():

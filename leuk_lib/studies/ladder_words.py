@@ -1,0 +1,140 @@
+"""What the ladder study found, in sentences and tables made from its record."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from leuk_lib.studies.ladder import FULL
+from leuk_lib.studies.paired import RecordsNumbers, verdict
+from leuk_lib.studies.record import StudyRecord
+
+GOAL = 0.95  # of the project, for the full model
+SAYS = {"helps": "helps", "harms": "harms", "not told apart": "cannot be told apart from nothing"}
+STANDS = {"helps": "ahead of", "harms": "behind", "not told apart": "not told apart from"}
+
+
+def interval(row: pd.Series, signed: bool = False) -> str:
+    """``value [low, high]`` in per cent or points."""
+    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if signed else "{:.1f} [{:.1f}, {:.1f}]"
+    return form.format(*(100 * float(row[name]) for name in ("value", "low", "high")))
+
+
+def steps_in_words(found: StudyRecord) -> str:
+    """What every step of the ladder adds to the one before."""
+    return "\n".join(
+        f"{row['arm']} over {row['against']}: {interval(row, signed=True)} points: "
+        f"{SAYS[verdict(row['low'], row['high'])]}."
+        for _, row in found.table("steps").iterrows()
+    )
+
+
+def standing_in_words(found: StudyRecord) -> str:
+    """How high the full model comes, and where every rival stands to it."""
+    scores = found.table("scores").set_index("arm")
+    ours = scores.loc[FULL]
+    rivals = found.table("rivals")
+    kinds = [verdict(low, high) for low, high in rivals[["low", "high"]].to_numpy(dtype=np.float64)]
+    said = [
+        f"{STANDS[kind]} " + ", ".join(rivals["against"][np.array(kinds) == kind]) for kind in STANDS if kind in kinds
+    ]
+    best = found.table("best_rival")["arm"].iloc[0]
+    against = rivals[rivals["against"] == best].iloc[0]
+    goal = "reached" if float(ours["value"]) >= GOAL else "missed"
+    return (
+        f"Full model ({FULL}): {interval(ours)} % balanced accuracy ({int(ours['n'])} test cells over {int(ours['seeds'])} "
+        f"repetitions); the goal of {100 * GOAL:.0f} % is {goal}.\nIt is {'; '.join(said)}.\n"
+        f"The rival that validates best is {best}, with {interval(scores.loc[best])} %: the full model minus it is "
+        f"{interval(against, signed=True)} points."
+    )
+
+
+def curves(found: StudyRecord) -> pd.DataFrame:
+    """The shifts as the figure of robustness takes them: model, kind, strength, value, low, high."""
+    table = found.table("shifts")
+    parts = table["condition"].str.split(" ", expand=True)
+    return table.assign(model=table["arm"], kind=parts[1], strength=parts[2].astype(float))
+
+
+def robustness_in_words(found: StudyRecord) -> str:
+    """Under how many shifts the full model is ahead of each rival, and how much each loses under the strongest ones."""
+    gaps = found.table("shifts_gaps")
+    gaps = gaps[~gaps["condition"].str.endswith("none 0")]
+    said = []
+    for rival, part in gaps.groupby("against", sort=False):
+        kinds = [verdict(low, high) for low, high in part[["low", "high"]].to_numpy(dtype=np.float64)]
+        said.append(
+            f"Against {rival}, of {len(part)} shifts: ahead under {kinds.count('helps')}, behind under "
+            f"{kinds.count('harms')}, not told apart under {kinds.count('not told apart')}."
+        )
+    table = curves(found)
+    plain = table[table["kind"] == "none"].set_index("model")["value"]
+    for model, part in table[table["kind"] != "none"].groupby("model", sort=False):
+        hardest = part.loc[part.groupby("kind", sort=False)["strength"].idxmax()]
+        lost = ", ".join(
+            f"{kind} {100 * (value - plain[model]):+.0f}"
+            for kind, value in zip(hardest["kind"], hardest["value"], strict=True)
+        )
+        said.append(f"{model}, change from none ({100 * plain[model]:.1f} %) to the strongest shift, points: {lost}.")
+    return "\n".join(said)
+
+
+def trust_in_words(found: StudyRecord, coverage: float = 0.8) -> str:
+    """Calibration before and after, and what abstaining buys at a coverage, for the full model and the best rival."""
+    table = found.table("calibration").set_index("arm")
+    curve = found.table("abstention")
+    said = []
+    for arm, part in curve.groupby("arm", sort=False):
+        kept = part.iloc[(part["coverage"] - coverage).abs().argmin()]
+        row = table.loc[arm]
+        said.append(
+            f"{arm}: temperature {row['temperature']:.2f}; calibration error {row['ece before']:.3f} before, "
+            f"{row['ece after']:.3f} after; log likelihood {row['nll before']:.3f} and {row['nll after']:.3f}. "
+            f"All cells: {100 * part['accuracy'].iloc[0]:.1f} % right; the surest {100 * kept['coverage']:.0f} %: "
+            f"{interval(kept.rename({'accuracy': 'value'}))} %."
+        )
+    return "\n".join(said)
+
+
+def foreign_table(found: StudyRecord) -> pd.DataFrame:
+    """Balanced accuracy on other sources as people read it: a row a source, a column a model."""
+    table = found.table("foreign")
+    table = table.assign(
+        text=[interval(row) for _, row in table.iterrows()], source=table["condition"].str.removeprefix("other ")
+    )
+    wide = table.pivot(index="source", columns="arm", values="text")[list(dict.fromkeys(table["arm"]))]
+    sources = found.table("sources").set_index("source")
+    wide.insert(0, "cells", sources["cells"].reindex(wide.index))
+    wide.insert(1, "shared classes", sources["tested classes"].reindex(wide.index))
+    return wide.rename_axis(columns=None).reset_index()
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Differences as people read them: comparison, points with interval, corrected t-test's p, after Holm."""
+    return pd.DataFrame(
+        {
+            "comparison": table["arm"] + " over " + table["against"],
+            "points [95 % interval]": [interval(row, signed=True) for _, row in table.iterrows()],
+            "p": table["p"],
+            "p, Holm": table["p_holm"],
+        }
+    )
+
+
+def record_ladder(stage: RecordsNumbers, found: StudyRecord) -> None:
+    """Put the ladder's scores and differences into a stage's metrics: ``ladder_<arm>``, ``ladder_<arm>_minus_<other>``."""
+
+    def key(*names: str) -> str:
+        return re.sub(r"[^a-z0-9]+", "_", " ".join(("ladder", *names)).lower()).strip("_")
+
+    scores = found.table("scores")
+    n = int(scores["n"].iloc[0])
+    for row in scores.to_dict("records"):
+        stage.record(key(row["arm"]), float(row["value"]), float(row["low"]), float(row["high"]), n)
+    for name in ("steps", "rivals"):
+        for row in found.table(name).to_dict("records"):
+            stage.record(
+                key(row["arm"], "minus", row["against"]), float(row["value"]), float(row["low"]), float(row["high"]), n
+            )
