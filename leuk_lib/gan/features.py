@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
-from sklearn.linear_model import LogisticRegression
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
 from leuk_lib.data.augment import normalise
@@ -73,7 +73,7 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Head:
-    """Class probabilities from features: logistic regression, its temperature set on held-out cells.
+    """Class probabilities from features: linear discriminant analysis, its temperature set on held-out cells.
 
     ``classes`` are the labels it knows, the columns of ``probabilities`` are all K labels (0 for unknown ones).
     """
@@ -92,13 +92,13 @@ class Head:
         held: NDArray[Any],
         held_labels: NDArray[Any],
         n_classes: int,
-        strength: float = 0.1,
     ) -> Head:
-        """Fit on (N,d) whitened features, classes weighted equally; temperature by held-out likelihood."""
+        """Fit on (N,d) whitened features, covariances shrunk (Ledoit & Wolf 2004), classes equally likely; temperature by held-out likelihood."""
         known = np.unique(labels).astype(np.int64)
         if len(known) < 2:
             return cls(np.zeros((features.shape[1], 1)), np.zeros(1), known, n_classes, 1.0)
-        model = LogisticRegression(C=strength, max_iter=500, class_weight="balanced").fit(features, labels)
+        priors = np.full(len(known), 1 / len(known))
+        model = LinearDiscriminantAnalysis("lsqr", shrinkage="auto", priors=priors).fit(features, labels)
         weight, bias = model.coef_.T, model.intercept_
         if len(known) == 2:  # sklearn keeps one column for two classes
             weight, bias = np.hstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
