@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -93,12 +94,18 @@ class Head:
         held_labels: NDArray[Any],
         n_classes: int,
     ) -> Head:
-        """Fit on (N,d) whitened features, covariances shrunk (Ledoit & Wolf 2004), classes equally likely; temperature by held-out likelihood."""
+        """Fit on (N,d) whitened features, classes equally likely; temperature by held-out likelihood.
+
+        Covariances are shrunk. Source: Ledoit & Wolf 2004.
+        """
         known = np.unique(labels).astype(np.int64)
         if len(known) < 2:
             return cls(np.zeros((features.shape[1], 1)), np.zeros(1), known, n_classes, 1.0)
         priors = np.full(len(known), 1 / len(known))
-        model = LinearDiscriminantAnalysis("lsqr", shrinkage="auto", priors=priors).fit(features, labels)
+        model = LinearDiscriminantAnalysis("lsqr", shrinkage="auto", priors=priors)
+        with warnings.catch_warnings():  # a class of one cell has no spread; it shares that of the others
+            warnings.filterwarnings("ignore", message="Only one sample available")
+            model.fit(features, labels)
         weight, bias = model.coef_.T, model.intercept_
         if len(known) == 2:  # sklearn keeps one column for two classes
             weight, bias = np.hstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
