@@ -80,7 +80,17 @@ STAGES = (
         ),
     ),
     StageSpec(
-        "results", "Results", "leuk_lib.evaluation.params:ResultsParams", ("data", "alhe", "acdb_gan", "fcmae", "wpat")
+        "results",
+        "Results",
+        "leuk_lib.evaluation.params:ResultsParams",
+        ("data", "alhe", "acdb_gan", "fcmae", "wpat"),
+        (
+            "book/reference/studies/ladder-pbc_barcelona_128.json",
+            "book/reference/studies/enhancement-pbc_barcelona_128.json",
+            "book/reference/studies/balancing-pbc_barcelona_128.json",
+            "book/reference/studies/pretraining-pbc_barcelona_128.json",
+            "book/reference/studies/leakage-smear.json",
+        ),
     ),
     StageSpec("claims", "Claims", "leuk_lib.evaluation.params:ClaimsParams", ("results",), ("book/claims.yml",)),
 )

@@ -33,11 +33,15 @@ SHOWN = 8  # examples a row in figures
 
 
 def feature_settings(params: AcdbGanParams) -> dict[str, Any]:
-    """Parameters of the feature network's FCMAE pretraining that follow from this stage's."""
+    """Parameters of the feature network's FCMAE pretraining that follow from this stage's.
+
+    With the contrastive term, other than chapter 4: two views of a cell come to lie near each other, which is what
+    finds copies. That it may learn a slide's stain does less harm here, since the class is the judge's matter.
+    """
     shared = ("dataset", "profile", "seed", "run", "threads", "accelerator", "devices", "precision", "checkpoint_every")
     return {key: getattr(params, key) for key in shared} | {
         "images": params.images, "variant": "zepto", "stem_stride": {16: 1, 32: 1, 64: 2, 128: 4}[params.gan_size],
-        "steps": params.feature_steps, "batch_size": 32, "decoder_dim": 64,
+        "steps": params.feature_steps, "batch_size": 32, "decoder_dim": 64, "contrast": 1.0,
     }  # fmt: skip
 
 
@@ -49,7 +53,7 @@ def judge_settings(params: AcdbGanParams) -> dict[str, Any]:
     shared = ("dataset", "profile", "seed", "run", "threads", "accelerator", "devices", "precision", "checkpoint_every")
     return {key: getattr(params, key) for key in shared} | {
         "images": params.images, "steps": params.judge_steps, "batch_size": 48, "lr": 3e-3, "evaluations": 1,
-        "balance": "sampling",
+        "balance": "sampling", "muon": 0.0, "crop_min": 0.7,
     }  # fmt: skip
 
 
@@ -110,8 +114,8 @@ class Chapter:
     def fit_gate(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor], judge: nn.Module | None = None) -> None:
         """Freeze ``encoder`` and ``judge`` and fit the gate on inner-training and held-out cells.
 
-        ``judge``: standardised images to logits (N,K), trained on the inner-training cells; without one a logistic
-        regression on the features gives the probabilities. Also measures held-out recall.
+        ``judge``: standardised images to logits (N,K), trained on the inner-training cells; without one a linear
+        discriminant on the features gives the probabilities. Also measures held-out recall.
         """
         self.frozen = FrozenFeatures(encoder, pool)
         self.features_train = self.frozen.embed(self.images_train)

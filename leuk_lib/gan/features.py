@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
-from sklearn.linear_model import LogisticRegression
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
 from leuk_lib.data.augment import normalise
@@ -73,7 +74,7 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Head:
-    """Class probabilities from features: logistic regression, its temperature set on held-out cells.
+    """Class probabilities from features: linear discriminant analysis, its temperature set on held-out cells.
 
     ``classes`` are the labels it knows, the columns of ``probabilities`` are all K labels (0 for unknown ones).
     """
@@ -92,13 +93,19 @@ class Head:
         held: NDArray[Any],
         held_labels: NDArray[Any],
         n_classes: int,
-        strength: float = 0.1,
     ) -> Head:
-        """Fit on (N,d) whitened features, classes weighted equally; temperature by held-out likelihood."""
+        """Fit on (N,d) whitened features, classes equally likely; temperature by held-out likelihood.
+
+        Covariances are shrunk. Source: Ledoit & Wolf 2004.
+        """
         known = np.unique(labels).astype(np.int64)
         if len(known) < 2:
             return cls(np.zeros((features.shape[1], 1)), np.zeros(1), known, n_classes, 1.0)
-        model = LogisticRegression(C=strength, max_iter=500, class_weight="balanced").fit(features, labels)
+        priors = np.full(len(known), 1 / len(known))
+        model = LinearDiscriminantAnalysis("lsqr", shrinkage="auto", priors=priors)
+        with warnings.catch_warnings():  # a class of one cell has no spread; it shares that of the others
+            warnings.filterwarnings("ignore", message="Only one sample available")
+            model.fit(features, labels)
         weight, bias = model.coef_.T, model.intercept_
         if len(known) == 2:  # sklearn keeps one column for two classes
             weight, bias = np.hstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
@@ -112,6 +119,10 @@ class Head:
         out = np.zeros((len(features), self.n_classes))
         out[:, self.classes] = softmax((features @ self.weight + self.bias) / self.temperature, axis=1)
         return out
+
+    def logits(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """(N,d) whitened -> (N,K): logarithms of :meth:`probabilities`, at least ln 1e-9."""
+        return np.log(np.maximum(self.probabilities(features), 1e-9))
 
     def recalled(self, features: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(hits, cells), both (K,): how many held-out cells of each class the head gets right."""
@@ -129,3 +140,19 @@ def calibrate(logits: NDArray[Any], labels: NDArray[Any]) -> float:
         return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
 
     return float(np.exp(minimize_scalar(nll, bounds=(-3, 3), method="bounded").x))
+
+
+def stack(first: NDArray[Any], second: NDArray[Any], labels: NDArray[Any]) -> tuple[float, float]:
+    """Weights >= 0 of two sets of logits (N,K) whose sum gives the labels (N,) the highest likelihood; (1, 1) for no cells.
+
+    A convex problem of two numbers: one temperature for each, and who is listened to. Source: Wolpert 1992 (stacking).
+    """
+    if not len(labels):
+        return 1.0, 1.0
+    rows = np.arange(len(labels))
+
+    def nll(weights: NDArray[Any]) -> float:
+        return -float(log_softmax(weights[0] * first + weights[1] * second, axis=1)[rows, labels].mean())
+
+    found = minimize(nll, np.array([0.5, 0.5]), method="L-BFGS-B", bounds=[(0, None), (0, None)]).x
+    return float(found[0]), float(found[1])

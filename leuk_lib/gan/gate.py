@@ -8,8 +8,9 @@ A candidate of class c must pass four tests:
 (iv)  it is no copy, in the same sense, of a candidate that was already accepted.
 In (ii) and (iii) a limit gives way as far as 2 % of the held-out cells of the class need; the percentile of (i) is
 lowered where otherwise too few of them would pass all tests together. How many must pass is the least share for which
-80 % of held-out cells pass limits that come from the others (cross-fitting, by patient or slide): limits are read off
-the cells that they fit best, so cells that they have not seen pass less often.
+80 % of held-out cells pass limits that come from the others (cross-fitting): limits are read off the cells that they
+fit best, so cells that they have not seen pass less often. Cells of a patient or slide that the limits have not seen
+may pass less often still; how often is measured, and no limit is loosened for it.
 The networks behind (i) to (iii) must not be the classifier under evaluation.
 Source: Kynkäänniemi et al. 2019 (k-NN balls), Meehan et al. 2020 (nearest-real distances against held-out ones).
 """
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
-from leuk_lib.gan.features import Head, Whitening, calibrate
+from leuk_lib.gan.features import Head, Whitening, stack
 from leuk_lib.gan.limits import ACCEPT, LEVELS, TAIL, Evidence, Limits, folds, lower, passes
 from leuk_lib.gan.pixels import UNMOVED, distances, moved_thumbnails, texture, thumbnails
 from leuk_lib.runs.errors import LeukError
@@ -59,7 +60,7 @@ class Gate:
     held_passed: NDArray[np.bool_]
     k: int
     judge_logits: Judge | None = None
-    temperature: float = 1.0
+    judge_weights: tuple[float, float] = (1.0, 0.0)  # of the discriminant's and of the judge's logits
 
     @classmethod
     def fit(
@@ -79,8 +80,9 @@ class Gate:
     ) -> Gate:
         """From features (N,D), labels (N,), and, for texture and the copy test in pixels, images (N,3,S,S) uint8.
 
-        ``judge``: logits (N,K) of images, from a network that was trained on the training cells; without one the
-        class probability is a logistic regression's on the features. ``groups_held`` (H,): patients or slides of
+        ``judge``: logits (N,K) of images, from a network that was trained on the training cells; its logits and those
+        of a linear discriminant on the features are added, with the weights that suit the held-out cells best. Without
+        one the class probability is the discriminant's. ``groups_held`` (H,): patients or slides of
         the held-out cells; what limits do to cells they never saw is measured group by group.
 
         A class with under ``min_train`` inner-training or ``min_held`` held-out cells gets no limits: no candidate
@@ -105,11 +107,11 @@ class Gate:
             radius[mine] = np.sort(among, axis=1)[:, min(k, mine.sum() - 1)]
         radius = np.maximum(radius, 1e-9)
         thumbs = None if images_train is None else thumbnails(images_train)
-        temperature = 1.0
+        weights = (1.0, 0.0)
         if judge is not None and images_held is not None:
-            temperature = calibrate(np.asarray(judge(images_held), dtype=np.float64), labels_held)
+            weights = stack(head.logits(held), np.asarray(judge(images_held), dtype=np.float64), labels_held)
         passed = np.zeros(len(labels_held), dtype=bool)
-        gate = cls(whitening, head, bank, labels_train, radius, thumbs, {}, {}, passed, k, judge, temperature)
+        gate = cls(whitening, head, bank, labels_train, radius, thumbs, {}, {}, passed, k, judge, weights)
         flattest, finest = -np.inf, np.inf
         if images_held is not None and len(images_held):
             real = pd.Series(texture(images_held))
@@ -127,11 +129,12 @@ class Gate:
             evidence[c] = Evidence(gate.statistics(held[mine], c, images), apart, flattest, finest, mine, fold)
         for level in LEVELS:
             for each in evidence.values():
-                passed[each.cells] = each.passed(level)
+                passed[each.cells] = each.passed(level, folds(None, len(each.cells)))
             if not evidence or passed[np.concatenate([each.cells for each in evidence.values()])].mean() >= ACCEPT:
                 break
         for c, each in evidence.items():
             gate.limits[c] = each.limits(level)
+            passed[each.cells] = each.passed(level, each.fold)
             gate.held_acceptance[c] = float(passed[each.cells].mean())
         return gate
 
@@ -157,14 +160,16 @@ class Gate:
         return out
 
     def probabilities(self, whitened: Floats, images: Tensor | None = None) -> Floats:
-        """(M,K) calibrated class probabilities of candidates: the judge's, or the regression's where there is none."""
+        """(M,K) calibrated class probabilities of candidates: discriminant and judge together, or the discriminant alone."""
         if self.judge_logits is None:
             return self.head.probabilities(whitened)
         if images is None:
             raise LeukError("gate: its judge needs the candidates' images")
         if not len(images):
             return np.zeros((0, self.head.n_classes))
-        return softmax(np.asarray(self.judge_logits(images), dtype=np.float64) / self.temperature, axis=1)
+        ours, theirs = self.judge_weights
+        judged = np.asarray(self.judge_logits(images), dtype=np.float64)
+        return softmax(ours * self.head.logits(whitened) + theirs * judged, axis=1)
 
     def statistics(self, whitened: Floats, label: int, images: Tensor | None = None) -> pd.DataFrame:
         """The measured quantities of (M,d) candidates of class ``label``: a row each; larger ``ball`` is worse."""

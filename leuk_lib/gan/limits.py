@@ -88,10 +88,10 @@ class Evidence:
                 break
         return limits
 
-    def passed(self, level: float) -> NDArray[np.bool_]:
+    def passed(self, level: float, fold: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which cells pass limits from the other folds."""
         out = np.zeros(len(self.stats), dtype=bool)
-        for part in np.unique(self.fold):
-            now = self.fold == part
+        for part in np.unique(fold):
+            now = fold == part
             out[now] = passes(self.stats[now], self.limits(level, ~now)).all(axis=1)
         return out

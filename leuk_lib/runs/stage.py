@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -50,6 +51,8 @@ class Stage(Generic[P]):
 
         Raises ``LeukError`` before any work starts if a parameter is unknown, of the wrong type or out of range.
         """
+        # timm and torch-fidelity ask for a notebook's progress bar, whose absence is told with this machine's paths.
+        warnings.filterwarnings("ignore", message="IProgress not found")
         params = from_namespace(name, model, namespace, paths.stage_notebooks())
         stage = cls(name, params)
         stage._fix_threads()

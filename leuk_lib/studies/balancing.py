@@ -236,6 +236,7 @@ class Balancing(Study[BalancingParams]):
         settings = WpatParams(
             seed=seed, threads=p.threads, accelerator="cpu", steps=p.steps, batch_size=p.batch_size, lr=p.lr,
             balance="sampling" if arm == OVERSAMPLING else "fallback", layer_decay=1.0, checkpoint_every=200,
+            muon=0.0, crop_min=0.7,
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "balancing", "classifier"))

@@ -126,7 +126,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def record_ladder(stage: RecordsNumbers, found: StudyRecord) -> None:
-    """Put the ladder's scores and differences into a stage's metrics: ``ladder_<arm>``, ``ladder_<arm>_minus_<other>``."""
+    """Put the ladder's scores and differences into a stage's metrics: ``ladder_<arm>``, ``ladder_<arm>_minus_<other>``.
+
+    ``ladder_shifted_lead``: the full model minus the rival that stands best under shifts, mean over all shifts.
+    """
 
     def key(*names: str) -> str:
         return re.sub(r"[^a-z0-9]+", "_", " ".join(("ladder", *names)).lower()).strip("_")
@@ -140,3 +143,11 @@ def record_ladder(stage: RecordsNumbers, found: StudyRecord) -> None:
             stage.record(
                 key(row["arm"], "minus", row["against"]), float(row["value"]), float(row["low"]), float(row["high"]), n
             )
+    stage.record("ladder_shifted_lead", shifted_lead(found), n=n)
+
+
+def shifted_lead(found: StudyRecord) -> float:
+    """Balanced accuracy of the full model minus that of its best rival under shifts, both as means over all shifts."""
+    gaps = found.table("shifts_gaps")
+    gaps = gaps[~gaps["condition"].str.endswith("none 0")]
+    return float(gaps.groupby("against")["value"].mean().min())

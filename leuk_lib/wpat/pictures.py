@@ -49,8 +49,10 @@ def tensor_table(encoder_path: Path, params: WpatParams, size: int, n_classes: i
         ("regions", "region tokens", sum(layout.counts), 1, params.dim),
         ("latents", "latents", params.latents, 1, params.dim),
         ("queries", "class queries", n_classes, 1, params.dim),
-        ("logits", "logits", n_classes, 1, 1),
     ]
+    if params.pooled:  # mean, deviation and maximum of every channel of every map
+        rows.append(("pooled", "pooled features", 3, 1, sum(encoder.channels)))
+    rows.append(("logits", "logits", n_classes, 1, 1))
     return pd.DataFrame(rows, columns=["name", "step", "height", "width", "channels"])
 
 

@@ -39,7 +39,15 @@ def real(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
     part = split_groups(data.labels, data.table["group"].to_numpy(), (0.55, 0.2, 0.25), 0)
     train, held, fresh = ((images[torch.from_numpy(part == k)], data.labels[part == k]) for k in range(3))
     settings = WpatParams(
-        threads=1, accelerator="cpu", steps=400, batch_size=48, lr=3e-3, evaluations=1, checkpoint_every=1000
+        threads=1,
+        accelerator="cpu",
+        steps=400,
+        batch_size=48,
+        lr=3e-3,
+        evaluations=1,
+        checkpoint_every=1000,
+        muon=0.0,
+        crop_min=0.7,
     )
     torch.manual_seed(0)
     judge = finetune(

@@ -145,7 +145,7 @@ def test_frozen_attention_with_a_trainable_bias():
 
 
 def _relative(a, b):
-    return float((a.float() - b).norm() / b.norm())
+    return float(((a.float() - b).norm() / b.norm()).detach())
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])

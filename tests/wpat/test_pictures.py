@@ -35,8 +35,10 @@ def test_the_drawn_tensors_are_those_of_a_real_pass(tiny, tmp_path, size, stem):
         height, width, channels = drawn.loc[f"tokens {stride}"]
         assert height * width == int(real.sum()) and channels == tokens.shape[-1] and count == len(real)
     assert drawn.loc["regions"].tolist() == [regions.shape[1], 1, regions.shape[2]]
+    assert "pooled" not in set(tensor_table(path, tiny.model_copy(update={"pooled": False}), size, 5)["name"])
     assert drawn.loc["latents"].tolist() == [latents.shape[1], 1, latents.shape[2]]
     assert drawn.loc["queries"].tolist() == [*model.queries.shape[:1], 1, model.queries.shape[1]]
+    assert drawn.loc["pooled"].prod() == model.pooled.head.in_features
     assert drawn.loc["logits"].tolist() == [logits.shape[1], 1, 1]
 
 

@@ -1,0 +1,60 @@
+"""The table of answers: right rows, right words, and no question whose record has nothing to say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from leuk_lib.stages import stage
+from leuk_lib.studies import STUDIES, answers
+from leuk_lib.studies.answers import QUESTIONS, Question
+from leuk_lib.studies.record import StudyRecord, load_record
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Record:
+    """As much of a record as answers are read from."""
+
+    def __init__(self, **tables: list[dict]) -> None:
+        self.tables = {name: pd.DataFrame(rows) for name, rows in tables.items()}
+
+    def table(self, name: str) -> pd.DataFrame:
+        return self.tables[name]
+
+
+def difference(arm: str, against: str, value: float, half: float, condition: str = "test") -> dict:
+    return {"condition": condition, "arm": arm, "against": against, "value": value, "low": value - half, "high": value + half}  # fmt: skip
+
+
+def test_answers_by_hand() -> None:
+    question = Question("Does it help?", "toy", "gains", "wpat", {"arm": ("ours",)}, "cells")
+    rows = [difference("ours", "a", 0.1, 0.05), difference("theirs", "a", 0.5, 0.1), difference("ours", "b", -0.1, 0.05), difference("ours", "c", 0.01, 0.05)]  # fmt: skip
+    table = answers.answers({question.file: Record(gains=rows)}, [question])  # type: ignore[dict-item]
+    assert table["question"].tolist() == ["Does it help?", "", ""]
+    assert table["points"].tolist() == ["+10.0 [+5.0, +15.0]", "-10.0 [-15.0, -5.0]", "+1.0 [-4.0, +6.0]"]
+    assert table["read as"].tolist() == ["better", "worse", "not told apart"]
+    assert table["study"].iloc[0].target == "05_wpat.ipynb"
+
+
+def test_an_interval_that_ends_at_zero_tells_nothing() -> None:
+    question = Question("?", "toy", "gains", "wpat")
+    table = answers.answers({question.file: Record(gains=[difference("a", "b", 0.0, 0.0), difference("a", "c", 0.05, 0.05)])}, [question])  # type: ignore[dict-item]  # fmt: skip
+    assert table["read as"].tolist() == ["not told apart"] * 2
+
+
+def test_the_strongest_rival_is_the_studys_own_choice() -> None:
+    question = Question("?", "toy", "rivals", "wpat", strongest=True)
+    rows = [difference("ours", name, 0.1, 0.05) for name in ("weak", "strong")]
+    chosen = question.chosen(Record(rivals=rows, best_rival=[{"arm": "strong"}]))  # type: ignore[arg-type]
+    assert chosen["against"].tolist() == ["strong"]
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.text)
+def test_every_question_has_its_answer_in_a_committed_record(question: Question) -> None:
+    assert question.study in STUDIES
+    assert question.file in stage("results").files
+    record: StudyRecord = load_record(ROOT / question.file)
+    assert len(question.chosen(record)) >= 1
