@@ -14,6 +14,8 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.paths import project_root
 
 REPRODUCED, NOT_REPRODUCED, CANNOT = "reproduced", "not reproduced", "cannot be tested here"
+# What a claim may need besides a run: the published figures alone, or a study's committed record.
+PUBLISHED, STUDY = "published", "study"
 
 
 class _Strict(BaseModel):
@@ -175,7 +177,9 @@ def judge(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Mapp
             else f"a run in the profile {profile} is too small to refute it"
         )
         return CANNOT, f"{kind[0].upper()}{kind[1:]}. {order}"
-    where = "" if claim.needs == "published" else f" on {_cells(facts)}, profile {profile}"
+    where = {PUBLISHED: "", STUDY: " on the study's real cells"}.get(
+        claim.needs, f" on {_cells(facts)}, profile {profile}"
+    )
     why = f"{_outcome(claim, decisive, met)}{where}."
     if not met and "high" in entry and claim.direction == "at_least":
         if claim.interval == "above":
@@ -199,12 +203,14 @@ def verdicts(
     for claim in book.claims:
         entry = numbers.get(claim.metric)
         verdict, why = judge(claim, book.needs[claim.needs], entry, facts)
-        published = claim.needs == "published"
+        data = {PUBLISHED: "published figures", STUDY: "real cells of a study"}.get(
+            claim.needs, f"{facts['dataset']} ({facts['kind']})"
+        )
+        made = {PUBLISHED: "–", STUDY: "committed record"}.get(claim.needs, f"{run} ({facts['profile']})")
         rows.append(
             {"claim": claim.text, "id": claim.id, "stated": claim.stated, "paper": told(claim.paper, claim.unit) if claim.quantified else "no figure",
              "ours": "–" if entry is None else told_entry(entry, claim.unit),
-             "data": "published figures" if published else f"{facts['dataset']} ({facts['kind']})",
-             "run": "–" if published else f"{run} ({facts['profile']})",
+             "data": data, "run": made,
              "tolerance": f"{claim.direction.replace('_', ' ')}, {claim.tolerance:g}",
              "verdict": verdict, "why": why, "tested": claim.tested, "evidence": claim.metric}
         )  # fmt: skip

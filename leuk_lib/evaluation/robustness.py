@@ -71,7 +71,10 @@ def recompressed(images: Tensor, strength: float, generator: torch.Generator) ->
         written, code = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), quality)
         if not written:
             raise ValueError(f"JPEG of quality {quality[1]} cannot be written")
-        out.append(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
+        read = cv2.imdecode(code, cv2.IMREAD_COLOR)
+        if read is None:
+            raise ValueError(f"JPEG of quality {quality[1]} cannot be read")
+        out.append(read[..., ::-1])
     return torch.from_numpy(np.ascontiguousarray(np.stack(out).transpose(0, 3, 1, 2)))
 
 

@@ -36,8 +36,9 @@ def standing(scores: pd.DataFrame, ladder: Sequence[str], full: str) -> Figure:
     ax.set_xlabel(f"balanced accuracy, % (95 % interval, {int(table['n'].iloc[0])} test cells over all repetitions)")
     ax.set_ylabel("model")
     for name, top, bottom in (("ladder", 0, len(ladder)), ("rivals", len(ladder), len(order))):
-        place = (top + bottom - 1) / 2
-        ax.text(1.02, place, name, transform=ax.get_yaxis_transform(), rotation=90, va="center", fontsize=8)
+        ax.text(
+            1.02, (top + bottom - 1) / 2, name, transform=ax.get_yaxis_transform(), rotation=90, va="center", fontsize=8
+        )
     ax.grid(axis="x", **GRID)
     ax.set_axisbelow(True)
     return figure

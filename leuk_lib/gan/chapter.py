@@ -114,8 +114,8 @@ class Chapter:
     def fit_gate(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor], judge: nn.Module | None = None) -> None:
         """Freeze ``encoder`` and ``judge`` and fit the gate on inner-training and held-out cells.
 
-        ``judge``: standardised images to logits (N,K), trained on the inner-training cells; without one a logistic
-        regression on the features gives the probabilities. Also measures held-out recall.
+        ``judge``: standardised images to logits (N,K), trained on the inner-training cells; without one a linear
+        discriminant on the features gives the probabilities. Also measures held-out recall.
         """
         self.frozen = FrozenFeatures(encoder, pool)
         self.features_train = self.frozen.embed(self.images_train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
-from sklearn.linear_model import LogisticRegression
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
 from leuk_lib.data.augment import normalise
@@ -73,7 +74,7 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Head:
-    """Class probabilities from features: logistic regression, its temperature set on held-out cells.
+    """Class probabilities from features: linear discriminant analysis, its temperature set on held-out cells.
 
     ``classes`` are the labels it knows, the columns of ``probabilities`` are all K labels (0 for unknown ones).
     """
@@ -92,13 +93,19 @@ class Head:
         held: NDArray[Any],
         held_labels: NDArray[Any],
         n_classes: int,
-        strength: float = 0.1,
     ) -> Head:
-        """Fit on (N,d) whitened features, classes weighted equally; temperature by held-out likelihood."""
+        """Fit on (N,d) whitened features, classes equally likely; temperature by held-out likelihood.
+
+        Covariances are shrunk. Source: Ledoit & Wolf 2004.
+        """
         known = np.unique(labels).astype(np.int64)
         if len(known) < 2:
             return cls(np.zeros((features.shape[1], 1)), np.zeros(1), known, n_classes, 1.0)
-        model = LogisticRegression(C=strength, max_iter=500, class_weight="balanced").fit(features, labels)
+        priors = np.full(len(known), 1 / len(known))
+        model = LinearDiscriminantAnalysis("lsqr", shrinkage="auto", priors=priors)
+        with warnings.catch_warnings():  # a class of one cell has no spread; it shares that of the others
+            warnings.filterwarnings("ignore", message="Only one sample available")
+            model.fit(features, labels)
         weight, bias = model.coef_.T, model.intercept_
         if len(known) == 2:  # sklearn keeps one column for two classes
             weight, bias = np.hstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])

@@ -60,7 +60,7 @@ class Gate:
     held_passed: NDArray[np.bool_]
     k: int
     judge_logits: Judge | None = None
-    judge_weights: tuple[float, float] = (1.0, 0.0)  # of the regression's and of the judge's logits
+    judge_weights: tuple[float, float] = (1.0, 0.0)  # of the discriminant's and of the judge's logits
 
     @classmethod
     def fit(
@@ -81,8 +81,8 @@ class Gate:
         """From features (N,D), labels (N,), and, for texture and the copy test in pixels, images (N,3,S,S) uint8.
 
         ``judge``: logits (N,K) of images, from a network that was trained on the training cells; its logits and those
-        of a logistic regression on the features are added, with the weights that suit the held-out cells best. Without
-        one the class probability is the regression's. ``groups_held`` (H,): patients or slides of
+        of a linear discriminant on the features are added, with the weights that suit the held-out cells best. Without
+        one the class probability is the discriminant's. ``groups_held`` (H,): patients or slides of
         the held-out cells; what limits do to cells they never saw is measured group by group.
 
         A class with under ``min_train`` inner-training or ``min_held`` held-out cells gets no limits: no candidate
@@ -160,7 +160,7 @@ class Gate:
         return out
 
     def probabilities(self, whitened: Floats, images: Tensor | None = None) -> Floats:
-        """(M,K) calibrated class probabilities of candidates: regression and judge together, or the regression alone."""
+        """(M,K) calibrated class probabilities of candidates: discriminant and judge together, or the discriminant alone."""
         if self.judge_logits is None:
             return self.head.probabilities(whitened)
         if images is None:

@@ -97,8 +97,8 @@ class LadderParams(StudyParams):
         images = self.pretrain_batch // 2
         return FcmaeParams(
             seed=seed, threads=self.threads, accelerator="cpu", images="raw", variant=self.variant,  # type: ignore[arg-type]
-            stem_stride=self.stem_stride, steps=self.pretrain_steps, batch_size=images,  # type: ignore[arg-type]
-            lr_scale=256 * self.pretrain_lr / images, contrast=1.0, checkpoint_every=100,
+            stem_stride=self.stem_stride, steps=self.pretrain_steps, batch_size=images, contrast=1.0,  # type: ignore[arg-type]
+            lr_scale=256 * self.pretrain_lr / images, checkpoint_every=100,
         )  # fmt: skip
 
     def wpat(self, seed: int, lr: float) -> WpatParams:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -83,10 +83,10 @@ def strongest(rows: Sequence[Row], rivals: Sequence[str], classes: tuple[str, ..
     return min(rivals, key=loss)
 
 
-def pairs(outcomes: Outcomes, compared: Sequence[tuple[str, str]] | object, test_over_train: float) -> pd.DataFrame:
+def pairs(outcomes: Outcomes, compared: Iterable[tuple[str, str]], test_over_train: float) -> pd.DataFrame:
     """``differences`` of the first model of each pair from the second; Holm over all pairs of a condition's table."""
     parts = []
-    for ours, theirs in list(compared):  # type: ignore[call-overload]
+    for ours, theirs in compared:
         cells = outcomes.cells[outcomes.cells["arm"].isin([ours, theirs])]
         pair = Outcomes(cells.reset_index(drop=True), outcomes.resamples, outcomes.random_seed)
         parts.append(differences(pair, {ours: theirs, theirs: theirs}, test_over_train))

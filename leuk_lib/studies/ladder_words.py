@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,7 @@ SAYS = {"helps": "helps", "harms": "harms", "not told apart": "cannot be told ap
 STANDS = {"helps": "ahead of", "harms": "behind", "not told apart": "not told apart from"}
 
 
-def interval(row: pd.Series, signed: bool = False) -> str:
+def interval(row: Mapping[Any, Any] | pd.Series, signed: bool = False) -> str:
     """``value [low, high]`` in per cent or points."""
     form = "{:+.1f} [{:+.1f}, {:+.1f}]" if signed else "{:.1f} [{:.1f}, {:.1f}]"
     return form.format(*(100 * float(row[name]) for name in ("value", "low", "high")))
@@ -33,8 +35,8 @@ def steps_in_words(found: StudyRecord) -> str:
 
 def standing_in_words(found: StudyRecord) -> str:
     """How high the full model comes, and where every rival stands to it."""
-    scores = found.table("scores").set_index("arm")
-    ours = scores.loc[FULL]
+    scores = {row["arm"]: row for row in found.table("scores").to_dict("records")}
+    ours = scores[FULL]
     rivals = found.table("rivals")
     kinds = [verdict(low, high) for low, high in rivals[["low", "high"]].to_numpy(dtype=np.float64)]
     said = [
@@ -46,7 +48,7 @@ def standing_in_words(found: StudyRecord) -> str:
     return (
         f"Full model ({FULL}): {interval(ours)} % balanced accuracy ({int(ours['n'])} test cells over {int(ours['seeds'])} "
         f"repetitions); the goal of {100 * GOAL:.0f} % is {goal}.\nIt is {'; '.join(said)}.\n"
-        f"The rival that validates best is {best}, with {interval(scores.loc[best])} %: the full model minus it is "
+        f"The rival that validates best is {best}, with {interval(scores[best])} %: the full model minus it is "
         f"{interval(against, signed=True)} points."
     )
 
@@ -124,7 +126,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def record_ladder(stage: RecordsNumbers, found: StudyRecord) -> None:
-    """Put the ladder's scores and differences into a stage's metrics: ``ladder_<arm>``, ``ladder_<arm>_minus_<other>``."""
+    """Put the ladder's scores and differences into a stage's metrics: ``ladder_<arm>``, ``ladder_<arm>_minus_<other>``.
+
+    ``ladder_shifted_lead``: the full model minus the rival that stands best under shifts, mean over all shifts.
+    """
 
     def key(*names: str) -> str:
         return re.sub(r"[^a-z0-9]+", "_", " ".join(("ladder", *names)).lower()).strip("_")
@@ -138,3 +143,11 @@ def record_ladder(stage: RecordsNumbers, found: StudyRecord) -> None:
             stage.record(
                 key(row["arm"], "minus", row["against"]), float(row["value"]), float(row["low"]), float(row["high"]), n
             )
+    stage.record("ladder_shifted_lead", shifted_lead(found), n=n)
+
+
+def shifted_lead(found: StudyRecord) -> float:
+    """Balanced accuracy of the full model minus that of its best rival under shifts, both as means over all shifts."""
+    gaps = found.table("shifts_gaps")
+    gaps = gaps[~gaps["condition"].str.endswith("none 0")]
+    return float(gaps.groupby("against")["value"].mean().min())

@@ -205,8 +205,13 @@ class RecordsNumbers(Protocol):
 
 
 def record_differences(stage: RecordsNumbers, table: pd.DataFrame, sizes: pd.DataFrame) -> None:
-    """Put the differences into a stage's metrics: ``gain_<arm>_<condition>``; n counts test cells over all seeds."""
+    """Put the differences into a stage's metrics; n counts test cells over all seeds.
+
+    Keys: ``gain_<arm>_<condition>``, or ``gain_<arm>_over_<rival>_<condition>`` where an arm has several rivals.
+    """
     n = sizes.drop_duplicates("condition").set_index("condition")["n"]
+    several = table.groupby("arm")["against"].nunique().max() > 1
     for row in table.to_dict("records"):
-        key = re.sub(r"[^a-z0-9]+", "_", f"gain {row['arm']} {row['condition']}".lower()).strip("_")
+        rival = f" over {row['against']}" if several else ""
+        key = re.sub(r"[^a-z0-9]+", "_", f"gain {row['arm']}{rival} {row['condition']}".lower()).strip("_")
         stage.record(key, float(row["value"]), float(row["low"]), float(row["high"]), int(n[row["condition"]]))

@@ -123,7 +123,7 @@ def build_optimisers(
     found: dict[str, torch.optim.Optimizer] = {"optimizer": torch.optim.AdamW(groups, lr=params.lr)}
     if inside:
         groups = parameter_groups(model, params.weight_decay, layer_decay, inside)
-        found["muon"] = torch.optim.Muon(groups, lr=params.lr, adjust_lr_fn="match_rms_adamw")  # type: ignore[arg-type]
+        found["muon"] = torch.optim.Muon(groups, lr=params.lr, adjust_lr_fn="match_rms_adamw")
     return found
 
 

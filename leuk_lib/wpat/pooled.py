@@ -90,7 +90,7 @@ def logistic(x: Tensor, labels: Tensor, n_classes: int, weights: Tensor | None =
         return loss
 
     with torch.enable_grad():
-        solver.step(objective)  # type: ignore[arg-type]  # a closure that returns a tensor is what it wants
+        solver.step(objective)
     return whole.detach()
 
 

@@ -81,6 +81,14 @@ def test_the_published_figures_are_judged_in_any_run(book, claim, expected):
     assert table.loc[claim, "data"] == "published figures"
 
 
+def test_a_study_decides_in_any_run_and_the_row_says_so(book):
+    entry = {"value": 0.03, "low": 0.01, "high": 0.05}
+    numbers = claims.collect({"wpat": {"ladder_wpat_minus_fcmae": entry}}, audit.figures(book.published))
+    row = claims.verdicts(book, numbers, {**RENDERED, "profile": "smoke"}, "r").set_index("id").loc["wpat"]
+    assert row["verdict"] == claims.REPRODUCED and "study's real cells" in row["why"]
+    assert row["data"] == "real cells of a study" and row["run"] == "committed record"
+
+
 def test_every_claim_gets_a_row_and_our_value_is_shown_for_information(book):
     numbers = claims.collect(
         {"results": {"accuracy": {"value": 0.8, "low": 0.7, "high": 0.9, "n": 50}}}, audit.figures(book.published)

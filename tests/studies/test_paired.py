@@ -110,3 +110,7 @@ def test_as_people_read_it():
 
     paired.record_differences(Stage(), table, pd.DataFrame({"condition": ["same", "dark"], "n": [7, 9]}))
     assert kept == {"gain_ours_same": (0.012, -0.01, 0.03, 7), "gain_ours_dark": (-0.3, -0.4, -0.2, 9)}
+    kept.clear()
+    both = pd.concat([table, table.assign(against="nobody", value=0.5)], ignore_index=True)
+    paired.record_differences(Stage(), both, pd.DataFrame({"condition": ["same", "dark"], "n": [7, 9]}))
+    assert set(kept) == {f"gain_ours_over_{rival}_{on}" for rival in ("none", "nobody") for on in ("same", "dark")}
