@@ -106,20 +106,19 @@ def summarise(cells: pd.DataFrame, groups: ArrayLike, seed: int, n_resamples: in
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def in_words(table: pd.DataFrame) -> str:
-    """One sentence a method, from the row in which everything is random: its interval beside 0 and 1/2."""
-    said = []
+def in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a method: the correlation where everything is random, and what its interval, beside 1/2, says of the map."""
+    rows = []
     for name, part in table.groupby("method", sort=False):
         end = part.iloc[-1]
-        value = f"{end['value']:.2f} [{end['low']:.2f}, {end['high']:.2f}]"
         if end["high"] < 0.5:
-            meaning = "the map is the model's more than the image's"
+            meaning = "the model's more than the image's"
         elif end["low"] > 0.5:
-            meaning = "the map is mostly the image's: read it with care"
+            meaning = "mostly the image's: read it with care"
         else:
             meaning = "undecided"
-        said.append(f"{name}: rank correlation with a wholly random model's map {value}; {meaning}.")
-    return "\n".join(said)
+        rows.append((name, f"{end['value']:.2f} [{end['low']:.2f}, {end['high']:.2f}]", meaning))
+    return pd.DataFrame(rows, columns=["map", "rank correlation with a wholly random model's map", "the map is"])
 
 
 def record(stage: RecordsNumbers, table: pd.DataFrame, prefix: str = "sanity") -> None:

@@ -63,7 +63,7 @@ def sanity(table: pd.DataFrame) -> Figure:
     ax.set_xticks(range(len(parts) + 1), ["nothing", *parts])
     ax.set_xlabel("made random")
     ax.set_ylabel("rank correlation with\nthe trained model's map")
-    ax.set_ylim(-0.35, 1.08)
+    ax.set_ylim(min(-0.35, float(table["low"].min()) - 0.05), 1.08)
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), **LEGEND)
     return figure
 

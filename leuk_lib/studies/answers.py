@@ -55,7 +55,12 @@ QUESTIONS = (
         {"arm": ("ALHE",), "condition": ("same",)},
     ),
     Question(
-        "Does the gated GAN help rare classes?", "balancing", "differences", "acdb_gan", {"arm": ("gated GAN",)}
+        "Does the gated GAN, or the loss it falls back to, help rare classes?", "balancing", "differences", "acdb_gan",
+        {"arm": ("gated GAN",)},
+    ),
+    Question(
+        "More than that loss alone, the class-balanced one, does?", "balancing", "rivals", "acdb_gan",
+        {"arm": ("gated GAN",), "against": ("class-balanced loss",)},
     ),
     Question(
         "More than repeating their cells does?", "balancing", "rivals", "acdb_gan",

@@ -55,17 +55,15 @@ def mistakes_only(bought: pd.DataFrame) -> pd.DataFrame:
     return bought[~bought["arm"].isin(honest)].reset_index(drop=True)
 
 
-def in_points(bought: pd.DataFrame) -> str:
-    """A line a mistake and kind of cells: what it buys, in points of balanced accuracy, and whether that is sure."""
-    said = []
+def in_points(bought: pd.DataFrame) -> pd.DataFrame:
+    """A row a mistake and kind of cells: what it buys, in points of balanced accuracy, and whether that is sure."""
+    rows = []
     for row in mistakes_only(bought).to_dict("records"):
         low, high = 100 * row["low"], 100 * row["high"]
-        sure = "buys" if low > 0 else "costs" if high < 0 else "is not told apart from nothing:"
-        said.append(
-            f"{row['condition']}: {row['arm']} instead of {row['against']} {sure} "
-            f"{100 * row['value']:+.1f} [{low:+.1f}, {high:+.1f}] points"
-        )
-    return "\n".join(said)
+        sure = "buys points" if low > 0 else "costs points" if high < 0 else "not told apart from nothing"
+        points = f"{100 * row['value']:+.1f} [{low:+.1f}, {high:+.1f}]"
+        rows.append((row["condition"], row["arm"], row["against"], points, sure))
+    return pd.DataFrame(rows, columns=["cells, model", "mistake", "instead of", "points [95 % interval]", "verdict"])
 
 
 def record_bought(stage: Any, bought: Mapping[str, pd.DataFrame]) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.studies import balancing
+from leuk_lib.studies import balancing, record
 from leuk_lib.studies.balancing import ARMS, F1, FILLED, GATED, NOTHING, TAIL, Balancing, BalancingParams, long_tailed
 from leuk_lib.studies.paired import Score
 from leuk_lib.studies.study import slug
@@ -122,3 +122,16 @@ def test_a_tail_that_is_not_there_is_said(small: Balancing, tmp_path: Path) -> N
     other = Balancing(small.params.model_copy(update={"tail": ("basophil",)}))
     with pytest.raises(LeukError, match="no class 'basophil'; it has"):
         other.run("cells", tmp_path / "study", "id")
+
+
+def test_the_committed_record_is_this_studys(root: Path) -> None:
+    found = record.load_record(root / record.record_file("balancing", "pbc_barcelona_128"))
+    assert found.study == "balancing" and len(found.params["seeds"]) >= 5 and found.git["dirty"] is False
+    differences = found.table("differences")
+    assert set(differences["arm"]) == set(ARMS) - {NOTHING} and set(differences["condition"]) == {TAIL, F1}
+    assert (differences["low"] <= differences["value"] + 1e-9).all()
+    delivery = found.table("delivery")
+    tail = delivery["class"].isin(found.params["tail"])
+    assert (10 * delivery.loc[tail, "real"] == delivery["real"].max()).all()  # a tenth, in training
+    known = found.table("controls").groupby("key")["accepted"].mean()
+    assert known[["exact", "noise", "mirrored", "shifted", "jpeg", "uniform", "blank"]].max() <= 0.01

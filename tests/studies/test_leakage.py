@@ -111,9 +111,10 @@ def test_tables_hold_the_known_answers():
     assert len(tables["bought"]) == 2 * 5 + 2
     only = mistakes_only(tables["bought"])
     assert "SMOTE of training cells" not in set(only["arm"]) and len(only) == 2 * 4 + 2
-    said = in_points(tables["bought"]).splitlines()
-    assert len(said) == len(only) and "+50.0" in said[0]
-    assert any("not told apart from nothing: +0.0" in line for line in said)
+    said = in_points(tables["bought"])
+    assert len(said) == len(only) and "+50.0" in said.iloc[0, 3]
+    alike = said[said["cells, model"] == f"{ALIKE}, colour"].iloc[0]
+    assert alike["verdict"] == "not told apart from nothing" and alike.iloc[3].startswith("+0.0")
     evidence.leakage({"toy": tables["bought"], "again": tables["bought"]}).canvas.draw()
 
 
