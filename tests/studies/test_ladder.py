@@ -167,3 +167,12 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_models(small: Ladder, tm
     assert set(tables["foreign"]["condition"]) == {"other elsewhere"}
     assert (tables["training"].set_index("arm")["parameters"].loc[list(STEPS)] > 0).all()
     assert small.run("majority-0", folder, "id")[1:] == rows["majority-0"][1:]
+
+
+def test_the_committed_record_is_this_studys(root: Path):
+    found = records.load_record(root / records.record_file("ladder", "pbc_barcelona_128"))
+    scores = found.table("scores")
+    assert found.study == "ladder" and set(STEPS) <= set(scores["arm"])
+    assert (scores["seeds"] == len(found.params["seeds"])).all() and scores["value"].between(0, 1).all()
+    assert set(found.table("rivals")["against"]) == {*found.params["probes"], *found.params["networks"]}
+    assert ladder_words.standing_in_words(found).count("\n") == 2
