@@ -96,8 +96,8 @@ def answers(records: Mapping[str, StudyRecord], questions: Iterable[Question] = 
             value, low, high = (100 * float(row[name]) for name in ("value", "low", "high"))
             out.append(
                 {
-                    "question": question.text, "compared": f"{row['arm']} − {row['against']}",
-                    "on": f"{question.dataset}: {row['condition']}",
+                    "question": question.text, "compared": f"{row['arm']} over {row['against']}",
+                    "on": {"test": "test cells"}.get(row["condition"], row["condition"]),
                     "points": f"{value:+.1f} [{low:+.1f}, {high:+.1f}]",
                     "read as": VERDICTS[int(np.sign(low) if low * high > 0 else 0)],
                     "study": Link(question.study, notebooks[question.stage]),

@@ -201,7 +201,9 @@ def in_words(table: pd.DataFrame, conditions: str = "kinds of test images") -> s
 class RecordsNumbers(Protocol):
     """What ``record_differences`` needs of a stage."""
 
-    def record(self, key: str, value: float, low: float, high: float, n: int) -> Any: ...
+    def record(
+        self, key: str, value: float, low: float | None = None, high: float | None = None, n: int | None = None
+    ) -> Any: ...
 
 
 def record_differences(stage: RecordsNumbers, table: pd.DataFrame, sizes: pd.DataFrame) -> None:

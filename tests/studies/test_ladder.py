@@ -121,13 +121,15 @@ def test_tables_and_metrics_are_made_of_the_record(found):
     kept: dict[str, float] = {}
 
     class Stage:
-        def record(self, key: str, value: float, low: float, high: float, n: int) -> None:
-            assert low <= value <= high and n == 120
+        def record(
+            self, key: str, value: float, low: float | None = None, high: float | None = None, n: int | None = None
+        ) -> None:
+            assert n == 120 and (key == "ladder_shifted_lead" or low <= value <= high)
             kept[key] = value
 
     ladder_words.record_ladder(Stage(), found)
     assert kept["ladder_alhe"] == pytest.approx(0.8) and kept["ladder_alhe_minus_strong"] == pytest.approx(-0.2)
-    assert len(kept) == 6 + 3 + 2
+    assert len(kept) == 6 + 3 + 2 + 1
 
 
 def test_figures_are_drawn_with_named_axes(found):
@@ -165,3 +167,12 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_models(small: Ladder, tm
     assert set(tables["foreign"]["condition"]) == {"other elsewhere"}
     assert (tables["training"].set_index("arm")["parameters"].loc[list(STEPS)] > 0).all()
     assert small.run("majority-0", folder, "id")[1:] == rows["majority-0"][1:]
+
+
+def test_the_committed_record_is_this_studys(root: Path):
+    found = records.load_record(root / records.record_file("ladder", "pbc_barcelona_128"))
+    scores = found.table("scores")
+    assert found.study == "ladder" and set(STEPS) <= set(scores["arm"])
+    assert (scores["seeds"] == len(found.params["seeds"])).all() and scores["value"].between(0, 1).all()
+    assert set(found.table("rivals")["against"]) == {*found.params["probes"], *found.params["networks"]}
+    assert ladder_words.standing_in_words(found).count("\n") == 2
