@@ -175,13 +175,17 @@ def _encode(linear: Tensor) -> Tensor:
 # -- tiles -----------------------------------------------------------------------------------------------------
 
 
-def _quantile(counts: Tensor, q: float) -> Tensor:
+def _quantiles(counts: Tensor, *shares: float) -> list[Tensor]:
+    """`tiles.quantiles`: for each share the quantile of every histogram (..., K), in bins."""
     cdf = counts.cumsum(-1)
-    target = q * cdf[..., -1]
-    place = (cdf < target[..., None]).sum(-1, keepdim=True)
-    inside = counts.gather(-1, place)[..., 0]
-    before = cdf.gather(-1, place)[..., 0] - inside
-    return place[..., 0] + (target - before) / inside.clamp_min(1e-12)
+    found = []
+    for share in shares:
+        target = share * cdf[..., -1]
+        place = (cdf < target[..., None]).sum(-1, keepdim=True)
+        inside = counts.gather(-1, place)[..., 0]
+        before = cdf.gather(-1, place)[..., 0] - inside
+        found.append(place[..., 0] + (target - before) / inside.clamp_min(1e-12))
+    return found
 
 
 def _counts(values: Tensor, group: Tensor, groups: int, bins: int) -> Tensor:
@@ -215,11 +219,13 @@ def _activity(levels: Tensor, rows: tiles.Axis, columns: tiles.Axis, params: Enh
     fall = edged.diff(dim=1).diff(dim=1)
     ripple = fall.diff(dim=2).diff(dim=2).abs_()
     ripples = _counts((ripple * tiles.NOISE_STEP).round_().int().clamp_max_(BINS - 1), tile, groups, BINS)
-    median = (_quantile(ripples, 0.5) - 0.5).clamp_min(0) / tiles.NOISE_STEP
+    (median,) = _quantiles(ripples, 0.5)
+    median = (median - 0.5).clamp_min(0) / tiles.NOISE_STEP
     noise = ((tiles.MAD_TO_SIGMA / tiles.LAPLACIAN_NORM * median) ** 2 + tiles.QUANTISATION).sqrt()
 
     entropy = -torch.special.xlogy(histogram, histogram).sum(-1) / torch.log(torch.tensor(float(BINS))).item()
-    spread = _quantile(histogram, 0.95) - _quantile(histogram, 0.05)
+    low, high = _quantiles(histogram, 0.05, 0.95)
+    spread = high - low
     varied = ((entropy - params.entropy_low) / (params.entropy_high - params.entropy_low)).clamp(0, 1)
     earned = varied * ((spread / (tiles.GAUSS_SPREAD * noise) - 1) / 2).clamp(0, 1)
     if params.spread_limit > 0:
@@ -255,7 +261,7 @@ def _shifts(histogram: Tensor, kappa: Tensor, contrast_floor: float) -> Tensor:
     batch, rows, columns, bins = histogram.shape
     whole = histogram.mean((1, 2))
     levels = torch.arange(bins, device=histogram.device)
-    low, high = _quantile(whole, TAIL), _quantile(whole, 1 - TAIL)
+    low, high = _quantiles(whole, TAIL, 1 - TAIL)
     floor = ((levels + 1 > low[:, None]) & (levels < high[:, None])).float() * contrast_floor
     floor = floor.repeat_interleave(rows * columns, 0)
     cap = kappa.reshape(-1, 1)
@@ -300,7 +306,8 @@ def _stain_gain(codes: Tensor, params: EnhanceParams) -> Tensor:
     bins = ((density - least) * (1 / step)).int().clamp_max_(gain.DENSITY_BINS - 1)
     image = torch.arange(batch, dtype=torch.int32, device=codes.device)[:, None, None]
     counts = _counts(bins, image, batch, gain.DENSITY_BINS)
-    low, high = (least + step * _quantile(counts, q / 100)[:, None, None] for q in (params.gain_low, params.gain_high))
+    shares = params.gain_low / 100, params.gain_high / 100
+    low, high = (least + step * place[:, None, None] for place in _quantiles(counts, *shares))
     x = density.sub_(low).mul_(1 / (high - low).clamp_min(1e-6)).clamp_(0, 1)
     return (x * -2).add_(3).mul_(x).mul_(x)
 

@@ -58,6 +58,9 @@ def test_predictions_are_of_real_validation_and_test_cells_only(run: Path):
     assert chances.sum(axis=1).sub(1).abs().max() < 1e-5 and chances.min().min() >= 0
 
 
+OPEN = {".safetensors", ".csv", ".json", ".svg", ".pdf", ".png", ".md"}
+
+
 def test_no_group_is_on_two_sides(run: Path):
     cells = pd.read_csv(run / "data" / "cells.csv")
     assert cells.groupby("group")["split"].nunique().max() == 1
@@ -74,14 +77,7 @@ def test_the_test_part_is_opened_once_and_by_wpat_alone(run: Path):
 def test_outputs_are_open_formats_and_memory_stays_under_four_gigabytes(run: Path):
     for spec in STAGES:
         card = json.loads((run / spec.name / "card.json").read_text())
-        assert {Path(name).suffix for name in card["outputs"]} <= {
-            ".safetensors",
-            ".csv",
-            ".json",
-            ".svg",
-            ".pdf",
-            ".png",
-        }
+        assert {Path(name).suffix for name in card["outputs"]} <= OPEN
         assert card["peak_rss_mb"] < 4096
         for name in card["outputs"]:
             if name.endswith(".safetensors"):

@@ -92,7 +92,7 @@ def test_nothing_changed_runs_nothing_and_is_quick(finished: Copy):
     ("module", "expected"),
     [
         ("leuk_lib/gan/losses.py", ["acdb_gan", "wpat", "results", "claims"]),
-        ("leuk_lib/wpat/attention.py", ["wpat", "results", "claims"]),
+        ("leuk_lib/wpat/material.py", ["wpat", "results", "claims"]),
         ("leuk_lib/figures/claims.py", ["claims"]),
         ("leuk_lib/runs/stage.py", ALL),
         ("leuk_lib/cli.py", []),
