@@ -128,7 +128,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 def record_ladder(stage: RecordsNumbers, found: StudyRecord) -> None:
     """Put the ladder's scores and differences into a stage's metrics: ``ladder_<arm>``, ``ladder_<arm>_minus_<other>``.
 
-    ``ladder_shifted_lead``: the full model minus the rival that stands best under shifts, mean over all shifts.
+    ``ladder_shifts_lead``: see :func:`shifts_lead`.
     """
 
     def key(*names: str) -> str:
@@ -143,11 +143,17 @@ def record_ladder(stage: RecordsNumbers, found: StudyRecord) -> None:
             stage.record(
                 key(row["arm"], "minus", row["against"]), float(row["value"]), float(row["low"]), float(row["high"]), n
             )
-    stage.record("ladder_shifted_lead", shifted_lead(found), n=n)
+    stage.record("ladder_shifts_lead", *shifts_lead(found))
 
 
-def shifted_lead(found: StudyRecord) -> float:
-    """Balanced accuracy of the full model minus that of its best rival under shifts, both as means over all shifts."""
+def shifts_lead(found: StudyRecord) -> tuple[float, float | None, float | None, int]:
+    """Share of the shifts under which the full model is surely ahead of a rival, less the share where it is surely behind.
+
+    "Surely": the whole interval lies on that side of 0. Of all rivals the one against which this is lowest counts.
+    Returns what a stage records: the value, no interval, and the number of shifts.
+    """
     gaps = found.table("shifts_gaps")
     gaps = gaps[~gaps["condition"].str.endswith("none 0")]
-    return float(gaps.groupby("against")["value"].mean().min())
+    surely = (gaps["low"] > 0).astype(int) - (gaps["high"] < 0).astype(int)
+    by_rival = surely.groupby(gaps["against"])
+    return float(by_rival.mean().min()), None, None, int(by_rival.size().max())

@@ -124,7 +124,7 @@ def test_tables_and_metrics_are_made_of_the_record(found):
         def record(
             self, key: str, value: float, low: float | None = None, high: float | None = None, n: int | None = None
         ) -> None:
-            assert n == 120 and (key == "ladder_shifted_lead" or low <= value <= high)
+            assert key == "ladder_shifts_lead" or (n == 120 and low <= value <= high)
             kept[key] = value
 
     ladder_words.record_ladder(Stage(), found)
@@ -176,3 +176,18 @@ def test_the_committed_record_is_this_studys(root: Path):
     assert (scores["seeds"] == len(found.params["seeds"])).all() and scores["value"].between(0, 1).all()
     assert set(found.table("rivals")["against"]) == {*found.params["probes"], *found.params["networks"]}
     assert ladder_words.standing_in_words(found).count("\n") == 2
+
+
+def test_the_lead_under_shifts_counts_sure_wins_less_sure_losses_against_the_hardest_rival():
+    def gap(rival: str, low: float, high: float, condition: str = "shift blur 1") -> dict:
+        return {"condition": condition, "arm": "ours", "against": rival, "value": (low + high) / 2, "low": low, "high": high}  # fmt: skip
+
+    rows = [gap("a", 0.1, 0.2), gap("a", 0.1, 0.2), gap("a", -0.1, 0.1), gap("a", -0.2, -0.1)]
+    rows += [gap("b", -0.2, -0.1), gap("b", 0.1, 0.2), gap("b", -0.1, 0.1), gap("b", -0.2, -0.1)]
+    rows += [gap("b", -0.3, -0.2, "shift none 0")]  # no shift
+
+    class Record:
+        def table(self, name: str) -> pd.DataFrame:
+            return {"shifts_gaps": pd.DataFrame(rows)}[name]
+
+    assert ladder_words.shifts_lead(Record()) == (-0.25, None, None, 4)
