@@ -78,7 +78,7 @@ def robustness(table: pd.DataFrame, units: Mapping[str, str], full: str, measure
     kinds, models = list(units), list(dict.fromkeys(table["model"]))
     figure, axes = new_figure(8.6, 5.2, 2, -(-len(kinds) // 2), sharey=True, squeeze=False)
     plain = table[table["kind"] == "none"]
-    for ax, kind in zip(axes.flat, kinds, strict=False):
+    for ax, kind in zip(axes.flat[: len(kinds)], kinds, strict=True):
         for position, model in enumerate(models):
             part = pd.concat([plain, table[table["kind"] == kind]])
             part = part[part["model"] == model].sort_values("strength")

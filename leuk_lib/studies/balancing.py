@@ -18,7 +18,6 @@ from torch import Tensor
 from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.loading import CellSet
 from leuk_lib.data.splits import split_groups
-from leuk_lib.evaluation.significance import holm
 from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.fcmae.pretrain import pretrain
 from leuk_lib.gan import chapter
@@ -29,7 +28,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import derive, numpy_rng
-from leuk_lib.studies.paired import Outcomes, Score, differences, scores
+from leuk_lib.studies.paired import Outcomes, Score, between, differences, scores, with_holm
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.wpat.finetune import effective_weights, finetune, predict_logits
 from leuk_lib.wpat.params import WpatParams
@@ -119,17 +118,13 @@ class Balancing(Study[BalancingParams]):
         by_kind = {name: Outcomes(cells, p.resamples, min(p.seeds), score) for name, score in kinds.items()}
         base = dict.fromkeys(ARMS, NOTHING)
         gains = [differences(found, base, ratio).assign(condition=name) for name, found in by_kind.items()]
-        against = [
-            differences(_only(found, arm, rival), {arm: rival, rival: rival}, ratio).assign(condition=name)
-            for name, found in by_kind.items()
-            for arm, rivals in RIVALS.items()
-            for rival in rivals
-        ]
+        compared = [(arm, rival) for arm, rivals in RIVALS.items() for rival in rivals]
+        against = [between(found, compared, ratio).assign(condition=name) for name, found in by_kind.items()]
         gans = [row for seed in p.seeds for row in rows[f"gan-{seed}"]]
         return {
             "scores": pd.concat([scores(found).assign(condition=name) for name, found in by_kind.items()]),
-            "differences": _with_holm(gains),
-            "rivals": _with_holm(against),
+            "differences": with_holm(gains),
+            "rivals": with_holm(against),
             "recalls": cells.groupby(["arm", "label"], sort=False)["right"].mean().rename("recall").reset_index(),
             "delivery": pd.DataFrame([row for row in gans if "quota" in row]),
             "controls": pd.DataFrame([row for row in gans if "key" in row]),
@@ -278,13 +273,3 @@ def _table(row: Row) -> pd.DataFrame:
     frame = pd.DataFrame({key: row[key].split(",") for key in ("cell", "group", "label", "predicted")})
     frame["right"] = (frame["label"] == frame["predicted"]).astype(int)
     return frame.assign(**{key: row[key] for key in ("arm", "seed", "condition")})
-
-
-def _with_holm(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Several tables of differences as one, with Holm over all of its rows."""
-    whole = pd.concat(tables, ignore_index=True)
-    return whole.assign(p_holm=holm(whole["p"]))
-
-
-def _only(outcomes: Outcomes, *arms: str) -> Outcomes:
-    return replace(outcomes, cells=outcomes.cells[outcomes.cells["arm"].isin(arms)].reset_index(drop=True))

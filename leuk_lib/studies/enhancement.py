@@ -26,7 +26,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import derive
-from leuk_lib.studies.paired import Outcomes, differences, scores
+from leuk_lib.studies.paired import Outcomes, cells_of, differences, scores
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
@@ -110,7 +110,7 @@ class Enhancement(Study[EnhancementParams]):
 
     def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
         """Balanced accuracy of every arm and condition, and its difference from the arm without enhancement."""
-        cells = pd.concat([_table(found) for job, found in rows.items() if job != "images"], ignore_index=True)
+        cells = pd.concat([cells_of(found) for job, found in rows.items() if job != "images"], ignore_index=True)
         outcomes = Outcomes(cells, self.params.resamples, min(self.params.seeds))
         test = cells.drop_duplicates(["seed", "cell", "condition"])
         share = (test["condition"] == "same").sum() / len(self.params.seeds) / rows["images"][0]["cells"]
@@ -226,13 +226,3 @@ def enhance(images: Tensor, sees: str) -> Tensor:
         return enhance_cells(images)
     arrays = images.permute(0, 2, 3, 1).numpy()
     return torch.from_numpy(np.stack([clahe_2(np.ascontiguousarray(image)) for image in arrays])).permute(0, 3, 1, 2)
-
-
-def _table(rows: list[Row]) -> pd.DataFrame:
-    """One row a test cell from one row a condition."""
-    parts = []
-    for row in rows:
-        frame = pd.DataFrame({key: row[key].split(",") for key in ("cell", "group", "label")})
-        frame["right"] = [int(hit) for hit in row["right"]]
-        parts.append(frame.assign(arm=row["arm"], seed=row["seed"], condition=row["condition"]))
-    return pd.concat(parts, ignore_index=True)

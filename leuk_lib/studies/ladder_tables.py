@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,8 @@ from torch import Tensor
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.intervals import ClusterBootstrap
 from leuk_lib.evaluation.predictions import Predictions
-from leuk_lib.evaluation.significance import holm
 from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.studies.paired import Outcomes, differences, scores
+from leuk_lib.studies.paired import Outcomes, between, scores
 from leuk_lib.studies.study import Row
 
 Array = NDArray[np.float64]
@@ -54,8 +53,8 @@ def tables(
     best = strongest(judged, rivals, classes)
     found = {
         "scores": scores(outcomes),
-        "steps": pairs(outcomes, before.items(), test_over_train),
-        "rivals": pairs(outcomes, [(full, rival) for rival in rivals], test_over_train),
+        "steps": between(outcomes, before.items(), test_over_train),
+        "rivals": between(outcomes, [(full, rival) for rival in rivals], test_over_train),
         "best_rival": pd.DataFrame([{"arm": best, "chosen by": "validation loss, mean over repetitions"}]),
         "calibration": calibrated(judged, [*ladder, *rivals], classes),
         "abstention": abstained(judged, [full, best], classes, resamples, seed),
@@ -69,7 +68,7 @@ def tables(
             found[name] = scores(shifted)
             arms = shifted.arms
             against = [(full, rival) for rival in arms if rival in rivals and full in arms]
-            found[f"{name}_gaps"] = pairs(shifted, against, test_over_train) if against else pd.DataFrame()
+            found[f"{name}_gaps"] = between(shifted, against, test_over_train) if against else pd.DataFrame()
     return found
 
 
@@ -81,17 +80,6 @@ def strongest(rows: Sequence[Row], rivals: Sequence[str], classes: tuple[str, ..
         return float(np.mean([metrics.nll_of_cells(part).mean() for part in mine]))
 
     return min(rivals, key=loss)
-
-
-def pairs(outcomes: Outcomes, compared: Iterable[tuple[str, str]], test_over_train: float) -> pd.DataFrame:
-    """``differences`` of the first model of each pair from the second; Holm over all pairs of a condition's table."""
-    parts = []
-    for ours, theirs in compared:
-        cells = outcomes.cells[outcomes.cells["arm"].isin([ours, theirs])]
-        pair = Outcomes(cells.reset_index(drop=True), outcomes.resamples, outcomes.random_seed)
-        parts.append(differences(pair, {ours: theirs, theirs: theirs}, test_over_train))
-    table = pd.concat(parts, ignore_index=True)
-    return table.assign(p_holm=holm(table["p"]))
 
 
 def calibrated(rows: Sequence[Row], arms: Sequence[str], classes: tuple[str, ...]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import derive
 from leuk_lib.studies.generators import GAN, SMOTE, gan, nearest_group, smote
 from leuk_lib.studies.mistakes import Arm, arms_of, steps_of
-from leuk_lib.studies.paired import Outcomes, differences, scores
+from leuk_lib.studies.paired import Outcomes, between, cells_of, scores
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
@@ -125,16 +125,15 @@ class Leakage(Study[LeakageParams]):
     def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
         """`scores`: balanced accuracy as each arm would publish it; `bought`: what each step adds; `cells`."""
         p = self.params
-        whole = pd.concat([_table(found) for job, found in rows.items() if job != "cells"], ignore_index=True)
+        whole = pd.concat([cells_of(found) for job, found in rows.items() if job != "cells"], ignore_index=True)
         found, bought = [], []
         for condition in [f"{world}, {model}" for world in p.worlds for model in (COLOUR, p.network)]:
             here = whole[whole["condition"] == condition].reset_index(drop=True)
-            found.append(scores(Outcomes(here, p.resamples, min(p.seeds))))
-            for arm, base in steps_of(p.generators):
-                part = here[here["arm"].isin([arm, base])].reset_index(drop=True)
-                if part["arm"].nunique() == 2:
-                    pair = Outcomes(part, p.resamples, min(p.seeds))
-                    bought.append(differences(pair, {arm: base, base: base}, 1 / (p.folds - 1)))
+            outcomes = Outcomes(here, p.resamples, min(p.seeds))
+            found.append(scores(outcomes))
+            compared = [pair for pair in steps_of(p.generators) if set(pair) <= set(outcomes.arms)]
+            if compared:
+                bought.append(between(outcomes, compared, 1 / (p.folds - 1)))
         # Folds of one seed are not splits of their own: no corrected t-test over them.
         table = pd.concat(bought, ignore_index=True).drop(columns=["p", "p_holm"])
         return {
@@ -283,13 +282,3 @@ class _Maker:
         )  # fmt: skip
         place = self.folder / "checkpoints" / slug(f"gan {name}")
         return gan(c.images[sees], c.labels[sees], wanted, settings, place, f"{self.identity}-gan-{name}")
-
-
-def _table(rows: list[Row]) -> pd.DataFrame:
-    """One row a test cell from one row an arm and model."""
-    parts = []
-    for row in rows:
-        frame = pd.DataFrame({key: row[key].split(",") for key in ("cell", "group", "label")})
-        frame["right"] = [int(hit) for hit in row["right"]]
-        parts.append(frame.assign(arm=row["arm"], seed=row["seed"], condition=row["condition"]))
-    return pd.concat(parts, ignore_index=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -61,6 +61,10 @@ class Outcomes:
         """Names of the conditions, in the order they came."""
         return list(dict.fromkeys(self.cells["condition"]))
 
+    def only(self, *arms: str) -> Outcomes:
+        """The outcomes of some arms."""
+        return replace(self, cells=self.cells[self.cells["arm"].isin(arms)].reset_index(drop=True))
+
     def measured(self, condition: str) -> tuple[dict[str, Array], dict[str, Array]]:
         """The score by arm: of every seed (S,), and the seeds' mean in every resample (R,).
 
@@ -102,6 +106,19 @@ class Outcomes:
         """Test cells over all seeds, different groups, and seeds of a condition."""
         part = self.cells[(self.cells["condition"] == condition) & (self.cells["arm"] == self.arms[0])]
         return {"n": len(part), "groups": part["group"].nunique(), "seeds": part["seed"].nunique()}
+
+
+def cells_of(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("arm", "seed", "condition")) -> pd.DataFrame:
+    """One row a test cell, as `Outcomes` wants it, from a job's rows, which hold many cells each.
+
+    A row's ``cell``, ``group`` and ``label`` are lists with commas, ``right`` a string of 0 and 1; ``keys`` are passed on.
+    """
+    parts = []
+    for row in rows:
+        frame = pd.DataFrame({key: row[key].split(",") for key in ("cell", "group", "label")})
+        frame["right"] = [int(hit) for hit in row["right"]]
+        parts.append(frame.assign(**{key: row[key] for key in keys}))
+    return pd.concat(parts, ignore_index=True)
 
 
 def scores(outcomes: Outcomes) -> pd.DataFrame:
@@ -152,6 +169,19 @@ def differences(outcomes: Outcomes, base: Mapping[str, str], test_over_train: fl
             )
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"]))
+
+
+def between(outcomes: Outcomes, compared: Iterable[tuple[str, str]], test_over_train: float) -> pd.DataFrame:
+    """`differences` of the first arm of each pair from the second; Holm over all pairs and conditions."""
+    return with_holm(
+        [differences(outcomes.only(arm, rival), {arm: rival, rival: rival}, test_over_train) for arm, rival in compared]
+    )
+
+
+def with_holm(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Several tables of differences as one, with Holm over all of its rows."""
+    whole = pd.concat(tables, ignore_index=True)
+    return whole.assign(p_holm=holm(whole["p"]))
 
 
 def verdict(low: float, high: float) -> str:

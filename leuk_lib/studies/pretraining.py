@@ -25,7 +25,7 @@ from leuk_lib.fcmae.weights import load_backbone, save_backbone
 from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.studies.paired import Outcomes, differences, scores
+from leuk_lib.studies.paired import Outcomes, between, cells_of, differences, scores
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.wpat.finetune import finetune, predict_logits
 from leuk_lib.wpat.params import WpatParams
@@ -178,7 +178,10 @@ class Pretraining(Study[PretrainingParams]):
         """`curve`: probes over pretraining; `probes`, `gains`: at its end, and against every rival; `labels`,
         `label_gains`: balanced accuracy of fine-tuning by share of labels, and pretrained minus random start."""
         p = self.params
-        whole = pd.concat([_cells_of(found) for job, found in rows.items() if job != "cells"], ignore_index=True)
+        whole = pd.concat(
+            [cells_of(found, ("arm", "seed", "condition", "step")) for job, found in rows.items() if job != "cells"],
+            ignore_index=True,
+        )
         probes, tuned = whole[whole["step"] >= 0], whole[whole["step"] < 0]
         last = probes[(probes["step"] == p.steps) | ~probes["arm"].isin(list(PRETRAINED))]
         # Both arms start from the same weights: the start is counted once, under its own name.
@@ -195,16 +198,11 @@ class Pretraining(Study[PretrainingParams]):
         at_end = Outcomes(pd.concat([last, start], ignore_index=True), p.resamples, min(p.seeds))
         labels = Outcomes(tuned.reset_index(drop=True), p.resamples, min(p.seeds))
         ratio = FRACTIONS[2] / FRACTIONS[0]
-        gains = [
-            differences(_only(at_end, CONTRAST, rival), {CONTRAST: rival, rival: rival}, ratio)
-            for rival in at_end.arms
-            if rival != CONTRAST
-        ]
-        gains.append(differences(_only(at_end, PIXELS, SCRATCH), {PIXELS: SCRATCH, SCRATCH: SCRATCH}, ratio))
+        compared = [(CONTRAST, rival) for rival in at_end.arms if rival != CONTRAST] + [(PIXELS, SCRATCH)]
         return {
             "curve": pd.DataFrame(curve),
             "probes": scores(at_end),
-            "gains": pd.concat(gains, ignore_index=True).drop(columns="p_holm"),
+            "gains": between(at_end, compared, ratio).drop(columns="p_holm"),
             "labels": scores(labels),
             "label_gains": differences(labels, {CONTRAST: SCRATCH, SCRATCH: SCRATCH}, ratio),
             "cells": pd.DataFrame(rows["cells"]),
@@ -287,20 +285,3 @@ def labelled(train: Tensor, labels: Tensor, share: float, seed: int) -> Tensor:
         mine = shuffled[labels[shuffled] == label]
         chosen.append(mine[: max(1, round(share * len(mine)))])
     return torch.cat(chosen).sort().values
-
-
-def _cells_of(rows: list[Row]) -> pd.DataFrame:
-    """Rows of a job, one row a test cell."""
-    parts = []
-    for row in rows:
-        cells = {key: row[key].split(",") for key in ("cell", "group", "label")} | {
-            "right": [int(r) for r in row["right"]]
-        }
-        parts.append(pd.DataFrame(cells).assign(**{key: row[key] for key in ("arm", "seed", "condition", "step")}))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _only(outcomes: Outcomes, *arms: str) -> Outcomes:
-    """The outcomes of some arms, in that order."""
-    parts = [outcomes.cells[outcomes.cells["arm"] == arm] for arm in arms]
-    return Outcomes(pd.concat(parts, ignore_index=True), outcomes.resamples, outcomes.random_seed)
