@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.splits import split_groups
@@ -29,6 +29,7 @@ from leuk_lib.studies.paired import Outcomes, between, cells_of, differences, sc
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.wpat.finetune import finetune, predict_logits
 from leuk_lib.wpat.params import WpatParams
+from leuk_lib.wpat.pooled import PooledClassifier
 
 SCRATCH, CONTRAST, PIXELS = "random initialisation", "FCMAE + contrast", "FCMAE"
 #: What an arm of pretraining changes in the study's settings; both see as many masked images.
@@ -54,7 +55,7 @@ class PretrainingParams(StudyParams):
     label_shares: tuple[float, ...] = Field(
         (0.05, 0.1, 0.25, 1.0), min_length=1, description="shares of the training labels that fine-tuning may use"
     )
-    tune_steps: int = Field(60, ge=1, le=10**6, description="optimiser steps of every fine-tuning")
+    tune_steps: int = Field(120, ge=1, le=10**6, description="optimiser steps of every fine-tuning")
     tune_batch: int = Field(32, ge=2, le=8192, description="images a step of fine-tuning")
     tune_lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of fine-tuning")
     resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
@@ -74,21 +75,6 @@ class PretrainingParams(StudyParams):
             stem_stride=self.stem_stride, steps=self.steps, batch_size=images, lr_scale=256 * self.lr / images,  # type: ignore[arg-type]
             checkpoint_every=100, **PRETRAINED[arm],
         )  # fmt: skip
-
-
-class PooledClassifier(nn.Module):
-    """An encoder, its pooled features, and one linear layer: (B, 3, H, W) standardised -> logits (B, K)."""
-
-    def __init__(self, encoder: Encoder, n_classes: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.channels[-1], n_classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, 3, H, W) -> (B, K)."""
-        return self.head(self.encoder.pool(x))
 
 
 @dataclass
@@ -251,6 +237,7 @@ class Pretraining(Study[PretrainingParams]):
         return [{"seed": seed, **row, **material.identities} for row in rows]
 
     def _tune(self, arm: str, share: float, seed: int, folder: Path, identity: str) -> list[Row]:
+        """The ladder's fine-tuning, read-out fitted before the first step included, from either start."""
         p, material = self.params, self._material(folder, seed)
         if arm == SCRATCH:
             encoder = build_autoencoder(p.fcmae(CONTRAST, seed)).encoder
@@ -259,7 +246,7 @@ class Pretraining(Study[PretrainingParams]):
         train = labelled(material.train, material.labels, share, seed)
         settings = WpatParams(
             seed=seed, threads=p.threads, accelerator="cpu", steps=p.tune_steps, batch_size=p.tune_batch, lr=p.tune_lr,
-            layer_decay=1.0, evaluations=3, checkpoint_every=100, muon=0.0, crop_min=0.7,
+            layer_decay=1.0, drop_path=0.0, evaluations=5, checkpoint_every=100,
         )  # fmt: skip
         tuned = finetune(
             material.images[train], material.labels[train], material.images[material.val], material.labels[material.val],
