@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -88,7 +90,7 @@ def _enhance(
         shift *= weight
         if kept is not None:
             kept[:, band] = weight, shift
-        enhanced[band] = like(image[band], colour.moved(light[band], shift), shift != 0)
+        enhanced[band] = like(image[band], colour.moved(light[band], shift), shift)
     return enhanced, (rows, columns, levels, stats, active, kappa, curves)
 
 
@@ -98,10 +100,10 @@ def carve(*wanted: tuple[tuple[int, ...], Any]) -> list[NDArray[Any]]:
     The C library keeps as much free memory for the next call as twice the largest block that it has seen, and returns
     the rest; pages that it has to fetch anew cost more than what is computed on them.
     """
-    sizes = [int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in wanted]
-    ends = np.cumsum([-(-size // 64) * 64 for size in sizes])
-    block = np.empty(int(ends[-1]), np.uint8)
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in wanted]
+    starts = list(accumulate((-(-size // 64) * 64 for size in sizes), initial=0))
+    block = np.empty(starts[-1], np.uint8)
     return [
-        block[end - -(-size // 64) * 64 :][:size].view(dtype).reshape(shape)
-        for (shape, dtype), size, end in zip(wanted, sizes, ends.tolist(), strict=True)
+        block[start : start + size].view(dtype).reshape(shape)
+        for (shape, dtype), size, start in zip(wanted, sizes, starts[:-1], strict=True)
     ]

@@ -58,24 +58,22 @@ def colour_of(image: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(image[..., :3])
 
 
-def like(image: NDArray[Any], rgb: NDArray[Any], changed: NDArray[np.bool_]) -> NDArray[Any]:
-    """``rgb`` (H,W,3) in the type and layout of ``image``; pixels that are not ``changed`` (H,W) are the image's own.
+def like(image: NDArray[Any], rgb: NDArray[Any], shift: NDArray[np.float32]) -> NDArray[Any]:
+    """``rgb`` (H,W,3) in the type and layout of ``image``; where ``shift`` (H,W) is 0 the image's own pixels.
 
-    ``rgb`` is uint8 for a uint8 image, else float in [0,1].
+    ``rgb`` is uint8 for a uint8 image, else float in [0,1]. In 8 bits every colour comes back as it was where nothing
+    moved it, and nothing needs to be put back.
     """
     if image.dtype == np.uint8:
-        whole = rgb
-        if image.ndim == 3 and image.shape[2] == 4:
-            whole = np.dstack([whole, image[..., 3]])
-        elif image.ndim == 2:
-            whole = np.ascontiguousarray(whole[..., 0])
-        return cv2.copyTo(np.ascontiguousarray(image), (~changed).view(np.uint8), whole)
+        if image.ndim == 2:
+            return np.ascontiguousarray(rgb[..., 0])
+        return np.dstack([rgb, image[..., 3]]) if image.shape[2] == 4 else rgb
     values = rgb[..., 0] if image.ndim == 2 else rgb
     full = FULL.get(image.dtype)
     if full is not None:
         values = np.rint(values * np.float32(full))
     out = image.copy()
     target = out if image.ndim == 2 else out[..., :3]
-    where = changed if image.ndim == 2 else changed[..., None]
-    np.copyto(target, values.astype(image.dtype), where=where)
+    changed = shift != 0
+    np.copyto(target, values.astype(image.dtype), where=changed if image.ndim == 2 else changed[..., None])
     return out

@@ -137,6 +137,6 @@ def activity(stats: TileStats, params: EnhanceParams) -> NDArray[np.float64]:
     earned = varied * structure
     if params.spread_limit > 0:
         earned = earned * np.clip(1 - stats.spread / params.spread_limit, 0, 1)
-    edged = np.pad(earned, 1, mode="edge")
+    edged = cv2.copyMakeBorder(earned, 1, 1, 1, 1, borderType=cv2.BORDER_REPLICATE)
     down = edged[:-2] + edged[1:-1] + edged[2:]
     return np.clip((down[:, :-2] + down[:, 1:-1] + down[:, 2:]) / 9, 0, 1)

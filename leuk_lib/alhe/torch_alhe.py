@@ -7,7 +7,7 @@ the NumPy one's; everything else is written a second time on purpose: the two fo
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.runs.errors import LeukError
 
 BINS = tiles.BINS
-CHUNK = 1 << 17  # pixels at a time on a CPU, whose cache they fit into: fresh memory costs more than the arithmetic
+CHUNK = 1 << 18  # pixels at a time on a CPU, whose cache they fit into: fresh memory costs more than the arithmetic
 ROUNDS = 40  # of redistribution, at most: halving alone would then be exact
 CLOSE = 1e-4  # grey levels that a curve may miss its end by
 
@@ -61,51 +61,71 @@ def enhance_cells(images: Tensor, params: EnhanceParams | None = None, batch: in
     return out
 
 
+@torch.no_grad()
 def alhe_batch(images: Tensor, params: EnhanceParams | None = None) -> Tensor:
-    """Enhance a batch (B,3,H,W), uint8 or float in [0,1]; same shape, type and device.
+    """Enhance a batch (B,3,H,W), uint8 or float in [0,1]; same shape, type and device. No gradient passes through.
 
     Raises ``LeukError`` in one line for other shapes and types, NaN and values out of range.
     """
     params = params or EnhanceParams()
     _check(images)
-    if images.device.type != "cpu":
-        return _enhance(images, params)
-    few = max(1, CHUNK // images[0, 0].numel())
-    if len(images) <= few:
-        return _enhance(images, params)
+    few = max(1, CHUNK // images[0, 0].numel()) if images.device.type == "cpu" else len(images)
+    rows, columns = tiles.lay_tiles(images.shape[2], images.shape[3], params)
+    seen = [_look(part, rows, columns, params) for part in images.split(few)]
+    # What belongs to tiles is small, and has many steps: all images at once.
+    histogram = torch.cat([each.histogram for each in seen])
+    kappa = 1 + (params.kappa_max - 1) * _activity(histogram, torch.cat([each.ripples for each in seen]), params)
+    curves = _shifts(histogram, kappa, params.contrast_floor)
+    limits = _limits(torch.cat([each.densities for each in seen]), torch.cat([each.range for each in seen]), params)
     out = torch.empty_like(images)
-    for start in range(0, len(images), few):
-        out[start : start + few] = _enhance(images[start : start + few], params)
+    shared = (item.split(few) for item in (images, curves, limits, out))
+    for each, part, curve, limit, to in zip(seen, *shared, strict=True):
+        _write(each, part, curve, limit, to, rows, columns)
     return out
 
 
-def _enhance(images: Tensor, params: EnhanceParams) -> Tensor:
+class _Seen(NamedTuple):
+    """What is known of b images before anything about the rest of the batch.
+
+    roots (b,3,H,W); levels (b,H,W) in grey levels; density (b,H,W), smoothed, and its range (b,2); counts of levels and
+    ripples (b,rows,columns,256; of levels as shares), of densities (b,bins).
+    """
+
+    roots: Tensor
+    levels: Tensor
+    density: Tensor
+    range: Tensor
+    histogram: Tensor
+    ripples: Tensor
+    densities: Tensor
+
+
+def _look(images: Tensor, rows: tiles.Axis, columns: tiles.Axis, params: EnhanceParams) -> _Seen:
     if images.dtype == torch.uint8:
         codes = images.int()
-        # Sums of shares of light lie in [0,1]: as words they need no clipping.
-        f = _read(colour.ROOT, _mix(_read(colour.LINEAR, codes), colour.TO_XYZ * 65535).add_(0.5).int())
+        f = _roots_of_codes(codes)
     else:
         values = images.float()
         codes = (values * 255).round_().int()
         f = _roots(_mix(_decode(values), colour.TO_XYZ))
     levels = ((f[:, 1] - OFFSET) * LEVELS_PER_ROOT).clamp_(0, BINS)
-    rows, columns = tiles.lay_tiles(levels.shape[1], levels.shape[2], params)
+    density = _density(codes, params)
+    limits = torch.stack([density.amin((1, 2)), density.amax((1, 2))], dim=1)
+    return _Seen(f, levels, density, limits, *_histograms(levels, rows, columns), _density_histogram(density, limits))
 
-    histogram, active = _activity(levels, rows, columns, params)
-    kappa = 1 + (params.kappa_max - 1) * active
-    curves = _shifts(histogram, kappa, params.contrast_floor)
-    shift = _blend(curves, levels, rows, columns).mul_(_stain_gain(codes, params))
 
+def _write(
+    seen: _Seen, images: Tensor, curves: Tensor, limits: Tensor, out: Tensor, rows: tiles.Axis, columns: tiles.Axis
+) -> None:
+    """The enhanced images into ``out``; what was seen is used up."""
+    shift = _blend(curves, seen.levels, rows, columns).mul_(_smoothstep(seen.density, limits))
     # L' = L + shift with a*, b* kept: all three roots move by the same amount.
-    f += (shift / LEVELS_PER_ROOT)[:, None]
-    xyz = _cubes(f)
-    if images.dtype == torch.uint8:
-        words = _mix(xyz, colour.FROM_XYZ * 65535).add_(0.5).clamp_(0, 65535)
-        result = _read(colour.CODE, words.int())
-    else:
-        result = _encode(_mix(xyz, colour.FROM_XYZ)).to(images.dtype)
-    # Exactly the image where nothing moves; in 8 bits differences wrap around and back.
-    return result.sub_(images).mul_((shift != 0)[:, None]).add_(images)
+    if images.dtype == torch.uint8:  # whose every colour comes back as it was where nothing moves
+        out.copy_(_coded(seen.roots.add_(shift.mul_(1 / LEVELS_PER_ROOT)[:, None])))
+        return
+    still = (shift == 0)[:, None]
+    xyz = _cubes(seen.roots.add_(shift.mul_(1 / LEVELS_PER_ROOT)[:, None]))
+    torch.where(still, images, _encode(_mix(xyz, colour.FROM_XYZ)).to(images.dtype), out=out)
 
 
 def _check(images: Tensor) -> None:
@@ -143,6 +163,18 @@ def _mix(image: Tensor, matrix: NDArray[Any]) -> Tensor:
     for k, (a, b, c) in enumerate(matrix.tolist()):
         torch.mul(red, a, out=out[:, k]).add_(green, alpha=b).add_(blue, alpha=c)
     return out
+
+
+def _roots_of_codes(codes: Tensor) -> Tensor:
+    """Roots (B,3,H,W) of 8-bit codes held as int32."""
+    # Sums of shares of light lie in [0,1]: as words they need no clipping.
+    return _read(colour.ROOT, _mix(_read(colour.LINEAR, codes), colour.TO_XYZ * 65535).add_(0.5).int())
+
+
+def _coded(f: Tensor) -> Tensor:
+    """The 8-bit image (B,3,H,W) of these roots, which are overwritten."""
+    words = _mix(_cubes(f), colour.FROM_XYZ * 65535).add_(0.5).clamp_(0, 65535)
+    return _read(colour.CODE, words.int())
 
 
 # Each of these three curves is a power above a corner and a line below it. A corner's clamp on either side of a sum
@@ -194,31 +226,34 @@ def _counts(values: Tensor, group: Tensor, groups: int, bins: int) -> Tensor:
     return torch.bincount(place, minlength=groups * bins).reshape(groups, bins).float()
 
 
-def _mirror(size: int, pad: int, device: torch.device) -> Tensor:
-    """Indices of ``size`` pixels padded by reflection, the edge pixel repeated."""
-    index = torch.arange(-pad, size + pad, device=device) % (2 * size)
-    return torch.where(index < size, index, 2 * size - 1 - index)
+def _mirrored(image: Tensor, axis: tiles.Axis, dim: int) -> Tensor:
+    """(B,H,W) padded along an axis by reflection, the edge pixel repeated."""
+    if not axis.pad:
+        return image
+    first, last = image.narrow(dim, 0, axis.pad), image.narrow(dim, axis.size - axis.pad, axis.pad)
+    return torch.cat([first.flip(dim), image, last.flip(dim)], dim=dim)
 
 
-def _activity(levels: Tensor, rows: tiles.Axis, columns: tiles.Axis, params: EnhanceParams) -> tuple[Tensor, Tensor]:
-    """Histograms of fractions (B, rows, columns, 256) and activity (B, rows, columns)."""
-    batch, device = len(levels), levels.device
-    padded = levels
-    for axis, dim in ((rows, 1), (columns, 2)):
-        if axis.pad:
-            padded = padded.index_select(dim, _mirror(axis.size, axis.pad, device))
-    grid = (batch, rows.count, columns.count)
-    groups, pixels = batch * rows.count * columns.count, rows.side * columns.side
+def _histograms(levels: Tensor, rows: tiles.Axis, columns: tiles.Axis) -> tuple[Tensor, Tensor]:
+    """Shares of levels and counts of ripples in every tile of (B,H,W): twice (B, rows, columns, 256)."""
+    device = levels.device
+    padded = _mirrored(_mirrored(levels, rows, 1), columns, 2)
+    grid = (len(levels), rows.count, columns.count)
     down, right = (torch.arange(a.count * a.side, dtype=torch.int32, device=device) // a.side for a in (rows, columns))
-    image = torch.arange(batch, dtype=torch.int32, device=device)[:, None, None] * (rows.count * columns.count)
+    image = torch.arange(len(levels), dtype=torch.int32, device=device)[:, None, None] * (rows.count * columns.count)
     tile = image + (down[:, None] * columns.count + right)
 
-    histogram = _counts(padded.int().clamp_max_(BINS - 1), tile, groups, BINS) / pixels
+    histogram = _counts(padded.int().clamp_max_(BINS - 1), tile, math.prod(grid), BINS)
     # Second differences down, then across: the kernel tiles.LAPLACIAN, by arithmetic that no batch size can alter.
     edged = F.pad(padded[:, None], (1, 1, 1, 1), mode="reflect")[:, 0]
     fall = edged.diff(dim=1).diff(dim=1)
     ripple = fall.diff(dim=2).diff(dim=2).abs_()
-    ripples = _counts((ripple * tiles.NOISE_STEP).round_().int().clamp_max_(BINS - 1), tile, groups, BINS)
+    ripples = _counts((ripple * tiles.NOISE_STEP).round_().int().clamp_max_(BINS - 1), tile, math.prod(grid), BINS)
+    return histogram.reshape(*grid, BINS) / (rows.side * columns.side), ripples.reshape(*grid, BINS)
+
+
+def _activity(histogram: Tensor, ripples: Tensor, params: EnhanceParams) -> Tensor:
+    """Activity (B, rows, columns) of tiles with these shares of levels and counts of ripples."""
     (median,) = _quantiles(ripples, 0.5)
     median = (median - 0.5).clamp_min(0) / tiles.NOISE_STEP
     noise = ((tiles.MAD_TO_SIGMA / tiles.LAPLACIAN_NORM * median) ** 2 + tiles.QUANTISATION).sqrt()
@@ -230,8 +265,7 @@ def _activity(levels: Tensor, rows: tiles.Axis, columns: tiles.Axis, params: Enh
     earned = varied * ((spread / (tiles.GAUSS_SPREAD * noise) - 1) / 2).clamp(0, 1)
     if params.spread_limit > 0:
         earned = earned * (1 - spread / params.spread_limit).clamp(0, 1)
-    smooth = F.avg_pool2d(F.pad(earned.reshape(grid), (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    return histogram.reshape(*grid, BINS), smooth.clamp(0, 1)
+    return F.avg_pool2d(F.pad(earned, (1, 1, 1, 1), mode="replicate"), 3, stride=1).clamp(0, 1)
 
 
 # -- curves ----------------------------------------------------------------------------------------------------
@@ -295,29 +329,45 @@ def _blend(curves: Tensor, levels: Tensor, rows: tiles.Axis, columns: tiles.Axis
 # -- gain ------------------------------------------------------------------------------------------------------
 
 
-def _stain_gain(codes: Tensor, params: EnhanceParams) -> Tensor:
-    batch = len(codes)
+def _density(codes: Tensor, params: EnhanceParams) -> Tensor:
+    """Optical density (B,H,W), summed over the channels of 8-bit codes (B,3,H,W), box-smoothed."""
     # -log10 of the three codes' product, which float32 holds exactly: one logarithm instead of three look-ups.
     red, green, blue = codes.clamp_min(1).unbind(1)
     density = (red * green).mul_(blue).float().log10_().neg_().add_(3 * math.log10(255))
-    density = _box(_box(density, params.gain_box, 1), params.gain_box, 2)
-    least, most = (limit(density, dim=(1, 2), keepdim=True) for limit in (torch.amin, torch.amax))
-    step = (most - least).clamp_min(1e-6) / gain.DENSITY_BINS
-    bins = ((density - least) * (1 / step)).int().clamp_max_(gain.DENSITY_BINS - 1)
-    image = torch.arange(batch, dtype=torch.int32, device=codes.device)[:, None, None]
-    counts = _counts(bins, image, batch, gain.DENSITY_BINS)
-    shares = params.gain_low / 100, params.gain_high / 100
-    low, high = (least + step * place[:, None, None] for place in _quantiles(counts, *shares))
-    x = density.sub_(low).mul_(1 / (high - low).clamp_min(1e-6)).clamp_(0, 1)
-    return (x * -2).add_(3).mul_(x).mul_(x)
+    half = params.gain_box // 2
+    padded = F.pad(density[:, None], (half, half, half, half), mode="reflect")[:, 0]
+    return _box(_box(padded, params.gain_box, 1), params.gain_box, 2)
 
 
 def _box(image: Tensor, side: int, dim: int) -> Tensor:
-    """Mean of ``side`` pixels along an axis of (B,H,W), the border mirrored."""
-    half, size = side // 2, image.shape[dim]
-    index = torch.arange(-half, size + half, device=image.device).abs()
-    padded = image.index_select(dim, (size - 1) - ((size - 1) - index).abs())
-    total = padded.narrow(dim, 0, size).clone()
+    """Mean of ``side`` neighbouring pixels along an axis of (B,H,W), which gets shorter by side - 1."""
+    size = image.shape[dim] - side + 1
+    total = image.narrow(dim, 0, size).clone()
     for k in range(1, side):
-        total += padded.narrow(dim, k, size)
+        total += image.narrow(dim, k, size)
     return total.div_(side)
+
+
+def _bin(limits: Tensor) -> Tensor:
+    """Width (B,) of a bin between the least and the greatest density (B,2)."""
+    return (limits[:, 1] - limits[:, 0]).clamp_min(1e-6) / gain.DENSITY_BINS
+
+
+def _density_histogram(density: Tensor, limits: Tensor) -> Tensor:
+    batch = len(density)
+    scale = (1 / _bin(limits))[:, None, None]
+    bins = ((density - limits[:, 0, None, None]) * scale).int().clamp_max_(gain.DENSITY_BINS - 1)
+    image = torch.arange(batch, dtype=torch.int32, device=density.device)[:, None, None]
+    return _counts(bins, image, batch, gain.DENSITY_BINS)
+
+
+def _limits(counts: Tensor, limits: Tensor, params: EnhanceParams) -> Tensor:
+    """Densities (B,2) at which the gain starts and is full."""
+    low, high = _quantiles(counts, params.gain_low / 100, params.gain_high / 100)
+    return limits[:, :1] + _bin(limits)[:, None] * torch.stack([low, high], dim=1)
+
+
+def _smoothstep(density: Tensor, limits: Tensor) -> Tensor:
+    low, high = limits[:, 0, None, None], limits[:, 1, None, None]
+    x = density.sub_(low).mul_(1 / (high - low).clamp_min(1e-6)).clamp_(0, 1)
+    return (x * -2).add_(3).mul_(x).mul_(x)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alhe.toys import cell
-from leuk_lib.alhe import lut, torch_alhe
+from leuk_lib.alhe import colour, lut, torch_alhe
 from leuk_lib.alhe.enhance import alhe
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.alhe.torch_alhe import ALHE, alhe_batch, enhance_cells
@@ -87,8 +87,20 @@ def test_redistribution_is_the_numpy_one(seed, cap, least):
 
 
 def test_kappa_one_is_the_identity():
-    images = torch.rand(3, 3, 40, 24, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(ALHE(EnhanceParams(kappa_max=1.0))(images), images)
+    images = torch.rand(3, 3, 40, 24, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    enhanced = ALHE(EnhanceParams(kappa_max=1.0))(images)
+    assert torch.equal(enhanced, images) and not enhanced.requires_grad
+
+
+def test_every_colour_comes_back_where_nothing_moves():
+    """All 2^24 colours of 8 bits: neither form puts an unmoved pixel's own colour back, since none needs to."""
+    green, blue = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8), indexing="ij")
+    still = np.zeros((256, 256), np.float32)
+    for red in range(256):
+        colours = np.dstack([np.full_like(green, red), green, blue])
+        assert (colour.moved(colour.light_of(colours), still) == colours).all()
+        images = torch.from_numpy(colours).permute(2, 0, 1)[None].contiguous()
+        assert torch.equal(torch_alhe._coded(torch_alhe._roots_of_codes(images.int())), images)
 
 
 def test_module_has_no_state_and_keeps_type_and_shape():
