@@ -71,7 +71,7 @@ def quantiles(counts: NDArray[np.float64], *shares: float) -> list[NDArray[np.fl
     found = []
     for share in shares:
         target = share * cdf[:, -1]
-        place = np.count_nonzero(cdf < target[:, None], axis=1)
+        place = (cdf >= target[:, None]).argmax(axis=1)
         inside = flat[rows, place]
         before = cdf[rows, place] - inside
         found.append((place + (target - before) / np.maximum(inside, 1e-12)).reshape(counts.shape[:-1]))
