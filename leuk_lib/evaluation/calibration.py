@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -9,12 +13,14 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from leuk_lib.evaluation import metrics
-from leuk_lib.evaluation.intervals import ClusterBootstrap, clustered_wilson, percentile
+from leuk_lib.evaluation.intervals import ClusterBootstrap, clustered_wilson, percentile, resampled_trust
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.seeds import numpy_rng
 
 Array = NDArray[np.float64]
 T_MIN, T_MAX = 0.05, 20.0
+FITS = 200  # refitted temperatures behind the interval of one
 
 
 def apply_temperature(probs: Array, temperature: float) -> Array:
@@ -24,21 +30,70 @@ def apply_temperature(probs: Array, temperature: float) -> Array:
     return softmax(np.log(np.clip(probs, metrics.TINY, 1)) / temperature, axis=1)
 
 
-def fit_temperature(validation: Predictions) -> float:
+def fit_temperature(validation: Predictions, weights: NDArray[Any] | None = None) -> float:
     """Temperature in [0.05, 20] that minimises the negative log likelihood on validation cells (Guo et al. 2017).
 
-    Raises ``LeukError`` without a validation cell.
+    ``weights`` (N,): how often each cell counts (a resample); None: once. Raises ``LeukError`` without a validation cell.
     """
     if not len(validation):
         raise LeukError("temperature: there is no validation cell to fit it on")
 
+    logs = np.log(np.clip(validation.probs, metrics.TINY, 1))
+    own = logs[np.arange(len(logs)), validation.labels]
+
     def nll(log_temperature: float) -> float:
-        scaled = apply_temperature(validation.probs, float(np.exp(log_temperature)))
-        return float(metrics.nll_of_cells(validation.with_probs(scaled)).mean())
+        inverse = np.exp(-log_temperature)
+        return float(np.average(np.log(np.exp(logs * inverse).sum(axis=1)) - own * inverse, weights=weights))
 
     best = minimize_scalar(nll, bounds=(np.log(T_MIN), np.log(T_MAX)), method="bounded", options={"xatol": 1e-8})
     # Where the likelihood is flat (a model that always says the same), leave the probabilities as they are.
     return 1.0 if nll(0.0) <= best.fun + 1e-12 else float(np.exp(best.x))
+
+
+def scaling_table(
+    repetitions: Sequence[tuple[Predictions, Predictions]],
+    resamples: int,
+    seed: int,
+    ece_bins: int = 10,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """What temperature scaling does to one model, from (validation, test) of each repetition: a row a measure and moment.
+
+    measure: temperature (moment "fitted"), nll, brier and ece ("before", "after", and "change", after minus before);
+    value: mean over repetitions; low, high: at ``level``, repetitions and groups resampled, the test's for the measures, and
+    the validation's, with a fit in each of ``FITS`` resamples, for the temperature; n: test cells over all repetitions.
+    """
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    drawn: dict[tuple[str, str], list[Array]] = defaultdict(list)
+    for number, (validation, test) in enumerate(repetitions):
+
+        def bootstrap(part: Predictions, name: str, count: int, number: int = number) -> ClusterBootstrap:
+            return ClusterBootstrap(part.groups, count, numpy_rng(seed, "calibration", name, str(number)))
+
+        temperature = fit_temperature(validation)
+        of_validation = bootstrap(validation, "validation", FITS)
+        refitted = [fit_temperature(validation, weights[of_validation.index]) for weights in of_validation.weights]
+        values["temperature", "fitted"].append(temperature)
+        drawn["temperature", "fitted"].append(np.resize(refitted, resamples))
+        of_test = bootstrap(test, "test", resamples)
+        parts = {"before": test, "after": test.with_probs(apply_temperature(test.probs, temperature))}
+        found = {moment: metrics.evaluate(part, ece_bins) for moment, part in parts.items()}
+        again = {moment: resampled_trust(part, of_test, ece_bins) for moment, part in parts.items()}
+        for name in again["before"]:
+            for moment in parts:
+                values[name, moment].append(found[moment][name])
+                drawn[name, moment].append(again[moment][name])
+            values[name, "change"].append(found["after"][name] - found["before"][name])
+            drawn[name, "change"].append(again["after"][name] - again["before"][name])
+    over = ClusterBootstrap(
+        np.arange(len(repetitions)), resamples, numpy_rng(seed, "calibration", "repetitions")
+    ).weights
+    n = sum(len(test) for _, test in repetitions)
+    rows = []
+    for (name, moment), each in values.items():
+        low, high = percentile((np.array(drawn[name, moment]).T * over).sum(axis=1) / over.sum(axis=1), level)
+        rows.append((name, moment, float(np.mean(each)), low, high, n))
+    return pd.DataFrame(rows, columns=["measure", "moment", "value", "low", "high", "n"])
 
 
 def reliability_table(predictions: Predictions, bins: int = 10, level: float = 0.95) -> pd.DataFrame:

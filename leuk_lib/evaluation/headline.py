@@ -60,9 +60,10 @@ def entries(
     if mine and int(mine[0]["groups"]) < n:  # cells without known patients have no patient-level figure
         found["patient_accuracy"] = _entry(mine[0]["accuracy"], mine[0]["low"], mine[0]["high"], int(mine[0]["groups"]))
     found |= {name: _entry(ours.values[name], *ours.interval(name), n) for name in REST}
-    scaled = calibration[calibration["model"] == full].to_dict("records")[0]
-    found["temperature"] = _entry(float(scaled["temperature"]))
-    found |= {f"{name}_calibrated": _entry(float(scaled[f"{name} after"]), n=n) for name in ("nll", "brier", "ece")}
+    scaled = calibration[(calibration["model"] == full) & calibration["moment"].isin(["fitted", "after"])]
+    for row in scaled.to_dict("records"):
+        key = row["measure"] if row["moment"] == "fitted" else f"{row['measure']}_calibrated"
+        found[key] = _entry(row["value"], row["low"], row["high"], n)
     for slug, row in zip(slugs(list(recalls["class"])), recalls.to_dict("records"), strict=True):
         found[f"recall_{slug}"] = _entry(row["recall"], row["low"], row["high"], int(row["n"]))
     for slug, (name, entry) in zip(slugs(list(ahead)), ahead.items(), strict=True):

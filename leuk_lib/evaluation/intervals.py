@@ -107,13 +107,22 @@ def resampled_metrics(predictions: Predictions, bootstrap: ClusterBootstrap, ece
     with np.errstate(invalid="ignore"):
         found["macro_auc"] = np.where(known, aucs, 0).sum(axis=1) / known.sum(axis=1)
     found["auc"] = aucs
-    found["nll"] = bootstrap.means(metrics.nll_of_cells(predictions))
-    found["brier"] = bootstrap.means(metrics.brier_of_cells(predictions))
+    return found | resampled_trust(predictions, bootstrap, ece_bins)
+
+
+def resampled_trust(predictions: Predictions, bootstrap: ClusterBootstrap, ece_bins: int = 10) -> dict[str, Array]:
+    """Log loss, Brier score and calibration error in every resample: ``nll``, ``brier`` and ``ece``, each (R,).
+
+    The calibration error adds up absolute gaps, which resampling widens: where it is near 0 its interval lies too high.
+    """
     confidence = predictions.probs.max(axis=1)
     number = metrics.equal_count_bins(confidence, ece_bins)
     gap = np.eye(number.max() + 1)[number] * (predictions.correct - confidence)[:, None]
-    found["ece"] = np.abs(bootstrap.sums(gap)).sum(axis=1) / bootstrap.sums(np.ones(n))
-    return found
+    return {
+        "nll": bootstrap.means(metrics.nll_of_cells(predictions)),
+        "brier": bootstrap.means(metrics.brier_of_cells(predictions)),
+        "ece": np.abs(bootstrap.sums(gap)).sum(axis=1) / bootstrap.sums(np.ones(len(predictions))),
+    }
 
 
 def percentile(samples: Array, level: float = 0.95) -> tuple[float, float]:

@@ -208,21 +208,35 @@ def calibrate(
 
 
 def calibration_table(
-    before: Mapping[str, Predictions],
-    after: Mapping[str, Predictions],
-    temperatures: Mapping[str, float],
+    validation: Mapping[str, Predictions],
+    test: Mapping[str, Predictions],
+    resamples: int,
+    seed: int,
     ece_bins: int = 10,
+    level: float = 0.95,
 ) -> pd.DataFrame:
-    """NLL, Brier score and adaptive ECE of every model before and after temperature scaling."""
-    rows = []
-    for name in before:
-        row: dict[str, object] = {"model": name, "temperature": temperatures[name]}
-        for moment, parts in (("before", before), ("after", after)):
-            found = metrics.evaluate(parts[name], ece_bins)
-            row |= {f"{metric} {moment}": found[metric] for metric in ("nll", "brier", "ece")}
-        rows.append(row)
-    order = ["model", "temperature", *(f"{m} {w}" for m in ("nll", "brier", "ece") for w in ("before", "after"))]
-    return pd.DataFrame(rows)[order]
+    """Temperature, NLL, Brier score and adaptive ECE before and after scaling, with intervals: `scaling_table` of every model."""
+    tables = [
+        calibration.scaling_table([(validation[name], part)], resamples, seed, ece_bins, level).assign(model=name)
+        for name, part in test.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def read_calibration(table: pd.DataFrame) -> pd.DataFrame:
+    """`calibration_table` as people read it: a row a model, a column a measure and moment, value and interval."""
+    text = [f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples()]
+    names = {"temperature": "temperature", "nll": "log loss", "brier": "Brier score", "ece": "calibration error"}
+    head = table["measure"].map(names) + table["moment"].map({"fitted": ""}).fillna(", " + table["moment"])
+    wide = (
+        table.assign(text=text, head=head)
+        .query("moment != 'change'")
+        .pivot(index="model", columns="head", values="text")
+    )
+    kept = head[table["moment"] != "change"]
+    return (
+        wide.loc[list(dict.fromkeys(table["model"])), list(dict.fromkeys(kept))].rename_axis(columns=None).reset_index()
+    )
 
 
 def vote_table(models: Mapping[str, Predictions], level: float = 0.95) -> tuple[pd.DataFrame, str]:

@@ -106,25 +106,27 @@ def robustness(table: pd.DataFrame, units: Mapping[str, str], full: str, measure
 def calibration(table: pd.DataFrame, full: str) -> Figure:
     """Adaptive ECE, NLL and Brier score of every model before (hollow) and after (full) temperature scaling.
 
-    table: columns arm, and ``ece before``, ``ece after`` and the same of nll and brier.
+    table: columns arm, measure (ece, nll, brier), moment (before, after), value, low, high.
     """
     names = {"ece": "adaptive calibration error", "nll": "negative log likelihood", "brier": "Brier score"}
-    figure, axes = new_figure(8.6, 1.4 + 0.3 * len(table), 1, len(names), sharey=True)
-    for ax, (metric, label) in zip(axes, names.items(), strict=True):
-        for place, row in enumerate(table.to_dict("records")):
-            colour = OURS if row["arm"] == full else THEIRS
-            before, after = row[f"{metric} before"], row[f"{metric} after"]
-            ax.plot([before, after], [place, place], color=colour, lw=1.2)
-            ax.plot(before, place, "o", mfc=PAPER, mec=colour, mew=1.3, ms=6)
-            ax.plot(after, place, "D", color=colour, ms=5)
+    arms = list(dict.fromkeys(table["arm"]))
+    figure, axes = new_figure(8.6, 1.4 + 0.42 * len(arms), 1, len(names), sharey=True)
+    looks: dict[str, dict[str, Any]] = {"before": {"marker": "o", "mfc": PAPER}, "after": {"marker": "D"}}
+    for ax, (measure, label) in zip(axes, names.items(), strict=True):
+        for place, arm in enumerate(arms):
+            colour = OURS if arm == full else THEIRS
+            for aside, (moment, look) in zip((-0.15, 0.15), looks.items(), strict=True):
+                row = table[(table["arm"] == arm) & (table["measure"] == measure) & (table["moment"] == moment)].iloc[0]
+                ax.plot([row["low"], row["high"]], [place + aside] * 2, color=colour, lw=1.2)
+                ax.plot(row["value"], place + aside, color=colour, mew=1.3, ms=5, **look)
         ax.set_xlim(left=0)
         ax.set_xlabel(f"{label}\n(lower is better)")
         ax.grid(axis="x", **GRID)
         ax.set_axisbelow(True)
-    axes[0].set_yticks(range(len(table)), table["arm"])
+    axes[0].set_yticks(range(len(arms)), arms)
     axes[0].invert_yaxis()
-    axes[0].plot([], [], "o", mfc=PAPER, mec=INK, mew=1.3, ms=6, ls="", label="as the model states it")
-    axes[0].plot([], [], "D", color=INK, ms=5, ls="", label="after temperature scaling")
+    for (_, look), label in zip(looks.items(), ("as the model states it", "after temperature scaling"), strict=True):
+        axes[0].plot([], [], color=INK, mew=1.3, ms=5, ls="", label=label, **look)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure

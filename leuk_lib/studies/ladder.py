@@ -29,6 +29,7 @@ from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import torch_generator
 from leuk_lib.studies import ladder_tables
 from leuk_lib.studies.foreign import foreign_cells
+from leuk_lib.studies.small_sets import small_cells, small_row
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.wpat.finetune import Finetuned, finetune
 from leuk_lib.wpat.params import WpatParams
@@ -85,6 +86,9 @@ class LadderParams(StudyParams):
     )
     shifted_cells: int = Field(160, ge=8, description="test cells of a repetition that are shifted, at most")
     others: tuple[str, ...] = Field((), description="folders beside the data set's, for testing only")
+    small: tuple[str, ...] = Field(
+        (), description="folders beside the data set's with classes of their own, for a read-out of frozen features"
+    )
     resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
 
     @property
@@ -245,6 +249,12 @@ class Ladder(Study[LadderParams]):
         for condition, images, labels, groups, cells in self._conditions(arm, seed, folder, material):
             probs = judge(images)
             rows.append(about | ladder_tables.pack(condition, probs, labels, groups, cells))
+        if trained or arm == "colour":
+            model = trained[0].model if trained else None
+            for name in p.small:
+                small, names, patients = small_cells(Path(p.dataset).parent / name, p.image_size, p.threads)
+                small = enhance_cells(small) if step.enhanced else small
+                rows.append(about | small_row(name, model, small, names, patients))
         return rows
 
     def _scorer(

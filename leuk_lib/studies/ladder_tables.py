@@ -13,7 +13,7 @@ from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.intervals import ClusterBootstrap
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.studies.paired import Outcomes, between, scores
+from leuk_lib.studies.paired import Outcomes, between, cells_of, scores
 from leuk_lib.studies.study import Row
 
 Array = NDArray[np.float64]
@@ -45,9 +45,10 @@ def tables(
 
     scores: every model's balanced accuracy on the test cells. steps: every step of the ladder against the one before.
     rivals: the full model against every rival, and the ladder's other steps with WPAT too. shifts: models tried on
-    shifted cells. calibration, abstention: before and after temperature scaling; accuracy of the surest cells.
+    shifted cells. calibration, abstention: before and after temperature scaling; accuracy of the surest cells. small:
+    frozen features on sets with classes of their own, patients left out.
     """
-    judged = [row for row in rows if row["condition"] != "training"]
+    judged = [row for row in rows if "probs" in row]
     outcomes = _outcomes([row for row in judged if row["condition"] == TEST], classes, resamples, seed)
     before = dict(zip(ladder[1:], ladder[:-1], strict=True))
     best = strongest(judged, rivals, classes)
@@ -56,7 +57,7 @@ def tables(
         "steps": between(outcomes, before.items(), test_over_train),
         "rivals": between(outcomes, [(full, rival) for rival in rivals], test_over_train),
         "best_rival": pd.DataFrame([{"arm": best, "chosen by": "validation loss, mean over repetitions"}]),
-        "calibration": calibrated(judged, [*ladder, *rivals], classes),
+        "calibration": calibrated(judged, [*ladder, *rivals], classes, resamples, seed),
         "abstention": abstained(judged, [full, best], classes, resamples, seed),
         "recalls": recalls(judged, [full, best], classes),
         "training": pd.DataFrame([row for row in rows if row["condition"] == "training"]).drop(columns="condition"),
@@ -69,6 +70,11 @@ def tables(
             arms = shifted.arms
             against = [(full, rival) for rival in arms if rival in rivals and full in arms]
             found[f"{name}_gaps"] = between(shifted, against, test_over_train) if against else pd.DataFrame()
+    small = [row for row in rows if str(row["condition"]).startswith("small ")]
+    if small:
+        own = Outcomes(cells_of(small), resamples, seed)
+        found["small"] = scores(own)
+        found["small_gaps"] = between(own, [(full, arm) for arm in own.arms if arm != full], test_over_train)
     return found
 
 
@@ -82,25 +88,14 @@ def strongest(rows: Sequence[Row], rivals: Sequence[str], classes: tuple[str, ..
     return min(rivals, key=loss)
 
 
-def calibrated(rows: Sequence[Row], arms: Sequence[str], classes: tuple[str, ...]) -> pd.DataFrame:
-    """A row a model: temperature fitted on validation, NLL, Brier score and adaptive ECE before and after; means over seeds.
-
-    n: test cells over all repetitions.
-    """
-    out = []
-    for arm in arms:
-        each = []
-        for val, test in _repetitions(rows, arm, classes):
-            temperature = calibration.fit_temperature(val)
-            after = test.with_probs(calibration.apply_temperature(test.probs, temperature))
-            row: dict[str, float] = {"temperature": temperature, "n": len(test)}
-            for moment, part in (("before", test), ("after", after)):
-                values = metrics.evaluate(part)
-                row |= {f"{metric} {moment}": values[metric] for metric in ("nll", "brier", "ece")}
-            each.append(row)
-        mean = pd.DataFrame(each).mean().to_dict()
-        out.append({"arm": arm} | mean | {"n": sum(int(row["n"]) for row in each)})
-    return pd.DataFrame(out)
+def calibrated(
+    rows: Sequence[Row], arms: Sequence[str], classes: tuple[str, ...], resamples: int, seed: int
+) -> pd.DataFrame:
+    """`calibration.scaling_table` of every model, with a column arm."""
+    tables = [
+        calibration.scaling_table(_repetitions(rows, arm, classes), resamples, seed).assign(arm=arm) for arm in arms
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def abstained(

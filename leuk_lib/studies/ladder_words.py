@@ -85,19 +85,36 @@ def robustness_in_words(found: StudyRecord) -> str:
 
 def trust_in_words(found: StudyRecord, coverage: float = 0.8) -> str:
     """Calibration before and after, and what abstaining buys at a coverage, for the full model and the best rival."""
-    table = found.table("calibration").set_index("arm")
+    table = {(row["arm"], row["measure"], row["moment"]): row for row in found.table("calibration").to_dict("records")}
     curve = found.table("abstention")
     said = []
     for arm, part in curve.groupby("arm", sort=False):
         kept = part.iloc[(part["coverage"] - coverage).abs().argmin()]
-        row = table.loc[arm]
+
+        def told(measure: str, moment: str, arm: str = str(arm)) -> str:
+            row = table[arm, measure, moment]
+            return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
         said.append(
-            f"{arm}: temperature {row['temperature']:.2f}; calibration error {row['ece before']:.3f} before, "
-            f"{row['ece after']:.3f} after; log likelihood {row['nll before']:.3f} and {row['nll after']:.3f}. "
+            f"{arm}: temperature {told('temperature', 'fitted')}; calibration error {told('ece', 'before')} before, "
+            f"{told('ece', 'after')} after; negative log likelihood {told('nll', 'before')} and {told('nll', 'after')}. "
             f"All cells: {100 * part['accuracy'].iloc[0]:.1f} % right; the surest {100 * kept['coverage']:.0f} %: "
             f"{interval(kept.rename({'accuracy': 'value'}))} %."
         )
     return "\n".join(said)
+
+
+def small_table(found: StudyRecord) -> pd.DataFrame:
+    """Frozen features on small sets as people read it: a row a set, a column a model, balanced accuracy with interval."""
+    table = found.table("small")
+    table = table.assign(
+        text=[interval(row) for _, row in table.iterrows()], set=table["condition"].str.removeprefix("small ")
+    )
+    wide = table.pivot(index="set", columns="arm", values="text")[list(dict.fromkeys(table["arm"]))]
+    first = table.drop_duplicates("set").set_index("set")
+    wide.insert(0, "cells", (first["n"] // first["seeds"]).reindex(wide.index))
+    wide.insert(1, "patients", first["groups"].reindex(wide.index))
+    return wide.rename_axis(columns=None).reset_index()
 
 
 def foreign_table(found: StudyRecord) -> pd.DataFrame:

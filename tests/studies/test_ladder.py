@@ -66,7 +66,11 @@ def test_tables_hold_the_known_answers():
     assert steps.to_dict() == {("b", "a"): 0.25, ("c", "b"): 0.25}
     assert found["rivals"].set_index("against")["value"].to_dict() == {"weak": 0.75, "fair": 0.5}
     assert found["best_rival"]["arm"].tolist() == ["weak"]
-    assert found["calibration"]["n"].tolist() == [8] * 5
+    trust = found["calibration"]
+    assert (trust["n"] == 8).all() and (trust["low"] <= trust["high"]).all()
+    one = trust[trust["arm"] == "b"].set_index(["measure", "moment"])["value"]
+    assert one["nll", "change"] == pytest.approx(one["nll", "after"] - one["nll", "before"])
+    assert one["nll", "before"] == pytest.approx(-0.75 * np.log(0.9) - 0.25 * np.log(0.1))
     curve = found["abstention"]
     assert set(curve["arm"]) == {"c", "weak"} and (curve[curve["arm"] == "c"]["accuracy"] == 1).all()
     assert "shifts" not in found and len(found["training"]) == 10
@@ -89,6 +93,9 @@ def found() -> records.StudyRecord:
                 lowered = 0.0 if condition == "shift blur 4" and arm == FULL else rate
                 right = np.arange(60) < round(60 * lowered)
                 rows.append(packed(arm, seed, condition, labels, rng.permutation(right).astype(int).tolist(), 0.9))
+    for arm, right in ((FULL, "110110"), ("strong", "111111")):
+        cells = {"cell": "0,1,2,3,4,5", "group": "p,p,q,q,r,s", "label": "x,x,y,y,x,y", "right": right}
+        rows += [{"arm": arm, "seed": seed, "condition": "small ours", **cells} for seed in (0, 1)]
     tables = ladder_tables.tables(rows, ladder, FULL, rivals, ("x", "y"), 0.3, 200, 0)
     tables["sources"] = pd.DataFrame({"source": ["elsewhere"], "cells": [60], "tested classes": [2]})
     nothing = {"commit": None, "dirty": False}
@@ -116,6 +123,9 @@ def test_tables_and_metrics_are_made_of_the_record(found):
         and wide["cells"].tolist() == [60]
         and wide["strong"][0].startswith("100.0")
     )
+    small = ladder_words.small_table(found)
+    assert small[["set", "cells", "patients"]].to_numpy().tolist() == [["ours", 6, 4]]
+    assert small[FULL][0].startswith("66.7 [") and small["strong"][0].startswith("100.0 [")
     readable = ladder_words.readable(found.table("rivals"))
     assert readable["comparison"].tolist() == [f"{FULL} over weak", f"{FULL} over strong"]
     kept: dict[str, float] = {}
