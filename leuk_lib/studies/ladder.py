@@ -116,7 +116,10 @@ class LadderParams(StudyParams):
 
 @dataclass(frozen=True)
 class _Material:
-    """Raw and enhanced images (N,3,S,S) uint8, labels (N,), groups (N,), and the positions of the three parts."""
+    """Raw and enhanced images (N,3,S,S) uint8, labels (N,), groups (N,), and the positions of the three parts.
+
+    others: name of a foreign source -> its images, labels and groups.
+    """
 
     raw: Tensor
     enhanced: Tensor
@@ -126,6 +129,7 @@ class _Material:
     train: Tensor
     val: Tensor
     test: Tensor
+    others: dict[str, tuple[Tensor, Tensor, list[str]]]
 
 
 class Ladder(Study[LadderParams]):
@@ -205,8 +209,11 @@ class Ladder(Study[LadderParams]):
         groups = np.array(about["groups"])
         part = torch.from_numpy(split_groups(kept["labels"].numpy(), groups, FRACTIONS, seed))
         train, val, test = (torch.nonzero(part == k)[:, 0] for k in range(3))
+        others = {
+            name: (kept[f"{name} images"], kept[f"{name} labels"], found) for name, found in about["others"].items()
+        }
         return _Material(
-            kept["raw"], kept["enhanced"], kept["labels"], groups, tuple(about["classes"]), train, val, test
+            kept["raw"], kept["enhanced"], kept["labels"], groups, tuple(about["classes"]), train, val, test, others
         )
 
     def _pretrain(self, seed: int, folder: Path, identity: str) -> list[Row]:
@@ -246,7 +253,7 @@ class Ladder(Study[LadderParams]):
             "best step": trained[0].best_step if trained else -1,
             "parameters": sum(q.numel() for q in trained[0].model.parameters()) if trained else 0,
         }]  # fmt: skip
-        for condition, images, labels, groups, cells in self._conditions(arm, seed, folder, material):
+        for condition, images, labels, groups, cells in self._conditions(arm, seed, material):
             probs = judge(images)
             rows.append(about | ladder_tables.pack(condition, probs, labels, groups, cells))
         if trained or arm == "colour":
@@ -281,7 +288,7 @@ class Ladder(Study[LadderParams]):
         return BASELINES[arm](task) if arm in BASELINES else network(arm, task)
 
     def _conditions(
-        self, arm: str, seed: int, folder: Path, material: _Material
+        self, arm: str, seed: int, material: _Material
     ) -> list[tuple[str, Tensor, Tensor, list[str], list[str]]]:
         """Name, raw images, labels, groups and cells. A repetition's shifts are the same for all models."""
         p = self.params
@@ -303,11 +310,7 @@ class Ladder(Study[LadderParams]):
                     generator = torch_generator(seed, "shift", kind)
                     images = SHIFTS[kind](material.raw[some], strength, generator)
                     found.append(part(f"shift {kind} {strength:g}", some, images))
-        if p.others:
-            kept = load_file(folder / "cells" / "cells.safetensors")
-            groups = read_json(folder / "cells" / "about.json")["others"]
-            for name in p.others:
-                labels = kept[f"{name} labels"]
-                cells = [f"{name}-{k}" for k in range(len(labels))]
-                found.append((f"other {name}", kept[f"{name} images"], labels, groups[name], cells))
+        for name, (images, labels, groups) in material.others.items():
+            cells = [f"{name}-{k}" for k in range(len(labels))]
+            found.append((f"other {name}", images, labels, groups, cells))
         return found

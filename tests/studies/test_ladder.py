@@ -158,12 +158,16 @@ def test_figures_are_drawn_with_named_axes(found):
 def small(tmp_path: Path) -> Ladder:
     """The study on sixty rendered cells in class folders, and the same cells as a foreign source."""
     rendered = smear_cells(cells=60, patients=3, size=32, seed=1)
-    for source in ("cells", "elsewhere"):
+    manifest = ["path,label,group"]
+    for source in ("cells", "elsewhere", "patients"):
         for k, (image, label) in enumerate(zip(rendered.images, rendered.labels.tolist(), strict=True)):
             target = tmp_path / source / rendered.classes[label] / f"{k}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(target), np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1]))
-    values = SMALL | {"dataset": str(tmp_path / "cells"), "others": ("elsewhere",)}
+            if source == "patients":
+                manifest.append(f"{target.parent.name}/{target.name},{target.parent.name},p{k % 5}")
+    (tmp_path / "patients" / "manifest.csv").write_text("\n".join(manifest))
+    values = SMALL | {"dataset": str(tmp_path / "cells"), "others": ("elsewhere",), "small": ("patients",)}
     return Ladder(LadderParams(**values))
 
 
@@ -175,6 +179,8 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_models(small: Ladder, tm
     assert len(tables["steps"]) == len(STEPS) - 1 and len(tables["rivals"]) == 5
     assert len(tables["shifts"]) == 2 * 31 and set(tables["shifts_gaps"]["arm"]) == {FULL}
     assert set(tables["foreign"]["condition"]) == {"other elsewhere"}
+    assert set(tables["small"]["arm"]) == {*STEPS, "colour", "test_resnet"} and (tables["small"]["groups"] == 5).all()
+    assert set(tables["small_gaps"]["arm"]) == {FULL}
     assert (tables["training"].set_index("arm")["parameters"].loc[list(STEPS)] > 0).all()
     assert small.run("majority-0", folder, "id")[1:] == rows["majority-0"][1:]
 
