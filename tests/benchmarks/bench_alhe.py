@@ -44,16 +44,14 @@ def best(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, f
     return seconds
 
 
-def on_one_thread(call: Callable[[], object]) -> Callable[[], object]:
-    """``call`` with OpenCV on one thread: what it costs in processor time."""
-
-    def run() -> None:
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)
-        call()
+def on_one_thread(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """`best` with OpenCV on one thread: what the functions cost in processor time."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # outside of what is timed: it stops and starts OpenCV's pool
+    try:
+        return best(calls, rounds)
+    finally:
         cv2.setNumThreads(threads)
-
-    return run
 
 
 def main() -> None:
@@ -66,8 +64,9 @@ def main() -> None:
         "ALHE": lambda: alhe(image),
         "skimage equalize_adapthist": lambda: equalize_adapthist(image),
     }
-    one_core = {f"{name}, OpenCV on one thread": on_one_thread(call) for name, call in list(peers.items())[:2]}
-    seconds = best(peers | one_core, rounds)
+    seconds = best(peers, rounds)
+    one_core = on_one_thread({name: peers[name] for name in list(peers)[:2]}, rounds)
+    seconds |= {f"{name}, OpenCV on one thread": value for name, value in one_core.items()}
     print(f"ALHE bench, {torch.get_num_threads()} threads, OpenCV {cv2.__version__}, torch {torch.__version__}")
     print("512x512 RGB                                       ms   over cv2   over ALHE")
     for name, value in seconds.items():
@@ -82,9 +81,10 @@ def main() -> None:
     for side in sides.tolist():
         shot = picture(side)
         calls = {"alhe": lambda shot=shot: alhe(shot), "cv2": lambda shot=shot: clahe_2(shot)}
-        taken = best(calls | {f"{k}, one": on_one_thread(c) for k, c in calls.items()}, max(5, rounds * 512 // side))
-        both, peer, one, peer_one = (value * 1e9 / side**2 for value in taken.values())
-        ours.append(taken["alhe, one"])
+        repeats = max(5, rounds * 512 // side)
+        taken, single = best(calls, repeats), on_one_thread(calls, repeats)
+        both, peer, one, peer_one = (value * 1e9 / side**2 for value in (*taken.values(), *single.values()))
+        ours.append(single["alhe"])
         print(f"{side:>4d} px {both:31.1f} {one:8.1f} {peer:17.1f} {peer_one:8.1f}")
     # What every image costs, and every pixel on top; relative errors count alike.
     weight = 1 / np.array(ours)
