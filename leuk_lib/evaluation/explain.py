@@ -44,18 +44,20 @@ def attention_maps(model: nn.Module, images: Tensor, targets: ArrayLike, batch: 
 
 
 def integrated_gradients(
-    model: nn.Module, images: Tensor, targets: ArrayLike, steps: int = 8, batch: int = 16
+    model: nn.Module, images: Tensor, targets: ArrayLike, steps: int = 8, batch: int = 16, times_image: bool = True
 ) -> Tensor:
     """Integrated gradients (Sundararajan et al. 2017) of the target's logit, absolute, summed over RGB: (n,H,W).
 
     The baseline is each image's own border colour (its median): for a smear, "no cell", where black would be a cell
-    darker than any. ``steps`` points of the path, Gauss-Legendre.
+    darker than any. ``steps`` points of the path, Gauss-Legendre. Without ``times_image`` the mean gradient along the
+    path is left as it is (sensitivity): times each pixel's distance from the baseline it adds up to the logit, but takes
+    the picture's own outlines on.
     """
     from captum.attr import IntegratedGradients
 
     device, wanted = next(model.parameters()).device, torch.as_tensor(targets)
     model.eval()
-    method = IntegratedGradients(model)
+    method = IntegratedGradients(model, multiply_by_inputs=times_image)
     found = []
     for start in range(0, len(images), batch):
         part = images[start : start + batch]

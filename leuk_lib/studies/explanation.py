@@ -32,7 +32,7 @@ from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.pictures import parts_of
 
-ATTENTION, GRADIENTS, IMAGE = "attention", "gradients", "image alone"
+ATTENTION, GRADIENTS, SENSITIVITY, IMAGE = "attention", "gradients", "sensitivity", "image alone"
 VALIDATION = 0.125  # of the cells that are not tested
 ARM = "WPAT"
 
@@ -141,6 +141,7 @@ class Explanation(Study[ExplanationParams]):
         return {
             ATTENTION: lambda model: attention_maps(model, images, answers),
             GRADIENTS: lambda model: integrated_gradients(model, images, answers, steps),
+            SENSITIVITY: lambda model: integrated_gradients(model, images, answers, steps, times_image=False),
             IMAGE: lambda model: image_alone(images),
         }
 

@@ -61,6 +61,12 @@ def test_integrated_gradients_find_what_the_model_uses():
     assert float(maps[:, ~used].abs().max()) == 0
 
 
+def test_sensitivity_does_not_ask_what_the_picture_shows_there():
+    """The corner's rim has the border's colour, so that it adds nothing to the logit; the model is no less sensitive to it."""
+    maps = integrated_gradients(LooksAtTheCorner(), _images(), torch.ones(3, dtype=torch.long), 4, 2, times_image=False)
+    torch.testing.assert_close(maps[:, :8, :8], torch.full((3, 8, 8), 1 / 64))
+
+
 def test_attention_maps_take_the_target_class():
     maps = attention_maps(LooksAtTheCorner(), _images(), torch.tensor([1, 0, 1]), batch=2)
     assert float(maps[0, :8, :8].sum()) == pytest.approx(1)

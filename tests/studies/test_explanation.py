@@ -6,7 +6,7 @@ import pytest
 
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.studies.explanation import ATTENTION, GRADIENTS, IMAGE, Explanation, ExplanationParams
+from leuk_lib.studies.explanation import ATTENTION, GRADIENTS, IMAGE, SENSITIVITY, Explanation, ExplanationParams
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.pictures import parts_of
@@ -26,7 +26,7 @@ def test_a_fold_of_rendered_cells(tmp_path: Path):
     rows = {"fold-0-0": study.run("fold-0-0", tmp_path, "id")}
     tables = study.tables(rows)
     attribution, sanity = tables["attribution"], tables["sanity"]
-    assert set(attribution["method"]) == {ATTENTION, GRADIENTS, IMAGE}
+    assert set(attribution["method"]) == {ATTENTION, GRADIENTS, SENSITIVITY, IMAGE}
     assert set(attribution["region"]) == {"cell", "nucleus"}
     assert attribution["value"].between(0, 1).all()
     value = sanity.set_index(["method", "randomised"])["value"]
