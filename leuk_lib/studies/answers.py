@@ -72,6 +72,10 @@ QUESTIONS = (
     ),
     Question("And where all are?", "pretraining", "label_gains", "fcmae", {"condition": ("1",)}),
     Question(
+        "Are frozen features better after pretraining than before it?", "pretraining", "gains", "fcmae",
+        {"condition": ("k-NN",), "against": ("random initialisation",)},
+    ),
+    Question(
         "What does a split that ignores patients buy, where slides differ?", "leakage", "bought", "wpat",
         {"arm": ("random split",), "condition": ("slides differ, colour", "slides differ, test_resnet")}, "smear",
     ),
