@@ -7,15 +7,14 @@ the NumPy one's; everything else is written a second time on purpose: the two fo
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leuk_lib.alhe import colour, gain, tiles
-from leuk_lib.alhe.colour import CORNER, DELTA, LEVELS_PER_ROOT, OFFSET, SLOPE
+from leuk_lib.alhe import colour, gain, tiles, torch_colour
+from leuk_lib.alhe.colour import LEVELS_PER_ROOT, OFFSET
 from leuk_lib.alhe.images import MIN_SIDE
 from leuk_lib.alhe.lut import TAIL
 from leuk_lib.alhe.params import EnhanceParams
@@ -103,11 +102,11 @@ class _Seen(NamedTuple):
 def _look(images: Tensor, rows: tiles.Axis, columns: tiles.Axis, params: EnhanceParams) -> _Seen:
     if images.dtype == torch.uint8:
         codes = images.int()
-        f = _roots_of_codes(codes)
+        f = torch_colour.roots_of_codes(codes)
     else:
         values = images.float()
         codes = (values * 255).round_().int()
-        f = _roots(_mix(_decode(values), colour.TO_XYZ))
+        f = torch_colour.roots(torch_colour.mix(torch_colour.decode(values), colour.TO_XYZ))
     levels = ((f[:, 1] - OFFSET) * LEVELS_PER_ROOT).clamp_(0, BINS)
     density = _density(codes, params)
     limits = torch.stack([density.amin((1, 2)), density.amax((1, 2))], dim=1)
@@ -121,11 +120,11 @@ def _write(
     shift = _blend(curves, seen.levels, rows, columns).mul_(_smoothstep(seen.density, limits))
     # L' = L + shift with a*, b* kept: all three roots move by the same amount.
     if images.dtype == torch.uint8:  # whose every colour comes back as it was where nothing moves
-        out.copy_(_coded(seen.roots.add_(shift.mul_(1 / LEVELS_PER_ROOT)[:, None])))
+        out.copy_(torch_colour.coded(seen.roots.add_(shift.mul_(1 / LEVELS_PER_ROOT)[:, None])))
         return
     still = (shift == 0)[:, None]
-    xyz = _cubes(seen.roots.add_(shift.mul_(1 / LEVELS_PER_ROOT)[:, None]))
-    torch.where(still, images, _encode(_mix(xyz, colour.FROM_XYZ)).to(images.dtype), out=out)
+    xyz = torch_colour.cubes(seen.roots.add_(shift.mul_(1 / LEVELS_PER_ROOT)[:, None]))
+    torch.where(still, images, torch_colour.encode(torch_colour.mix(xyz, colour.FROM_XYZ)).to(images.dtype), out=out)
 
 
 def _check(images: Tensor) -> None:
@@ -145,63 +144,6 @@ def _check(images: Tensor) -> None:
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
         raise LeukError(f"ALHE: values from {low:.4g} to {high:.4g}; float images must be in [0,1]")
-
-
-# -- colour ----------------------------------------------------------------------------------------------------
-
-
-def _read(table: NDArray[Any], index: Tensor) -> Tensor:
-    """``table[index]`` of a small NumPy table; ten times faster than indexing."""
-    known = torch.as_tensor(table, device=index.device)
-    return known.index_select(0, index.reshape(-1)).reshape(index.shape)
-
-
-def _mix(image: Tensor, matrix: NDArray[Any]) -> Tensor:
-    """(B,3,H,W), its channels mixed by a 3x3 matrix: sums written out, whose last bit no batch size can alter."""
-    red, green, blue = image.unbind(1)
-    out = torch.empty_like(image)
-    for k, (a, b, c) in enumerate(matrix.tolist()):
-        torch.mul(red, a, out=out[:, k]).add_(green, alpha=b).add_(blue, alpha=c)
-    return out
-
-
-def _roots_of_codes(codes: Tensor) -> Tensor:
-    """Roots (B,3,H,W) of 8-bit codes held as int32."""
-    # Sums of shares of light lie in [0,1]: as words they need no clipping.
-    return _read(colour.ROOT, _mix(_read(colour.LINEAR, codes), colour.TO_XYZ * 65535).add_(0.5).int())
-
-
-def _coded(f: Tensor) -> Tensor:
-    """The 8-bit image (B,3,H,W) of these roots, which are overwritten."""
-    words = _mix(_cubes(f), colour.FROM_XYZ * 65535).add_(0.5).clamp_(0, 65535)
-    return _read(colour.CODE, words.int())
-
-
-# Each of these three curves is a power above a corner and a line below it. A corner's clamp on either side of a sum
-# chooses between them faster than ``torch.where`` does.
-
-
-def _decode(srgb: Tensor) -> Tensor:
-    power = ((srgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4
-    return power.add_((srgb - 0.04045).clamp_max_(0), alpha=1 / 12.92)
-
-
-def _roots(xyz: Tensor) -> Tensor:
-    xyz = xyz.clamp_(0, 1)
-    return xyz.clamp_min(CORNER).pow_(1 / 3).add_((xyz - CORNER).clamp_max_(0), alpha=SLOPE)
-
-
-def _cubes(f: Tensor) -> Tensor:
-    dark = bool(f.amin() < DELTA)  # seldom so in a smear, and the line's share is two passes over the batch
-    line = (f - DELTA).clamp_max_(0) if dark else None
-    cubes = f.clamp_min_(DELTA).pow_(3)
-    return cubes if line is None else cubes.add_(line, alpha=1 / SLOPE)
-
-
-def _encode(linear: Tensor) -> Tensor:
-    linear = linear.clamp_(0, 1)
-    power = linear.clamp_min(0.0031308).pow_(1 / 2.4).mul_(1.055).sub_(0.055)
-    return power.add_((linear - 0.0031308).clamp_max_(0), alpha=12.92).clamp_(0, 1)
 
 
 # -- tiles -----------------------------------------------------------------------------------------------------

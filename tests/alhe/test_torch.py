@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alhe.toys import cell
-from leuk_lib.alhe import colour, lut, torch_alhe
+from leuk_lib.alhe import colour, lut, torch_alhe, torch_colour
 from leuk_lib.alhe.enhance import alhe
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.alhe.torch_alhe import ALHE, alhe_batch, enhance_cells
@@ -100,7 +100,7 @@ def test_every_colour_comes_back_where_nothing_moves():
         colours = np.dstack([np.full_like(green, red), green, blue])
         assert (colour.moved(colour.light_of(colours), still) == colours).all()
         images = torch.from_numpy(colours).permute(2, 0, 1)[None].contiguous()
-        assert torch.equal(torch_alhe._coded(torch_alhe._roots_of_codes(images.int())), images)
+        assert torch.equal(torch_colour.coded(torch_colour.roots_of_codes(images.int())), images)
 
 
 def test_module_has_no_state_and_keeps_type_and_shape():
