@@ -104,14 +104,25 @@ def trust_in_words(found: StudyRecord, coverage: float = 0.8) -> str:
     return "\n".join(said)
 
 
+def _after(prefix: str, table: pd.DataFrame) -> pd.Series:
+    """What the conditions name, without their kind."""
+    return table["condition"].str.removeprefix(prefix)
+
+
+def _by_arm(table: pd.DataFrame, prefix: str, heading: str) -> pd.DataFrame:
+    """Scores with intervals as text: a row a condition without its ``prefix`` (the index, ``heading``), a column a model."""
+    text = [interval(row) for _, row in table.iterrows()]
+    wide = table.assign(text=text, **{heading: _after(prefix, table)}).pivot(
+        index=heading, columns="arm", values="text"
+    )
+    return wide[list(dict.fromkeys(table["arm"]))]
+
+
 def small_table(found: StudyRecord) -> pd.DataFrame:
     """Frozen features on small sets as people read it: a row a set, a column a model, balanced accuracy with interval."""
     table = found.table("small")
-    table = table.assign(
-        text=[interval(row) for _, row in table.iterrows()], set=table["condition"].str.removeprefix("small ")
-    )
-    wide = table.pivot(index="set", columns="arm", values="text")[list(dict.fromkeys(table["arm"]))]
-    first = table.drop_duplicates("set").set_index("set")
+    wide = _by_arm(table, "small ", "set")
+    first = table.assign(set=_after("small ", table)).drop_duplicates("set").set_index("set")
     wide.insert(0, "cells", (first["n"] // first["seeds"]).reindex(wide.index))
     wide.insert(1, "patients", first["groups"].reindex(wide.index))
     return wide.rename_axis(columns=None).reset_index()
@@ -119,11 +130,7 @@ def small_table(found: StudyRecord) -> pd.DataFrame:
 
 def foreign_table(found: StudyRecord) -> pd.DataFrame:
     """Balanced accuracy on other sources as people read it: a row a source, a column a model."""
-    table = found.table("foreign")
-    table = table.assign(
-        text=[interval(row) for _, row in table.iterrows()], source=table["condition"].str.removeprefix("other ")
-    )
-    wide = table.pivot(index="source", columns="arm", values="text")[list(dict.fromkeys(table["arm"]))]
+    wide = _by_arm(found.table("foreign"), "other ", "source")
     sources = found.table("sources").set_index("source")
     wide.insert(0, "cells", sources["cells"].reindex(wide.index))
     wide.insert(1, "shared classes", sources["tested classes"].reindex(wide.index))
