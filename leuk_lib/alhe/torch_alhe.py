@@ -119,12 +119,12 @@ def _write(
     """The enhanced images into ``out``; what was seen is used up."""
     shift = _blend(curves, seen.levels, rows, columns).mul_(_smoothstep(seen.density, limits))
     # L' = L + shift with a*, b* kept: all three roots move by the same amount.
+    f = seen.roots.add_((shift * (1 / LEVELS_PER_ROOT))[:, None])
     if images.dtype == torch.uint8:  # whose every colour comes back as it was where nothing moves
-        out.copy_(torch_colour.coded(seen.roots.add_(shift.mul_(1 / LEVELS_PER_ROOT)[:, None])))
-        return
-    still = (shift == 0)[:, None]
-    xyz = torch_colour.cubes(seen.roots.add_(shift.mul_(1 / LEVELS_PER_ROOT)[:, None]))
-    torch.where(still, images, torch_colour.encode(torch_colour.mix(xyz, colour.FROM_XYZ)).to(images.dtype), out=out)
+        out.copy_(torch_colour.coded(f))
+    else:
+        moved = torch_colour.encode(torch_colour.mix(torch_colour.cubes(f), colour.FROM_XYZ))
+        torch.where((shift == 0)[:, None], images, moved.to(images.dtype), out=out)
 
 
 def _check(images: Tensor) -> None:

@@ -39,7 +39,7 @@ def coded(f: Tensor) -> Tensor:
     return read(colour.CODE, words.int())
 
 
-# Each of these three curves is a power above a corner and a line below it. A corner's clamp on either side of a sum
+# Each of these curves is a power above a corner and a line below it. A corner's clamp on either side of a sum
 # chooses between them faster than ``torch.where`` does.
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,37 +62,39 @@ def scaling_table(
     value: mean over repetitions; low, high: at ``level``, repetitions and groups resampled, the test's for the measures, and
     the validation's, with a fit in each of ``FITS`` resamples, for the temperature; n: test cells over all repetitions.
     """
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    drawn: dict[tuple[str, str], list[Array]] = defaultdict(list)
-    for number, (validation, test) in enumerate(repetitions):
-
-        def bootstrap(part: Predictions, name: str, count: int, number: int = number) -> ClusterBootstrap:
-            return ClusterBootstrap(part.groups, count, numpy_rng(seed, "calibration", name, str(number)))
-
-        temperature = fit_temperature(validation)
-        of_validation = bootstrap(validation, "validation", FITS)
-        refitted = [fit_temperature(validation, weights[of_validation.index]) for weights in of_validation.weights]
-        values["temperature", "fitted"].append(temperature)
-        drawn["temperature", "fitted"].append(np.resize(refitted, resamples))
-        of_test = bootstrap(test, "test", resamples)
-        parts = {"before": test, "after": test.with_probs(apply_temperature(test.probs, temperature))}
-        found = {moment: metrics.evaluate(part, ece_bins) for moment, part in parts.items()}
-        again = {moment: resampled_trust(part, of_test, ece_bins) for moment, part in parts.items()}
-        for name in again["before"]:
-            for moment in parts:
-                values[name, moment].append(found[moment][name])
-                drawn[name, moment].append(again[moment][name])
-            values[name, "change"].append(found["after"][name] - found["before"][name])
-            drawn[name, "change"].append(again["after"][name] - again["before"][name])
+    each = [_scaled(*parts, resamples, seed, str(number), ece_bins) for number, parts in enumerate(repetitions)]
     over = ClusterBootstrap(
         np.arange(len(repetitions)), resamples, numpy_rng(seed, "calibration", "repetitions")
     ).weights
     n = sum(len(test) for _, test in repetitions)
     rows = []
-    for (name, moment), each in values.items():
-        low, high = percentile((np.array(drawn[name, moment]).T * over).sum(axis=1) / over.sum(axis=1), level)
-        rows.append((name, moment, float(np.mean(each)), low, high, n))
+    for name, moment in each[0]:
+        values, drawn = zip(*(found[name, moment] for found in each), strict=True)
+        low, high = percentile((np.array(drawn).T * over).sum(axis=1) / over.sum(axis=1), level)
+        rows.append((name, moment, float(np.mean(values)), low, high, n))
     return pd.DataFrame(rows, columns=["measure", "moment", "value", "low", "high", "n"])
+
+
+def _scaled(
+    validation: Predictions, test: Predictions, resamples: int, seed: int, number: str, ece_bins: int
+) -> dict[tuple[str, str], tuple[float, Array]]:
+    """One repetition of `scaling_table`: (measure, moment) -> its value, and its value in every resample (R,)."""
+    of_validation = ClusterBootstrap(validation.groups, FITS, numpy_rng(seed, "calibration", "validation", number))
+    of_test = ClusterBootstrap(test.groups, resamples, numpy_rng(seed, "calibration", "test", number))
+    temperature = fit_temperature(validation)
+    refitted = [fit_temperature(validation, weights[of_validation.index]) for weights in of_validation.weights]
+    found = {("temperature", "fitted"): (temperature, np.resize(refitted, resamples))}
+    scaled = test.with_probs(apply_temperature(test.probs, temperature))
+    before, after = (metrics.evaluate(part, ece_bins) for part in (test, scaled))
+    for (name, drawn), drawn_after in zip(
+        resampled_trust(test, of_test, ece_bins).items(),
+        resampled_trust(scaled, of_test, ece_bins).values(),
+        strict=True,
+    ):
+        found[name, "before"] = before[name], drawn
+        found[name, "after"] = after[name], drawn_after
+        found[name, "change"] = after[name] - before[name], drawn_after - drawn
+    return found
 
 
 def reliability_table(predictions: Predictions, bins: int = 10, level: float = 0.95) -> pd.DataFrame:

@@ -225,18 +225,15 @@ def calibration_table(
 
 def read_calibration(table: pd.DataFrame) -> pd.DataFrame:
     """`calibration_table` as people read it: a row a model, a column a measure and moment, value and interval."""
-    text = [f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples()]
+    shown = table[table["moment"] != "change"]
     names = {"temperature": "temperature", "nll": "log loss", "brier": "Brier score", "ece": "calibration error"}
-    head = table["measure"].map(names) + table["moment"].map({"fitted": ""}).fillna(", " + table["moment"])
-    wide = (
-        table.assign(text=text, head=head)
-        .query("moment != 'change'")
-        .pivot(index="model", columns="head", values="text")
+    moments = {"fitted": "", "before": ", before", "after": ", after"}
+    shown = shown.assign(
+        head=shown["measure"].map(names) + shown["moment"].map(moments),
+        text=[f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in shown.itertuples()],
     )
-    kept = head[table["moment"] != "change"]
-    return (
-        wide.loc[list(dict.fromkeys(table["model"])), list(dict.fromkeys(kept))].rename_axis(columns=None).reset_index()
-    )
+    wide = shown.pivot(index="model", columns="head", values="text")
+    return wide.loc[shown["model"].unique(), shown["head"].unique()].rename_axis(columns=None).reset_index()
 
 
 def vote_table(models: Mapping[str, Predictions], level: float = 0.95) -> tuple[pd.DataFrame, str]:

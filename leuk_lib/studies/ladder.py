@@ -118,7 +118,7 @@ class LadderParams(StudyParams):
 class _Material:
     """Raw and enhanced images (N,3,S,S) uint8, labels (N,), groups (N,), and the positions of the three parts.
 
-    others: name of a foreign source -> its images, labels and groups.
+    others, small: name of a foreign source, of a small set -> its images, labels and groups.
     """
 
     raw: Tensor
@@ -130,6 +130,7 @@ class _Material:
     val: Tensor
     test: Tensor
     others: dict[str, tuple[Tensor, Tensor, list[str]]]
+    small: dict[str, tuple[Tensor, list[str], list[str]]]
 
 
 class Ladder(Study[LadderParams]):
@@ -186,7 +187,7 @@ class Ladder(Study[LadderParams]):
         raw = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)))
         kept = {"raw": raw, "enhanced": enhance_cells(raw), "labels": torch.from_numpy(data.labels)}
         groups = pd.factorize(data.table["group"])[0].tolist()
-        about: dict[str, Any] = {"classes": data.classes, "groups": groups, "others": {}}
+        about: dict[str, Any] = {"classes": data.classes, "groups": groups, "others": {}, "small": {}}
         rows: list[Row] = [{
             "source": data.name, "cells": len(raw), "groups": len(set(groups)), "grouped by": data.grouped_by,
             "tested classes": len(data.classes), "classes": ",".join(data.classes),
@@ -199,6 +200,11 @@ class Ladder(Study[LadderParams]):
                 "source": name, "cells": len(other.labels), "groups": len(set(other.groups)), "grouped by": "file",
                 "tested classes": len(other.labels.unique()), "classes": "",
             })  # fmt: skip
+        for name in p.small:
+            kept[f"{name} images"], names, patients = small_cells(
+                Path(p.dataset).parent / name, p.image_size, p.threads
+            )
+            about["small"][name] = names, patients
         with atomic(folder / "cells.safetensors") as temporary:
             save_file({name: tensor.contiguous() for name, tensor in kept.items()}, temporary)
         write_json(folder / "about.json", about)
@@ -212,9 +218,11 @@ class Ladder(Study[LadderParams]):
         others = {
             name: (kept[f"{name} images"], kept[f"{name} labels"], found) for name, found in about["others"].items()
         }
+        small = {name: (kept[f"{name} images"], *found) for name, found in about["small"].items()}
         return _Material(
-            kept["raw"], kept["enhanced"], kept["labels"], groups, tuple(about["classes"]), train, val, test, others
-        )
+            kept["raw"], kept["enhanced"], kept["labels"], groups, tuple(about["classes"]), train, val, test, others,
+            small,
+        )  # fmt: skip
 
     def _pretrain(self, seed: int, folder: Path, identity: str) -> list[Row]:
         material, params, own = self._material(folder, seed), self.params.fcmae(seed), folder / f"pretrain-{seed}"
@@ -258,8 +266,7 @@ class Ladder(Study[LadderParams]):
             rows.append(about | ladder_tables.pack(condition, probs, labels, groups, cells))
         if trained or arm == "colour":
             model = trained[0].model if trained else None
-            for name in p.small:
-                small, names, patients = small_cells(Path(p.dataset).parent / name, p.image_size, p.threads)
+            for name, (small, names, patients) in material.small.items():
                 small = enhance_cells(small) if step.enhanced else small
                 rows.append(about | small_row(name, model, small, names, patients))
         return rows

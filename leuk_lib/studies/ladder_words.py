@@ -85,19 +85,17 @@ def robustness_in_words(found: StudyRecord) -> str:
 
 def trust_in_words(found: StudyRecord, coverage: float = 0.8) -> str:
     """Calibration before and after, and what abstaining buys at a coverage, for the full model and the best rival."""
-    table = {(row["arm"], row["measure"], row["moment"]): row for row in found.table("calibration").to_dict("records")}
+    told = {
+        (row["arm"], row["measure"], row["moment"]): f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        for row in found.table("calibration").to_dict("records")
+    }
     curve = found.table("abstention")
     said = []
     for arm, part in curve.groupby("arm", sort=False):
         kept = part.iloc[(part["coverage"] - coverage).abs().argmin()]
-
-        def told(measure: str, moment: str, arm: str = str(arm)) -> str:
-            row = table[arm, measure, moment]
-            return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-
         said.append(
-            f"{arm}: temperature {told('temperature', 'fitted')}; calibration error {told('ece', 'before')} before, "
-            f"{told('ece', 'after')} after; negative log likelihood {told('nll', 'before')} and {told('nll', 'after')}. "
+            f"{arm}: temperature {told[arm, 'temperature', 'fitted']}; calibration error {told[arm, 'ece', 'before']} before, "
+            f"{told[arm, 'ece', 'after']} after; negative log likelihood {told[arm, 'nll', 'before']} and {told[arm, 'nll', 'after']}. "
             f"All cells: {100 * part['accuracy'].iloc[0]:.1f} % right; the surest {100 * kept['coverage']:.0f} %: "
             f"{interval(kept.rename({'accuracy': 'value'}))} %."
         )

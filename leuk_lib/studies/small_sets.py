@@ -37,9 +37,9 @@ def small_cells(folder: Path, size: int, workers: int) -> tuple[Tensor, list[str
 
 @torch.no_grad()
 def frozen_features(model: nn.Module | None, images: Tensor) -> NDArray[np.float64]:
-    """What a trained model's last layer reads of uint8 images: (N, D); of no model (None), their colour histogram.
+    """What a trained model makes of uint8 images before it answers: (N, D); without a model, their colour histogram.
 
-    The ladder's models: all pooled maps of their encoder. A timm network: the features before its classifier.
+    The ladder's models: spatial means of all maps of their encoder. A timm network: the features before its classifier.
     """
     if model is None:
         return colour_histogram(images)
