@@ -36,8 +36,8 @@ def generator_loss(delta: Tensor) -> Tensor:
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
     """(B,) squared norms |grad_x D|^2 at ``images``, which must be what the augmenter was given, not its output.
 
-    ``logits`` (B,) from ``images`` (B,3,H,W) with requires_grad; differentiable once more. The sum over the batch
-    gives each image its own gradient because no layer mixes images.
+    ``logits`` (B,) from ``images`` (B,3,H,W) with requires_grad; differentiable once more. The gradient is that of the
+    batch's sum: each image's own, plus what it does to others where the critic compares images.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.square().flatten(1).sum(dim=1)
@@ -53,8 +53,8 @@ def critic_terms(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Delta (B,), and R1 and R2 (B,) or None.
 
-    ``critic`` sees augment([real; fake]) in one pass (2B), then ``context`` (labels, ramp); the penalties are taken at the un-augmented images,
-    so the augmenter is part of what is made flat. Real and fake at the same position must share their class.
+    ``critic`` sees augment([real; fake]) in one pass (2B), then ``context`` (labels, ramp, number of sets); the
+    penalties are taken at the un-augmented images, so the augmenter is part of what is made flat. Real and fake at the same position must share their class.
     """
     both = torch.cat([real, fake]).detach().requires_grad_(penalise)
     logits = critic(augment(both), *context).float()

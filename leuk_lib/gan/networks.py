@@ -153,6 +153,9 @@ class Level(nn.Module):
 class Generator(nn.Module):
     """(z, y) -> image. The 4 px level sees z only; finer levels see z and the class, weighted by ``ramp``.
 
+    Whatever the 4 px level hands on comes from z and has mean square 1. With a bias there and no such norm, the
+    generator shrank z within a few hundred steps and then drew one picture a class.
+
     forward(z (B,latent), y (B,) int64, ramp in [0,1]) -> (B,3,size,size) float, about [-1,1] (not clipped).
     """
 
@@ -161,7 +164,7 @@ class Generator(nn.Module):
         self.config = config
         first = config.channels(COARSEST)
         self.basis = nn.Parameter(torch.randn(first, COARSEST, COARSEST))
-        self.project = nn.Linear(config.latent, first)
+        self.project = nn.Linear(config.latent, first, bias=False)
         self.classes = nn.Embedding(config.n_classes, config.latent)
         self.levels = nn.ModuleList()
         self.changes = nn.ModuleList()
@@ -176,7 +179,9 @@ class Generator(nn.Module):
         self.to_rgb.bias.data.zero_()  # type: ignore[union-attr]
 
     def forward(self, z: Tensor, y: Tensor, ramp: float = 1.0) -> Tensor:
+        z = F.rms_norm(z, z.shape[1:])
         x = self.basis * self.project(z)[:, :, None, None]  # (B,C,4,4)
+        x = F.rms_norm(x, x.shape[1:])
         condition = torch.cat([z, ramp * self.classes(y)], dim=1)
         for place, (change, level) in enumerate(zip(self.changes, self.levels, strict=True)):
             if place:
@@ -185,10 +190,30 @@ class Generator(nn.Module):
         return F.pixel_shuffle(self.to_rgb(x), self.config.patch)
 
 
+def class_deviation(x: Tensor, y: Tensor, sets: int = 1) -> Tensor:
+    """Standard deviation of every channel among the images of one class, averaged over sites: (B,C,H,W) -> (B,C).
+
+    ``y`` (B,) int64. ``sets``: the batch is that many sets of equal length in a row (real, generated), and images of
+    different sets are not compared. An image alone in its class and set has 0.01, as has a class of equal images.
+    """
+    if len(y) % sets:
+        raise ValueError(f"{len(y)} images cannot be {sets} sets of equal length")
+    place = torch.arange(len(y), device=y.device) // (len(y) // sets)
+    same = (y[:, None] == y) & (place[:, None] == place)
+    with torch.autocast(x.device.type, enabled=False):  # small differences of large numbers
+        share = same.float() / same.sum(dim=1, keepdim=True)
+        flat = x.float().flatten(1)
+        variance = share @ flat.square() - (share @ flat).square()
+        return (variance.clamp(min=0) + 1e-4).sqrt().view(x.shape).mean(dim=(2, 3))
+
+
 class Discriminator(nn.Module):
     """(image, y) -> one logit: linear in the features plus their projection on the class, weighted by ``ramp``.
 
-    forward(x (B,3,size,size) in about [-1,1], y (B,) int64, ramp in [0,1]) -> (B,).
+    forward(x (B,3,size,size) in about [-1,1], y (B,) int64, ramp in [0,1], sets) -> (B,). It also sees how much the
+    images of a class differ within the batch (``class_deviation``, weight 0 at the start), so that a generator which
+    draws one picture a class is found out.
+    Source: Karras et al. 2018, section 3 (standard deviation over the batch); within classes is ours.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -210,14 +235,17 @@ class Discriminator(nn.Module):
         self.collect = _conv(last, last, COARSEST, groups=last)
         self.collect.padding = (0, 0)  # one value a channel
         self.linear = nn.Linear(last, 1)
+        self.variety = nn.Linear(last, 1, bias=False)
+        nn.init.zeros_(self.variety.weight)
         self.classes = nn.Embedding(config.n_classes, last)
         nn.init.normal_(self.classes.weight, std=1 / math.sqrt(last))
 
-    def forward(self, x: Tensor, y: Tensor, ramp: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, ramp: float = 1.0, sets: int = 1) -> Tensor:
         h = self.from_rgb(F.pixel_unshuffle(x, self.config.patch))
         for place, (level, change) in enumerate(zip(self.levels, self.changes, strict=True)):
             h = level(h)
             if place + 1 < len(self.levels):
                 h = change(downsample(h))
         features = self.collect(h).flatten(1)  # (B,C)
-        return self.linear(features).squeeze(1) + ramp * (self.classes(y) * features).sum(dim=1)
+        logit = self.linear(features) + self.variety(class_deviation(h, y, sets))  # (B,1)
+        return logit.squeeze(1) + ramp * (self.classes(y) * features).sum(dim=1)

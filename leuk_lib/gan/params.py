@@ -28,12 +28,15 @@ class AcdbGanParams(TrainParams):
     # training
     steps: int = Field(1200, ge=1, description="optimiser steps of each network")
     batch_size: int = Field(32, ge=2, le=1024, description="images of the global batch")
-    lr: float = Field(1e-3, gt=0, le=0.1, description="first learning rate (cosine to a quarter of it)")
-    gamma: float = Field(0.05, ge=0, le=100, description="first weight of the gradient penalties (cosine to a tenth)")
+    lr: float = Field(2e-3, gt=0, le=0.1, description="first learning rate (cosine to a quarter of it)")
+    gamma: float = Field(
+        2.0, ge=0, le=100, description="first weight of the gradient penalties at 32 px; grows with the size squared"
+    )
+    gamma_end: float = Field(1.0, ge=0, le=1, description="share of that weight which is left at the end (cosine)")
     penalty_every: int = Field(4, ge=1, le=64, description="steps between penalties; their weight is multiplied by it")
     ema_halflife: float = Field(2000.0, gt=0, description="half-life of the weights' average at the end, images")
-    ramp_start: float = Field(0.05, ge=0, le=1, description="share of training before labels have any weight")
-    ramp_end: float = Field(0.25, ge=0, le=1, description="share of training after which labels have full weight")
+    ramp_start: float = Field(0.0, ge=0, le=1, description="share of training before labels have any weight")
+    ramp_end: float = Field(0.1, ge=0, le=1, description="share of training after which labels have full weight")
     ada_target: float = Field(0.6, gt=-1, lt=1, description="target of r_t = E[sign(D(real) - D(fake))], per class")
     ada_images: int = Field(8000, ge=1, description="images of a class over which p may move from 0 to 1")
     eta: float = Field(1.0, ge=0, le=10, description="how much a class's missing recall raises its sampling weight")

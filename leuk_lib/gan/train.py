@@ -19,7 +19,7 @@ from leuk_lib.gan.augment import AdaController, Augmentation, class_sums, draw
 from leuk_lib.gan.balance import sampling
 from leuk_lib.gan.networks import Discriminator, Generator, NetworkConfig
 from leuk_lib.gan.params import AcdbGanParams
-from leuk_lib.gan.samples import latents, resize, to_uint8
+from leuk_lib.gan.samples import generate, resize
 from leuk_lib.gan.schedules import cosine, ema_decay, ramp
 from leuk_lib.runs.average import WeightAverage
 from leuk_lib.runs.errors import LeukError
@@ -30,6 +30,7 @@ from leuk_lib.runs.seeds import derive
 LABEL = "ACDB-GAN"
 LOOKS = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which samples are kept
 LOOK_EACH = 4  # samples a class at each look
+GAMMA_SIZE = 32  # px; side of the images for which ``gamma`` is given
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,16 @@ def network_config(params: AcdbGanParams, n_classes: int) -> NetworkConfig:
 
 
 def build(params: AcdbGanParams, n_classes: int) -> tuple[Generator, Discriminator]:
-    """Both networks with weights that depend on the seed only."""
+    """Both networks with weights that depend on the seed only.
+
+    Channels last: narrow convolutions run at up to twice the speed so (24 channels at 32 px on a CPU: 1.5 times
+    forward, 2.1 times backward).
+    """
     config = network_config(params, n_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(params.seed, LABEL, "weights"))
-        return Generator(config), Discriminator(config)
+        networks = Generator(config), Discriminator(config)
+    return networks[0].to(memory_format=torch.channels_last), networks[1].to(memory_format=torch.channels_last)
 
 
 def train_gan(
@@ -123,11 +129,12 @@ def train_gan(
     pick = _Picker(small, labels, pi)
     look_steps = tuple(sorted({max(1, round(share * params.steps)) for share in LOOKS}))
     log_every = max(1, params.steps // 150)
+    first_gamma = params.gamma * (params.gan_size / GAMMA_SIZE) ** 2
 
     for step in loop:
         progress = step / params.steps
         weight = ramp(progress, params.ramp_start, params.ramp_end)
-        gamma = cosine(progress, params.gamma, params.gamma / 10)
+        gamma = cosine(progress, first_gamma, first_gamma * params.gamma_end)
         for group in [*opt_g.param_groups, *opt_d.param_groups]:
             group["lr"] = cosine(progress, params.lr, params.lr / 4)
             group["betas"] = (0.0, cosine(progress, 0.9, 0.99))
@@ -135,11 +142,11 @@ def train_gan(
 
         # -- discriminator
         discriminator.requires_grad_(True)
-        real, y, z, augment = _batch(loop, pick, ada, params, step, "d", fabric)
+        batch = _batch(loop, pick, ada, params, step, "d", fabric)
         with torch.no_grad(), fabric.autocast():
-            fake = generator(z, y, weight).float()
-        both = torch.cat([y, y])
-        delta, r1, r2 = losses.critic_terms(critic, augment, real, fake, penalise, both, weight)
+            fake = generator(batch.z, batch.y, weight).float()
+        both = torch.cat([batch.y, batch.y])
+        delta, r1, r2 = losses.critic_terms(critic, batch.augment, batch.real, fake, penalise, both, weight, 2)
         loss_d = losses.discriminator_loss(delta)
         total = loss_d
         if r1 is not None and r2 is not None:
@@ -148,18 +155,18 @@ def train_gan(
         opt_d.zero_grad()
         fabric.backward(total)
         opt_d.step()
-        signs, seen = class_sums(torch.sign(delta.detach()), y, n_classes)
+        signs, seen = class_sums(torch.sign(delta.detach()), batch.y, n_classes)
         ada.update(_sum(fabric, signs).cpu(), _sum(fabric, seen).cpu())
 
         # -- generator; the discriminator's own module, since its gradients are not wanted (nor reduced)
         discriminator.requires_grad_(False)
-        real, y, z, augment = _batch(loop, pick, ada, params, step, "g", fabric)
-        fake = model_g(z, y, weight).float()
-        shown = augment(torch.cat([real, fake]))
+        batch = _batch(loop, pick, ada, params, step, "g", fabric)
+        fake = model_g(batch.z, batch.y, weight).float()
+        shown_real, shown_fake = batch.augment(torch.cat([batch.real, fake])).chunk(2)
         with fabric.autocast():
             with torch.no_grad():
-                logit_real = discriminator(shown[: len(y)], y, weight).float()
-            logit_fake = discriminator(shown[len(y) :], y, weight).float()
+                logit_real = discriminator(shown_real, batch.y, weight).float()
+            logit_fake = discriminator(shown_fake, batch.y, weight).float()
         loss_g = losses.generator_loss(losses.pair_difference(logit_real, logit_fake))
         opt_g.zero_grad()
         fabric.backward(loss_g)
@@ -218,23 +225,33 @@ class _Picker:
         return torch.stack([self.members[c][i] for c, i in zip(y.tolist(), place.tolist(), strict=True)]), y
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """One process's share of a step: ``real`` (B,3,S,S) in [-1,1], ``y`` (B,), ``z`` (B,L), the augmentation of [real; fake]."""
+
+    real: Tensor
+    y: Tensor
+    z: Tensor
+    augment: Callable[[Tensor], Tensor]
+
+
 def _batch(
     loop: TrainingLoop, pick: _Picker, ada: AdaController, params: AcdbGanParams, step: int, who: str, fabric: Fabric
-) -> tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """This process's share of a step: real images in [-1,1], their labels, latents, and the augmenter of [real; fake].
+) -> _Batch:
+    """Draw a step's share. A cell has no up, so real images are turned and mirrored first: data, not augmentation.
 
-    A cell has no up, so real images are turned and mirrored before anything else; that is data, not augmentation.
+    Generated ones are not: where they were too, the generator drew fewer different cells.
     """
     n = params.batch_size
     positions, y = pick.draw(n, loop.generator(step, who, "labels"))
     z = torch.randn(n, params.latent, generator=loop.generator(step, who, "latent"))
     drawn = draw(ada.p[torch.cat([y, y])], loop.generator(step, who, "augment"))
     rows = loop.shard(torch.arange(n))
-    real = pick.images[positions[rows]].to(fabric.device)
-    real = dihedral(real.float() / 255, loop.generator(step, who, "turn"), rows=rows, total=n) * 2 - 1
+    real = pick.images[positions[rows]].to(fabric.device).float() / 255
+    real = dihedral(real, loop.generator(step, who, "turn"), rows=rows, total=n) * 2 - 1
     mine = torch.cat([rows, rows + n])
     augment = Augmentation(drawn.theta[mine].to(fabric.device), drawn.stain[mine].to(fabric.device))
-    return real, y[rows].to(fabric.device), z[rows].to(fabric.device), augment
+    return _Batch(real, y[rows].to(fabric.device), z[rows].to(fabric.device), augment)
 
 
 def _sum(fabric: Fabric, value: Tensor) -> Tensor:
@@ -246,12 +263,9 @@ def _mean(fabric: Fabric, value: Tensor) -> float:
     return float(value if fabric.world_size == 1 else cast(Tensor, fabric.all_reduce(value, reduce_op="mean")))
 
 
-@torch.no_grad()
 def _look(generator: torch.nn.Module, n_classes: int, params: AcdbGanParams, learned: Tensor) -> Tensor:
     """(K,n,3,S,S) uint8: the first samples of every learned class."""
-    device = next(generator.parameters()).device
     out = torch.full((n_classes, LOOK_EACH, 3, params.gan_size, params.gan_size), 255, dtype=torch.uint8)
     for c in torch.nonzero(learned).flatten().tolist():
-        z = latents(LOOK_EACH, params.latent, params.seed, c).to(device)
-        out[c] = to_uint8(generator(z, torch.full((LOOK_EACH,), c, device=device))).cpu()
+        out[c] = generate(generator, c, LOOK_EACH, params.latent, params.seed)
     return out

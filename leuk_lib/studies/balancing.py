@@ -36,9 +36,19 @@ from leuk_lib.wpat.params import WpatParams
 NOTHING, OVERSAMPLING, WEIGHTS = "nothing", "oversampling", "class-balanced loss"
 UNGATED, GATED = "ungated GAN", "gated GAN"
 FILLED, FILLED_GATED = "ungated GAN, filled up", "gated GAN, filled up"
-ARMS = (NOTHING, OVERSAMPLING, WEIGHTS, UNGATED, GATED, FILLED, FILLED_GATED)
+BOTH, BOTH_GATED = "oversampling + ungated GAN", "oversampling + gated GAN"
+ARMS = (NOTHING, OVERSAMPLING, WEIGHTS, UNGATED, GATED, FILLED, FILLED_GATED, BOTH, BOTH_GATED)
 #: What the gated arms are compared with besides doing nothing.
-RIVALS = {GATED: (OVERSAMPLING, WEIGHTS, UNGATED), FILLED_GATED: (OVERSAMPLING, WEIGHTS, FILLED)}
+RIVALS = {
+    GATED: (OVERSAMPLING, WEIGHTS, UNGATED),
+    FILLED_GATED: (OVERSAMPLING, WEIGHTS, FILLED),
+    BOTH_GATED: (OVERSAMPLING, BOTH),
+}
+#: Which synthetic cells an arm is given.
+GIVEN = {
+    UNGATED: "ungated", GATED: "gated", FILLED: "filled", FILLED_GATED: "filled gated",
+    BOTH: "ungated", BOTH_GATED: "gated",
+}  # fmt: skip
 FRACTIONS = (0.7, 0.1, 0.2)  # training, validation, test
 TAIL, F1 = "tail recall", "macro F1"
 
@@ -55,7 +65,7 @@ class BalancingParams(StudyParams):
         32, description="side of the images and of the synthetic cells, pixels"
     )
     per_class: int = Field(0, ge=0, description="at most this many cells a class (0: all)")
-    gan_steps: int = Field(1000, ge=1, le=10**7, description="optimiser steps of generator and discriminator")
+    gan_steps: int = Field(2500, ge=1, le=10**7, description="optimiser steps of generator and discriminator")
     gan_batch: int = Field(32, ge=2, le=1024, description="images a step of the GAN")
     feature_steps: int = Field(60, ge=2, le=10**6, description="optimiser steps of the gate's feature network")
     judge_steps: int = Field(200, ge=1, le=10**6, description="optimiser steps of the gate's judge")
@@ -83,6 +93,7 @@ class Balancing(Study[BalancingParams]):
     GAN, gate and their networks are given the kept training cells only. Validation cells choose among each
     classifier's weights, in every arm alike; test cells are scored once. Validation and test keep all their cells.
     The filled-up arms draw as many cells of a tail class as it lacks to the largest class: nine to one real cell, far over the quota.
+    With oversampling the quota is given, and every class is drawn equally often from its real and synthetic cells.
     """
 
     title = "Do synthetic cells help rare classes?"
@@ -222,7 +233,7 @@ class Balancing(Study[BalancingParams]):
         images, labels, k = cells.images[parts["train"]], cells.labels[parts["train"]], len(cells.classes)
         gan = folder / f"gan-{seed}"
         made, about = load_file(gan / "synthetic.safetensors"), read_json(gan / "about.json")
-        extra = {UNGATED: "ungated", GATED: "gated", FILLED: "filled", FILLED_GATED: "filled gated"}.get(arm)
+        extra = GIVEN.get(arm)
         weights = None
         if arm == WEIGHTS:
             weights = effective_weights(labels, k)
@@ -230,7 +241,7 @@ class Balancing(Study[BalancingParams]):
             weights = effective_weights(labels, k, about["fallbacks"])
         settings = WpatParams(
             seed=seed, threads=p.threads, accelerator="cpu", steps=p.steps, batch_size=p.batch_size, lr=p.lr,
-            balance="sampling" if arm == OVERSAMPLING else "fallback", layer_decay=1.0, checkpoint_every=200,
+            balance="sampling" if arm in (OVERSAMPLING, BOTH, BOTH_GATED) else "fallback", layer_decay=1.0, checkpoint_every=200,
             muon=0.0, crop_min=0.7,
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leuk_lib.gan.networks import Discriminator, Generator, NetworkConfig, ResidualBlock, downsample, upsample
+from leuk_lib.gan.networks import (
+    Discriminator,
+    Generator,
+    NetworkConfig,
+    ResidualBlock,
+    class_deviation,
+    downsample,
+    upsample,
+)
 from leuk_lib.gan.samples import latents, resize, to_float, to_uint8
 from leuk_lib.gan.schedules import cosine, ema_decay, ramp
 from leuk_lib.runs.average import WeightAverage
@@ -73,10 +82,55 @@ def test_the_class_enters_with_the_ramp_only() -> None:
     assert g.levels[0].blocks[0].modulate is None  # the coarsest level never sees the class
 
 
-def test_batched_is_one_by_one() -> None:
+def test_only_images_of_the_same_class_and_set_are_compared() -> None:
     d = Discriminator(CONFIGS[0])
-    x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
-    torch.testing.assert_close(d(x, y), torch.cat([d(x[i : i + 1], y[i : i + 1]) for i in range(4)]))
+    torch.nn.init.normal_(d.variety.weight)
+    x, y = torch.randn(6, 3, 16, 16), torch.tensor([0, 1, 0, 0, 1, 0])
+    whole = d(x, y, 1.0, 2)
+    torch.testing.assert_close(whole, torch.cat([d(x[:3], y[:3]), d(x[3:], y[3:])]))
+    torch.testing.assert_close(whole[1:2], d(x[1:2], y[1:2]))  # alone in its class and set
+    assert not torch.allclose(whole[:1], d(x[:1], y[:1]))
+    with pytest.raises(ValueError, match="4 sets"):
+        d(x, y, 1.0, 4)
+
+
+def test_class_deviation_by_hand_and_in_bfloat16() -> None:
+    x = 5 + torch.randn(7, 3, 4, 4)
+    y = torch.tensor([0, 1, 0, 1, 1, 1, 2])
+    ours = class_deviation(x, y)
+    for c in (0, 1):
+        by_numpy = np.sqrt(np.var(x[y == c].double().numpy(), axis=0) + 1e-4).mean(axis=(1, 2))
+        np.testing.assert_allclose(ours[y == c], np.tile(by_numpy, (int((y == c).sum()), 1)), rtol=1e-4)
+    torch.testing.assert_close(ours[6], torch.full((3,), 0.01), atol=2e-3, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(class_deviation(x, y), ours)
+
+
+def test_one_picture_a_class_is_found_out() -> None:
+    """A discriminator that sees nothing but variety learns to tell a collapsed set from a varied one."""
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 3, 16, 16), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    d = Discriminator(CONFIGS[0])
+    collapsed = x[[0, 0, 0, 0, 4, 4, 4, 4]]
+    d.variety.requires_grad_(True)
+    d(torch.cat([x, collapsed]), torch.cat([y, y]), 1.0, 2)[:8].sum().backward()
+    assert d.variety.weight.grad is not None
+    d.variety.weight.data = d.variety.weight.grad.clone()
+    logit = d(torch.cat([x, collapsed]), torch.cat([y, y]), 0.0, 2)
+    d.variety.weight.data.zero_()
+    gained = logit - d(torch.cat([x, collapsed]), torch.cat([y, y]), 0.0, 2)
+    assert gained[:8].min() > 5 * gained[8:].max()
+
+
+def test_z_cannot_be_shrunk() -> None:
+    torch.manual_seed(0)
+    g = Generator(CONFIGS[0])
+    z, y = torch.randn(2, 64), torch.zeros(2, dtype=torch.long)
+    before = g(z, y)
+    with torch.no_grad():
+        g.project.weight *= 0.1
+    torch.testing.assert_close(g(z, y), before, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(g(7 * z, y), g(z, y))
 
 
 def test_resampling_keeps_constants_and_mirrors() -> None:
