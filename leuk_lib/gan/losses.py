@@ -53,7 +53,7 @@ def critic_terms(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Delta (B,), and R1 and R2 (B,) or None.
 
-    ``critic`` sees augment([real; fake]) in one pass (2B), then ``context`` (labels, ramp, number of sets); the
+    ``critic`` sees augment([real; fake]) in one pass (2B), then ``context`` (labels, ramp, sets); the
     penalties are taken at the un-augmented images, so the augmenter is part of what is made flat. Real and fake at the same position must share their class.
     """
     both = torch.cat([real, fake]).detach().requires_grad_(penalise)

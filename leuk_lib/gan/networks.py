@@ -190,16 +190,15 @@ class Generator(nn.Module):
         return F.pixel_shuffle(self.to_rgb(x), self.config.patch)
 
 
-def class_deviation(x: Tensor, y: Tensor, sets: int = 1) -> Tensor:
+def class_deviation(x: Tensor, y: Tensor, sets: Tensor | None = None) -> Tensor:
     """Standard deviation of every channel among the images of one class, averaged over sites: (B,C,H,W) -> (B,C).
 
-    ``y`` (B,) int64. ``sets``: the batch is that many sets of equal length in a row (real, generated), and images of
-    different sets are not compared. An image alone in its class and set has 0.01, as has a class of equal images.
+    ``y`` (B,) int64. Images are compared with those of the same number in ``sets`` (B,) only; None: with all.
+    An image alone in its class and set has 0.01, as has a class of equal images.
     """
-    if len(y) % sets:
-        raise ValueError(f"{len(y)} images cannot be {sets} sets of equal length")
-    place = torch.arange(len(y), device=y.device) // (len(y) // sets)
-    same = (y[:, None] == y) & (place[:, None] == place)
+    same = y[:, None] == y
+    if sets is not None:
+        same = same & (sets[:, None] == sets)
     with torch.autocast(x.device.type, enabled=False):  # small differences of large numbers
         share = same.float() / same.sum(dim=1, keepdim=True)
         flat = x.float().flatten(1)
@@ -210,8 +209,8 @@ def class_deviation(x: Tensor, y: Tensor, sets: int = 1) -> Tensor:
 class Discriminator(nn.Module):
     """(image, y) -> one logit: linear in the features plus their projection on the class, weighted by ``ramp``.
 
-    forward(x (B,3,size,size) in about [-1,1], y (B,) int64, ramp in [0,1], sets) -> (B,). It also sees how much the
-    images of a class differ within the batch (``class_deviation``, weight 0 at the start), so that a generator which
+    forward(x (B,3,size,size) in about [-1,1], y (B,) int64, ramp in [0,1], sets (B,) or None) -> (B,). It also sees how
+    much the images of a class and set differ (``class_deviation``, weight 0 at the start), so that a generator which
     draws one picture a class is found out.
     Source: Karras et al. 2018, section 3 (standard deviation over the batch); within classes is ours.
     """
@@ -240,7 +239,7 @@ class Discriminator(nn.Module):
         self.classes = nn.Embedding(config.n_classes, last)
         nn.init.normal_(self.classes.weight, std=1 / math.sqrt(last))
 
-    def forward(self, x: Tensor, y: Tensor, ramp: float = 1.0, sets: int = 1) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, ramp: float = 1.0, sets: Tensor | None = None) -> Tensor:
         h = self.from_rgb(F.pixel_unshuffle(x, self.config.patch))
         for place, (level, change) in enumerate(zip(self.levels, self.changes, strict=True)):
             h = level(h)

@@ -30,6 +30,7 @@ from leuk_lib.runs.seeds import derive
 LABEL = "ACDB-GAN"
 LOOKS = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which samples are kept
 LOOK_EACH = 4  # samples a class at each look
+COMPARED = 16  # images of a batch that are compared for their variety, whatever the number of processes
 GAMMA_SIZE = 32  # px; side of the images for which ``gamma`` is given
 
 
@@ -146,7 +147,8 @@ def train_gan(
         with torch.no_grad(), fabric.autocast():
             fake = generator(batch.z, batch.y, weight).float()
         both = torch.cat([batch.y, batch.y])
-        delta, r1, r2 = losses.critic_terms(critic, batch.augment, batch.real, fake, penalise, both, weight, 2)
+        apart = torch.cat([batch.sets, -1 - batch.sets])
+        delta, r1, r2 = losses.critic_terms(critic, batch.augment, batch.real, fake, penalise, both, weight, apart)
         loss_d = losses.discriminator_loss(delta)
         total = loss_d
         if r1 is not None and r2 is not None:
@@ -165,8 +167,8 @@ def train_gan(
         shown_real, shown_fake = batch.augment(torch.cat([batch.real, fake])).chunk(2)
         with fabric.autocast():
             with torch.no_grad():
-                logit_real = discriminator(shown_real, batch.y, weight).float()
-            logit_fake = discriminator(shown_fake, batch.y, weight).float()
+                logit_real = discriminator(shown_real, batch.y, weight, batch.sets).float()
+            logit_fake = discriminator(shown_fake, batch.y, weight, batch.sets).float()
         loss_g = losses.generator_loss(losses.pair_difference(logit_real, logit_fake))
         opt_g.zero_grad()
         fabric.backward(loss_g)
@@ -227,12 +229,16 @@ class _Picker:
 
 @dataclass(frozen=True)
 class _Batch:
-    """One process's share of a step: ``real`` (B,3,S,S) in [-1,1], ``y`` (B,), ``z`` (B,L), the augmentation of [real; fake]."""
+    """One process's share of a step: ``real`` (B,3,S,S) in [-1,1], ``y`` (B,), ``z`` (B,L), the augmentation of [real; fake].
+
+    ``sets`` (B,): images that the discriminator compares with each other have the same number.
+    """
 
     real: Tensor
     y: Tensor
     z: Tensor
     augment: Callable[[Tensor], Tensor]
+    sets: Tensor
 
 
 def _batch(
@@ -249,9 +255,10 @@ def _batch(
     rows = loop.shard(torch.arange(n))
     real = pick.images[positions[rows]].to(fabric.device).float() / 255
     real = dihedral(real, loop.generator(step, who, "turn"), rows=rows, total=n) * 2 - 1
+    sets = (rows // COMPARED).to(fabric.device)  # no set lies on two processes, if each has a multiple of such sets
     mine = torch.cat([rows, rows + n])
     augment = Augmentation(drawn.theta[mine].to(fabric.device), drawn.stain[mine].to(fabric.device))
-    return _Batch(real, y[rows].to(fabric.device), z[rows].to(fabric.device), augment)
+    return _Batch(real, y[rows].to(fabric.device), z[rows].to(fabric.device), augment, sets)
 
 
 def _sum(fabric: Fabric, value: Tensor) -> Tensor:

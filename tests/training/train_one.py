@@ -69,7 +69,16 @@ COMMON: dict[str, Any] = {"accelerator": "cpu", "checkpoint_every": 3, "batch_si
 SETTINGS: dict[str, dict[str, Any]] = {
     # AdamW: Muon iterates in bfloat16, where sums that differ in the last bit of float32 may round apart.
     "fcmae": {**COMMON, "stem_stride": 1, "decoder_dim": 32, "steps": 20, "muon": 0.0, "contrast": 1.0},
-    "gan": {**COMMON, "gan_size": 16, "width": 8, "max_width": 16, "steps": 16, "min_count": 2, "lr": 1e-4},
+    "gan": {
+        **COMMON,
+        "gan_size": 16,
+        "width": 8,
+        "max_width": 16,
+        "steps": 16,
+        "min_count": 2,
+        "lr": 1e-4,
+        "batch_size": 32,
+    },
     "wpat": {
         **COMMON,
         "dim": 16,
