@@ -21,6 +21,7 @@ SCALE = 0.15  # deviation of log2(scale)
 SHIFT = 0.08  # of the side, either way
 STAIN = 0.15  # deviation of log(stain strength)
 DRAWS = 13  # uniform numbers an image
+HIGHEST = 0.8  # of p: nearer to 1 the generator learns the augmentation, since untouched images are too rare
 
 
 class _Sample(torch.autograd.Function):
@@ -112,9 +113,9 @@ def _normal(u: Tensor) -> Tensor:
 class AdaController:
     """p of each class, moved towards the target of r_t by what was seen of that class.
 
-    ``p`` (K,) in [0,1], starts at 0. A class's p moves by (images seen)/``images`` a look, up if r_t > target,
-    down if below; so p needs ``images`` images to cross from 0 to 1 and a rare class moves no faster than its
-    evidence comes in. State is part of the checkpoint.
+    ``p`` (K,) in [0, .8], starts at 0. A class's p moves by (images seen)/``images`` a look, up if r_t > target,
+    down if below; so p would need ``images`` images to go from 0 to 1 and a rare class moves no faster than its
+    evidence comes in. State is part of the checkpoint. Source of the limit: Karras et al. 2020, section 2.2.
     """
 
     def __init__(self, n_classes: int, target: float = 0.6, images: int = 8000, window: float = 500.0) -> None:
@@ -130,7 +131,7 @@ class AdaController:
         mean = signs / counts.clamp(min=1)
         self.r = self.r + weight.clamp(max=1) * (mean - self.r)
         self.seen = self.seen + counts
-        self.p = (self.p + torch.sign(self.r - self.target) * counts / self.images).clamp(0, 1)
+        self.p = (self.p + torch.sign(self.r - self.target) * counts / self.images).clamp(0, HIGHEST)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of p, r_t and the pairs seen."""
