@@ -31,6 +31,7 @@ SUFFIXES = {
 }
 ORIENTATION = 0x0112
 STRIPS = ((273, 279), (324, 325))  # TIFF tags: offsets and byte counts of strips, of tiles
+TIFF_MAGIC = (b"II*\0", b"MM\0*")
 # What Pillow and OpenCV were seen to raise over damaged files (fuzzing); all mean "this is no image".
 DAMAGE = (
     OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, AttributeError, RuntimeError,
@@ -115,6 +116,10 @@ def _unusual(data: bytes, header: Header | None, findings: list[str]) -> tuple[s
     except BOMB as error:
         raise Unreadable("oversized: its header promises too many pixels for one cell") from error
     except DAMAGE as error:
+        if data[:4] in TIFF_MAGIC:
+            raise Unreadable(
+                "a TIFF with a damaged header or of a kind that is not read; save it with 8 bits"
+            ) from error
         raise Unreadable("not an image, or its header is damaged") from error
     kind = opened.format or ""
     if kind not in SUFFIXES:

@@ -68,6 +68,7 @@ def test_pixels_are_right_whatever_the_container():
         (coded(picture(1, 6)), "too few"),
         (coded(np.zeros((9000, 9000), np.uint8)), "too many"),
         (coded(picture(1), "GIF"), "not supported"),
+        (cv2.imencode(".tif", np.ones((20, 20, 3), np.float32))[1].tobytes(), "TIFF .* save it with 8 bits"),
     ],
 )
 def test_hopeless_files_are_refused_with_a_reason(data, reason):
