@@ -26,7 +26,7 @@ class AcdbGanParams(TrainParams):
     latent: int = Field(64, ge=2, le=512, description="length of the noise vector z")
 
     # training
-    steps: int = Field(1200, ge=1, description="optimiser steps of each network")
+    steps: int = Field(2000, ge=1, description="optimiser steps of each network")
     batch_size: int = Field(32, ge=2, le=1024, description="images of the global batch")
     lr: float = Field(2e-3, gt=0, le=0.1, description="first learning rate (cosine to a quarter of it)")
     gamma: float = Field(

@@ -67,6 +67,10 @@ QUESTIONS = (
         {"arm": ("gated GAN",), "against": ("oversampling",)},
     ),
     Question(
+        "And added to repeating them?", "balancing", "rivals", "acdb_gan",
+        {"arm": ("oversampling + gated GAN",), "against": ("oversampling",)},
+    ),
+    Question(
         "Does pretraining help where a tenth of the labels is known?", "pretraining", "label_gains", "fcmae",
         {"condition": ("0.1",)},
     ),

@@ -101,11 +101,9 @@ class Balancing(Study[BalancingParams]):
     not_of_jobs = frozenset({"seeds", "resamples"})
 
     def waves(self) -> Sequence[Sequence[str]]:
-        """The cells; then, seed by seed, a GAN with its gate, and a classifier of every arm."""
-        found = [["cells"]]
-        for seed in self.params.seeds:
-            found += [[f"gan-{seed}"], [f"{slug(arm)}-{seed}" for arm in ARMS]]
-        return found
+        """The cells; a GAN with its gate a seed; a classifier an arm and seed."""
+        seeds = self.params.seeds
+        return [["cells"], [f"gan-{seed}" for seed in seeds], [f"{slug(arm)}-{seed}" for seed in seeds for arm in ARMS]]
 
     def run(self, job: str, folder: Path, identity: str) -> list[Row]:
         """One job of any wave."""
