@@ -65,7 +65,7 @@ class BalancingParams(StudyParams):
         32, description="side of the images and of the synthetic cells, pixels"
     )
     per_class: int = Field(0, ge=0, description="at most this many cells a class (0: all)")
-    gan_steps: int = Field(2500, ge=1, le=10**7, description="optimiser steps of generator and discriminator")
+    gan_steps: int = Field(1500, ge=1, le=10**7, description="optimiser steps of generator and discriminator")
     gan_batch: int = Field(32, ge=2, le=1024, description="images a step of the GAN")
     feature_steps: int = Field(60, ge=2, le=10**6, description="optimiser steps of the gate's feature network")
     judge_steps: int = Field(200, ge=1, le=10**6, description="optimiser steps of the gate's judge")
