@@ -1,4 +1,4 @@
-"""Networks: start at the skip path, know the class only through the ramp, mix no images; schedules; average."""
+"""Networks: start at the skip path, know the class only through the ramp, compare images of a class only; schedules; average."""
 
 from __future__ import annotations
 
@@ -80,6 +80,12 @@ def test_the_class_enters_with_the_ramp_only() -> None:
     gap = d(x, a, 1.0) - d(x, b, 1.0)
     torch.testing.assert_close(d(x, a, 0.5) - d(x, b, 0.5), gap / 2)
     assert g.levels[0].blocks[0].modulate is None  # the coarsest level never sees the class
+
+
+def test_batched_is_one_by_one_until_variety_has_weight() -> None:
+    d = Discriminator(CONFIGS[0])
+    x, y = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(d(x, y), torch.cat([d(x[i : i + 1], y[i : i + 1]) for i in range(4)]))
 
 
 def test_only_images_of_the_same_class_and_set_are_compared() -> None:
