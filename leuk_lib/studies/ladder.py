@@ -64,13 +64,13 @@ class LadderParams(StudyParams):
     image_size: int = Field(64, ge=32, le=512, description="side of the images, pixels")
     per_class: int = Field(0, ge=0, description="at most this many cells a class (0: all)")
     variant: str = Field("zepto", description="size of the encoder")
-    stem_stride: int = Field(4, description="stride of the stem; the mask patch is 8 times it")
+    stem_stride: int = Field(2, description="stride of the stem; the mask patch is 8 times it")
     pretrain_steps: int = Field(200, ge=2, le=10**7, description="optimiser steps of pretraining")
     pretrain_batch: int = Field(64, ge=4, le=65536, description="masked images a step (a contrastive pair is two)")
     pretrain_lr: float = Field(3e-4, gt=0, le=1, description="peak learning rate of pretraining")
     steps: int = Field(240, ge=1, le=10**6, description="optimiser steps of every trained model")
     batch_size: int = Field(32, ge=2, le=8192, description="images an optimiser step")
-    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of the ladder's models")
+    lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate of the ladder's models")
     muon: float = Field(5.0, ge=0, le=1000, description="Muon's rate over AdamW's, in every trained model")
     networks: dict[str, float] = Field(
         {"resnet10t": 3e-3, "swin_mini": 1e-3}, description="trained rivals and the peak learning rate of each"

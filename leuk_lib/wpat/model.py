@@ -17,6 +17,7 @@ from leuk_lib.wpat.attention import CosineAttention, PositionBias
 from leuk_lib.wpat.latents import LatentStep, Mlp, PlaceEmbedding, drop_path
 from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.pooled import PooledHead
+from leuk_lib.wpat.standardise import Standardise
 from leuk_lib.wpat.windows import centres, grid, is_real, merge, pad_mask, partition
 
 
@@ -133,6 +134,7 @@ class WPAT(nn.Module):
         self.queries = nn.Parameter(torch.empty(n_classes, d))
         self.ask = CosineAttention(d, heads)
         self.latent_norm, self.head_norm = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.standardise = Standardise(n_classes * d)
         self.head_weight = nn.Parameter(torch.empty(n_classes, d))
         self.head_bias = nn.Parameter(torch.zeros(n_classes))
         self.pooled = PooledHead(encoder.channels, n_classes) if params.pooled else None
@@ -184,7 +186,8 @@ class WPAT(nn.Module):
         seen = self.look(x, return_attention)
         queries = self.queries.expand(x.shape[0], -1, -1)
         answer, asking = self.ask(queries, self.latent_norm(seen.latents), need_weights=return_attention)
-        logits = (self.head_norm(queries + answer) * self.head_weight).sum(dim=-1) + self.head_bias
+        heard = self.standardise(self.head_norm(queries + answer).flatten(1)).view_as(answer)
+        logits = (heard * self.head_weight).sum(dim=-1) + self.head_bias
         if self.pooled is not None:
             logits = logits + self.pooled(seen.maps)
         if seen.inside is None or seen.between is None or asking is None:

@@ -3,7 +3,6 @@
 Blood cells look alike: what their features share is many times what tells them apart, so gradient descent from a blank
 head spends its first hundreds of steps on finding the difference, and meanwhile pulls the encoder about. Logistic
 regression on standardised features finds it in a second (Kumar et al. 2022: a fitted head also spares the encoder).
-Mean and deviation of the features are taken once, so that no image's answer depends on its batch.
 """
 
 from __future__ import annotations
@@ -15,30 +14,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leuk_lib.fcmae.encoder import Encoder
+from leuk_lib.wpat.standardise import TINY, Standardise
 
-TINY = 1e-5  # deviation of a feature that says nothing
 RIDGE = 0.02  # weight of the squared length of the fitted head
 ITERATIONS = 100
 
 
 class PooledHead(nn.Module):
-    """Pooled maps, standardised by fixed mean and deviation, to logits; 0 for every class until it is fitted."""
-
-    mean: Tensor
-    std: Tensor
+    """Pooled maps, standardised, to logits; 0 for every class until it is fitted."""
 
     def __init__(self, channels: Sequence[int], n_classes: int) -> None:
         super().__init__()
         features = 3 * sum(channels)
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("std", torch.ones(features))
+        self.standardise = Standardise(features)
         self.head = nn.Linear(features, n_classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """maps [(B, C_i, H_i, W_i)] -> logits (B, K)."""
-        return self.head((pool(maps) - self.mean) / self.std)
+        return self.head(self.standardise(pool(maps)))
 
     @torch.no_grad()
     def start_at(
@@ -52,9 +47,10 @@ class PooledHead(nn.Module):
         encoder.eval()
         seen = torch.cat([pool(encoder(batch)).float() for batch in batches])
         encoder.train(was_training)
-        self.mean.copy_(seen.mean(dim=0))
-        self.std.copy_(seen.std(dim=0, correction=0) + TINY)
-        x = ((seen - self.mean) / self.std).double()
+        mean, std = seen.mean(dim=0), (seen.var(dim=0, correction=0) + TINY).sqrt()
+        self.standardise.mean.copy_(mean)
+        self.standardise.std.copy_(std)
+        x = ((seen - mean) / std).double()
         fitted = logistic(x, labels.to(x.device), len(self.head.weight), weights)
         self.head.weight.copy_(fitted[:, :-1])
         self.head.bias.copy_(fitted[:, -1])

@@ -36,12 +36,22 @@ def test_it_answers_nothing_before_and_right_after_it_was_fitted():
 def test_features_are_standardised_and_the_encoder_is_left_as_it_was():
     model, images, _ = fitted()
     with torch.no_grad():
-        x = (pool(model.encoder(normalise(images))) - model.pooled.mean) / model.pooled.std
+        x = model.pooled.standardise(pool(model.encoder(normalise(images))))
     torch.testing.assert_close(x.mean(0), torch.zeros(x.shape[1]), atol=2e-3, rtol=0)
     assert float(x.std(0, correction=0).max()) < 1.01
     model.encoder.train()
     model.pooled.start_at(model.encoder, [normalise(images)], torch.arange(60) % 3)
     assert model.encoder.training
+
+
+def test_a_common_change_of_all_cells_features_changes_no_answer_while_training():
+    model, images, _ = fitted()
+    maps = [m.detach() for m in model.encoder(normalise(images))]
+    moved = [m + 10 * m.std() for m in maps]
+    with torch.no_grad():
+        assert (model.pooled(moved).argmax(1) != model.pooled(maps).argmax(1)).any()
+        model.pooled.train()
+        torch.testing.assert_close(model.pooled(moved), model.pooled(maps), atol=1e-2, rtol=1e-2)
 
 
 def test_pooling_is_mean_deviation_and_maximum():

@@ -1,0 +1,27 @@
+"""Standardising by the batch: batch normalisation's numbers and gradients, and one image at a time once trained."""
+
+import torch
+
+from leuk_lib.wpat.standardise import MOMENTUM, Standardise
+
+
+def test_training_is_batch_normalisation():
+    torch.manual_seed(0)
+    ours, theirs = Standardise(5), torch.nn.BatchNorm1d(5, affine=False, momentum=MOMENTUM)
+    for scale in (1.0, 3.0):
+        x = (torch.randn(16, 5) * scale + 4).requires_grad_()
+        y = x.detach().clone().requires_grad_()
+        torch.testing.assert_close(ours(x), theirs(y), atol=1e-5, rtol=1e-5)
+        (ours(x) ** 3).sum().backward()
+        (theirs(y) ** 3).sum().backward()
+        torch.testing.assert_close(x.grad, y.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.mean, theirs.running_mean)
+    ours.eval()
+    assert torch.equal(ours(x)[:3], ours(x[:3]))
+
+
+def test_a_batch_of_one_image_or_of_equal_ones_gives_zeros_and_finite_gradients():
+    x = torch.full((2, 3), 5.0, requires_grad=True)
+    y = Standardise(3)(x)
+    y.square().sum().backward()
+    assert torch.equal(y, torch.zeros(2, 3)) and torch.isfinite(x.grad).all()
