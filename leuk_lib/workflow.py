@@ -18,15 +18,18 @@ from leuk_lib.stages import STAGES, load_profile, parse_overrides, stage, stage_
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Hold ``folder/.lock`` (freed by the system even after kill -9). Raises ``LeukError`` where another run holds it."""
+def only_one(folder: Path) -> Iterator[int]:
+    """Hold ``folder/.lock``, and give its file descriptor: a child that inherits it holds the lock as long as it lives.
+
+    The system frees it even after kill -9. Raises ``LeukError`` where another run holds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LeukError(f"another run is writing into {folder}; wait for it or set LEUK_RESULTS") from error
-        yield
+        yield handle.fileno()
 
 
 def resolve_dataset(dataset: str) -> str:
@@ -85,8 +88,9 @@ def run_stages(
     if run:
         config["run"] = run
     environment = {**os.environ, "LEUK_ROOT": str(paths.project_root()), "LEUK_RESULTS": str(paths.results_root())}
-    with only_one(paths.results_root()):
-        done = subprocess.run(snakemake_command(config, jobs, extra), env=environment, check=False)
+    with only_one(paths.results_root()) as lock:
+        command = snakemake_command(config, jobs, extra)
+        done = subprocess.run(command, env=environment, check=False, pass_fds=[lock])
     if done.returncode:
         raise LeukError(f"not all stages finished in {', '.join(runs)}: see the lines above, or `leuk status`")
     return runs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -85,10 +86,25 @@ def _run_wave(tasks: Sequence[Task], parallel: int, threads: int) -> dict[str, d
     # no job sees what another left behind, and the result does not depend on how many run at a time.
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(min(parallel, len(tasks)), mp_context=context, max_tasks_per_child=1) as pool:
+        with ProcessPoolExecutor(
+            min(parallel, len(tasks)), mp_context=context, initializer=_leave_with_parent, max_tasks_per_child=1
+        ) as pool:
             return {task[2]: file for task, file in zip(tasks, pool.map(_job, tasks), strict=True)}
     except BrokenProcessPool as error:
         raise LeukError("study: a job's process died (memory?); run the same command again to go on") from error
+
+
+def _leave_with_parent() -> None:
+    """End this job's process as soon as its study is gone, also by kill -9: else it would keep the machine busy."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _job(task: Task) -> dict[str, Any]:

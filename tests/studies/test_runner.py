@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -17,6 +20,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies import record as records
 from leuk_lib.studies.runner import run_study, study_folder
 from leuk_lib.studies.study import parse_settings
+from processes import is_running, soon
 
 
 @pytest.fixture
@@ -69,6 +73,21 @@ def test_a_job_whose_process_dies_is_said_and_the_rest_is_kept(folder: str):
     assert runs(folder, "seed-1") == 1
 
 
+def test_jobs_end_with_a_study_that_is_killed(folder: str, results: Path):
+    program = (
+        "from leuk_lib import studies; from leuk_lib.studies.runner import run_study; "
+        "studies.STUDIES['toy'] = 'studies.toys:Toy'; "
+        f"run_study('toy', {{'dataset': {folder!r}, 'seeds': [1], 'linger': 300}})"
+    )
+    search = os.pathsep.join(filter(None, sys.path))
+    study = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": search})
+    told = study_folder("toy", folder) / "seed-1" / "process.txt"
+    soon(lambda: told.exists() and told.read_text())
+    study.kill()
+    study.wait()
+    soon(lambda: not is_running(int(told.read_text())))
+
+
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
@@ -95,7 +114,7 @@ def test_a_record_keeps_tables_and_provenance(folder: str, tmp_path: Path, monke
     assert read == outcome
     about = read.provenance().set_index("item")["value"]
     assert about["to repeat it"] == (
-        "leuk study toy --dataset …/cells --set 'seeds=[3]' --set threads=1 --set factor=2 --set resamples=1 --set 'die_at=\"\"'"
+        "leuk study toy --dataset …/cells --set 'seeds=[3]' --set threads=1 --set factor=2 --set resamples=1 --set linger=0.0 --set 'die_at=\"\"'"
     )
     settings = shlex.split(about["to repeat it"])[6::2]
     assert parse_settings("toy", settings) == outcome.params

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ class ToyParams(StudyParams):
 
     factor: int = Field(2, ge=1, description="what the seeds are multiplied by")
     resamples: int = Field(1, description="what no job depends on")
+    linger: float = Field(0, description="seconds that a job takes")
     die_at: str = Field("", description="job whose process ends at once")
 
 
@@ -38,6 +40,8 @@ class Toy(Study[ToyParams]):
         own.mkdir(parents=True, exist_ok=True)
         with (own / "runs.txt").open("a") as log:
             log.write("ran\n")
+        (own / "process.txt").write_text(str(os.getpid()))
+        time.sleep(self.params.linger)
         if job == "sum":
             parts = [int((folder / name / "value.txt").read_text()) for name in self.waves()[0]]
             return [{"job": job, "value": sum(parts), "gap": float("nan")}]

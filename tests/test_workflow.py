@@ -1,0 +1,47 @@
+"""Runs share nothing: one at a time writes into a results folder, also after the command that started it was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.workflow import only_one
+from processes import is_running, soon
+
+PROGRAM = """
+import sys
+from leuk_lib import workflow
+child = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(300)"
+workflow.snakemake_command = lambda *_: [sys.executable, "-c", child, sys.argv[1]]
+workflow.run_stages("smear", "smoke", [0])
+"""
+
+
+def test_two_at_once_are_refused_and_the_lock_is_free_afterwards(tmp_path: Path):
+    with only_one(tmp_path), pytest.raises(LeukError, match="another run is writing"), only_one(tmp_path):
+        pass
+    with only_one(tmp_path):
+        pass
+
+
+def test_what_a_killed_run_left_running_still_holds_the_lock(results: Path, tmp_path: Path):
+    told = tmp_path / "process.txt"
+    run = subprocess.Popen([sys.executable, "-c", PROGRAM, str(told)], env={**os.environ, "LEUK_RESULTS": str(results)})
+    soon(lambda: told.exists() and told.read_text())
+    run.kill()
+    run.wait()
+    child = int(told.read_text())
+    try:
+        with pytest.raises(LeukError, match="another run is writing"), only_one(results):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+    soon(lambda: not is_running(child))
+    with only_one(results):
+        pass
