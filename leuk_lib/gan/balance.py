@@ -69,12 +69,3 @@ def damped(previous: ArrayLike, new: ArrayLike, damping: float) -> NDArray[np.in
     """The next round's quota: ``damping`` parts of the previous one, the rest of the new one; between the two."""
     old, fresh = np.asarray(previous, dtype=np.float64), np.asarray(new, dtype=np.float64)
     return np.rint(damping * old + (1 - damping) * fresh).astype(np.int64)
-
-
-def class_weights(counts: ArrayLike, beta: float = 0.999) -> Floats:
-    """Loss weights 1/E_c, mean 1 over classes that have cells, 0 for empty ones: the fallback for a failed GAN."""
-    effective = effective_number(counts, beta)
-    present = effective > 0
-    weights = np.zeros_like(effective)
-    weights[present] = 1 / effective[present]
-    return weights / weights[present].mean() if present.any() else weights

@@ -222,12 +222,8 @@ class Chapter:
             )
 
     def summary(self) -> pd.DataFrame:
-        """A row a class: real, quota, candidates, delivered, what stands in, and the loss weight of a fallback."""
+        """A row a class: real, quota, candidates, delivered, and what stands in."""
         table = self.delivery.classes.copy()
-        weights = balance.class_weights(self.real_counts, self.params.beta)
-        table["loss weight"] = [
-            weights[c] if c in self.delivery.fallbacks else float("nan") for c in table["class_number"]
-        ]
         table.insert(0, "class", [self.cells.classes[c] for c in table["class_number"]])
         return table.drop(columns=["class_number", "accepted"])
 

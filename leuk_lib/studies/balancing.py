@@ -37,6 +37,8 @@ NOTHING, OVERSAMPLING, WEIGHTS = "nothing", "oversampling", "class-balanced loss
 UNGATED, GATED = "ungated GAN", "gated GAN"
 FILLED, FILLED_GATED = "ungated GAN, filled up", "gated GAN, filled up"
 BOTH, BOTH_GATED = "oversampling + ungated GAN", "oversampling + gated GAN"
+#: Arms that draw every class equally often; the others, apart from doing nothing, weigh the classes in the loss.
+SAMPLED = (OVERSAMPLING, BOTH, BOTH_GATED)
 ARMS = (NOTHING, OVERSAMPLING, WEIGHTS, UNGATED, GATED, FILLED, FILLED_GATED, BOTH, BOTH_GATED)
 #: What the gated arms are compared with besides doing nothing.
 RIVALS = {
@@ -92,8 +94,10 @@ class Balancing(Study[BalancingParams]):
 
     GAN, gate and their networks are given the kept training cells only. Validation cells choose among each
     classifier's weights, in every arm alike; test cells are scored once. Validation and test keep all their cells.
-    The filled-up arms draw as many cells of a tail class as it lacks to the largest class: nine to one real cell, far over the quota.
-    With oversampling the quota is given, and every class is drawn equally often from its real and synthetic cells.
+    A GAN arm without oversampling weighs the classes in the loss by the cells it learns from, the synthetic ones
+    counted in: the class-balanced loss is the same without them. The filled-up arms draw as many cells of a tail class
+    as it lacks to the largest class: nine to one real cell, far over the quota. With oversampling the quota is given,
+    and every class is drawn equally often from its real and synthetic cells.
     """
 
     title = "Do synthetic cells help rare classes?"
@@ -210,7 +214,6 @@ class Balancing(Study[BalancingParams]):
         kept["filled gated"], kept["filled gated labels"] = kept["filled"][passed], kept["filled labels"][passed]
         with atomic(own / "synthetic.safetensors") as temporary:
             save_file({name: tensor.contiguous() for name, tensor in kept.items()}, temporary)
-        write_json(own / "about.json", {"fallbacks": done.fallbacks})
         known = controls(
             room.gate, room.frozen.embed, (room.images_train, room.labels_train),
             (room.images_held, room.labels_held), seed, each=96,
@@ -230,17 +233,15 @@ class Balancing(Study[BalancingParams]):
         cells, parts = self._material(folder, seed)
         images, labels, k = cells.images[parts["train"]], cells.labels[parts["train"]], len(cells.classes)
         gan = folder / f"gan-{seed}"
-        made, about = load_file(gan / "synthetic.safetensors"), read_json(gan / "about.json")
-        extra = GIVEN.get(arm)
+        made, extra = load_file(gan / "synthetic.safetensors"), GIVEN.get(arm)
+        balance = "none" if arm == NOTHING else "sampling" if arm in SAMPLED else "weights"
         weights = None
-        if arm == WEIGHTS:
-            weights = effective_weights(labels, k)
-        elif arm in (GATED, FILLED_GATED) and about["fallbacks"]:
-            weights = effective_weights(labels, k, about["fallbacks"])
+        if balance == "weights":
+            seen = labels if extra is None else torch.cat([labels, made[f"{extra} labels"]])
+            weights = effective_weights(seen, k)
         settings = WpatParams(
             seed=seed, threads=p.threads, accelerator="cpu", steps=p.steps, batch_size=p.batch_size, lr=p.lr,
-            balance="sampling" if arm in (OVERSAMPLING, BOTH, BOTH_GATED) else "fallback", layer_decay=1.0, checkpoint_every=200,
-            muon=0.0, crop_min=0.7,
+            balance=balance, layer_decay=1.0, checkpoint_every=200, muon=0.0, crop_min=0.7,  # type: ignore[arg-type]
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "balancing", "classifier"))

@@ -146,24 +146,17 @@ def mixed(
     return mix(x, F.one_hot(labels, n_classes).to(x.dtype), rng, params.mixup, params.cutmix, rows=rows, total=total)
 
 
-def effective_weights(
-    labels: Tensor, n_classes: int, classes: list[int] | None = None, beta: float = 0.999, largest: float = 10.0
-) -> Tensor:
+def effective_weights(labels: Tensor, n_classes: int, beta: float = 0.999, largest: float = 10.0) -> Tensor:
     """Loss weights (K,) by the effective number of samples (Cui et al. 2019), their mean over ``labels`` 1.
 
-    ``classes``: only these are weighted up, the others keep the smallest weight. Classes without a cell get 1.
-    ``largest``: most that a class may weigh in units of the smallest weight; without a limit a class of one cell
-    outweighs every other one, and the network answers that class for all cells.
+    Classes without a cell get 1. ``largest``: most that a class may weigh in units of the smallest weight; without a
+    limit a class of one cell outweighs every other one, and the network answers that class for all cells.
     """
     counts = torch.bincount(labels, minlength=n_classes).double()
     effective = (1 - beta**counts) / (1 - beta)
     weights = torch.where(counts > 0, 1 / effective.clamp(min=1), torch.zeros_like(counts))
     smallest = weights[counts > 0].min()
     weights = weights.clamp(max=float(largest * smallest))
-    if classes is not None:
-        chosen = torch.zeros(n_classes, dtype=torch.bool)
-        chosen[list(classes)] = True
-        weights = torch.where(chosen, weights, smallest)
     weights = weights / weights[labels].mean()
     return torch.where(counts > 0, weights, torch.ones_like(weights)).float()
 

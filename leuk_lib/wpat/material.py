@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import pandas as pd
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ class StageLike(Protocol):
 class Material:
     """Cells (their ``images`` are those the models see), training and validation positions, synthetic cells.
 
-    fallback: classes whose GAN failed, to be weighted up in the loss; alhe_settings: None for raw images.
+    alhe_settings: None for raw images.
     """
 
     cells: CellSet
@@ -47,7 +46,6 @@ class Material:
     val: Tensor
     extra_images: Tensor
     extra_labels: Tensor
-    fallback: tuple[str, ...]
     alhe_settings: Mapping[str, Any] | None
     encoder_path: Path
 
@@ -84,28 +82,24 @@ def gather(stage: StageLike, alhe_fields: Iterable[str]) -> Material:
         cells = cells.with_images(alhe_folder)
         used = read_json(alhe_folder / "card.json")["params"]
         settings = {name: used[name] for name in alhe_fields}
-    images, labels, fallback = read_synthetic(stage.input("acdb_gan"), cells)
+    images, labels = read_synthetic(stage.input("acdb_gan"), cells)
     if not params.synthetic:
         images, labels = images[:0], labels[:0]
     stage.note(f"trained on {params.images} images, {len(labels)} accepted synthetic cells added")
-    if fallback:
-        stage.note(f"the GAN failed for {', '.join(fallback)}: these classes get loss weights instead")
     return Material(
-        cells, cells.indices("train"), cells.indices("val"), images, labels, fallback, settings,
+        cells, cells.indices("train"), cells.indices("val"), images, labels, settings,
         stage.input("fcmae") / "encoder.safetensors",
     )  # fmt: skip
 
 
-def read_synthetic(folder: Path, cells: CellSet) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Accepted cells of stage acdb_gan: images (M,3,S,S) uint8, labels (M,), and the classes whose GAN failed.
+def read_synthetic(folder: Path, cells: CellSet) -> tuple[Tensor, Tensor]:
+    """Accepted cells of stage acdb_gan: images (M,3,S,S) uint8, labels (M,).
 
     Raises ``LeukError`` where they do not fit the cells.
     """
-    path, account = Path(folder) / "synthetic.safetensors", Path(folder) / "quota.csv"
-    again = "run notebooks/03_acdb_gan.ipynb again"
-    for needed in (path, account):
-        if not needed.is_file():
-            raise LeukError(f"{needed}: no such file; {again}")
+    path, again = Path(folder) / "synthetic.safetensors", "run notebooks/03_acdb_gan.ipynb again"
+    if not path.is_file():
+        raise LeukError(f"{path}: no such file; {again}")
     tensors = load_file(path)
     images, labels = tensors["images"], tensors["labels"].long()
     if len(images) != len(labels) or (len(labels) and images.shape[1:] != cells.images.shape[1:]):
@@ -114,23 +108,16 @@ def read_synthetic(folder: Path, cells: CellSet) -> tuple[Tensor, Tensor, tuple[
         )
     if len(labels) and int(labels.max()) >= len(cells.classes):
         raise LeukError(f"{path}: label {int(labels.max())} is none of the {len(cells.classes)} classes; {again}")
-    table = pd.read_csv(account, dtype={"class": str}, keep_default_na=False, na_values={"loss weight": [""]})
-    fallback = tuple(table.loc[table["loss weight"].notna(), "class"])  # a weight stands where synthetic cells do not
-    if unknown := sorted(set(fallback) - set(cells.classes)):
-        raise LeukError(f"{account}: class {unknown[0]!r} is none of {', '.join(cells.classes)}; {again}")
-    return images.view(-1, *cells.images.shape[1:]), labels, fallback
+    return images.view(-1, *cells.images.shape[1:]), labels
 
 
-def balance_weights(material: Material, params: WpatParams, real_only: bool) -> Tensor | None:
-    """Loss weights (K,) or None, by ``params.balance``; models without synthetic cells get weights for every class."""
-    labels = material.cells.labels[material.train]
-    if params.balance == "sampling":
+def balance_weights(material: Material, params: WpatParams, synthetic: bool) -> Tensor | None:
+    """Loss weights (K,) by the cells that a model learns from, with or without the synthetic ones; None for no weights."""
+    if params.balance != "weights":
         return None
-    if real_only or params.balance == "weights":
-        return effective_weights(labels, material.n_classes, largest=params.max_weight)
-    chosen = [material.cells.classes.index(name) for name in material.fallback]
-    both = torch.cat([labels, material.extra_labels])
-    return effective_weights(both, material.n_classes, chosen, largest=params.max_weight) if chosen else None
+    labels = material.cells.labels[material.train]
+    seen = torch.cat([labels, material.extra_labels]) if synthetic else labels
+    return effective_weights(seen, material.n_classes, largest=params.max_weight)
 
 
 def train_network(stage: StageLike, material: Material, model: nn.Module, label: str, fabric: Fabric) -> Finetuned:
@@ -141,7 +128,7 @@ def train_network(stage: StageLike, material: Material, model: nn.Module, label:
         cells.images[material.train], cells.labels[material.train],
         cells.images[material.val], cells.labels[material.val],
         model, params, stage.checkpoints / label, stage.identity, fabric,
-        class_weights=balance_weights(material, params, real_only=not own),
+        class_weights=balance_weights(material, params, synthetic=own),
         extra_images=material.extra_images if own else None, extra_labels=material.extra_labels if own else None,
         n_classes=material.n_classes, label=label,
     )  # fmt: skip

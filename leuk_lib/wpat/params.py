@@ -47,9 +47,10 @@ class WpatParams(TrainParams):
     patience: int = Field(
         0, ge=0, le=1000, description="looks without a lower validation loss after which training stops; 0: never"
     )
-    balance: Literal["fallback", "weights", "sampling"] = Field(
-        "fallback",
-        description="against class imbalance: loss weights where the GAN fell back, always, or even sampling",
+    balance: Literal["weights", "sampling", "none"] = Field(
+        "weights",
+        description="against class imbalance: loss weights by the cells that a model learns from, the synthetic ones "
+        "counted in; or every class drawn equally often; or nothing",
     )
     max_weight: float = Field(
         10.0, ge=1, le=1000, description="most that a class may weigh in the loss, in units of the smallest weight"

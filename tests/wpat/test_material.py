@@ -1,6 +1,7 @@
-"""What the stage trains on: synthetic cells, fallbacks, weights; and what the chapter draws."""
+"""What the stage trains on: synthetic cells, weights; and what the chapter draws."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -48,26 +49,24 @@ def stage(tiny, tmp_path):
     save_file({"images": 255 - images}, tmp_path / "alhe" / "images.safetensors")
     used = {"kappa_max": 2.0, "tiles": 4, "seed": 0, "batch": 256}
     (tmp_path / "alhe" / "card.json").write_text(json.dumps({"params": used}))
-    write_synthetic(tmp_path, images[:5], labels[1:6], ["", "2.5", "", ""])
+    write_synthetic(tmp_path, images[:5], labels[1:6])
     torch.manual_seed(0)
     save_backbone(build_encoder("zepto", 4), tmp_path / "fcmae" / "encoder.safetensors")
     return FakeStage(tmp_path, tiny)
 
 
-def write_synthetic(root, images, labels, weights):
+def write_synthetic(root, images, labels):
     save_file(
         {"images": images.contiguous(), "labels": labels.contiguous()}, root / "acdb_gan" / "synthetic.safetensors"
     )
-    pd.DataFrame({"class": CLASSES, "loss weight": weights}).to_csv(root / "acdb_gan" / "quota.csv", index=False)
 
 
-def test_gather_reads_enhanced_cells_synthetic_cells_and_fallbacks(stage):
+def test_gather_reads_enhanced_and_synthetic_cells(stage):
     material = gather(stage, ["kappa_max", "tiles"])
     raw, _, _ = blobs(40)
     assert torch.equal(material.cells.images, 255 - raw)
     assert material.alhe_settings == {"kappa_max": 2.0, "tiles": 4}
-    assert len(material.extra_labels) == 5 and material.fallback == ("b",)
-    assert any("b" in note and "loss weights" in note for note in stage.notes)
+    assert len(material.extra_labels) == 5
     counts = pd.DataFrame(material.counts()).set_index("class")
     assert counts["train"].sum() == 24 and counts["val"].sum() == 8 and counts.loc["only in train", "val"] == 0
 
@@ -79,26 +78,28 @@ def test_gather_reads_enhanced_cells_synthetic_cells_and_fallbacks(stage):
 def test_weights_by_balance(stage):
     material = gather(stage, [])
     params = stage.params
-    weights = balance_weights(material, params, real_only=False)
-    assert weights is not None and weights[0] == weights[2]  # only the fallback class is weighted
-    for_rivals = balance_weights(material, params, real_only=True)
-    assert for_rivals is not None and for_rivals[3] == for_rivals.max()
-    assert balance_weights(material, params.model_copy(update={"balance": "sampling"}), real_only=True) is None
+    weights = balance_weights(material, params, synthetic=True)
+    for_rivals = balance_weights(material, params, synthetic=False)
+    assert weights is not None and for_rivals is not None
+    assert weights[3] == weights.max() and for_rivals[3] == for_rivals.max()
+    # A class that got many synthetic cells weighs less than without them, and one that got none weighs what it did.
+    extra = torch.full((40,), 3)
+    filled = balance_weights(replace(material, extra_labels=extra), params, synthetic=True)
+    assert filled is not None and filled[3] == filled.min()
+    assert filled[0] / filled[1] == pytest.approx(float(for_rivals[0] / for_rivals[1]))
+    for other in ("sampling", "none"):
+        assert balance_weights(material, params.model_copy(update={"balance": other}), synthetic=True) is None
 
 
-@pytest.mark.parametrize("harm", ["no file", "no account", "size", "label", "class"])
+@pytest.mark.parametrize("harm", ["no file", "size", "label"])
 def test_synthetic_cells_that_do_not_fit_are_named(stage, harm):
     images, labels, _ = blobs(4)
     if harm == "no file":
         (stage.root / "acdb_gan" / "synthetic.safetensors").unlink()
-    elif harm == "no account":
-        (stage.root / "acdb_gan" / "quota.csv").unlink()
     elif harm == "size":
-        write_synthetic(stage.root, images[..., :16, :16], labels, [""] * 4)
-    elif harm == "label":
-        write_synthetic(stage.root, images, labels + 4, [""] * 4)
+        write_synthetic(stage.root, images[..., :16, :16], labels)
     else:
-        pd.DataFrame({"class": ["x"], "loss weight": ["1"]}).to_csv(stage.root / "acdb_gan" / "quota.csv", index=False)
+        write_synthetic(stage.root, images, labels + 4)
     with pytest.raises(LeukError, match="03_acdb_gan"):
         gather(stage, [])
 
