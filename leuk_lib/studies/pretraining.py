@@ -57,7 +57,7 @@ class PretrainingParams(StudyParams):
     )
     tune_steps: int = Field(120, ge=1, le=10**6, description="optimiser steps of every fine-tuning")
     tune_batch: int = Field(32, ge=2, le=8192, description="images a step of fine-tuning")
-    tune_lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of fine-tuning")
+    tune_lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate of fine-tuning")
     resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
 
     @field_validator("label_shares")
