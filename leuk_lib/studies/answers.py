@@ -55,11 +55,11 @@ QUESTIONS = (
         {"arm": ("ALHE",), "condition": ("same",)},
     ),
     Question(
-        "Does the gated GAN, or the loss it falls back to, help rare classes?", "balancing", "differences", "acdb_gan",
+        "Does the gated GAN, under a class-balanced loss, help rare classes?", "balancing", "differences", "acdb_gan",
         {"arm": ("gated GAN",)},
     ),
     Question(
-        "More than that loss alone, the class-balanced one, does?", "balancing", "rivals", "acdb_gan",
+        "More than that loss alone does?", "balancing", "rivals", "acdb_gan",
         {"arm": ("gated GAN",), "against": ("class-balanced loss",)},
     ),
     Question(
