@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import io
 import json
+import tokenize
 from pathlib import Path
 
-from leuk_lib.runs.files import sha256_file
 from leuk_lib.runs.paths import stage_notebooks
 
 PACKAGE = "leuk_lib"
@@ -64,6 +65,36 @@ def module_file(module: str) -> Path:
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
+def statements(source: str) -> str:
+    """Python ``source`` without comments, docstrings and blank lines.
+
+    Cut out of the text, not printed from the syntax tree, so that every version of Python gives the same.
+    """
+    lines = source.splitlines()
+    cuts: list[tuple[int, int, int]] = []  # line (from 0), first and last column (characters)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in (tokenize.COMMENT, tokenize.NL):  # NL: the end of a blank line, never one inside a string
+            cuts.append((token.start[0] - 1, token.start[1], token.end[1]))
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            text = node.body[0]
+            for row in range(text.lineno - 1, text.end_lineno or text.lineno):
+                first = _column(lines[row], text.col_offset) if row == text.lineno - 1 else 0
+                last = _column(lines[row], text.end_col_offset or 0) if row + 1 == text.end_lineno else len(lines[row])
+                cuts.append((row, first, last))
+    for row, first, last in sorted(cuts, reverse=True):
+        lines[row] = (lines[row][:first] + lines[row][last:]).rstrip()
+    emptied = {row for row, _, _ in cuts if not lines[row]}
+    return "\n".join(line for row, line in enumerate(lines) if row not in emptied)
+
+
+def _column(line: str, offset: int) -> int:
+    """Characters before byte ``offset``, which is how the syntax tree counts."""
+    return len(line.encode()[:offset].decode())
+
+
 def code_hashes(stage: str) -> dict[str, str]:
     """Module -> SHA-256 for every module that the stage's notebook reaches; the whole library if it has no notebook."""
     notebook = stage_notebooks().get(stage)
@@ -76,8 +107,16 @@ def all_modules() -> set[str]:
 
 
 def hashes_of(modules: set[str]) -> dict[str, str]:
-    """Module -> SHA-256 for ``modules`` and every module of the library that they reach."""
-    return {module: sha256_file(module_file(module)) for module in sorted(module_closure(modules))}
+    """Module -> SHA-256 of what it states, for ``modules`` and every module of the library that they reach.
+
+    Comments and docstrings do not count: a better explanation trains nothing again.
+    """
+    return {module: source_hash(module_file(module)) for module in sorted(module_closure(modules))}
+
+
+def source_hash(path: Path) -> str:
+    """SHA-256 of a Python file's :func:`statements`."""
+    return hashlib.sha256(statements(path.read_text(encoding="utf-8")).encode()).hexdigest()
 
 
 def is_presentation(module: str) -> bool:
