@@ -30,7 +30,7 @@ from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import derive, numpy_rng
 from leuk_lib.studies.paired import Outcomes, Score, between, differences, scores, with_holm
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
-from leuk_lib.wpat.finetune import effective_weights, finetune, predict_logits
+from leuk_lib.wpat.finetune import finetune, predict_logits
 from leuk_lib.wpat.params import WpatParams
 
 NOTHING, OVERSAMPLING, WEIGHTS = "nothing", "oversampling", "class-balanced loss"
@@ -235,10 +235,6 @@ class Balancing(Study[BalancingParams]):
         gan = folder / f"gan-{seed}"
         made, extra = load_file(gan / "synthetic.safetensors"), GIVEN.get(arm)
         balance = "none" if arm == NOTHING else "sampling" if arm in SAMPLED else "weights"
-        weights = None
-        if balance == "weights":
-            seen = labels if extra is None else torch.cat([labels, made[f"{extra} labels"]])
-            weights = effective_weights(seen, k)
         settings = WpatParams(
             seed=seed, threads=p.threads, accelerator="cpu", steps=p.steps, batch_size=p.batch_size, lr=p.lr,
             balance=balance, layer_decay=1.0, checkpoint_every=200, muon=0.0, crop_min=0.7,  # type: ignore[arg-type]
@@ -248,7 +244,7 @@ class Balancing(Study[BalancingParams]):
             network = timm.create_model(p.network, num_classes=k)
         tuned = finetune(
             images, labels, cells.images[parts["val"]], cells.labels[parts["val"]], network, settings,
-            folder / f"{slug(arm)}-{seed}" / "checkpoints", identity, make_fabric(settings), weights,
+            folder / f"{slug(arm)}-{seed}" / "checkpoints", identity, make_fabric(settings),
             None if extra is None else made[extra], None if extra is None else made[f"{extra} labels"],
             n_classes=k, label="classifier",
         )  # fmt: skip

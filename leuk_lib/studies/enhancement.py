@@ -166,7 +166,7 @@ class Enhancement(Study[EnhancementParams]):
         train, val, test = (torch.nonzero(part == k)[:, 0] for k in range(3))
         settings = WpatParams(
             dataset=Path(p.dataset).name, seed=seed, threads=p.threads, steps=p.steps, batch_size=p.batch_size, lr=p.lr,
-            stain=p.stain if arm.jitter else 0.0, accelerator="cpu", muon=0.0, crop_min=0.7,
+            stain=p.stain if arm.jitter else 0.0, accelerator="cpu", muon=0.0, crop_min=0.7, balance="none",
         )  # fmt: skip
         images, truth = kept[arm.sees][train], labels[train]
         if arm.augmented:  # as many raw images as enhanced ones, the strengths in equal shares

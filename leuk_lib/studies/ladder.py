@@ -110,7 +110,7 @@ class LadderParams(StudyParams):
         return WpatParams(
             seed=seed, threads=self.threads, accelerator="cpu", steps=self.steps, batch_size=self.batch_size, lr=lr,
             muon=self.muon, layer_decay=1.0, drop_path=0.0, evaluations=10, checkpoint_every=100, mixup=self.mixup,
-            cutmix=self.cutmix, crop_min=self.crop_min,
+            cutmix=self.cutmix, crop_min=self.crop_min, balance="none",
         )  # fmt: skip
 
 

@@ -228,7 +228,7 @@ class Leakage(Study[LeakageParams]):
         p = self.params
         settings = WpatParams(
             dataset=Path(p.dataset).name, seed=seed, threads=p.threads, steps=p.steps, batch_size=p.batch_size, lr=p.lr,
-            evaluations=3, accelerator="cpu", muon=0.0, crop_min=0.7,
+            evaluations=3, accelerator="cpu", muon=0.0, crop_min=0.7, balance="none",
         )  # fmt: skip
 
         def fit(model: torch.nn.Module, label: str) -> torch.nn.Module:

@@ -246,7 +246,7 @@ class Pretraining(Study[PretrainingParams]):
         train = labelled(material.train, material.labels, share, seed)
         settings = WpatParams(
             seed=seed, threads=p.threads, accelerator="cpu", steps=p.tune_steps, batch_size=p.tune_batch, lr=p.tune_lr,
-            layer_decay=1.0, drop_path=0.0, evaluations=5, checkpoint_every=100,
+            layer_decay=1.0, drop_path=0.0, evaluations=5, checkpoint_every=100, balance="none",
         )  # fmt: skip
         tuned = finetune(
             material.images[train], material.labels[train], material.images[material.val], material.labels[material.val],

@@ -200,7 +200,6 @@ def finetune(
     folder: Path,
     identity: str,
     fabric: Fabric,
-    class_weights: Tensor | None = None,
     extra_images: Tensor | None = None,
     extra_labels: Tensor | None = None,
     n_classes: int | None = None,
@@ -210,7 +209,8 @@ def finetune(
 
     images (N,3,S,S) uint8 and labels (N,) int64 with their synthetic ``extra_`` companions; an ``Encoder`` is given a
     WPAT head of ``n_classes`` (default: the highest label + 1), any other module must map standardised (B,3,S,S) to
-    logits (B,K). Checkpoints go to ``folder`` and are continued under the same ``identity``. Raises LeukError if
+    logits (B,K). With ``params.balance`` "weights" the loss weighs the classes by all cells that are learned from,
+    the synthetic ones counted in. Checkpoints go to ``folder`` and are continued under the same ``identity``. Raises LeukError if
     there is nothing to train or to validate on.
     """
     if len(labels) == 0 or len(val_labels) == 0:
@@ -220,6 +220,9 @@ def finetune(
     model = WPAT(encoder_or_model, n_classes, params) if isinstance(encoder_or_model, Encoder) else encoder_or_model
     if extra_images is not None and extra_labels is not None and len(extra_labels):
         images, labels = torch.cat([images, extra_images]), torch.cat([labels, extra_labels])
+    weights = None
+    if params.balance == "weights":
+        weights = effective_weights(labels, n_classes, largest=params.max_weight).to(fabric.device)
 
     model = model.to(fabric.device)
     pooled = getattr(model, "pooled", None)
@@ -227,14 +230,13 @@ def finetune(
         some = torch.linspace(0, len(images) - 1, min(len(images), FITTED_ON)).round().long()
         pooled.start_at(
             model.encoder,  # type: ignore[arg-type]
-            (normalise(part.to(fabric.device)) for part in images[some].split(128)), labels[some], class_weights,
+            (normalise(part.to(fabric.device)) for part in images[some].split(128)), labels[some], weights,
         )  # fmt: skip
     average = WeightAverage(model)
     selection = Selection()
     layer_decay = params.layer_decay if hasattr(model, "encoder") else 1.0
     optimisers = build_optimisers(model, params, n_classes, layer_decay)
     wrapped, *steppers = fabric.setup(model, *optimisers.values())
-    weights = None if class_weights is None else class_weights.to(fabric.device)
     look_every = max(1, params.steps // params.evaluations)
 
     loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, label, params.checkpoint_every)

@@ -17,7 +17,7 @@ from leuk_lib.fcmae.weights import load_backbone
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import Fabric
 from leuk_lib.runs.files import read_json
-from leuk_lib.wpat.finetune import Finetuned, effective_weights, finetune
+from leuk_lib.wpat.finetune import Finetuned, finetune
 from leuk_lib.wpat.params import WpatParams
 
 
@@ -111,24 +111,14 @@ def read_synthetic(folder: Path, cells: CellSet) -> tuple[Tensor, Tensor]:
     return images.view(-1, *cells.images.shape[1:]), labels
 
 
-def balance_weights(material: Material, params: WpatParams, synthetic: bool) -> Tensor | None:
-    """Loss weights (K,) by the cells that a model learns from, with or without the synthetic ones; None for no weights."""
-    if params.balance != "weights":
-        return None
-    labels = material.cells.labels[material.train]
-    seen = torch.cat([labels, material.extra_labels]) if synthetic else labels
-    return effective_weights(seen, material.n_classes, largest=params.max_weight)
-
-
 def train_network(stage: StageLike, material: Material, model: nn.Module, label: str, fabric: Fabric) -> Finetuned:
     """Any network under the stage's budget; only WPAT (an ``Encoder`` is given) is fed synthetic cells."""
     own = isinstance(model, Encoder)
-    cells, params = material.cells, stage.params
+    cells = material.cells
     return finetune(
         cells.images[material.train], cells.labels[material.train],
         cells.images[material.val], cells.labels[material.val],
-        model, params, stage.checkpoints / label, stage.identity, fabric,
-        class_weights=balance_weights(material, params, synthetic=own),
+        model, stage.params, stage.checkpoints / label, stage.identity, fabric,
         extra_images=material.extra_images if own else None, extra_labels=material.extra_labels if own else None,
         n_classes=material.n_classes, label=label,
     )  # fmt: skip

@@ -17,7 +17,7 @@ MOMENTUM = 0.3  # share of a batch in the mean and deviation that are kept
 
 def everywhere(mean: Tensor) -> Tensor:
     """A batch's mean, averaged over all processes (of equal batches) with its gradient; with one process as it is."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not distributed.is_initialized():
         return mean
     return all_reduce(mean) / distributed.get_world_size()
 
@@ -36,6 +36,12 @@ class Standardise(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
+
+    @torch.no_grad()
+    def start_at(self, seen: Tensor) -> None:
+        """Keep mean and deviation of features ``seen`` (n, features)."""
+        self.mean.copy_(seen.mean(dim=0))
+        self.std.copy_((seen.var(dim=0, correction=0) + TINY).sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, n) -> the same, float32."""

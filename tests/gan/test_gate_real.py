@@ -48,6 +48,7 @@ def real(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
         checkpoint_every=1000,
         muon=0.0,
         crop_min=0.7,
+        balance="none",
     )
     torch.manual_seed(0)
     judge = finetune(

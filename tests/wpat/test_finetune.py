@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 
+import leuk_lib.wpat.finetune as module
 from leuk_lib.data.augment import normalise
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
@@ -136,9 +137,40 @@ def test_same_seed_same_bytes_and_another_seed_others(tiny, tmp_path):
     assert _digest(a.model) == _digest(b.model) != _digest(c.model)
 
 
-def test_synthetic_cells_weights_sampling_and_a_foreign_network(tiny, tmp_path):
+def test_weights_count_the_synthetic_cells_in(tiny, tmp_path, monkeypatch):
+    asked = []
+
+    def recorded(labels, n_classes, **kwargs):
+        asked.append(labels)
+        return effective_weights(labels, n_classes, **kwargs)
+
+    monkeypatch.setattr(module, "effective_weights", recorded)
+    real = blobs(36)[1]
+    images, labels, _ = blobs(24, seed=3)
+    rare = labels == 2
+    _run(tiny, tmp_path / "real")
+    _run(tiny, tmp_path / "both", extra_images=images[rare], extra_labels=labels[rare])
+    assert torch.equal(asked[0], real) and torch.equal(asked[1], torch.cat([real, labels[rare]]))
+    # A class that got synthetic cells weighs less than without them; the others keep their proportion.
+    without, filled = (effective_weights(seen, 3) for seen in asked)
+    assert filled[2] / filled[0] < without[2] / without[0]
+    assert float(filled[0] / filled[1]) == pytest.approx(float(without[0] / without[1]))
+    for other in ("sampling", "none"):
+        _run(tiny.model_copy(update={"balance": other}), tmp_path / other)
+    assert len(asked) == 2
+
+
+def test_weights_change_what_is_learned(tiny, tmp_path):
     images, labels, _ = blobs(6, seed=3)
-    extra = {"extra_images": images, "extra_labels": labels, "class_weights": torch.tensor([1.0, 2.0, 0.5])}
+    rare = {"extra_images": images[labels == 2].repeat(9, 1, 1, 1), "extra_labels": torch.full((18,), 2)}
+    weighted = _run(tiny, tmp_path / "a", **rare)
+    plain = _run(tiny.model_copy(update={"balance": "none"}), tmp_path / "b", **rare)
+    assert weighted.history["loss"][0] != plain.history["loss"][0]
+
+
+def test_synthetic_cells_sampling_and_a_foreign_network(tiny, tmp_path):
+    images, labels, _ = blobs(6, seed=3)
+    extra = {"extra_images": images, "extra_labels": labels}
     with_extra = _run(tiny, tmp_path / "a", **extra)
     assert _digest(with_extra.model) != _digest(_run(tiny, tmp_path / "b").model)
     sampled = _run(tiny.model_copy(update={"balance": "sampling"}), tmp_path / "c", n_classes=5)

@@ -1,7 +1,6 @@
 """What the stage trains on: synthetic cells, weights; and what the chapter draws."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from leuk_lib.fcmae.weights import save_backbone
 from leuk_lib.figures import wpat as figures
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import make_fabric
-from leuk_lib.wpat.material import balance_weights, gather, network_trainer, train_wpat
+from leuk_lib.wpat.material import gather, network_trainer, train_wpat
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.pictures import cells_to_show, parameter_counts, seen_by, spread_out, tensor_table
 from wpat.toys import blobs
@@ -73,22 +72,6 @@ def test_gather_reads_enhanced_and_synthetic_cells(stage):
     stage.params = stage.params.model_copy(update={"images": "raw", "synthetic": False})
     plain = gather(stage, ["kappa_max"])
     assert torch.equal(plain.cells.images, raw) and plain.alhe_settings is None and len(plain.extra_labels) == 0
-
-
-def test_weights_by_balance(stage):
-    material = gather(stage, [])
-    params = stage.params
-    weights = balance_weights(material, params, synthetic=True)
-    for_rivals = balance_weights(material, params, synthetic=False)
-    assert weights is not None and for_rivals is not None
-    assert weights[3] == weights.max() and for_rivals[3] == for_rivals.max()
-    # A class that got many synthetic cells weighs less than without them, and one that got none weighs what it did.
-    extra = torch.full((40,), 3)
-    filled = balance_weights(replace(material, extra_labels=extra), params, synthetic=True)
-    assert filled is not None and filled[3] == filled.min()
-    assert filled[0] / filled[1] == pytest.approx(float(for_rivals[0] / for_rivals[1]))
-    for other in ("sampling", "none"):
-        assert balance_weights(material, params.model_copy(update={"balance": other}), synthetic=True) is None
 
 
 @pytest.mark.parametrize("harm", ["no file", "size", "label"])
