@@ -13,6 +13,7 @@ from pathlib import Path
 from leuk_lib.runs.paths import stage_notebooks
 
 PACKAGE = "leuk_lib"
+UNSTATED = (tokenize.COMMENT, tokenize.NL)  # NL ends a blank line, never one inside a string
 # Code that draws or tells: a change re-runs the notebook, but never trains anything again.
 PRESENTATION = (f"{PACKAGE}.figures", f"{PACKAGE}.runs.display")
 
@@ -66,33 +67,26 @@ def module_file(module: str) -> Path:
 
 
 def statements(source: str) -> str:
-    """Python ``source`` without comments, docstrings and blank lines.
+    """Python ``source`` without comments, blank lines and strings that stand alone, as docstrings do.
 
     Cut out of the text, not printed from the syntax tree, so that every version of Python gives the same.
     """
-    lines = source.splitlines()
-    cuts: list[tuple[int, int, int]] = []  # line (from 0), first and last column (characters)
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type in (tokenize.COMMENT, tokenize.NL):  # NL: the end of a blank line, never one inside a string
-            cuts.append((token.start[0] - 1, token.start[1], token.end[1]))
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if ast.get_docstring(node, clean=False) is not None:
-            text = node.body[0]
-            for row in range(text.lineno - 1, text.end_lineno or text.lineno):
-                first = _column(lines[row], text.col_offset) if row == text.lineno - 1 else 0
-                last = _column(lines[row], text.end_col_offset or 0) if row + 1 == text.end_lineno else len(lines[row])
-                cuts.append((row, first, last))
-    for row, first, last in sorted(cuts, reverse=True):
-        lines[row] = (lines[row][:first] + lines[row][last:]).rstrip()
-    emptied = {row for row, _, _ in cuts if not lines[row]}
-    return "\n".join(line for row, line in enumerate(lines) if row not in emptied)
-
-
-def _column(line: str, offset: int) -> int:
-    """Characters before byte ``offset``, which is how the syntax tree counts."""
-    return len(line.encode()[:offset].decode())
+    lines = source.removesuffix("\n").split("\n")
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    cuts = [token for token in tokens if token.type in UNSTATED]
+    telling = [token for token in tokens if token.type not in UNSTATED]
+    for before, token, after in zip([None, *telling], telling, telling[1:], strict=False):
+        starts = before is None or before.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+        if token.type == tokenize.STRING and starts and after.type == tokenize.NEWLINE:
+            cuts.append(token)
+    rows = set()
+    for token in sorted(cuts, key=lambda token: token.start, reverse=True):
+        (first, left), (last, right) = token.start, token.end
+        for row in range(first - 1, last):
+            end = lines[row][right:] if row == last - 1 else ""
+            lines[row] = ((lines[row][:left] if row == first - 1 else "") + end).rstrip()
+            rows.add(row)
+    return "\n".join(line for row, line in enumerate(lines) if line or row not in rows)
 
 
 def code_hashes(stage: str) -> dict[str, str]:

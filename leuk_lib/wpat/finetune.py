@@ -210,8 +210,8 @@ def finetune(
     images (N,3,S,S) uint8 and labels (N,) int64 with their synthetic ``extra_`` companions; an ``Encoder`` is given a
     WPAT head of ``n_classes`` (default: the highest label + 1), any other module must map standardised (B,3,S,S) to
     logits (B,K). With ``params.balance`` "weights" the loss weighs the classes by all cells that are learned from,
-    the synthetic ones counted in. Checkpoints go to ``folder`` and are continued under the same ``identity``. Raises LeukError if
-    there is nothing to train or to validate on.
+    the synthetic ones counted in. Checkpoints go to ``folder`` and are continued under the same ``identity``. Raises
+    LeukError if there is nothing to train or to validate on.
     """
     if len(labels) == 0 or len(val_labels) == 0:
         raise LeukError(f"{label}: {len(labels)} training and {len(val_labels)} validation cells; both parts need some")

@@ -1,4 +1,4 @@
-"""What the stage trains on: synthetic cells, weights; and what the chapter draws."""
+"""What the stage trains on: the cells, synthetic ones with them; and what the chapter draws."""
 
 import json
 
