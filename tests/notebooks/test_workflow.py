@@ -60,9 +60,9 @@ class Copy:
         jobs = set(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, flags=re.MULTILINE))
         return [name for name in ALL if name in jobs]
 
-    def edit(self, file: str) -> None:
+    def edit(self, file: str, line: str) -> None:
         path = self.root / file
-        path.write_text(path.read_text() + "\n# a remark\n")
+        path.write_text(f"{path.read_text()}\n{line}\n")
 
 
 @pytest.fixture
@@ -99,7 +99,9 @@ def test_nothing_changed_runs_nothing_and_is_quick(finished: Copy):
     ],
 )
 def test_a_changed_module_runs_what_depends_on_it(finished: Copy, module: str, expected: list[str]):
-    finished.edit(module)
+    finished.edit(module, "# a remark")
+    assert finished.would_run() == []
+    finished.edit(module, "planted = True")
     assert finished.would_run() == expected
 
 
