@@ -121,7 +121,7 @@ def curves(history: pd.DataFrame, curve: pd.DataFrame, best_step: int) -> Figure
     )
     right.plot(curve["step"], 100 * curve["val_accuracy"], color=PALETTE[2], marker="s", markersize=4, label="accuracy")
     right.set_ylabel("validation (%)")
-    right.set_ylim(0, 102)
+    right.set_ylim(-2, 102)
     for ax in (left, right):
         ax.axvline(best_step, color=INK, linestyle="--", linewidth=1, label="chosen")
         ax.set_xlabel("optimiser step")
@@ -145,7 +145,7 @@ def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figur
         )  # fmt: skip
     ax.set_yticks(range(len(models)), models)
     ax.invert_yaxis()
-    ax.set_xlim(0, 101)
+    ax.set_xlim(-2, 102)
     ax.set_xlabel(f"{metric.replace('_', ' ')} (%), 95 % interval over groups")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), **LEGEND)
     return figure
@@ -233,7 +233,7 @@ def shares(summary: pd.DataFrame) -> Figure:
         ax.plot(area, np.arange(len(regions)), "|", color=INK, markersize=18, label="share of area (chance)")
         ax.set_yticks(range(len(regions)), regions)
         ax.set_ylim(len(regions) - 0.4, -0.6)
-        ax.set_xlim(0, 101)
+        ax.set_xlim(-2, 102)
         ax.set_xlabel(label)
     axes[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), labelspacing=1.4, **LEGEND)
     return figure
