@@ -13,6 +13,7 @@ from statsmodels.stats.multitest import multipletests
 from leuk_lib.runs.errors import LeukError
 
 Array = NDArray[np.float64]
+ROUNDING = 1e-9  # differences of scores that lie closer than this are equal
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,9 @@ def t_corrected(first: ArrayLike, second: ArrayLike, test_over_train: float) -> 
     j = len(difference)
     if j < 2 or not test_over_train > 0:
         raise LeukError(f"corrected t-test: needs two splits at least and a positive ratio, got {j}, {test_over_train}")
-    variance = float(difference.var(ddof=1))
-    if variance == 0:
+    if np.ptp(difference) <= ROUNDING * max(1.0, float(np.abs(difference).max())):
         raise LeukError("corrected t-test: all differences are equal, so their variance is unknown")
-    t = float(difference.mean() / np.sqrt((1 / j + test_over_train) * variance))
+    t = float(difference.mean() / np.sqrt((1 / j + test_over_train) * difference.var(ddof=1)))
     return TTest(t, j - 1, float(2 * stats.t.sf(abs(t), j - 1)))
 
 

@@ -142,5 +142,9 @@ def test_corrected_t_keeps_its_level_on_repeated_splits_where_the_paired_one_doe
 def test_corrected_t_refuses_what_it_cannot_judge():
     with pytest.raises(LeukError, match="equal"):
         sig.t_corrected([2, 2, 2], [1, 1, 1], 0.25)
+    below = np.array([0.3, 0.35, 0.41])
+    assert np.ptp((below + 39 / 160) - below) > 0  # equal but for the last bit
+    with pytest.raises(LeukError, match="equal"):
+        sig.t_corrected(below + 39 / 160, below, 0.25)
     with pytest.raises(LeukError, match="two splits"):
         sig.t_corrected([2], [1], 0.25)
