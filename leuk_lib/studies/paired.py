@@ -102,6 +102,11 @@ class Outcomes:
     def _score(self, counts: list[Array], labels: NDArray[Any]) -> Array:
         return self.score.of(counts[0], counts[1], counts[-1], labels)
 
+    def is_split(self, condition: str) -> bool:
+        """Whether the seeds judge different cells of a condition: only then are their differences those of random splits."""
+        part = self.cells[(self.cells["condition"] == condition) & (self.cells["arm"] == self.arms[0])]
+        return part.groupby("seed")["cell"].agg(frozenset).nunique() > 1
+
     def size(self, condition: str) -> dict[str, int]:
         """Test cells over all seeds, different groups, and seeds of a condition."""
         part = self.cells[(self.cells["condition"] == condition) & (self.cells["arm"] == self.arms[0])]
@@ -139,12 +144,13 @@ def differences(outcomes: Outcomes, base: Mapping[str, str], test_over_train: fl
     """One row a condition and arm other than its ``base``: the difference in score and how sure it is.
 
     low, high: the crossed bootstrap's 95 % interval; p: the corrected t-test of Nadeau & Bengio over the seeds' splits
-    (NaN on another source, whose cells no split deals out, and where all seeds agree); p_holm: Holm over the whole table.
+    (NaN where all seeds judge the same cells, as on another source, and where all seeds agree); p_holm: Holm over the
+    whole table.
     """
     rows = []
     for condition in outcomes.conditions:
         by_seed, resampled = outcomes.measured(condition)
-        split = outcomes.size(condition)["groups"] > outcomes.size(condition)["n"] / outcomes.size(condition)["seeds"]
+        split = outcomes.is_split(condition)
         for arm in outcomes.arms:
             if base[arm] == arm:
                 continue
