@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from leuk_lib.data.augment import normalise
 from leuk_lib.data.loading import CellSet
-from leuk_lib.evaluation.intervals import ClusterBootstrap, percentile
+from leuk_lib.evaluation.intervals import ClusterBootstrap, score_interval
 from leuk_lib.evaluation.metrics import evaluate
 from leuk_lib.evaluation.predictions import PREFIX, Predictions
 from leuk_lib.runs.errors import LeukError
@@ -277,7 +277,7 @@ def _resampled(chosen: Predictions, bootstrap: ClusterBootstrap) -> dict[str, Ar
 def score_table(table: pd.DataFrame, seed: int, n_resamples: int = 1000) -> pd.DataFrame:
     """One row a model, split and metric (accuracy, balanced_accuracy): value, low, high, n cells, groups.
 
-    Intervals: 95 %, bootstrap over whole groups, the same resamples for every model of a split.
+    Intervals: 95 %, bootstrap over whole groups (`score_interval`), the same resamples for every model of a split.
     """
     rows = []
     for split in table["split"].unique():
@@ -289,7 +289,7 @@ def score_table(table: pd.DataFrame, seed: int, n_resamples: int = 1000) -> pd.D
             bootstrap = bootstrap or ClusterBootstrap(chosen.groups, n_resamples, numpy_rng(seed, "bootstrap", split))
             values, samples = evaluate(chosen), _resampled(chosen, bootstrap)
             for metric in ("accuracy", "balanced_accuracy"):
-                low, high = percentile(samples[metric])
+                low, high = score_interval(chosen, metric, values[metric], samples[metric])
                 size = {"n": len(chosen), "groups": len(np.unique(chosen.groups))}
                 rows.append(
                     {
@@ -309,4 +309,5 @@ def record_scores(stage: Any, scores: pd.DataFrame) -> None:
     """Put a score table into a stage's metrics, under ``<model>_<split>_<metric>``."""
     for row in scores.to_dict("records"):
         key = f"{row['model']}_{row['split']}_{row['metric']}"
-        stage.record(key, row["value"], row["low"], row["high"], row["n"])
+        low, high = (None if np.isnan(row[end]) else row[end] for end in ("low", "high"))
+        stage.record(key, row["value"], low, high, row["n"])

@@ -60,18 +60,22 @@ def scaling_table(
 
     measure: temperature (moment "fitted"), nll, brier and ece ("before", "after", and "change", after minus before);
     value: mean over repetitions; low, high: at ``level``, repetitions and groups resampled, the test's for the measures, and
-    the validation's, with a fit in each of ``FITS`` resamples, for the temperature; n: test cells over all repetitions.
+    the validation's, with a fit in each of ``FITS`` resamples, for the temperature (NaN where they are of one group);
+    n: cells of that part over all repetitions.
     """
     each = [_scaled(*parts, resamples, seed, str(number), ece_bins) for number, parts in enumerate(repetitions)]
     over = ClusterBootstrap(
         np.arange(len(repetitions)), resamples, numpy_rng(seed, "calibration", "repetitions")
     ).weights
-    n = sum(len(test) for _, test in repetitions)
+    judged_by = [[test for _, test in repetitions], [validation for validation, _ in repetitions]]
     rows = []
     for name, moment in each[0]:
         values, drawn = zip(*(found[name, moment] for found in each), strict=True)
-        low, high = percentile((np.array(drawn).T * over).sum(axis=1) / over.sum(axis=1), level)
-        rows.append((name, moment, float(np.mean(values)), low, high, n))
+        judged = judged_by[moment == "fitted"]
+        low = high = float("nan")
+        if len(np.unique(np.concatenate([part.groups for part in judged]))) > 1:
+            low, high = percentile((np.array(drawn).T * over).sum(axis=1) / over.sum(axis=1), level)
+        rows.append((name, moment, float(np.mean(values)), low, high, sum(map(len, judged))))
     return pd.DataFrame(rows, columns=["measure", "moment", "value", "low", "high", "n"])
 
 

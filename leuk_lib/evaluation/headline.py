@@ -63,7 +63,7 @@ def entries(
     scaled = calibration[(calibration["model"] == full) & calibration["moment"].isin(["fitted", "after"])]
     for row in scaled.to_dict("records"):
         key = row["measure"] if row["moment"] == "fitted" else f"{row['measure']}_calibrated"
-        found[key] = _entry(row["value"], row["low"], row["high"], n)
+        found[key] = _entry(row["value"], row["low"], row["high"], int(row["n"]))
     for slug, row in zip(slugs(list(recalls["class"])), recalls.to_dict("records"), strict=True):
         found[f"recall_{slug}"] = _entry(row["recall"], row["low"], row["high"], int(row["n"]))
     for slug, (name, entry) in zip(slugs(list(ahead)), ahead.items(), strict=True):

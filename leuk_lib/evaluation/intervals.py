@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
 
 Array = NDArray[np.float64]
+RATES = ("accuracy", "balanced_accuracy", "macro_recall")  # 1 where all cells are right and 0 where all are wrong
 BUDGET = 4_000_000  # numbers of a (resamples, cells) block held at a time
 
 
@@ -31,6 +33,20 @@ class ClusterBootstrap:
             raise LeukError("bootstrap: there is no cell in this part")
         self.n_groups = len(names)
         self.weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
+
+    @classmethod
+    def crossed(cls, groups: ArrayLike, repetitions: ArrayLike, n_resamples: int, rng: np.random.Generator) -> Self:
+        """Groups and repetitions (N,) resampled independently of each other (Owen 2007: the pigeonhole bootstrap).
+
+        A cell counts as often as its group was drawn, times as often as its repetition was. Groups first: with one
+        repetition the weights are those of the groups alone.
+        """
+        first = cls(groups, n_resamples, rng)
+        second = cls(repetitions, n_resamples, rng)
+        pairs, index = np.unique(np.stack([first.index, second.index]), axis=1, return_inverse=True)
+        first.weights = first.weights[:, pairs[0]] * second.weights[:, pairs[1]]
+        first.index, first.n_groups = index.reshape(-1), pairs.shape[1]
+        return first
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -132,6 +148,21 @@ def percentile(samples: Array, level: float = 0.95) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def score_interval(
+    predictions: Predictions, metric: str, value: float, samples: Array, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of a metric's resamples (R,), where resampling can tell; (NaN, NaN) where there is one group.
+
+    Where all cells are right (or wrong) Wilson's over groups, for the metrics in ``RATES``: there the bootstrap only
+    repeats what it saw, and its interval has no width.
+    """
+    if len(np.unique(predictions.groups)) < 2:
+        return float("nan"), float("nan")
+    if metric in RATES and value in (0.0, 1.0):
+        return clustered_wilson(predictions.correct, predictions.groups, level)[:2]
+    return percentile(samples, level)
 
 
 def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:

@@ -15,8 +15,8 @@ from leuk_lib.evaluation.intervals import (
     ClusterBootstrap,
     clustered_wilson,
     paired_difference,
-    percentile,
     resampled_metrics,
+    score_interval,
 )
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
@@ -48,15 +48,8 @@ class Score:
         return len(set(self.predictions.groups.tolist())) < 2
 
     def interval(self, metric: str) -> tuple[float, float]:
-        """Percentile interval of a metric; of accuracy Wilson's over groups where all cells are right (or wrong).
-
-        There the bootstrap only repeats what it saw and its interval has no width. NaN where there is one group only.
-        """
-        if self.one_group:
-            return float("nan"), float("nan")
-        if metric == "accuracy" and self.values[metric] in (0.0, 1.0):
-            return clustered_wilson(self.predictions.correct, self.predictions.groups, self.level)[:2]
-        return percentile(self.samples[metric], self.level)
+        """`score_interval` of a metric."""
+        return score_interval(self.predictions, metric, self.values[metric], self.samples[metric], self.level)
 
 
 def part_of(found: Mapping[str, Mapping[str, Predictions]], split: str, full: str) -> dict[str, Predictions]:

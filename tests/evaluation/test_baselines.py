@@ -26,7 +26,7 @@ from leuk_lib.evaluation.baselines import (
     select,
     spread,
 )
-from leuk_lib.evaluation.intervals import ClusterBootstrap, resampled_metrics
+from leuk_lib.evaluation.intervals import ClusterBootstrap, resampled_metrics, wilson
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.wpat.params import WpatParams
@@ -173,12 +173,18 @@ def test_tables_hold_every_model_split_and_cell():
     scores = score_table(predictions, seed=0, n_resamples=50)
     assert len(scores) == 2 * 2 * 2
     row = scores.set_index(["model", "split", "metric"]).loc[("perfect", "test", "accuracy")]
-    assert row["value"] == row["low"] == row["high"] == 1 and row["n"] == 15 and row["groups"] == 4
+    assert row["value"] == row["high"] == 1 and row["n"] == 15 and row["groups"] == 4
+    assert row["low"] == pytest.approx(wilson(4, 4)[0])  # all right: what 4 patients can say, not certainty
     recorded = {}
     stage = SimpleNamespace(record=lambda key, *values: recorded.update({key: values}))
     record_scores(stage, scores)
-    assert recorded["perfect_test_accuracy"] == (1, 1, 1, 15) and len(recorded) == 8
+    assert recorded["perfect_test_accuracy"] == (1, row["low"], 1, 15) and len(recorded) == 8
     assert (scores["low"] <= scores["value"]).all() and (scores["value"] <= scores["high"]).all()
+    # One patient says nothing about others: no interval, in the table or in the metrics.
+    alone = score_table(predictions.assign(group="p1"), seed=0, n_resamples=50)
+    assert alone[["low", "high"]].isna().all(axis=None)
+    record_scores(stage, alone)
+    assert recorded["perfect_test_accuracy"] == (1, None, None, 15)
 
 
 def test_network_scorer_is_a_softmax_in_batches():

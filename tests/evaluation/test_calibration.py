@@ -79,3 +79,18 @@ def test_abstention_starts_at_accuracy_and_keeps_the_surest():
 def test_abstention_of_equal_confidences_is_one_row():
     part = made_up().with_probs(np.tile([0.4, 0.2, 0.2, 0.2], (120, 1)))
     assert len(calibration.abstention_curve(part, ClusterBootstrap(part.groups, 50, np.random.default_rng(0)))) == 1
+
+
+def test_scaling_counts_the_cells_that_each_number_is_from():
+    val, test = overconfident(2.0, 60), overconfident(2.0, 90)
+    table = calibration.scaling_table([(val, test), (val, test)], 50, 0).set_index(["measure", "moment"])
+    assert table.at[("temperature", "fitted"), "n"] == 120 and (table["n"].drop(("temperature", "fitted")) == 180).all()
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+
+
+def test_scaling_on_one_patient_has_no_interval():
+    part = overconfident(2.0, 60)
+    alone = Predictions(part.labels, part.probs, np.full(60, "p1"), part.classes)
+    table = calibration.scaling_table([(part, alone)], 50, 0).set_index(["measure", "moment"])
+    assert np.isfinite(table.at[("temperature", "fitted"), "low"])
+    assert table[["low", "high"]].drop(("temperature", "fitted")).isna().all(axis=None)

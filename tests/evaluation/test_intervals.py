@@ -49,6 +49,20 @@ def test_whole_groups_are_drawn():
     assert set(bootstrap.sums(np.ones(6))) <= {3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0}
 
 
+def test_crossed_counts_a_cell_by_its_group_and_its_repetition():
+    groups, repetitions = np.array(["a", "a", "b", "b", "c"]), np.array([0, 1, 0, 1, 1])
+    crossed = ClusterBootstrap.crossed(groups, repetitions, 200, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    by_group, by_repetition = (ClusterBootstrap(of, 200, rng).weights for of in (groups, repetitions))
+    for cell in range(5):
+        alone = np.eye(5)[cell]
+        expected = by_group[:, "abc".index(groups[cell])] * by_repetition[:, repetitions[cell]]
+        np.testing.assert_array_equal(crossed.sums(alone), expected)
+    one = ClusterBootstrap.crossed(groups, np.zeros(5), 50, np.random.default_rng(0))
+    plain = ClusterBootstrap(groups, 50, np.random.default_rng(0))
+    np.testing.assert_array_equal(one.weights, plain.weights)
+
+
 def test_cells_without_groups_agree_with_scipy():
     values = (np.random.default_rng(1).random(200) < 0.8).astype(float)
     ours = percentile(ClusterBootstrap(np.arange(200), 5000, np.random.default_rng(2)).means(values))
