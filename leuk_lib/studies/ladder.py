@@ -36,6 +36,7 @@ from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.pooled import PooledClassifier
 
 FRACTIONS = (0.7, 0.1, 0.2)  # training, validation, test
+TRAINING, VALIDATION, TEST, NOWHERE = range(4)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class LadderParams(StudyParams):
     """What is trained, for how long, and on what it is tried."""
 
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2, description="repetitions: split, weights, batches")
+    tuned: tuple[int, ...] = Field(
+        (0, 1), description="repetitions on whose validation cells settings were chosen: no test part has these cells"
+    )
     image_size: int = Field(64, ge=32, le=512, description="side of the images, pixels")
     per_class: int = Field(0, ge=0, description="at most this many cells a class (0: all)")
     variant: str = Field("zepto", description="size of the encoder")
@@ -136,8 +140,8 @@ class _Material:
 class Ladder(Study[LadderParams]):
     """Every repetition has its own split (by groups), weights and batches; all models of a repetition share them.
 
-    The test part is scored, never used to choose anything; learning rates were chosen on the validation part of the
-    first repetition.
+    The test part is scored, never used to choose anything. Since every repetition deals the same cells anew, what one of
+    them validates on may be another's test cells: those of the repetitions ``tuned`` are left out of every test part.
     """
 
     title = "What does each step add, and who is ahead?"
@@ -171,11 +175,12 @@ class Ladder(Study[LadderParams]):
         judged = [
             row for job, found in rows.items() if job != "cells" and not job.startswith("pretrain-") for row in found
         ]
+        pretraining = pd.DataFrame([row for job, found in rows.items() if job.startswith("pretrain-") for row in found])
         return ladder_tables.tables(
             judged, list(STEPS), FULL, [*p.probes, *p.networks], tuple(rows["cells"][0]["classes"].split(",")),
-            FRACTIONS[2] / FRACTIONS[0], p.resamples, min(p.seeds),
+            float((pretraining["test"] / pretraining["training"]).mean()), p.resamples, min(p.seeds),
         ) | {
-            "pretraining": pd.DataFrame([row for job, found in rows.items() if job.startswith("pretrain-") for row in found]),
+            "pretraining": pretraining,
             "sources": pd.DataFrame(rows["cells"]).drop(columns="classes"),
         }  # fmt: skip
 
@@ -212,9 +217,11 @@ class Ladder(Study[LadderParams]):
 
     def _material(self, folder: Path, seed: int) -> _Material:
         kept, about = load_file(folder / "cells" / "cells.safetensors"), read_json(folder / "cells" / "about.json")
-        groups = np.array(about["groups"])
-        part = torch.from_numpy(split_groups(kept["labels"].numpy(), groups, FRACTIONS, seed))
-        train, val, test = (torch.nonzero(part == k)[:, 0] for k in range(3))
+        labels, groups = kept["labels"].numpy(), np.array(about["groups"])
+        part = split_groups(labels, groups, FRACTIONS, seed)
+        for other in set(self.params.tuned) - {seed}:
+            part[(part == TEST) & (split_groups(labels, groups, FRACTIONS, other) == VALIDATION)] = NOWHERE
+        train, val, test = (torch.from_numpy(np.flatnonzero(part == k)) for k in (TRAINING, VALIDATION, TEST))
         others = {
             name: (kept[f"{name} images"], kept[f"{name} labels"], found) for name, found in about["others"].items()
         }
@@ -229,7 +236,9 @@ class Ladder(Study[LadderParams]):
         start = time.process_time()
         result = pretrain(material.raw[material.train], params, own / "checkpoints", identity, make_fabric(params))
         save_backbone(result.encoder, own / "encoder.safetensors")
-        return [{"seed": seed, "loss": result.history[-1]["loss"], "cpu seconds": time.process_time() - start}]
+        sizes = {"training": len(material.train), "validation": len(material.val), "test": len(material.test)}
+        seconds = time.process_time() - start
+        return [{"seed": seed, "loss": result.history[-1]["loss"], "cpu seconds": seconds} | sizes]
 
     def _judge(self, arm: str, seed: int, folder: Path, identity: str) -> list[Row]:
         """Train one model, and keep its probabilities of the validation part, the test part, and what they become."""

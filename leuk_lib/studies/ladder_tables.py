@@ -101,14 +101,18 @@ def calibrated(
 def abstained(
     rows: Sequence[Row], arms: Sequence[str], classes: tuple[str, ...], resamples: int, seed: int
 ) -> pd.DataFrame:
-    """``abstention_curve`` of each model over the test cells of all repetitions together, after temperature scaling."""
+    """``abstention_curve`` of each model over the test cells of all repetitions together, after temperature scaling.
+
+    Intervals: repetitions and groups resampled, as those of the scores.
+    """
     out = []
     for arm in arms:
         parts = []
         for val, test in _repetitions(rows, arm, classes):
             parts.append(test.with_probs(calibration.apply_temperature(test.probs, calibration.fit_temperature(val))))
         whole = _together(parts)
-        bootstrap = ClusterBootstrap(whole.groups, resamples, numpy_rng(seed, "abstention"))
+        repetition = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        bootstrap = ClusterBootstrap.crossed(whole.groups, repetition, resamples, numpy_rng(seed, "abstention"))
         out.append(calibration.abstention_curve(whole, bootstrap).assign(arm=arm))
     return pd.concat(out, ignore_index=True)
 

@@ -33,6 +33,22 @@ def steps_in_words(found: StudyRecord) -> str:
     )
 
 
+def apart_in_words(found: StudyRecord) -> str:
+    """Whether test cells had a part in choosing settings: cells that one repetition validates on may be another's test."""
+    tuned = ", ".join(map(str, found.params.get("tuned", ())))
+    if not tuned:
+        return (
+            "Every repetition deals the same cells anew, and settings were chosen on validation cells of some: part of the "
+            "test cells of the other repetitions had been among those, so that the ladder's models may look a little better "
+            "than they are."
+        )
+    sizes = found.table("pretraining")["test"]
+    return (
+        f"Settings were chosen on the validation cells of repetitions {tuned}; these cells are in no test part, which has "
+        f"{sizes.min():.0f} to {sizes.max():.0f} cells a repetition."
+    )
+
+
 def standing_in_words(found: StudyRecord) -> str:
     """How high the full model comes, and where every rival stands to it."""
     scores = {row["arm"]: row for row in found.table("scores").to_dict("records")}

@@ -114,6 +114,7 @@ def test_words_say_what_the_numbers_say(found):
     assert "Against strong, of 30 shifts: ahead under 0, behind under 30" in robust
     assert f"{FULL}, change from none (80.0 %)" in robust and "blur -80" in robust
     assert "strong: temperature" in ladder_words.trust_in_words(found)
+    assert "had been among those" in ladder_words.apart_in_words(found)
 
 
 def test_tables_and_metrics_are_made_of_the_record(found):
@@ -171,6 +172,20 @@ def small(tmp_path: Path) -> Ladder:
     return Ladder(LadderParams(**values))
 
 
+def test_cells_on_which_settings_were_chosen_are_in_no_test_part(small: Ladder, tmp_path: Path):
+    folder = tmp_path / "study"
+    small.run("cells", folder, "id")
+    apart = [small._material(folder, seed) for seed in (0, 1, 2)]
+    mixed = [
+        Ladder(small.params.model_copy(update={"tuned": ()}))._material(folder, seed) for seed in (0, 1, 2)
+    ]  # fmt: skip
+    chosen = set(apart[0].val.tolist()) | set(apart[1].val.tolist())
+    assert any(chosen & set(part.test.tolist()) for part in mixed)
+    for ours, theirs in zip(apart, mixed, strict=True):
+        assert ours.train.equal(theirs.train) and ours.val.equal(theirs.val)
+        assert set(ours.test.tolist()) == set(theirs.test.tolist()) - chosen
+
+
 def test_every_kind_of_job_runs_and_the_outcome_has_all_models(small: Ladder, tmp_path: Path):
     folder = tmp_path / "study"
     rows = {job: small.run(job, folder, "id") for wave in small.waves() for job in wave}
@@ -183,6 +198,14 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_models(small: Ladder, tm
     assert set(tables["small_gaps"]["arm"]) == {FULL}
     assert (tables["training"].set_index("arm")["parameters"].loc[list(STEPS)] > 0).all()
     assert small.run("majority-0", folder, "id")[1:] == rows["majority-0"][1:]
+    found = records.StudyRecord(
+        "ladder", "t", "cells", "c", small.params.model_dump(), "i", 1.0, "cpu", {}, {}, {},
+        {"pretraining": records.to_table(tables["pretraining"])},
+    )  # fmt: skip
+    fewest, most = tables["pretraining"]["test"].min(), tables["pretraining"]["test"].max()
+    assert f"repetitions 0, 1; these cells are in no test part, which has {fewest} to {most} cells" in (
+        ladder_words.apart_in_words(found)
+    )
 
 
 def test_the_committed_record_is_this_studys(root: Path):
