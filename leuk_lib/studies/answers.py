@@ -77,7 +77,7 @@ QUESTIONS = (
     Question("And where all are?", "pretraining", "label_gains", "fcmae", {"condition": ("1",)}),
     Question(
         "Are frozen features better after pretraining than before it?", "pretraining", "gains", "fcmae",
-        {"condition": ("k-NN",), "against": ("random initialisation",)},
+        {"condition": ("k-NN", "linear"), "against": ("random initialisation",)},
     ),
     Question(
         "What does a split that ignores patients buy, where slides differ?", "leakage", "bought", "wpat",
