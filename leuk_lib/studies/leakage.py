@@ -1,4 +1,4 @@
-"""The leakage ladder: the same cells and models, scored as they should be and under four mistakes of evaluation."""
+"""The leakage ladder: the same cells and models, scored as they should be and under three mistakes of evaluation."""
 
 from __future__ import annotations
 
