@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leuk_lib.fcmae.depthwise import DepthwiseConv
+from leuk_lib.fcmae.drop_path import drop_path
 from leuk_lib.fcmae.grn import GRN
 from leuk_lib.fcmae.masking import VisiblePatches, upsample_mask
 
@@ -59,10 +60,7 @@ class Block(nn.Module):
 
     def residual(self, x: Tensor, branch: Tensor) -> Tensor:
         """x + branch, the branch dropped for whole samples at the drop path rate while training."""
-        if self.training and self.drop_path > 0:
-            keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.drop_path
-            branch = branch * keep / (1 - self.drop_path)
-        return x + branch
+        return x + drop_path(branch, self.drop_path, self.training)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Dense form: x (B, C, H, W); `mask` (B, 1, H, W) of 0/1 hides sites (x is 0 there, and stays 0)."""

@@ -7,15 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from leuk_lib.fcmae.drop_path import drop_path
 from leuk_lib.wpat.attention import CosineAttention
-
-
-def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
-    """Stochastic depth (Huang et al. 2016): whole samples of a residual branch are zero with probability ``rate``."""
-    if rate == 0 or not training:
-        return branch
-    keep = torch.rand(branch.shape[0], *[1] * (branch.ndim - 1), device=branch.device) >= rate
-    return branch * keep.to(branch.dtype) / (1 - rate)
 
 
 class Mlp(nn.Sequential):

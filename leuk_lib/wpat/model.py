@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leuk_lib.fcmae.drop_path import drop_path
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.wpat.attention import CosineAttention, PositionBias
-from leuk_lib.wpat.latents import LatentStep, Mlp, PlaceEmbedding, drop_path
+from leuk_lib.wpat.latents import LatentStep, Mlp, PlaceEmbedding
 from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.pooled import PooledHead
 from leuk_lib.wpat.standardise import Standardise
