@@ -161,6 +161,18 @@ def effective_weights(labels: Tensor, n_classes: int, beta: float = 0.999, large
     return torch.where(counts > 0, weights, torch.ones_like(weights)).float()
 
 
+def weighed_loss(logits: Tensor, target: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
+    """Mean cross-entropy of logits (b, K) and labels (b,) or (b, K), each image's times its class's weight (K,) if given.
+
+    Not torch's ``weight``, which also weighs the smoothed part class by class and so moves most of it to the rare classes;
+    nor divided by the batch's weights: processes must agree on the denominator.
+    """
+    losses = F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
+    if weights is not None:
+        losses = losses * (weights[target] if target.ndim == 1 else target @ weights)
+    return losses.mean()
+
+
 @torch.no_grad()
 def predict_logits(model: nn.Module, images: Tensor, device: torch.device, batch: int = 256) -> Tensor:
     """Logits (n, K) float32 on the CPU of uint8 images (n, 3, S, S); the model's mode is left as it was."""
@@ -211,10 +223,15 @@ def finetune(
     WPAT head of ``n_classes`` (default: the highest label + 1), any other module must map standardised (B,3,S,S) to
     logits (B,K). With ``params.balance`` "weights" the loss weighs the classes by all cells that are learned from,
     the synthetic ones counted in. Checkpoints go to ``folder`` and are continued under the same ``identity``. Raises
-    LeukError if there is nothing to train or to validate on.
+    LeukError if there is nothing to train or to validate on, if mixing finds no partner, and if the loss diverges.
     """
     if len(labels) == 0 or len(val_labels) == 0:
         raise LeukError(f"{label}: {len(labels)} training and {len(val_labels)} validation cells; both parts need some")
+    if (params.mixup or params.cutmix) and params.batch_size % (2 * fabric.world_size):
+        raise LeukError(
+            f"{label}: batch_size {params.batch_size} does not give each of {fabric.world_size} processes an even number of "
+            "images, which mixup and cutmix pair; change batch_size, or set both to 0"
+        )
     n_classes = n_classes or int(torch.cat([labels, val_labels]).max()) + 1
     torch.manual_seed(derive(params.seed, label, "head"))
     model = WPAT(encoder_or_model, n_classes, params) if isinstance(encoder_or_model, Encoder) else encoder_or_model
@@ -251,18 +268,18 @@ def finetune(
         x = augment(images[mine].to(fabric.device).float() / 255, loop, step, params)
         x, target = mixed(x, labels[mine].to(fabric.device), n_classes, loop, step, params)
         logits = wrapped(normalise(x))
-        losses = F.cross_entropy(
-            logits.float(), target, weight=weights, label_smoothing=params.label_smoothing, reduction="none"
-        )
-        loss = losses.mean()  # not divided by the batch's weights: processes must agree on the denominator
+        loss = weighed_loss(logits.float(), target, weights, params.label_smoothing)
+        everywhere = float(fabric.all_reduce(loss.detach(), reduce_op="mean"))  # type: ignore[arg-type]
         wrapped.zero_grad(set_to_none=True)
         fabric.backward(loss)
-        fabric.clip_gradients(wrapped, steppers[0], max_norm=params.clip_norm, error_if_nonfinite=True)
+        # Muon's steps have a length of their own, whatever the gradient's.
+        norm = fabric.clip_gradients(wrapped, steppers[0], max_norm=params.clip_norm, error_if_nonfinite=False)
+        if not math.isfinite(everywhere + float(norm)):  # type: ignore[arg-type]
+            raise LeukError(f"{label}: the loss is {everywhere} and its gradient {norm} at step {step}; lower lr")
         for stepper in steppers:
             stepper.step()
         average.update(model, warming_decay(params.ema_decay, step))
-        everywhere = fabric.all_reduce(loss.detach(), reduce_op="mean")
-        loop.log(loss=float(everywhere), lr=rate)  # type: ignore[arg-type]  # a tensor goes in, a tensor comes out
+        loop.log(loss=everywhere, lr=rate)
         if (step + 1) % look_every == 0 or step + 1 == params.steps:
             with fabric.autocast():
                 seen = predict_logits(average.model, val_images, fabric.device)

@@ -42,7 +42,7 @@ class WpatParams(TrainParams):
     drop_path: float = Field(0.05, ge=0, lt=1, description="largest probability of skipping a residual branch")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="probability mass spread over all classes")
     ema_decay: float = Field(0.98, ge=0, lt=1, description="decay of the moving average of the weights")
-    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of AdamW's part of the gradient")
     evaluations: int = Field(9, ge=1, le=1000, description="looks at the validation part during training")
     patience: int = Field(
         0, ge=0, le=1000, description="looks without a lower validation loss after which training stops; 0: never"

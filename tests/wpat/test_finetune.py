@@ -21,6 +21,7 @@ from leuk_lib.wpat.finetune import (
     parameter_groups,
     predict_logits,
     validation_scores,
+    weighed_loss,
 )
 from leuk_lib.wpat.model import WPAT
 from wpat.toys import blobs
@@ -80,6 +81,35 @@ def test_effective_weights():
     assert float(weights[2]) == 1  # no cell: no opinion
     same = effective_weights(torch.tensor([0, 1, 2, 0, 1, 2]), 3)
     torch.testing.assert_close(same, torch.ones(3))
+
+
+def test_weights_scale_an_image_and_leave_its_smoothed_target_alone():
+    # The best answer to an image of class 0 is its target, .9 + .1/4 and .1/4 for each other, however classes weigh.
+    target, weights = torch.tensor([0]), torch.tensor([0.4, 0.4, 0.4, 4.0])
+    logits = torch.log(torch.tensor([[0.925, 0.025, 0.025, 0.025]])).requires_grad_()
+    loss = weighed_loss(logits, target, weights, 0.1)
+    loss.backward()
+    torch.testing.assert_close(logits.grad, torch.zeros(1, 4), atol=1e-6, rtol=0)
+    assert float(loss.detach()) == pytest.approx(0.4 * float(weighed_loss(logits.detach(), target, None, 0.1)))
+
+
+def test_loss_of_mixed_labels_is_weighed_by_their_parts():
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    labels, weights = torch.tensor([0, 1, 2, 2, 0]), torch.tensor([0.5, 1.0, 3.0])
+    one_hot = torch.nn.functional.one_hot(labels, 3).float()
+    for smoothing in (0.0, 0.1):
+        plain = weighed_loss(logits, labels, weights, smoothing)
+        torch.testing.assert_close(weighed_loss(logits, one_hot, weights, smoothing), plain)
+    by_hand = torch.nn.functional.cross_entropy(logits, labels, weight=weights, reduction="none").mean()
+    torch.testing.assert_close(weighed_loss(logits, labels, weights, 0.0), by_hand)
+
+
+def test_what_cannot_be_trained_is_one_line(tiny, tmp_path):
+    odd = tiny.model_copy(update={"batch_size": 9, "mixup": 0.4})
+    with pytest.raises(LeukError, match="WPAT: batch_size 9 does not give each of 1 processes an even number"):
+        _run(odd, tmp_path / "odd")
+    with pytest.raises(LeukError, match=r"WPAT: the loss is .* at step \d+; lower lr"):
+        _run(tiny.model_copy(update={"lr": 1e18, "muon": 0.0, "warmup": 0.0}), tmp_path / "diverged")
 
 
 def test_selection_keeps_the_lowest_validation_loss():
