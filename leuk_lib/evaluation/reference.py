@@ -122,7 +122,13 @@ def _portable(value: Any) -> Any:
 def public_card(card: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run card may be published: no host name, no process, no folders."""
     kept = {key: card[key] for key in CARD_KEYS if key in card}
-    return {**kept, "params": {key: _portable(value) for key, value in kept.get("params", {}).items()}}
+    kept["params"] = {key: _portable(value) for key, value in kept.get("params", {}).items()}
+    if "inputs" in kept:  # a file of the project keeps its path, one from elsewhere its name
+        kept["inputs"] = {
+            stage: {_portable(file) if Path(file).is_absolute() else file: sha for file, sha in files.items()}
+            for stage, files in kept["inputs"].items()
+        }
+    return kept
 
 
 def reference_of(run_folder: Path, rules: Rules) -> dict[str, Any]:

@@ -19,7 +19,7 @@ CARD = {
     "stage": "data", "run": "r", "profile": "smoke", "dataset": "smear", "state": "finished",
     "params": {"dataset": "/home/somebody/cells", "steps": 3}, "identity": "abc", "started": "2026-01-01T10:00:00+0000",
     "seconds": 62.0, "peak_rss_mb": 900.5, "peak_gpu_mb": 0.0, "device": "CPU | two", "git": {"commit": "f" * 40, "dirty": True},
-    "versions": {"python": "3.11"}, "inputs": {"data": {"a.csv": "1" * 64}}, "outputs": {"b.csv": "2" * 64},
+    "versions": {"python": "3.11"}, "inputs": {"data": {"a.csv": "1" * 64}, "files": {"/home/somebody/split.json": "3" * 64}}, "outputs": {"b.csv": "2" * 64},
     "notes": ["test part *opened*"], "error": None,
 }  # fmt: skip
 
@@ -66,6 +66,7 @@ def test_run_card_tells_everything_and_hides_folders() -> None:
         "uncommitted",
         "`…/cells`",
         "1111",
+        "files/split.json",
         "2222",
         "\\*opened\\*",
     ):

@@ -51,8 +51,9 @@ def test_a_reference_names_the_rule_of_every_number(tmp_path, rules):
 
 def test_it_holds_no_host_no_process_and_no_folder(tmp_path, rules):
     card = changed(
-        params={**CARD["params"], "weights": "C:\\Users\\x\\w.safetensors"}, process={"host": "secret"}, seconds=3.5
-    )
+        params={**CARD["params"], "weights": "C:\\Users\\x\\w.safetensors"}, process={"host": "secret"}, seconds=3.5,
+        inputs={"files": {"/home/x/split.json": "1", "book/record.json": "2"}},
+    )  # fmt: skip
     path = reference.write_reference(write_run(tmp_path / "a", card=card), tmp_path / "r.json", rules)
     text = path.read_text()
     assert "secret" not in text and "/home" not in text and "Users" not in text
@@ -60,6 +61,7 @@ def test_it_holds_no_host_no_process_and_no_folder(tmp_path, rules):
     assert (
         kept["params"]["dataset"] == "smear" and kept["params"]["weights"] == "w.safetensors" and kept["seconds"] == 3.5
     )
+    assert kept["inputs"] == {"files": {"split.json": "1", "book/record.json": "2"}}
     assert set(compare.compare_runs(tmp_path / "a", path)["verdict"]) == {"equal"}
 
 
