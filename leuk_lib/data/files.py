@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,17 +19,21 @@ NOT_CELLS = {MASKS, "LICENSES", "licenses", "__MACOSX"}
 # Columns of a metadata table: which image a row is about, and whose it is.
 NAMES = ("path", "file", "filename", "file_name", "image", "image_name", "name", "id")
 OWNERS = ("patient", "patient_id", "subject", "subject_id", "case", "slide", "slide_id", "group")
+# What is said of an image whose mask or owner was told by a name that is not its alone: finding and advice.
+WHICH_MASK = "its mask's name fits several images"
+WHOSE = "its name in metadata.csv fits several images or owners"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image file: path relative to the data folder (POSIX), label, and what the manifest tells."""
+    """One image file: path relative to the data folder (POSIX), label, and what the manifest or a name tells."""
 
     path: str
     label: str
     group: str = ""
     mask: str = ""  # path relative to the data folder, or ""
     foreign: str = ""  # name of the foreign test set that it belongs to, or ""
+    unclear: tuple[tuple[str, str], ...] = ()  # (finding, advice) of a mask or an owner that may be another image's
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,9 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) ->
     A folder has class folders (any depth below), or the labels of ``manifest.csv`` in or above it. A manifest has the
     columns path (relative to its own folder) and label, and may have mask, group and foreign (the name of a test set
     that is never trained on). Its rows win over folder names. ``metadata.csv`` in the folder may tell patient or slide
-    by file. Masks without a manifest are looked for in ``masks/<same name>.png``. A known set's own class folders and
-    test sets are found by their names, at any depth.
+    by file. Masks without a manifest are looked for in ``masks/<same path>.png``, then ``masks/<same name>.png``. A bare
+    name that several images have tells neither mask nor owner; ``Entry.unclear`` says so. A known set's own class folders
+    and test sets are found by their names, at any depth.
 
     ``class_map``: class name -> new name; several old names may share a new one, and "" drops the class.
     Raises ``LeukError`` if there is no such folder, no image, a table that cannot be read, or a ``class_map`` that names
@@ -68,11 +74,13 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) ->
         raise LeukError(f"data set {str(path)!r} is a file; give the folder that holds the class folders", exit_code=2)
     root = root.resolve()
     manifest, told = _manifest(root)
-    owners = _owners(root)
     entries: list[Entry] = []
     left: list[tuple[str, str, str]] = []
     seen = set()
-    for relative in _walk(root, left):
+    files = _walk(root, left)
+    shared = Counter(key for file in files if file.suffix.lower() in IMAGES for key in _keys(file))
+    owners = _owners(root, shared)
+    for relative in files:
         name = relative.as_posix()
         if not _is_text(name):
             left.append((ascii(name), "file name is not UTF-8", "rename it"))
@@ -92,14 +100,21 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) ->
             allowed = f" of {known.name} ({', '.join(known.classes)})" if known else ""
             left.append((name, f"no class{allowed}", "move it into a class folder or list it in manifest.csv"))
             continue
-        mask = row.get("mask", "")
-        if not mask and (root / MASKS / f"{relative.stem}.png").is_file():
-            mask = f"{MASKS}/{relative.stem}.png"
+        unclear = []
+        mask, group = row.get("mask", ""), row.get("group", "")
+        if not mask:
+            mask, doubt = _told(relative, shared, lambda key: _masks(root, key))
+            if doubt:
+                own = f"{MASKS}/{relative.with_suffix('.png').as_posix()}"
+                unclear.append((WHICH_MASK, f"used without a mask; name it by the image's path: {own}"))
         if mask and not _is_inside(root / mask, root):
             left.append((name, "its mask lies outside the folder", "copy the mask into the folder"))
             continue
-        group = row.get("group") or owners.get(name) or owners.get(relative.name) or owners.get(relative.stem) or ""
-        entries.append(Entry(name, label, group, mask, foreign))
+        if not group:
+            group, doubt = _told(relative, shared, lambda key: owners.get(key, ()))
+            if doubt:
+                unclear.append((WHOSE, f"used without an owner; write its path and one owner there: {name}"))
+        entries.append(Entry(name, label, group, mask, foreign, tuple(unclear)))
     for name in sorted(set(told) - seen):
         left.append((name, "in the manifest but not in the folder", "restore the file or delete its row"))
     if not entries:
@@ -118,6 +133,28 @@ def _place(relative: Path, known: KnownSet | None) -> tuple[str, str]:
     labels = [label for folder in folders if (label := known.class_of(folder))]
     tests = [test for folder in folders if (test := known.test_of(folder))]
     return (labels[-1] if labels else ""), (tests[0] if tests else "")
+
+
+def _keys(image: Path) -> list[str]:
+    """What ``masks/`` and ``metadata.csv`` may call an image: first its path, then its bare name, each also without suffix."""
+    return list(dict.fromkeys([image.as_posix(), image.with_suffix("").as_posix(), image.name, image.stem]))
+
+
+def _told(image: Path, shared: Counter[str], tell: Callable[[str], Collection[str]]) -> tuple[str, bool]:
+    """What is told of an image by the first of its keys that tells anything, and whether that is in doubt (then "").
+
+    It is where several images have that key (``shared`` counts them), or where it tells several things.
+    """
+    for key in _keys(image):
+        if found := tell(key):
+            doubt = shared[key] > 1 or len(found) > 1
+            return "" if doubt else next(iter(found)), doubt
+    return "", False
+
+
+def _masks(root: Path, key: str) -> list[str]:
+    mask = f"{MASKS}/{key}.png"
+    return [mask] if (root / mask).is_file() else []
 
 
 def _mapped(entries: list[Entry], class_map: Mapping[str, str], root: Path) -> list[Entry]:
@@ -147,7 +184,12 @@ def _is_text(name: str) -> bool:
 def _walk(root: Path, left: list[tuple[str, str, str]]) -> list[Path]:
     """Files below ``root``, relative, sorted; masks, licences and hidden ones left out; folder links not followed."""
     found = []
-    for folder, folders, names in os.walk(root, followlinks=False):
+
+    def unlisted(error: OSError) -> None:
+        where = Path(error.filename).relative_to(root).as_posix()
+        left.append((where, f"folder cannot be listed ({error.strerror})", "check its rights"))
+
+    for folder, folders, names in os.walk(root, onerror=unlisted, followlinks=False):
         folders[:] = sorted(d for d in folders if d not in NOT_CELLS and not d.startswith("."))
         for name in folders:
             if (link := Path(folder) / name).is_symlink() and _is_text(name):
@@ -166,10 +208,11 @@ def _rows(file: Path) -> list[dict[str, str]]:
         raise LeukError(f"{file}: cannot be read as CSV ({error})", exit_code=2) from error
 
 
-def _owners(root: Path) -> dict[str, str]:
-    """Patient or slide by path, file name or stem, from ``metadata.csv`` in ``root``; empty without one.
+def _owners(root: Path, images: Collection[str]) -> dict[str, set[str]]:
+    """Patients or slides by path, file name or stem, from ``metadata.csv`` in ``root``; empty without one.
 
-    A file name that stands for several owners is not used. Raises ``LeukError`` for a table without usable columns.
+    A row whose path is among ``images`` (keys) is about that image only. Raises ``LeukError`` for a table without
+    usable columns.
     """
     file = root / METADATA
     if not file.is_file():
@@ -187,9 +230,10 @@ def _owners(root: Path) -> dict[str, str]:
     for row in rows:
         if value := (row.get(owner) or "").strip():
             path = Path((row.get(name) or "").strip().replace("\\", "/"))
-            for key in {path.as_posix(), path.name, path.stem}:
+            exact = len(path.parts) > 1 and path.as_posix() in images
+            for key in {path.as_posix()} if exact else {path.as_posix(), path.name, path.stem}:
                 told.setdefault(key, set()).add(value)
-    return {key: next(iter(values)) for key, values in told.items() if len(values) == 1}
+    return told
 
 
 def _manifest(root: Path) -> tuple[Path | None, dict[str, dict[str, str]]]:

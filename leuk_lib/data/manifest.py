@@ -139,6 +139,7 @@ def _read(listing: Listing, entry: Entry, size: int) -> _Cell | Finding:
     if max(height, width) > 1.5 * min(height, width):
         words.append("far from square")
     findings = unusual(entry.path, words)
+    findings += [Finding(entry.path, what, "warning", advice) for what, advice in entry.unclear]
     mask = None
     if entry.mask:
         mask, trouble = _read_mask(listing.root / entry.mask, image.shape[:2])

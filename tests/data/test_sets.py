@@ -10,7 +10,7 @@ from leuk_lib.cli import main
 from leuk_lib.data.build import build_cells
 from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.check import check_folder
-from leuk_lib.data.files import list_folder
+from leuk_lib.data.files import WHICH_MASK, WHOSE, list_folder
 from leuk_lib.data.sets import SETS
 from leuk_lib.data.views import class_table
 from leuk_lib.runs.errors import LeukError
@@ -61,6 +61,64 @@ def test_metadata_tells_the_patient(data_folder, how):
     data = load_dataset("raabin-leukemia", size=16)
     assert data.grouped_by == "manifest" and data.table["group"].nunique() == 12
     assert data.table.set_index("path").loc["ALL/d5.png", "group"] == "Pd2"
+
+
+def alike(root):
+    """Two classes whose images have the same names."""
+    for k, name in enumerate(("CLL", "CML")):
+        for i in range(3):
+            place(root, f"{name}/{i:04d}.png", 10 * k + i)
+    return root
+
+
+def doubts(root):
+    """What the check says of the images whose mask or owner is unclear: image -> finding."""
+    findings = check_folder(root)
+    some = findings[findings["finding"].isin([WHICH_MASK, WHOSE])]
+    assert set(some["severity"]) <= {"warning"}
+    return dict(zip(some["path"], some["finding"], strict=True))
+
+
+def test_a_mask_whose_bare_name_fits_two_images_is_not_used(tmp_path):
+    root = alike(tmp_path / "mine")
+    place(root, "masks/0001.png", 50)
+    assert not any(entry.mask for entry in list_folder(root).entries)
+    assert doubts(root) == dict.fromkeys(("CLL/0001.png", "CML/0001.png"), WHICH_MASK)
+    place(root, "masks/CML/0001.png", 51)
+    masks = {entry.path: entry.mask for entry in list_folder(root).entries}
+    assert masks.pop("CML/0001.png") == "masks/CML/0001.png" and not any(masks.values())
+    assert doubts(root) == {"CLL/0001.png": WHICH_MASK}, "the bare name may still mean either"
+
+
+def test_the_mask_of_a_jpeg_is_found_by_path(tmp_path):
+    root = alike(tmp_path / "mine")
+    (root / "CML/0007.jpg").write_bytes(coded(picture(7), "JPEG"))
+    place(root, "masks/CML/0007.png", 50)
+    assert {e.path: e.mask for e in list_folder(root).entries if e.mask} == {"CML/0007.jpg": "masks/CML/0007.png"}
+    assert doubts(root) == {}
+
+
+@pytest.mark.parametrize("rows", ["0000.png,p1", "0000,p1", "0000.png,p1\n0000.png,p2", "elsewhere/0000.png,p1"])
+def test_an_owner_whose_bare_name_fits_two_images_is_not_used(tmp_path, rows):
+    root = alike(tmp_path / "mine")
+    (root / "metadata.csv").write_text(f"file,patient\n{rows}\n")
+    assert not any(entry.group for entry in list_folder(root).entries)
+    assert doubts(root) == dict.fromkeys(("CLL/0000.png", "CML/0000.png"), WHOSE)
+
+
+def test_one_image_with_two_owners_has_none(tmp_path):
+    root = alike(tmp_path / "mine")
+    (root / "metadata.csv").write_text("file,patient\nCLL/0000.png,p1\nCLL/0000.png,p2\n")
+    assert not any(entry.group for entry in list_folder(root).entries)
+    assert doubts(root) == {"CLL/0000.png": WHOSE}
+
+
+@pytest.mark.parametrize("suffix", [".png", ""])
+def test_a_path_in_the_metadata_is_about_one_image(tmp_path, suffix):
+    root = alike(tmp_path / "mine")
+    (root / "metadata.csv").write_text(f"file,patient\nCLL/0000{suffix},p1\nCML\\0001{suffix},p2\n")
+    owners = {entry.path: entry.group for entry in list_folder(root).entries if entry.group}
+    assert owners == {"CLL/0000.png": "p1", "CML/0001.png": "p2"} and doubts(root) == {}
 
 
 def test_a_metadata_table_without_columns_is_refused(data_folder):
