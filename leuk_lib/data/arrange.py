@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -28,20 +30,31 @@ Layout = Callable[[zipfile.ZipFile, Members, Path, KnownSet], int]
 def arrange(archive: Path, target: Path, known: KnownSet, layout: str) -> int:
     """Lay out ``archive`` as class folders in ``target`` (all or nothing); returns the number of images.
 
-    Raises ``LeukError`` if the archive is damaged, or does not hold what this set's archive should.
+    Raises ``LeukError`` if the archive is damaged, or does not hold what this set's archive should, and for a full disk
+    or a missing right.
     """
     unfinished = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as opened:
             count = LAYOUTS[layout](opened, _members(opened), unfinished, known)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise LeukError(f"{archive}: not a whole ZIP archive ({error}); delete it and fetch again") from error
-    if not count:
-        raise LeukError(f"{archive}: no image of {known.name} in it; has the provider changed its layout?")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished.rename(target)
+        if not count:
+            raise LeukError(f"{archive}: no image of {known.name} in it; has the provider changed its layout?")
+        unfinished.rename(target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise LeukError(_trouble(error, archive, target)) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return count
+
+
+def _trouble(error: Exception, archive: Path, target: Path) -> str:
+    """What a person should do: an archive is fetched again only if it is the archive that is wrong."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{target}: the disk is full; free some space and run again, nothing was lost"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.filename or target}: cannot be read or written ({error.strerror}); check the folder's rights"
+    return f"{archive}: not a whole ZIP archive ({error}); delete it and fetch again"
 
 
 def _members(opened: zipfile.ZipFile) -> Members:

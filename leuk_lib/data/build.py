@@ -14,6 +14,7 @@ from leuk_lib.data.fingerprint import fingerprint
 from leuk_lib.data.loading import CellSet, from_arrays
 from leuk_lib.data.params import DataParams
 from leuk_lib.data.splits import FOREIGN, PARTS, read_record, split_groups, split_record, unsplittable
+from leuk_lib.runs import paths
 from leuk_lib.runs.files import sha256_file
 
 
@@ -27,6 +28,7 @@ class DataStage(Protocol):
     def save_table(self, name: str, frame: Any) -> Path: ...
     def save_file(self, path: Path) -> Path: ...
     def use_dataset(self, content: str) -> None: ...
+    def use_file(self, name: str) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Built:
 def build_cells(params: DataParams, stage: DataStage) -> Built:
     """Write ``cells.safetensors``, ``cells.csv``, ``splits.json`` (with hash) and ``findings.csv`` into the stage's folder.
 
-    A class in fewer than three groups goes wholly to training, with a note. Raises ``LeukError`` for unusable data.
+    The split to keep, if one is named, becomes an input of the stage. A class in fewer than three groups goes wholly to
+    training, with a note. Raises ``LeukError`` for unusable data.
     """
     stage.use_dataset(fingerprint(params.dataset))
     data = load_dataset(
@@ -60,14 +63,14 @@ def build_cells(params: DataParams, stage: DataStage) -> Built:
     own = (data.table["foreign"] == "").to_numpy()
     groups = data.table["group"].to_numpy(dtype=str)
     labels = data.table["label"].to_numpy(dtype=str)
-    earlier = read_record(Path(params.keep_split)) if params.keep_split else None
+    kept_file = _kept_split(params, stage)
+    earlier = read_record(kept_file) if kept_file else None
     parts = split_groups(labels[own], groups[own], params.fractions, params.seed, earlier)
     notes = list(data.notes)
-    if earlier is not None:
+    if kept_file and earlier is not None:
         here = set(groups[own].tolist())
-        digest = sha256_file(Path(params.keep_split))
         kept = f"{len(here & earlier.keys())} of {len(here)} groups keep the parts of an earlier split"
-        notes.append(f"{kept} ({Path(params.keep_split).name}, sha256 {digest[:16]}…)")
+        notes.append(f"{kept} ({kept_file.name}, sha256 {sha256_file(kept_file)[:16]}…)")
     for name in unsplittable(labels[own], groups[own]):
         notes.append(
             f"class {name}: {int((labels[own] == name).sum())} cell(s) in fewer than 3 groups cannot be split: "
@@ -88,3 +91,13 @@ def build_cells(params: DataParams, stage: DataStage) -> Built:
     for note in notes:
         stage.note(note)
     return Built(CellSet.open(stage.folder), data.findings, record, tuple(notes), data.grouped_by)
+
+
+def _kept_split(params: DataParams, stage: DataStage) -> Path | None:
+    """The split to keep, noted as an input; this stage's own earlier one is its output, which it is about to replace."""
+    if not params.keep_split:
+        return None
+    own = stage.folder / "splits.json"
+    if (paths.project_root() / params.keep_split).resolve() == own.resolve():
+        return own
+    return stage.use_file(params.keep_split)

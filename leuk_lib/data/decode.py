@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import struct
 import zlib
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image as Pillow
 
 from leuk_lib.data.containers import MAX_PIXELS, Header, Unreadable, check_size, probe
 from leuk_lib.data.opencv import cv2
+from leuk_lib.data.opening import open_regular
 
 __all__ = ["MAX_PIXELS", "Decoded", "Unreadable", "decode", "decode_file", "square"]
 
@@ -56,22 +56,11 @@ def decode_file(path: Path) -> Decoded:
 
 def read_file(path: Path) -> bytes:
     """The bytes of a regular file. Raises ``Unreadable`` for pipes, devices and what is larger than 512 MiB."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would wait for ever
-    except OSError as error:
-        raise Unreadable(f"cannot be read ({error.strerror})") from error
-    try:
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise Unreadable("not a regular file")
-        if about.st_size > MAX_BYTES:
-            raise Unreadable(f"oversized: {about.st_size >> 20} MiB are too many for one cell")
-        with open(handle, "rb", closefd=False) as file:
-            return file.read()
-    except OSError as error:
-        raise Unreadable(f"cannot be read ({error.strerror})") from error
-    finally:
-        os.close(handle)
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise Unreadable(f"oversized: {size >> 20} MiB are too many for one cell")
+        return file.read()
 
 
 def decode(data: bytes, suffix: str = "") -> Decoded:
@@ -133,10 +122,12 @@ def _unusual(data: bytes, header: Header | None, findings: list[str]) -> tuple[s
         if opened.mode == "RGB" and "transparency" not in opened.info:
             if _orientation(opened) not in (0, 1):
                 findings.append("EXIF-rotated")
-            if _deep(opened, header):
-                findings.append("16-bit")
-            return kind, _by_opencv(data, opened.size[::-1])
-        return kind, _by_pillow(opened, findings)
+            image = _by_opencv(data, opened.size[::-1])
+        else:
+            image = _by_pillow(opened, findings)
+        if _deep(opened, header):
+            findings.append("16-bit")
+        return kind, image
     except Unreadable:
         raise
     except DAMAGE as error:
@@ -191,7 +182,7 @@ def _orientation(header: Pillow.Image) -> int:
 
 
 def _deep(opened: Pillow.Image, header: Header | None) -> bool:
-    """Whether an RGB file holds more than 8 bits a channel (Pillow's mode does not tell)."""
+    """Whether a file holds more than 8 bits a channel (Pillow's mode does not tell)."""
     if header is not None:
         return header.deep
     bits = getattr(opened, "tag_v2", {}).get(258, (8,))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
+from leuk_lib.data.containers import Unreadable
 from leuk_lib.data.files import list_folder
+from leuk_lib.data.opening import open_regular
 from leuk_lib.data.smear import VERSION
-from leuk_lib.runs.files import sha256_file
 
 RENDERED = "smear"
 
@@ -15,7 +17,8 @@ def fingerprint(dataset: str) -> str:
     """SHA-256 (hexadecimal) of a data set's content.
 
     ``smear``: of the renderer's version. A folder: over the relative path, label, group and bytes of every image and
-    mask that would be read; so a renamed class or a changed manifest row counts, a moved folder does not.
+    mask that would be read (or why it cannot be); so a renamed class or a changed manifest row counts, a moved folder
+    does not.
     """
     digest = hashlib.sha256()
     if dataset == RENDERED:
@@ -24,10 +27,18 @@ def fingerprint(dataset: str) -> str:
     listing = list_folder(dataset)
     for entry in listing.entries:
         digest.update("\x1f".join([entry.path, entry.label, entry.group, entry.mask, entry.foreign]).encode())
-        digest.update(sha256_file(listing.root / entry.path).encode())
-        mask = listing.root / entry.mask
-        if entry.mask and mask.is_file():
-            digest.update(sha256_file(mask).encode())
+        digest.update(_content(listing.root / entry.path).encode())
+        if entry.mask:
+            digest.update(_content(listing.root / entry.mask).encode())
     for finding in listing.left:
         digest.update("\x1f".join(finding).encode())
     return digest.hexdigest()
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file's bytes, or why it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except Unreadable as reason:
+        return str(reason)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,9 @@ from leuk_lib.data.build import build_cells
 from leuk_lib.data.loading import CellSet
 from leuk_lib.data.params import DataParams
 from leuk_lib.data.splits import assert_disjoint
+from leuk_lib.runs import card
 from leuk_lib.runs.params import check
+from leuk_lib.runs.stage import Stage
 
 
 class FolderStage:
@@ -24,6 +27,9 @@ class FolderStage:
 
     def use_dataset(self, content):
         self.content = content
+
+    def use_file(self, name):
+        return Path(name)
 
     def save_file(self, path):
         self.files.append(path.name)
@@ -69,6 +75,26 @@ def test_an_earlier_split_is_kept(tmp_path):
     after = again.cells.table.set_index("group")["split"]
     assert any("12 of 12 groups keep the parts" in note for note in again.notes)
     assert before[~before.index.duplicated()].sort_index().equals(after[~after.index.duplicated()].sort_index())
+
+
+def test_a_kept_split_that_changes_makes_the_stage_stale(tmp_path, results):
+    kept = tmp_path / "one" / "splits.json"
+    build_cells(small(), FolderStage(kept.parent))
+    params = small(run="r", keep_split=str(kept))
+    with Stage("data", params) as stage:
+        build_cells(params, stage)
+    assert card.stage_state("r", "data") == ("fresh", [])
+    build_cells(small(seed=1), FolderStage(kept.parent))
+    assert card.stage_state("r", "data") == ("stale", [f"{kept} changed"])
+
+
+def test_a_stage_that_keeps_its_own_split_is_fresh(results):
+    """It replaces the file that it read: its own output is hashed as such."""
+    for keep in ("", str(results / "r" / "data" / "splits.json")):
+        params = small(run="r", keep_split=keep, patients=4 if keep else 3)
+        with Stage("data", params) as stage:
+            assert bool(keep) == any("12 of 16" in note for note in build_cells(params, stage).notes)
+    assert card.stage_state("r", "data") == ("fresh", [])
 
 
 def test_a_class_of_one_image_stays_in_training(tmp_path, real_data):

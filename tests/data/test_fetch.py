@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import os
 import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -243,6 +246,33 @@ def test_archives_that_are_not_what_they_should_be(home, server, trouble):
     with pytest.raises(LeukError):
         fetch(name, url=server.url)
     assert not (home / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("ENOSPC", "the disk is full; free some space"),
+        ("EDQUOT", "the disk is full; free some space"),
+        ("EACCES", "check the folder's rights"),
+        ("EROFS", "check the folder's rights"),
+    ],
+)
+def test_a_full_or_closed_disk_is_not_blamed_on_the_archive(home, server, monkeypatch, code, said):
+    server.content = packed(pbc_archive())
+    real = Path.write_bytes
+
+    def refuse(path, data):
+        if path.suffix == ".jpg" and path.stem.endswith("_2"):
+            raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+        return real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", refuse)
+        with pytest.raises(LeukError, match=said) as caught:
+            fetch("pbc", url=server.url)
+    assert "ZIP" not in str(caught.value) and str(home / "pbc") in str(caught.value)
+    assert [path.name for path in home.iterdir()] == ["downloads"], "what was written gives its room back"
+    assert fetch("pbc", url=server.url)[0] == home / "pbc" and len(server.asked) == 1
 
 
 def test_names_in_an_archive_lead_nowhere_else(home, server):

@@ -1,7 +1,9 @@
 """Folders of images: every kind of file is decoded or refused by name; copies, conflicts and manifests are handled."""
 
 import csv
+import errno
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.check import CLEAN, FINDINGS, UNUSABLE, check_folder, exit_code, render_report
 from leuk_lib.data.decode import Unreadable, decode, square
 from leuk_lib.data.duplicates import components, near_pairs
+from leuk_lib.data.files import list_folder
 from leuk_lib.data.fingerprint import fingerprint
 from leuk_lib.data.manifest import read_folder
 from leuk_lib.runs.errors import LeukError
@@ -37,6 +40,16 @@ UNUSUAL = {
     "EXIF-rotated": lambda: coded(picture(1), "JPEG", exif=exif(6)),
     "tiny": lambda: coded(picture(1, 12)),
 }
+
+
+@pytest.mark.parametrize("clear", [False, True])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_with_alpha_are_named(suffix, clear):
+    rgba = np.dstack([picture(3), np.full((40, 40), 255, np.uint8)]).astype(np.uint16) * 257
+    rgba[:20, :, 3] = 0 if clear else 65535
+    decoded = decode(cv2.imencode(suffix, rgba[..., [2, 1, 0, 3]])[1].tobytes(), suffix)
+    assert decoded.findings == (("transparent", "16-bit") if clear else ("16-bit",))
+    assert np.array_equal(decoded.image[20:], picture(3)[20:])
 
 
 @pytest.mark.parametrize("finding", UNUSUAL)
@@ -209,6 +222,57 @@ def test_fingerprint_sees_content_names_and_labels_but_not_the_place(tmp_path):
     (tmp_path / "one/a").rename(tmp_path / "one/c")
     assert fingerprint(str(tmp_path / "one")) != first
     assert fingerprint("smear") == fingerprint("smear") != first
+
+
+def test_the_fingerprint_of_a_healthy_folder_stays_what_it_was(tmp_path):
+    files = {"a/0.png": b"first", "b/1.png": b"second", "masks/0.png": b"mask", "a/notes.txt": b"words"}
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "metadata.csv").write_text("file,patient\n0.png,p1\nb/1.png,p2\n")
+    before = "db53db0ac4127cfd211a42ac61fa1c2e6d7ece703218894453d066e9cdfc09c8"
+    assert fingerprint(str(tmp_path)) == before, "all runs of all folders would be stale"
+
+
+def test_what_cannot_be_read_has_a_fingerprint_too(tmp_path):
+    whole = fingerprint(str(folder(tmp_path)))
+    file = tmp_path / "a/a9.png"
+    file.symlink_to(tmp_path / "a/nothing.png")
+    dangling = fingerprint(str(tmp_path))
+    file.unlink()
+    os.mkfifo(file)
+    pipe = fingerprint(str(tmp_path))
+    file.unlink()
+    assert len({whole, dangling, pipe}) == 3 and fingerprint(str(tmp_path)) == whole
+
+
+def test_a_file_that_may_not_be_read_has_a_fingerprint_too(tmp_path, monkeypatch):
+    folder(tmp_path)
+    real = os.open
+
+    def closed(path, flags, *rest, **more):
+        if str(path).endswith("a0.png"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags, *rest, **more)
+
+    whole = fingerprint(str(tmp_path))
+    monkeypatch.setattr(os, "open", closed)
+    assert fingerprint(str(tmp_path)) != whole
+
+
+def test_a_folder_that_may_not_be_listed_is_a_finding(tmp_path, monkeypatch):
+    folder(tmp_path)
+    real = os.scandir
+
+    def closed(path):
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    listing = list_folder(tmp_path)
+    assert {entry.label for entry in listing.entries} == {"a"}
+    assert ("b", "folder cannot be listed (Permission denied)", "check its rights") in listing.left
 
 
 def test_per_class_thins_and_workers_do_not_matter(tmp_path):
