@@ -48,9 +48,3 @@ def smoothstep(density: NDArray[Any], low: float, high: float) -> NDArray[Any]:
     """3x^2 - 2x^3 of x = (density - low) / (high - low), clipped to [0,1]; x is read at 16 bits."""
     scale = 65535 / (high - low)
     return cv2.LUT(cv2.addWeighted(density, scale, density, 0.0, -low * scale, dtype=cv2.CV_16U), SMOOTHSTEP)
-
-
-def stain_gain(codes: NDArray[Any], params: EnhanceParams) -> NDArray[Any]:
-    """Gain (H,W) in [0,1] of 8-bit RGB (H,W,3)."""
-    density = smoothed(optical_density(codes), params)
-    return smoothstep(density, *limits(density, params))

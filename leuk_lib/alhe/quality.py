@@ -36,7 +36,6 @@ MEASURES = {
     "ssim": ("structural similarity of lightness to the input", "higher"),
     "entropy": ("entropy of the lightness histogram, bits: a bad judge, noise wins it", "none"),
 }
-NEED_MASKS = tuple(MEASURES)[:6]
 
 
 def lightness(image: NDArray[Any]) -> NDArray[Any]:
