@@ -33,13 +33,6 @@ def _seeds(text: str) -> list[int]:
         raise LeukError(f'seeds {text!r}: must be whole numbers, as in --seeds "0 1 2"') from error
 
 
-def _latest_run() -> str:
-    cards = sorted(paths.results_root().glob("*/*/card.json"), key=lambda path: path.stat().st_mtime)
-    if not cards:
-        raise LeukError("no run in results/ yet: `make book` or `leuk run` makes one")
-    return cards[-1].parents[1].name
-
-
 @app.command()
 def run(
     stage: Annotated[str | None, typer.Argument(help="Run up to this stage (default: all).")] = None,

@@ -14,7 +14,7 @@ import yaml
 from leuk_lib.runs import card, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file, sha256_json
-from leuk_lib.runs.params import StageParams, check, nearest
+from leuk_lib.runs.params import StageParams, check, nearest, parse_value
 
 PROFILES = ("smoke", "laptop", "paper")
 
@@ -104,6 +104,15 @@ def stage(name: str) -> StageSpec:
     raise LeukError(f"unknown stage {name!r}; {nearest(name, [spec.name for spec in STAGES])}")
 
 
+def needed(last: str) -> list[StageSpec]:
+    """The stage of that name and all that it reads, directly or not, in order."""
+    names = {stage(last).name}
+    for spec in reversed(STAGES):
+        if spec.name in names:
+            names |= set(spec.inputs)
+    return [spec for spec in STAGES if spec.name in names]
+
+
 def load_profile(profile: str) -> dict[str, dict[str, Any]]:
     """Stage -> its parameters in ``notebooks/profiles/<profile>.yml``, checked against the models' names.
 
@@ -123,14 +132,17 @@ def load_profile(profile: str) -> dict[str, dict[str, Any]]:
 
 
 def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
-    """``["fcmae.epochs=3"]`` -> ``{"fcmae": {"epochs": 3}}``; values are YAML."""
+    """``["fcmae.epochs=3"]`` -> ``{"fcmae": {"epochs": 3}}``; values are YAML.
+
+    Raises ``LeukError`` for anything else.
+    """
     found: dict[str, dict[str, Any]] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         name, dot, parameter = key.partition(".")
         if not (equals and dot and parameter):
             raise LeukError(f"setting {setting!r}: must look like fcmae.epochs=3")
-        found.setdefault(stage(name).name, {})[parameter] = yaml.safe_load(value)
+        found.setdefault(stage(name).name, {})[parameter] = parse_value(setting, value)
     return found
 
 

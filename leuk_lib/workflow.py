@@ -7,14 +7,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from leuk_lib.book.gate import chapter_problem, executed_notebook
 from leuk_lib.data.sets import SETS, home
 from leuk_lib.runs import card, files, paths
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.stages import STAGES, load_profile, parse_overrides, stage, stage_parameters
+from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overrides, stage, stage_parameters
 
 
 @contextmanager
@@ -52,13 +55,29 @@ def resolve_dataset(dataset: str) -> str:
     return str(path.resolve())
 
 
-def snakemake_command(config: dict[str, str], jobs: int, extra: Sequence[str] = ()) -> list[str]:
-    """The Snakemake call; ``config`` are the values the Snakefile reads."""
+def not_whole(runs: Sequence[str], last: str) -> list[str]:
+    """Kept notebooks up to stage ``last`` that the book would refuse: an output is damaged, say, or the card another's.
+
+    Snakemake sees that a notebook is there, not what was written beside it.
+    """
+
+    def is_refused(run: str, spec: StageSpec) -> bool:
+        try:
+            return chapter_problem(run, spec) is not None
+        except LeukError:
+            return True
+
+    there = [(run, spec) for run in runs for spec in needed(last) if executed_notebook(run, spec).exists()]
+    return [str(executed_notebook(*one).relative_to(paths.results_root())) for one in there if is_refused(*one)]
+
+
+def snakemake_command(config: Path, jobs: int, extra: Sequence[str] = ()) -> list[str]:
+    """The Snakemake call; ``config`` is the JSON file of the values that the Snakefile reads."""
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(paths.project_root() / "notebooks" / "Snakefile"),
         "--cores", str(jobs), "--keep-going", "--rerun-incomplete", "--nolock",
         "--rerun-triggers", "params", "input", "code",
-        "--quiet", "all", *extra, "--config", *(f"{key}={value}" for key, value in config.items()),
+        "--configfile", str(config), "--quiet", "all", *extra,
     ]  # fmt: skip
 
 
@@ -80,16 +99,19 @@ def run_stages(
     for spec in STAGES:
         for name, seed in zip(runs, seeds, strict=True):
             stage_parameters(spec.name, dataset, profile, seed, name, settings)
-    config = {"dataset": dataset, "profile": profile, "seeds": " ".join(map(str, seeds))}
+    config: dict[str, Any] = {"dataset": dataset, "profile": profile, "seeds": " ".join(map(str, seeds))}
     if overrides:
-        config["set"] = json.dumps(list(overrides))
+        config["set"] = list(overrides)
     if last:
         config["stage"] = stage(last).name
     if run:
         config["run"] = run
     environment = {**os.environ, "LEUK_ROOT": str(paths.project_root()), "LEUK_RESULTS": str(paths.results_root())}
-    with only_one(paths.results_root()) as lock:
-        command = snakemake_command(config, jobs, extra)
+    with only_one(paths.results_root()) as lock, tempfile.TemporaryDirectory() as folder:
+        given = Path(folder) / "config.json"  # Snakemake's --config would cut "cells #2" short and make 7 of "007"
+        given.write_text(json.dumps(config))
+        again = not_whole(runs, last or STAGES[-1].name)
+        command = snakemake_command(given, jobs, [*extra, *(["--forcerun", *again] if again else [])])
         done = subprocess.run(command, env=environment, check=False, pass_fds=[lock])
     if done.returncode:
         raise LeukError(f"not all stages finished in {', '.join(runs)}: see the lines above, or `leuk status`")

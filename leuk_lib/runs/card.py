@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from leuk_lib.runs import code, files, paths
+from leuk_lib.runs.errors import LeukError
 
 PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image",
@@ -143,8 +144,11 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
         )
     for upstream, hashes in card["inputs"].items():
         if upstream == "dataset":
-            if fingerprint and fingerprint(card["params"]["dataset"]) != hashes["content"]:
-                reasons.append("the data set's files changed")
+            try:
+                if fingerprint and fingerprint(card["params"]["dataset"]) != hashes["content"]:
+                    reasons.append("the data set's files changed")
+            except (LeukError, OSError) as error:
+                reasons.append(f"the data set cannot be read: {error}")
             continue
         if upstream == "files":
             present = {name: paths.project_root() / name for name in hashes}

@@ -23,9 +23,10 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     """Run the notebook of ``stage`` and move it to ``out`` when it has succeeded; returns the seconds it took.
 
     While it runs, and after a failure, what was executed so far is ``partial.ipynb`` beside ``out``.
-    Raises ``LeukError`` with the failing cell's last line.
+    Raises ``LeukError`` with the failing cell's last line, or where the kernel died.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     notebook = paths.stage_notebooks().get(stage)
@@ -47,6 +48,11 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     except PapermillExecutionError as error:
         raise LeukError(
             f"stage {stage} failed: {error.ename}: {error.evalue} (the notebook so far: {partial})"
+        ) from error
+    except DeadKernelError as error:
+        raise LeukError(
+            f"stage {stage} failed: the kernel died (out of memory?); free some memory and run again, "
+            f"training continues after its last checkpoint (the notebook so far: {partial})"
         ) from error
     partial.replace(out)
     return time.perf_counter() - start

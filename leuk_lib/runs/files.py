@@ -6,8 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,42 @@ def atomic(path: Path) -> Iterator[Path]:
 
     A full disk, a missing right or a read-only folder becomes one ``LeukError`` that names the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers such as Figure.savefig choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        refusal = _refusal(error, temporary)
+        if refusal in (errno.ENOSPC, errno.EDQUOT):
             raise LeukError(f"{path}: the disk is full; free some space and run again, nothing was lost") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise LeukError(f"{path}: cannot be written ({error.strerror}); check the folder's rights") from error
+        if refusal in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise LeukError(f"{path}: cannot be written ({os.strerror(refusal)}); check the folder's rights") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing may be written, nothing can be removed
+            temporary.unlink(missing_ok=True)
+
+
+def _refusal(error: Exception, temporary: Path) -> int:
+    """The system's number for a failed write (``errno``), 0 where the system refused nothing.
+
+    safetensors tells it in words only, and torch not at all: then a little more is written to the same file, to see.
+    """
+    if isinstance(error, OSError):
+        return error.errno or 0
+    if told := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(told[1])
+    if isinstance(error, RuntimeError):
+        try:
+            with temporary.open("ab") as handle:
+                handle.write(bytes(1 << 20))
+        except OSError as refused:
+            return refused.errno or 0
+    return 0
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -7,11 +7,13 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from leuk_lib.runs.errors import LeukError
 
 INJECTED = "# Parameters"  # the comment that papermill puts on top of the cell it injects
+BEGIN = "Stage.begin("  # what the cell that reads the parameters holds
 
 
 class FrozenParams(BaseModel):
@@ -82,6 +84,17 @@ def check(owner: str, model: type[Params], values: Mapping[str, Any]) -> Params:
         ) from error
 
 
+def parse_value(setting: str, text: str) -> Any:
+    """A value as it was typed, read as YAML. Raises ``LeukError`` that quotes the ``setting`` where it is none."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise LeukError(
+            f"setting {setting!r}: the value is not YAML ({problem}); close its brackets and quotes"
+        ) from error
+
+
 def assigned_names(source: str) -> list[str]:
     """Names that a cell assigns at its top level (``x = 1``, ``x: int = 1``)."""
     try:
@@ -97,6 +110,29 @@ def assigned_names(source: str) -> list[str]:
     return names
 
 
+def _is_injected(cell: str) -> bool:
+    return cell.lstrip().partition("\n")[0].rstrip() == INJECTED
+
+
+def parameter_cells(executed: Iterable[str]) -> list[str]:
+    """Those of the executed cells that tell the parameters: all that ran before ``Stage.begin``.
+
+    What runs after it is the chapter's own, until a cell that sets a parameter of every stage: somebody changed the seed,
+    say, and runs the notebook again from its top.
+    """
+    kept: list[str] = []
+    begun = False
+    for cell in executed:
+        if BEGIN in cell:
+            begun = True
+        elif not begun:
+            kept.append(cell)
+        elif set(assigned_names(cell)) & set(StageParams.model_fields) or _is_injected(cell):
+            kept = [*kept, cell] if _is_injected(cell) else [cell]
+            begun = False
+    return kept
+
+
 def from_namespace(stage: str, model: type[Stage], namespace: Mapping[str, Any], known_stages: Iterable[str]) -> Stage:
     """Read a notebook's (or a script's) parameters from its global names.
 
@@ -106,7 +142,7 @@ def from_namespace(stage: str, model: type[Stage], namespace: Mapping[str, Any],
     """
     cells = namespace.get("In")
     if isinstance(cells, list):
-        earlier = [cell for cell in cells[:-1] if cell.strip()]
+        earlier = parameter_cells(cell for cell in cells[:-1] if cell.strip())
     else:
         plain = (str, int, float, bool, list, tuple, dict, type(None))
         names = [n for n, v in namespace.items() if not n.startswith("_") and isinstance(v, plain)]
@@ -114,7 +150,7 @@ def from_namespace(stage: str, model: type[Stage], namespace: Mapping[str, Any],
     own: dict[str, Any] = {}
     injected: dict[str, Any] = {}
     for position, cell in enumerate(earlier):
-        target = injected if position > 0 and cell.lstrip().startswith(INJECTED) else own
+        target = injected if position > 0 and _is_injected(cell) else own
         target.update({name: namespace[name] for name in assigned_names(cell) if name in namespace})
 
     sections = injected.pop("stages", own.get("stages", {}))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 
 from leuk_lib.runs import paths
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.params import INJECTED, nearest
+from leuk_lib.runs.params import INJECTED, StageParams, nearest, parse_value
 
 
 def code_cells(notebook: Path) -> list[str]:
@@ -43,6 +44,25 @@ def run_cells(stage: str, parameters: dict[str, Any]) -> dict[str, Any]:
     return namespace
 
 
+def read_parameters(file: Path | None, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The parameters of a profile's file, then those typed as NAME VALUE; a folder of images by its absolute path.
+
+    Raises ``LeukError`` for a file or a value that is not YAML.
+    """
+    try:
+        values: dict[str, Any] = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file else {}
+    except (OSError, yaml.YAMLError) as error:
+        raise LeukError(f"{file}: cannot be read ({error})") from error
+    for name, text in pairs:
+        field = StageParams.model_fields.get(name)
+        # What is text stays as it was typed: in YAML "my set #2" ends before the #, and 007 is a number.
+        values[name] = text if field and field.annotation is str else parse_value(f"{name} {text}", text)
+    # Stages of one run must name the same data set, and `leuk run` names it so.
+    if (dataset := str(values.get("dataset", "smear"))) != "smear" and Path(dataset).expanduser().is_dir():
+        values["dataset"] = str(Path(dataset).expanduser().resolve())
+    return values
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("stage")
@@ -50,8 +70,7 @@ def main() -> int:
     parser.add_argument("-p", "--parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     given = parser.parse_args()
     try:
-        from_file = yaml.safe_load(given.parameters_file.read_text(encoding="utf-8")) if given.parameters_file else {}
-        run_cells(given.stage, {**from_file, **{name: yaml.safe_load(value) for name, value in given.parameters}})
+        run_cells(given.stage, read_parameters(given.parameters_file, given.parameters))
     except (LeukError, OSError) as error:
         print(f"{given.stage}: {error}", file=sys.stderr)
         return 1

@@ -92,8 +92,8 @@ class Stage(Generic[P]):
         display.show(display.card_table(self._card))
 
     def fail(self, error: BaseException) -> None:
-        """Write the card in state "failed"."""
-        if self._card["state"] == "running" and self._writes:
+        """Write the card in state "failed", unless the stage was begun again since: then the card is another's."""
+        if self._card["state"] == "running" and self._writes and not self._was_begun_again():
             self._card["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
             self._close("failed")
 
@@ -251,6 +251,10 @@ class Stage(Generic[P]):
         if self._writes:
             files.write_json(self.folder / "card.json", self._card)
 
+    def _was_begun_again(self) -> bool:
+        now = cards.read_card(self.params.run, self.name)
+        return now is not None and now["started"] != self._card["started"]
+
     def _fix_threads(self) -> None:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[name] = str(self.params.threads)
@@ -284,10 +288,9 @@ class Stage(Generic[P]):
             lines.append(display.SMOKE)
         display.show(display.banner(lines))
         display.show(display.parameter_table(self.name, self.params))
-        before = self._previous
-        if before and before["params"] != self._card["params"]:
-            ours, theirs = self._card["params"], before["params"]
-            changed = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+        ours, theirs = self._card["params"], (self._previous or self._card)["params"]
+        deciding = {*ours, *theirs} - NOT_IDENTITY
+        if changed := sorted(key for key in deciding if ours.get(key) != theirs.get(key)):
             display.show(f"Starts anew: {', '.join(changed)} differ from this stage's previous run.")
 
 

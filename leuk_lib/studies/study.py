@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import pandas as pd
-import yaml
 from pydantic import Field
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.params import FrozenParams, nearest
+from leuk_lib.runs.params import FrozenParams, nearest, parse_value
 from leuk_lib.studies import STUDIES
 
 
@@ -72,7 +71,7 @@ def parse_settings(name: str, settings: Sequence[str]) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not (key and equals):
             raise LeukError(f"study {name}: setting {setting!r} must look like seeds=[0,1]")
-        found[key] = yaml.safe_load(value)
+        found[key] = parse_value(setting, value)
     return found
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from leuk_lib.cli import main
 from leuk_lib.data.smear.cohort import smear_cells
+from leuk_lib.runs.params import StageParams
+from leuk_lib.runs.stage import Stage
 
 COMMANDS = [
     ["data", "check"],
@@ -43,6 +45,12 @@ def test_every_command_has_help_with_an_example(command: list[str], capsys: pyte
         (["run", "--set", "fcmae.stepz=3"], 1, "unknown parameter 'stepz' (value 3); did you mean 'steps'?"),
         (["run", "--set", "fcmae.mask_ratio=2"], 1, "parameter mask_ratio = 2"),
         (["run", "--set", "steps=3"], 1, "must look like fcmae.epochs=3"),
+        (
+            ["run", "--set", "data.class_map={band: neutrophil"],
+            1,
+            "class_map={band: neutrophil': the value is not YAML",
+        ),
+        (["study", "leakage", "--dataset", "smear", "--set", "seeds=[0"], 1, "'seeds=[0': the value is not YAML"),
         (["run", "--seeds", "0 x"], 1, "must be whole numbers"),
         (["run", "--seeds", "0 1", "--run", "mine"], 1, "a run's name can be given for one seed only"),
         (["status"], 1, "no run in results/ yet"),
@@ -63,6 +71,18 @@ def test_errors_are_one_line_and_a_code(
     assert main(words) == code
     said = capsys.readouterr().err
     assert message in said and len(said.strip().splitlines()) == 1 and said.startswith("leuk: ")
+
+
+def test_status_tells_every_run_even_where_one_has_lost_its_data(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name, dataset in [("a", str(tmp_path / "gone")), ("b", "smear")]:
+        with Stage.begin("data", StageParams, {"run": name, "dataset": dataset}) as stage:
+            stage.use_dataset("abc")
+    capsys.readouterr()
+    assert main(["status"]) == 0
+    said = capsys.readouterr().out
+    assert "the data set cannot be read: data set" in said and "the data set's files changed" in said
 
 
 def test_debug_shows_the_traceback(results: Path):

@@ -6,12 +6,14 @@ just before is what "nothing changed" is measured against.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -118,6 +120,46 @@ def test_a_changed_notebook_runs_its_stage_and_what_follows(finished: Copy):
     assert finished.would_run() == ["results", "claims"]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda run: (run / "acdb_gan" / "synthetic.safetensors").unlink(), ["acdb_gan", "wpat", "results", "claims"]),
+        (lambda run: (run / "results" / "scores.csv").write_text("other"), ["results", "claims"]),
+        (lambda run: (run / "results" / "notebook.ipynb").write_text("{"), ["results", "claims"]),
+        (lambda run: (run / "data" / "card.json").unlink(), ALL),
+        (lambda run: change(run / "wpat" / "card.json", state="failed"), ["wpat", "results", "claims"]),
+        (lambda run: change(run / "claims" / "card.json", finished="2099-01-01T00:00:00+0000"), ["claims"]),
+    ],
+    ids=["missing", "changed", "notebook", "no card", "failed", "by hand"],
+)
+def test_a_damaged_stage_runs_again_and_what_follows(
+    finished: Copy, damage: Callable[[Path], object], expected: list[str]
+):
+    damage(finished.results / RUN)
+    before = contents(finished.results / RUN)
+    assert finished.would_run() == expected
+    assert contents(finished.results / RUN) == before
+    assert finished.would_run("alhe") == [name for name in expected if name in ("data", "alhe")]
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_run_repairs_itself(finished: Copy):
+    lost = finished.results / RUN / "claims" / "verdicts.csv"
+    before = lost.read_bytes()
+    lost.unlink()
+    assert "its output verdicts.csv is missing" in finished.leuk("status").stdout
+    finished.leuk("run", "--profile", "smoke")
+    assert lost.read_bytes() == before and finished.would_run() == []
+    assert len(re.findall(r" fresh$", finished.leuk("status").stdout, flags=re.MULTILINE)) == len(ALL)
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """A folder of class folders with small rendered cells as PNG files."""
@@ -141,6 +183,13 @@ def test_a_changed_image_runs_the_data_stage_touching_it_does_not(root: Path, tm
     assert copy.would_run(*words) == []
     cv2.imwrite(str(one), cv2.imread(str(one)) // 2)
     assert copy.would_run(*words) == ["data"]
+
+
+def test_odd_names_of_folders_and_runs_are_kept(root: Path, tmp_path: Path, images: Path):
+    copy = Copy(root, tmp_path)
+    odd = images.rename(tmp_path / "a: b #2")
+    done = copy.leuk("run", "data", "--dataset", str(odd), "--profile", "smoke", "--run", "007", "--dry-run")
+    assert "output: 007/data/notebook.ipynb" in done.stdout + done.stderr
 
 
 def test_a_failed_stage_keeps_its_partial_notebook_and_the_rerun_starts_there(root: Path, tmp_path: Path):

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.params import StageParams, assigned_names, check, from_namespace
+from leuk_lib.runs.params import StageParams, assigned_names, check, from_namespace, parse_value
 
 
 class Toy(StageParams):
@@ -83,3 +83,40 @@ def test_outside_a_notebook_plain_public_names_count():
 def test_assigned_names_reads_top_level_assignments_only():
     source = "a = 1\nb: int = 2\ndef f():\n    c = 3\nd.e = 4\nf, g = 1, 2"
     assert assigned_names(source) == ["a", "b"]
+
+
+FIRST = "# Parameters of this stage\nseed = 0\nepochs = 10\nstages = {}"
+BEGIN = "stage = Stage.begin('toy', Toy, globals())"
+
+
+def test_the_first_cells_may_be_run_again_after_the_chapters_own():
+    work = "model = build(stage)\nlosses = []"
+    rerun = read(
+        [FIRST, BEGIN, work, "seed = 1\nepochs = 10\nstages = {}"], seed=1, epochs=10, stages={}, stage=0, model=0
+    )
+    assert rerun.seed == 1
+    alone = read([FIRST, BEGIN, work], seed=0, epochs=7, stages={}, stage=0, model=0, losses=[])
+    assert alone.epochs == 7
+
+
+def test_a_mistyped_name_is_forgotten_once_its_cell_is_corrected_and_not_before():
+    wrong = "seed = 0\nepohcs = 10"
+    assert read([wrong, BEGIN, FIRST], seed=0, epochs=10, epohcs=10, stages={}).epochs == 10
+    with pytest.raises(LeukError, match="unknown parameter 'epohcs'"):
+        read([wrong, BEGIN], seed=0, epohcs=10)
+    with pytest.raises(LeukError, match="unknown parameter 'epohcs'"):
+        read([FIRST, BEGIN, wrong], seed=0, epochs=10, epohcs=10, stages={})
+
+
+def test_an_injected_cell_run_again_still_overrides_the_profile():
+    sections = {"toy": {"epochs": 2}}
+    injected = f"# Parameters\nstages = {sections}\nepochs = 3"
+    assert read([FIRST, injected, BEGIN, injected], seed=0, epochs=3, stages=sections).epochs == 3
+
+
+def test_a_value_that_is_not_yaml_is_one_line():
+    assert parse_value("x=[1, 2]", "[1, 2]") == [1, 2]
+    with pytest.raises(LeukError, match=r"setting 'x=\{a: b': the value is not YAML \(expected ',' or '\}'"):
+        parse_value("x={a: b", "{a: b")
+    with pytest.raises(LeukError, match="the value is not YAML"):
+        parse_value("x=\x01", "\x01")

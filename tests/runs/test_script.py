@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.script import run_cells
+from leuk_lib.runs.script import read_parameters, run_cells
 
 
 @pytest.fixture
@@ -46,3 +46,22 @@ def test_an_unknown_stage_or_parameter_is_named(project: Path):
         run_cells("tyo", {})
     with pytest.raises(LeukError, match="unknown parameter 'sede'"):
         run_cells("toy", {"sede": 1})
+
+
+def test_a_folder_is_named_by_its_absolute_path_as_leuk_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my set #2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert read_parameters(None, [("dataset", "my set #2")]) == {"dataset": str(tmp_path.resolve() / "my set #2")}
+    assert read_parameters(None, [("dataset", "smear")]) == {"dataset": "smear"}
+
+
+def test_text_stays_as_it_was_typed_and_a_damaged_value_or_file_is_named(tmp_path: Path):
+    profile = tmp_path / "own.yml"
+    profile.write_text("profile: smoke\nseed: 1\n")
+    pairs = [("run", "007"), ("seed", "2"), ("scales", "[4, 8]")]
+    assert read_parameters(profile, pairs) == {"profile": "smoke", "seed": 2, "run": "007", "scales": [4, 8]}
+    with pytest.raises(LeukError, match="the value is not YAML"):
+        read_parameters(None, [("scales", "[4, 8")])
+    profile.write_text("stages: {")
+    with pytest.raises(LeukError, match=r"own\.yml: cannot be read"):
+        read_parameters(profile, [])

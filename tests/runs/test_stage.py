@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from leuk_lib.runs import card, files
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.params import StageParams
+from leuk_lib.runs.params import StageParams, TrainParams
 from leuk_lib.runs.stage import Stage
 
 
@@ -105,6 +106,38 @@ def test_a_changed_data_set_is_stale(results: Path):
     assert card.stage_state("r", "data", lambda dataset: "xyz") == ("stale", ["the data set's files changed"])
 
 
+def test_a_data_set_that_is_gone_is_a_reason_and_no_error(results: Path):
+    with begin("data") as stage:
+        stage.use_dataset("abc")
+
+    def gone(dataset: str) -> str:
+        raise LeukError(f"data set {dataset!r}: no such folder")
+
+    assert card.stage_state("r", "data", gone) == (
+        "stale",
+        ["the data set cannot be read: data set 'smear': no such folder"],
+    )
+
+
+def test_what_changes_no_result_does_not_start_a_stage_anew(results: Path, capsys: pytest.CaptureFixture[str]):
+    def header(**values: object) -> str:
+        Stage.begin("data", TrainParams, {"run": "r", **values})
+        return capsys.readouterr().out
+
+    header()
+    assert "Starts anew" not in header(accelerator="cpu", checkpoint_every=7)
+    assert "Starts anew: seed differ" in header(seed=1, checkpoint_every=8)
+
+
+def test_a_stage_that_was_begun_again_leaves_the_card_to_the_later_one(results: Path):
+    first = begin("data")
+    with begin("data") as second:
+        second._card["started"] = "2030-01-01T00:00:00+0000"  # a clock counts seconds, a test takes less
+    first.fail(RuntimeError("the kernel was closed"))
+    written = card.read_card("r", "data")
+    assert written is not None and written["state"] == "finished"
+
+
 def test_missing_and_interrupted(results: Path):
     assert card.stage_state("r", "wpat")[0] == "missing"
     begin("wpat")
@@ -134,6 +167,32 @@ def test_atomic_keeps_the_old_file_when_writing_fails(tmp_path: Path):
 def test_a_full_disk_is_one_line(tmp_path: Path):
     with pytest.raises(LeukError, match="the disk is full"), files.atomic(tmp_path / "a.bin"):
         raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_one_line_whatever_the_writing_library_raises(tmp_path: Path):
+    """safetensors tells the number in its text; torch tells nothing, so the file is asked."""
+    told = "Error while serializing: I/O error: {} (os error {})"
+    for reason, message in [
+        (("No space left on device", 28), "disk is full"),
+        (("Read-only file system", 30), "rights"),
+    ]:
+        with pytest.raises(LeukError, match=message), files.atomic(tmp_path / "a.safetensors"):
+            raise SafetensorError(told.format(*reason))
+    with pytest.raises(LeukError, match="the disk is full"), files.atomic(tmp_path / "a.pt") as temporary:
+        temporary.symlink_to("/dev/full")
+        torch.save({"x": torch.zeros(100_000)}, temporary)
+    with pytest.raises(RuntimeError, match="shapes"), files.atomic(tmp_path / "a.pt"):
+        raise RuntimeError("shapes cannot be multiplied")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(LeukError, match=r"a.json: cannot be written \(Permission denied\)"):
+        files.write_json(tmp_path / "new" / "a.json", {})
 
 
 def test_damaged_json_is_one_line(tmp_path: Path):
