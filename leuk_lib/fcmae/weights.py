@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from leuk_lib.fcmae.encoder import VARIANTS, Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
+from leuk_lib.runs.tensors import named_tensors, read_tensors
 
 FORMAT = "leuk_lib.fcmae.encoder/1"
 KEY = "encoder"  # the metadata entry that holds our description, as JSON
+ADVICE = "make it or fetch it again"
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def _unroll_kernel(value: Tensor) -> Tensor:
 
     (k*k, C) depthwise -> (C, 1, k, k); (k*k, C, D) -> (D, C, k, k).
     """
-    k = math.isqrt(value.shape[0])
-    if k * k != value.shape[0] or value.dim() not in (2, 3):
+    k = math.isqrt(value.shape[0]) if value.dim() in (2, 3) else 0
+    if not k or k * k != value.shape[0]:
         raise LeukError(f"a sparse kernel of shape {tuple(value.shape)} is no square convolution")
     if value.dim() == 2:
         value = value[:, None, :]  # (k*k, 1, C): one input channel an output channel
@@ -152,28 +152,23 @@ def save_backbone(encoder: Encoder, path: Path, extra: Mapping[str, str | int | 
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise LeukError(f"backbone {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(str(path), framework="pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise LeukError(
-            f"backbone {path}: holds more than plain tensors (a pickle with code, or damaged); it was not "
-            "executed; ask for a safetensors file"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise LeukError(f"backbone {path}: damaged or cut short, fetch it again ({type(error).__name__})") from error
+    content, metadata = read_tensors(path, "backbone", ADVICE)
     while isinstance(content, Mapping):
         inner = next((content[k] for k in ("model", "state_dict", "model_ema") if k in content), None)
         if not isinstance(inner, Mapping):
             break
         content = inner
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise LeukError(f"backbone {path}: holds no state dict of tensors")
-    return dict(content), {}
+    return named_tensors(content, f"backbone {path}", ADVICE), metadata
+
+
+def _described(metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
+    """Variant and stem stride by the metadata of our own files; None for a foreign file, whatever its metadata are."""
+    try:
+        config = json.loads(metadata.get(KEY, "{}"))
+    except json.JSONDecodeError:
+        return None
+    ours = isinstance(config, dict) and config.get("format") == FORMAT
+    return (config.get("variant"), config.get("stem_stride")) if ours else None
 
 
 def infer_variant(state: Mapping[str, Tensor], source: str = "state dict") -> tuple[str, int]:
@@ -203,23 +198,23 @@ def load_backbone(
 
     Variant and stem stride come from our metadata, else from the shapes; giving them demands them.
     The encoder's `load_report` counts the keys. Raises LeukError on a missing file, code in a pickle, a
-    truncated file, an unknown architecture, a missing or extra non-head key, or a wrong shape.
+    damaged file, values that are not finite, an unknown architecture, a missing or extra non-head key, or a wrong shape.
     """
     path = Path(path)
     state, metadata = _read(path)
-    config = json.loads(metadata.get(KEY, "{}"))
-    if config.get("format") == FORMAT:
-        found = (str(config["variant"]), int(config["stem_stride"]))
-    elif variant is not None and stem_stride is not None:
+    found = _described(metadata)
+    if found is None and variant is not None and stem_stride is not None:
         found = (variant, stem_stride)  # told both: let the shapes be checked against them, key by key
-    else:
-        found = infer_variant(state, str(path))
+    found = found or infer_variant(state, str(path))
     wanted = (variant or found[0], stem_stride or found[1])
     if wanted != found:
         raise LeukError(
             f"backbone {path}: is a {found[0]} with stem stride {found[1]}, not the {wanted[0]} with stem stride "
             f"{wanted[1]} that was asked for"
         )
-    encoder = Encoder(*found, drop_path=drop_path)
+    try:
+        encoder = Encoder(found[0], found[1], drop_path)
+    except (TypeError, ValueError) as error:
+        raise LeukError(f"backbone {path}: no encoder of this library ({error}); {ADVICE}") from error
     encoder.load_report = load_state(encoder, state, str(path))
     return encoder

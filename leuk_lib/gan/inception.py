@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.tensors import named_tensors, read_tensors
 
 INCEPTION = "torch-fidelity's Inception weights (weights-inception-2015-12-05-6726825d.pth)"
 ALEXNET = "torchvision's AlexNet weights (alexnet-owt-7be5be79.pth)"
@@ -21,16 +21,9 @@ POOLED, LOGITS = "2048", "logits_unbiased"
 
 def read_weights(path: Path, what: str) -> dict[str, Tensor]:
     """A state dict, tensors only. Raises ``LeukError`` if the file is missing, damaged, or something else."""
-    path = Path(path)
-    if not path.is_file():
-        raise LeukError(f"{path}: no such file; give the path of {what}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise LeukError(f"{path}: damaged, or no file of weights; get {what} again") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise LeukError(f"{path}: holds no state dict; give the path of {what}")
-    return state
+    path, advice = Path(path), f"give the path of {what}"
+    content, _ = read_tensors(path, "weights", advice)
+    return named_tensors(content, f"weights {path}", advice)
 
 
 def load_inception(path: Path) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
+from leuk_lib.runs.tensors import read_tensors
 
 FORMAT = 1
 
@@ -34,11 +34,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         advice = f"delete {self.path.parent} to start anew"
-        try:
-            whole = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise LeukError(f"{self.path}: damaged or foreign checkpoint ({reason[:120]}); {advice}") from error
-        if not isinstance(whole, dict) or whole.get("format") != FORMAT:
-            raise LeukError(f"{self.path}: not a checkpoint of this library; {advice}")
+        whole, _ = read_tensors(self.path, "checkpoint", advice)
+        if not isinstance(whole, dict) or whole.get("format") != FORMAT or not {"identity", "state"} <= set(whole):
+            raise LeukError(f"checkpoint {self.path}: not one of this library; {advice}")
         return whole["state"] if whole["identity"] == self.identity else None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from leuk_lib.data.loading import CellSet
@@ -17,6 +16,7 @@ from leuk_lib.fcmae.weights import load_backbone
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import Fabric
 from leuk_lib.runs.files import read_json
+from leuk_lib.runs.tensors import named_tensors, read_tensors
 from leuk_lib.wpat.finetune import Finetuned, finetune
 from leuk_lib.wpat.params import WpatParams
 
@@ -95,20 +95,24 @@ def gather(stage: StageLike, alhe_fields: Iterable[str]) -> Material:
 def read_synthetic(folder: Path, cells: CellSet) -> tuple[Tensor, Tensor]:
     """Accepted cells of stage acdb_gan: images (M,3,S,S) uint8, labels (M,).
 
-    Raises ``LeukError`` where they do not fit the cells.
+    Raises ``LeukError`` where the file is missing, damaged or foreign, or they do not fit the cells.
     """
     path, again = Path(folder) / "synthetic.safetensors", "run notebooks/03_acdb_gan.ipynb again"
-    if not path.is_file():
-        raise LeukError(f"{path}: no such file; {again}")
-    tensors = load_file(path)
+    tensors = named_tensors(read_tensors(path, "synthetic cells", again)[0], str(path), again)
+    if not {"images", "labels"} <= set(tensors):
+        raise LeukError(f"{path}: holds {sorted(tensors)}, not images and labels; {again}")
     images, labels = tensors["images"], tensors["labels"].long()
-    if len(images) != len(labels) or (len(labels) and images.shape[1:] != cells.images.shape[1:]):
+    side = cells.size
+    fits = labels.ndim == 1 and images.shape == (len(labels), 3, side, side) and images.dtype == torch.uint8
+    if not fits:
         raise LeukError(
-            f"{path}: images {tuple(images.shape)} and {len(labels)} labels do not fit cells of {cells.size} px; {again}"
+            f"{path}: images {tuple(images.shape)} {images.dtype} and labels {tuple(labels.shape)} do not fit cells of "
+            f"{side} px; {again}"
         )
-    if len(labels) and int(labels.max()) >= len(cells.classes):
-        raise LeukError(f"{path}: label {int(labels.max())} is none of the {len(cells.classes)} classes; {again}")
-    return images.view(-1, *cells.images.shape[1:]), labels
+    strange = labels[(labels < 0) | (labels >= len(cells.classes))]
+    if len(strange):
+        raise LeukError(f"{path}: label {int(strange[0])} is none of the {len(cells.classes)} classes; {again}")
+    return images, labels
 
 
 def train_network(stage: StageLike, material: Material, model: nn.Module, label: str, fabric: Fabric) -> Finetuned:

@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,11 +21,13 @@ from leuk_lib.data.decode import Unreadable, decode_file, square
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
+from leuk_lib.runs.tensors import named_tensors, read_tensors
 from leuk_lib.wpat.finetune import predict_logits
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 
 FORMAT = "leuk_lib.wpat.model/1"
+AGAIN = "run notebooks/05_wpat.ipynb again"
 SIZES = ("scales", "dim", "heads", "window", "latents", "pairs", "mlp_ratio", "pooled")
 
 Enhance = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -40,16 +42,18 @@ class ModelCard:
     RGB in [0,1]; temperature: divides the logits (fitted on validation cells).
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     classes: tuple[str, ...]
     variant: str
     stem_stride: int
     sizes: dict[str, Any]
-    image_size: int
+    image_size: PositiveInt
     enhanced: bool
     alhe_settings: dict[str, Any]
-    temperature: float = 1.0
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     use: str = "research only; not a medical device"
 
 
@@ -82,39 +86,36 @@ def save_model(model: WPAT, card: ModelCard, folder: Path) -> Path:
 
 def read_card(path: Path) -> ModelCard:
     """The card of a model file. Raises ``LeukError`` for a missing, damaged or foreign file."""
-    path = Path(path)
-    if not path.is_file():
-        raise LeukError(f"model {path}: no such file; run notebooks/05_wpat.ipynb first", exit_code=2)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise LeukError(f"model {path}: damaged or no safetensors file ({error}); run stage wpat again", 2) from error
+    return _read(Path(path))[1]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
+    tensors, metadata = read_tensors(path, "model", AGAIN, exit_code=2)
     try:
         values = json.loads(metadata.get("card", "{}"))
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise LeukError(f"model {path}: a safetensors file, but no WPAT classifier of this library", 2)
-        card = ModelCard(**values | {name: tuple(values[name]) for name in ("classes", "mean", "std")})
-    except LeukError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise LeukError(f"model {path}: its card cannot be read ({error}); run stage wpat again", 2) from error
-    return card
+        foreign = not isinstance(values, dict) or values.pop("format", None) != FORMAT
+        card = None if foreign else TypeAdapter(ModelCard).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}"
+        raise LeukError(f"model {path}: its card cannot be used ({reason}); {AGAIN}", 2) from error
+    except json.JSONDecodeError as error:
+        raise LeukError(f"model {path}: its card cannot be read ({error}); {AGAIN}", 2) from error
+    if card is None:
+        raise LeukError(f"model {path}: no WPAT classifier of this library; {AGAIN}", 2)
+    return named_tensors(tensors, f"model {path}", AGAIN, exit_code=2), card
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[WPAT, ModelCard]:
     """A model in eval mode and its card. Raises ``LeukError`` for a missing, damaged or foreign file."""
-    card = read_card(path)
+    tensors, card = _read(Path(path))
     try:
         params = WpatParams(**card.sizes)
         model = WPAT(Encoder(card.variant, card.stem_stride), len(card.classes), params)
-        with safe_open(str(path), framework="pt") as file:
-            model.load_state_dict({key: file.get_tensor(key) for key in file.keys()}, strict=True)  # noqa: SIM118
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        model.load_state_dict(tensors, strict=True)
+    except (RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LeukError(
-            f"model {path}: card and weights do not fit ({reason[:160]}); run stage wpat again", 2
-        ) from error
+        raise LeukError(f"model {path}: card and weights do not fit ({reason[:160]}); {AGAIN}", 2) from error
     return model.eval().to(device), card
 
 

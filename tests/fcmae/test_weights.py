@@ -1,9 +1,11 @@
+import json
 import pickle
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from damage import survives
 from fcmae.toys import encoder, rolled, timm_model
 from leuk_lib.fcmae.weights import infer_variant, load_backbone, save_backbone
 from leuk_lib.runs.errors import LeukError
@@ -145,6 +147,51 @@ def test_a_truncated_file_is_named(tmp_path, suffix, share):
     cut.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(LeukError, match=r"cut\.(safetensors|pt).*(damaged|cut short)"):
         load_backbone(cut)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
+def test_damaged_files_are_one_line(tmp_path, kind):
+    path = tmp_path / f"whole.{kind}"
+    if kind == "safetensors":
+        save_backbone(encoder(), path)
+    else:
+        torch.save(encoder().state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
+    survives(load_backbone, path, times=12)
+
+
+@pytest.mark.parametrize("said", ["convnextv2", "[1]", '{"format": "theirs"}'])
+def test_what_a_foreign_file_says_of_its_encoder_is_its_own_affair(tmp_path, said):
+    save_file(encoder().state_dict(), tmp_path / "theirs.safetensors", metadata={"encoder": said})
+    assert load_backbone(tmp_path / "theirs.safetensors").variant == "zepto"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"variant": "huge"}, {"variant": ["atto"]}, {"stem_stride": 16}, {"stem_stride": "2"}]
+)
+def test_metadata_that_name_no_encoder_are_one_line(tmp_path, wrong):
+    about = {"format": "leuk_lib.fcmae.encoder/1", "variant": "zepto", "stem_stride": 2} | wrong
+    save_file(encoder().state_dict(), tmp_path / "odd.safetensors", metadata={"encoder": json.dumps(about)})
+    with pytest.raises(LeukError, match=r"odd\.safetensors: no encoder of this library"):
+        load_backbone(tmp_path / "odd.safetensors")
+
+
+def test_a_foreign_stem_and_kernel_that_we_cannot_have_are_one_line(tmp_path):
+    state = encoder().state_dict()
+    torch.save(state | {"downsample_layers.0.0.weight": torch.zeros(32, 3, 16, 16)}, tmp_path / "stem.pt")
+    with pytest.raises(LeukError, match=r"stem\.pt: no encoder of this library .*16"):
+        load_backbone(tmp_path / "stem.pt")
+    torch.save(state | {"stages.0.0.dwconv.kernel": torch.tensor(1.0)}, tmp_path / "kernel.pt")
+    with pytest.raises(LeukError, match="no square convolution"):
+        load_backbone(tmp_path / "kernel.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_diverged_training_are_refused(tmp_path, value):
+    model = encoder()
+    with torch.no_grad():
+        model.stages[1][0].pwconv1.weight[0, 0] = value
+    with pytest.raises(LeukError, match=r"stages\.1\.0\.pwconv1\.weight has NaN or infinite values"):
+        load_backbone(save_backbone(model, tmp_path / "diverged.safetensors"))
 
 
 def test_a_missing_file_and_a_file_without_tensors_are_named(tmp_path):

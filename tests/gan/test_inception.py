@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from damage import survives
 from leuk_lib.gan import fidelity, inception
 from leuk_lib.runs.errors import LeukError
 
@@ -81,6 +82,13 @@ def test_missing_damaged_and_foreign_files_are_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_damaged_weights_are_one_line(tmp_path: Path, new: bool) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"fc.weight": torch.ones(30, 3)}, path, _use_new_zipfile_serialization=new)
+    survives(lambda path: inception.read_weights(path, inception.ALEXNET), path)
+
+
 def test_a_file_that_would_run_code_is_not_run(tmp_path: Path) -> None:
     import pickle
 
@@ -90,7 +98,7 @@ def test_a_file_that_would_run_code_is_not_run(tmp_path: Path) -> None:
 
     path = tmp_path / "trap.pth"
     path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(LeukError, match="damaged, or no file of weights"):
+    with pytest.raises(LeukError, match="damaged or foreign"):
         inception.load_inception(path)
     assert not (tmp_path / "sprung").exists()
 

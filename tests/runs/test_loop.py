@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from damage import survives
+from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.loop import TrainingLoop
@@ -87,15 +89,30 @@ def test_sigterm_writes_a_checkpoint_and_ends_with_143(fabric, tmp_path: Path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x04cposix\nsystem\n(S'true'\ntR."])
 def test_a_damaged_or_foreign_checkpoint_is_one_line(fabric, tmp_path: Path, content: bytes):
     (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(LeukError, match="damaged or foreign checkpoint"):
+    with pytest.raises(LeukError, match=r"checkpoint .*state\.pt: damaged or foreign"):
         train(fabric, tmp_path)
+
+
+@pytest.mark.parametrize("content", [{"format": 1}, {"format": 0, "identity": "id", "state": {}}, [1], None])
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path, content: object):
+    torch.save(content, tmp_path / "state.pt")
+    with pytest.raises(LeukError, match=r"state\.pt: not one of this library; delete"):
+        Checkpoint(tmp_path, "id").load()
+
+
+def test_a_damaged_checkpoint_is_one_line_or_read_as_it_was(tmp_path: Path):
+    """What a checkpoint of changed bytes must never do is to be continued with other weights."""
+    checkpoint = Checkpoint(tmp_path, "id")
+    checkpoint.save({"step": 3, "objects": {"model": {"weight": torch.linspace(0, 1, 99)}}})
+    for state in survives(lambda path: checkpoint.load(), checkpoint.path):
+        assert state["step"] == 3 and torch.equal(state["objects"]["model"]["weight"], torch.linspace(0, 1, 99))
 
 
 def test_a_truncated_checkpoint_is_one_line(fabric, tmp_path: Path):
     train(fabric, tmp_path)
     whole = (tmp_path / "state.pt").read_bytes()
     (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(LeukError, match="damaged or foreign checkpoint"):
+    with pytest.raises(LeukError, match=r"checkpoint .*state\.pt: damaged or foreign"):
         train(fabric, tmp_path)
 
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from damage import survives
 from leuk_lib.data.loading import CellSet
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.fcmae.weights import save_backbone
 from leuk_lib.figures import wpat as figures
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import make_fabric
-from leuk_lib.wpat.material import gather, network_trainer, train_wpat
+from leuk_lib.wpat.material import gather, network_trainer, read_synthetic, train_wpat
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.pictures import cells_to_show, parameter_counts, seen_by, spread_out, tensor_table
 from wpat.toys import blobs
@@ -74,17 +75,30 @@ def test_gather_reads_enhanced_and_synthetic_cells(stage):
     assert torch.equal(plain.cells.images, raw) and plain.alhe_settings is None and len(plain.extra_labels) == 0
 
 
-@pytest.mark.parametrize("harm", ["no file", "size", "label"])
+@pytest.mark.parametrize("harm", ["no file", "size", "label", "below", "keys", "floats", "count"])
 def test_synthetic_cells_that_do_not_fit_are_named(stage, harm):
     images, labels, _ = blobs(4)
     if harm == "no file":
         (stage.root / "acdb_gan" / "synthetic.safetensors").unlink()
     elif harm == "size":
         write_synthetic(stage.root, images[..., :16, :16], labels)
-    else:
+    elif harm == "label":
         write_synthetic(stage.root, images, labels + 4)
+    elif harm == "below":
+        write_synthetic(stage.root, images, labels - 4)
+    elif harm == "keys":
+        save_file({"images": images}, stage.root / "acdb_gan" / "synthetic.safetensors")
+    elif harm == "floats":
+        write_synthetic(stage.root, images.float(), labels)
+    else:
+        write_synthetic(stage.root, images, labels[:2])
     with pytest.raises(LeukError, match="03_acdb_gan"):
         gather(stage, [])
+
+
+def test_damaged_synthetic_cells_are_one_line(stage):
+    cells = CellSet.open(stage.root / "data")
+    survives(lambda path: read_synthetic(path.parent, cells), stage.root / "acdb_gan" / "synthetic.safetensors")
 
 
 def test_training_through_the_stage_counts_all_classes(stage):

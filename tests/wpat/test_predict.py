@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from damage import survives
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.wpat.model import WPAT
@@ -110,6 +111,38 @@ def test_foreign_and_damaged_files_are_one_line(saved, tmp_path, harm):
     with pytest.raises(LeukError) as caught:
         load_model(bad)
     assert str(bad) in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sizes", None), ("sizes", {"dim": 0}), ("sizes", {"width": 8}), ("temperature", 0), ("temperature", "x"),
+        ("temperature", -1.0), ("temperature", float("nan")), ("temperature", float("inf")), ("image_size", 0),
+        ("classes", None), ("mean", [0.5, 0.5]), ("stem_stride", 16), ("variant", "huge"), ("alhe_settings", []),
+        ("stranger", 1),
+    ],
+)  # fmt: skip
+def test_a_card_with_an_impossible_value_is_one_line(saved, tmp_path, field, value):
+    path, _ = saved
+    card = {"format": "leuk_lib.wpat.model/1"} | vars(read_card(path)) | {field: value}
+    bad = tmp_path / "bad.safetensors"
+    save_file(load_file(path), bad, metadata={"card": json.dumps(card)})
+    with pytest.raises(LeukError, match=r"bad\.safetensors: (its card|card and weights)") as caught:
+        load_model(bad)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_damaged_bytes_are_one_line(saved):
+    survives(load_model, saved[0], times=12)
+
+
+def test_weights_of_a_diverged_training_are_refused(saved):
+    path, model = saved
+    with torch.no_grad():
+        model.queries[0, 0] = float("nan")
+    save_model(model, read_card(path), path.parent)
+    with pytest.raises(LeukError, match="queries has NaN"):
+        load_model(path)
 
 
 def test_a_bad_image_is_named(saved, files, tmp_path):

@@ -1,0 +1,53 @@
+"""Files of tensors, safetensors or torch.save's: what they hold, or one readable line."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from leuk_lib.runs.errors import LeukError
+
+
+def read_tensors(path: Path, what: str, advice: str, exit_code: int = 1) -> tuple[Any, dict[str, str]]:
+    """Content and metadata of a file: the tensors of a safetensors file by name, or what ``torch.save`` wrote.
+
+    No code in it is executed. ``what`` the file should be and ``advice`` on how to get it are for the line of the
+    ``LeukError`` that a missing, damaged or foreign file raises.
+    """
+    if not path.is_file():
+        raise LeukError(f"{what} {path}: no such file; {advice}", exit_code)
+    try:
+        with path.open("rb") as handle:
+            head = handle.read(9)
+        if head[8:] == b"{":  # safetensors: the header's length in eight bytes, then the header, JSON
+            with safe_open(str(path), framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch itself looks at no checksum
+                if broken := archive.testzip():
+                    raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
+        return torch.load(path, map_location="cpu", weights_only=True), {}
+    except Exception as error:  # one of a dozen kinds: it depends on which byte is wrong
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run the code
+            reason = "more than plain tensors; it was not executed"
+        raise LeukError(f"{what} {path}: damaged or foreign ({reason}); {advice}", exit_code) from error
+
+
+def named_tensors(content: Any, source: str, advice: str, exit_code: int = 1) -> dict[str, Tensor]:
+    """``content`` of the file ``source``. Raises ``LeukError`` unless it is tensors by name, without NaN and infinity."""
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise LeukError(f"{source}: holds no state dict (tensors by name); {advice}", exit_code)
+    for name, value in content.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise LeukError(f"{source}: {name} has NaN or infinite values; {advice}", exit_code)
+    return dict(content)

@@ -1,0 +1,90 @@
+"""Files of tensors: read whole, or refused in one line that names the file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from damage import STRANGERS, survives
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.tensors import named_tensors, read_tensors
+
+TENSORS = {"a.weight": torch.linspace(-1, 1, 600).reshape(20, 30), "b": torch.arange(7)}
+KINDS = ["safetensors", "zip", "legacy"]
+
+
+def write(folder: Path, kind: str) -> Path:
+    path = folder / f"file.{kind}"
+    if kind == "safetensors":
+        save_file(TENSORS, path, metadata={"from": "here"})
+    else:
+        torch.save(TENSORS, path, _use_new_zipfile_serialization=kind == "zip")
+    return path
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    return named_tensors(read_tensors(path, "file", "get it again")[0], str(path), "get it again")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_trip(tmp_path: Path, kind: str):
+    path = write(tmp_path, kind)
+    content = read(path)
+    assert set(content) == set(TENSORS) and all(torch.equal(content[name], TENSORS[name]) for name in TENSORS)
+    assert read_tensors(path, "file", "")[1] == ({"from": "here"} if kind == "safetensors" else {})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_bytes_are_one_line_and_checksums_are_looked_at(tmp_path: Path, kind: str):
+    for content in survives(read, write(tmp_path, kind)):
+        if kind == "zip":  # the one kind that has checksums
+            assert all(torch.equal(content[name], TENSORS[name]) for name in TENSORS)
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_other_kinds_of_file_are_called_foreign(tmp_path: Path, stranger: str, suffix: str):
+    path = tmp_path / f"file.{suffix}"
+    path.write_bytes(STRANGERS[stranger])
+    with pytest.raises(LeukError, match=rf"^file .*file\.{suffix}: damaged or foreign \(.+\); get it again$") as caught:
+        read(path)
+    assert caught.value.exit_code == 1
+
+
+def test_a_missing_file_and_a_folder_are_said(tmp_path: Path):
+    for path in (tmp_path / "none.pt", tmp_path):
+        with pytest.raises(LeukError, match="no such file; get it again") as caught:
+            read_tensors(path, "file", "get it again", exit_code=2)
+        assert caught.value.exit_code == 2
+
+
+def test_code_is_not_run(tmp_path: Path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Trap()))
+    torch.save({"model": Trap()}, tmp_path / "zip.pt")
+    for name in ("bare.pt", "zip.pt"):
+        with pytest.raises(LeukError, match="not executed"):
+            read(tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([1, 2], "no state dict"),
+        ({"a": 1}, "no state dict"),
+        ({0: torch.zeros(1)}, "no state dict"),
+        ({"a": torch.tensor([0.0, float("nan")])}, "a has NaN"),
+        ({"a": torch.ones(1), "b": torch.tensor(float("inf"))}, "b has NaN or infinite"),
+    ],
+)
+def test_what_are_no_finite_tensors_by_name(content: object, said: str):
+    with pytest.raises(LeukError, match=rf"^x\.pt: .*{said}.*; again$"):
+        named_tensors(content, "x.pt", "again")
