@@ -26,7 +26,10 @@ from leuk_lib.runs.seeds import torch_generator
 
 
 class Monitor(Protocol):
-    """Looks at the encoder after `steps` optimiser steps (0: the start); its state joins the checkpoint."""
+    """Looks at the encoder after `steps` optimiser steps (0: the start); its state joins the checkpoint.
+
+    Of several processes the first looks, and its state is handed to the others.
+    """
 
     steps: Collection[int]
 
@@ -160,10 +163,14 @@ def pretrain(
     loop.register(**{name: state for name, state in states.items() if state is not None})
 
     def look(step: int) -> None:
-        if monitor is not None and step in monitor.steps and fabric.global_rank == 0:
+        if monitor is None or step not in monitor.steps:
+            return
+        if fabric.global_rank == 0:
             kept.eval()
             monitor(step, kept.encoder)
             bare.train()
+        if fabric.world_size > 1:  # one process looks, but all go on to read what it saw
+            monitor.load_state_dict(fabric.broadcast(monitor.state_dict()))
 
     bare.train()
     views = 2 if params.contrast else 1

@@ -24,12 +24,16 @@ def start(method: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, list[dict[str, float]], list[int]]:
-    """``(hash, losses, steps done in this process)``."""
+    """``(hashes of the weights and of the monitor, losses, steps done in this process)``."""
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     lines = [line.split(" ", 1) for line in out.splitlines()]
-    last = {word: rest for word, rest in lines if word in ("hash", "losses")}
-    return last["hash"], json.loads(last["losses"]), [int(rest) for word, rest in lines if word == "step"]
+    last = {word: rest for word, rest in lines if word in ("hash", "losses", "probe")}
+    return (
+        last["hash"] + last.get("probe", ""),
+        json.loads(last["losses"]),
+        [int(rest) for word, rest in lines if word == "step"],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,9 @@ def test_two_gloo_processes_give_the_single_process_losses(uninterrupted: dict, 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("losses ")]
+    probes = [line for line in done.stdout.splitlines() if line.startswith("probe ")]
+    # One process looks at the encoder; both must know what it saw.
+    assert len(probes) == (2 if method == "fcmae" else 0) and len(set(probes)) <= 1
     together = json.loads(line.removeprefix("losses "))
     assert len(together) == len(losses)
     for one, two in zip(losses, together, strict=True):

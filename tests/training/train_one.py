@@ -1,6 +1,7 @@
 """Train one method on a few rendered cells, in a process of its own: ``train_one.py METHOD FOLDER [--processes 2]``.
 
-Prints ``step K`` after every optimiser step, at the end ``losses …`` and ``hash …`` (SHA-256 of the trained weights).
+Prints ``step K`` after every optimiser step, at the end ``losses …`` and ``hash …`` (SHA-256 of the trained weights);
+before that, every process prints ``probe …`` (SHA-256 of what its monitor of the pretraining knows).
 """
 
 from __future__ import annotations
@@ -34,8 +35,16 @@ def train(method: str, folder: Path, fabric: Any) -> tuple[dict[str, torch.Tenso
     if method == "fcmae":
         from leuk_lib.fcmae.params import FcmaeParams
         from leuk_lib.fcmae.pretrain import pretrain
+        from leuk_lib.fcmae.probe import Probe
 
-        fcmae = pretrain(images, FcmaeParams(**SETTINGS["fcmae"]), folder, "id", fabric)
+        params, order = FcmaeParams(**SETTINGS["fcmae"]), torch.arange(len(images))
+        val = order % 4 == 0
+        probe = Probe(
+            images, labels, order.numpy().astype(str), order[~val], order[val], steps=(0, 7, params.steps), k=3
+        )
+        fcmae = pretrain(images, params, folder, "id", fabric, monitor=probe)
+        told = probe.table().to_csv() + probe.gains().to_csv()  # as the chapter does in every process
+        print("probe", hashlib.sha256(told.encode()).hexdigest(), flush=True)
         return fcmae.encoder.state_dict(), fcmae.history
     if method == "gan":
         from leuk_lib.gan.params import AcdbGanParams
