@@ -13,7 +13,7 @@ from torch import Tensor
 
 from leuk_lib.gan import balance
 from leuk_lib.gan.features import Features, Head
-from leuk_lib.gan.gate import Gate
+from leuk_lib.gan.gate import JUDGED, Gate
 from leuk_lib.gan.params import AcdbGanParams
 
 FALLBACK = "class-weighted loss"
@@ -199,9 +199,8 @@ def _account(pools: dict[int, _Pool], owed: NDArray[np.int64]) -> tuple[pd.DataF
         tables.append(table)
         images += pool.images
     if not tables:
-        return pd.DataFrame(columns=["round", "sample", "label", "reason", "accepted", "delivered"]), torch.zeros(
-            0, 3, 1, 1, dtype=torch.uint8
-        )
+        empty = pd.DataFrame(columns=["round", "sample", *JUDGED, "delivered"])
+        return empty, torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
     return pd.concat(tables, ignore_index=True), torch.cat(images)
 
 

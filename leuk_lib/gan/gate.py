@@ -18,7 +18,7 @@ Source: Kynkäänniemi et al. 2019 (k-NN balls), Meehan et al. 2020 (nearest-rea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ from leuk_lib.runs.errors import LeukError
 
 Floats = NDArray[np.float64]
 MOST = 100  # training cells of a class that are compared with the others
+# Columns of a judged table.
+JUDGED = ("label", "probability", "ball", "neighbours", "memory", "nearest", "pixels", "texture", "reason", "accepted")
 REASONS = ("not its class", "outside the real cells", "memorised", "duplicate")
 
 
@@ -228,8 +230,7 @@ class Gate:
                 self._mark_duplicates(stats, white[mine], mine_images, seen, self.limits[int(c)])
             stats.insert(0, "label", int(c))
             parts.append(stats.set_index(mine))
-        columns = ["label", "probability", "ball", "neighbours", "memory", "nearest", "pixels", "texture", "reason"]
-        table = pd.concat(parts).sort_index() if parts else pd.DataFrame(columns=columns)
+        table = pd.concat(parts).sort_index() if parts else pd.DataFrame(columns=list(JUDGED))
         table["accepted"] = table["reason"] == ""
         return table
 
@@ -288,7 +289,7 @@ class Gate:
             {"class": classes[c], **vars(limits), "held-out accepted": self.held_acceptance[c]}
             for c, limits in self.limits.items()
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows, columns=["class", *(field.name for field in fields(Limits)), "held-out accepted"])
 
 
 class _Accepted:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -99,7 +100,7 @@ def train_gan(
     """Train on ``images`` (N,3,S,S) uint8 with ``labels`` (N,) int64 < n_classes; continue a checkpoint in ``folder``.
 
     ``recall`` (K,): shrunk recall a class on held-out real cells, for the sampling weights; None: all equal.
-    Classes under ``params.min_count`` cells are left out. Raises ``LeukError`` if none is left.
+    Classes under ``params.min_count`` cells are left out. Raises ``LeukError`` if none is left, or if the training diverges.
     """
     counts = torch.bincount(labels, minlength=n_classes)
     learned = counts >= params.min_count
@@ -175,13 +176,16 @@ def train_gan(
         opt_g.step()
         ema.update(generator, ema_decay(params.batch_size, cosine(progress, 0.0, params.ema_halflife)))
 
-        if step % log_every == 0 or step == params.steps - 1:
+        logged = step % log_every == 0 or step == params.steps - 1
+        if logged or (step + 1) % params.checkpoint_every == 0:
             row = {"loss_d": _mean(fabric, loss_d), "loss_g": _mean(fabric, loss_g)}
             if r1 is not None and r2 is not None:
                 row |= {"r1": _mean(fabric, r1.mean()), "r2": _mean(fabric, r2.mean())}
             for c in torch.nonzero(learned).flatten().tolist():
                 row |= {f"r_{c}": float(ada.r[c]), f"p_{c}": float(ada.p[c])}
-            loop.log(**row, ramp=weight)
+            _require_finite(row, step, params.lr)
+            if logged:
+                loop.log(**row, ramp=weight)
         if step + 1 in look_steps:
             looks.images[step + 1] = _look(ema.model, n_classes, params, learned)
 
@@ -259,6 +263,16 @@ def _batch(
     mine = torch.cat([rows, rows + n])
     augment = Augmentation(drawn.theta[mine].to(fabric.device), drawn.stain[mine].to(fabric.device))
     return _Batch(real, y[rows].to(fabric.device), z[rows].to(fabric.device), augment, sets)
+
+
+def _require_finite(row: Mapping[str, float], step: int, lr: float) -> None:
+    """Raise ``LeukError`` before a row of the history, or a checkpoint, holds the NaN of a training that diverged."""
+    lost = [name for name, value in row.items() if not math.isfinite(value)]
+    if lost:
+        classes = ", ".join(name.removeprefix("r_") for name in lost if name.startswith("r_"))
+        values = ", ".join(f"{name} {row[name]}" for name in lost if not name.startswith(("r_", "p_")))
+        where = f"step {step}, class number {classes}" if classes else f"step {step}"
+        raise LeukError(f"{LABEL}: training diverged at {where} ({values}); lower lr, now {lr:g}")
 
 
 def _sum(fabric: Fabric, value: Tensor) -> Tensor:

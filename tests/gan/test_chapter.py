@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,6 @@ def test_a_gate_with_a_judge_asks_the_judge(cells: CellSet, room: Chapter) -> No
     LEVELS = [
         float(normalise(torch.full((1, 3, 1, 1), 9 * c, dtype=torch.uint8)).mean()) for c in range(len(cells.classes))
     ]
-    from dataclasses import replace
-
     other = Chapter.open(replace(cells, images=images), PARAMS)
     encoder = Colours()
     other.fit_gate(encoder, encoder, Oracle())
@@ -127,8 +126,6 @@ def test_other_parts_change_nothing(cells: CellSet, room: Chapter) -> None:
     """Validation and test pictures painted over: the gate is the same to the last bit."""
     images = cells.images.clone()
     images[torch.from_numpy(cells.parts != "train")] = 0
-    from dataclasses import replace
-
     other = Chapter.open(replace(cells, images=images), PARAMS)
     encoder = Colours()
     other.fit_gate(encoder, encoder)
@@ -166,6 +163,40 @@ def test_tables_and_figures(cells: CellSet, room: Chapter) -> None:
     ]
     for figure in drawn:
         figure.canvas.draw()
+
+
+@pytest.mark.parametrize("why", ["rho 0", "no weights", "held out too few to judge by"])
+def test_the_chapter_goes_on_where_no_class_draws_a_candidate(
+    cells: CellSet, room: Chapter, tmp_path: Path, why: str
+) -> None:
+    """Every call that the notebook makes after the training, with nothing to show."""
+    values = {"rho 0": {"rho": 0.0}, "no weights": {"quota_need": 0.0, "quota_recall": 0.0}}.get(why, {})
+    inner = room.inner if values else replace(room.inner, held=room.inner.held[:3])
+    other = Chapter(cells, PARAMS.model_copy(update=values), inner, room.fabric)
+    encoder, stage = Colours(), Recorder()
+    other.fit_gate(encoder, encoder)
+    figures.trade_off(other.trade_off(), other.controls(stage)).canvas.draw()
+    other.train(tmp_path, "id")
+    done = other.deliver()
+    other.save(stage)
+    assert len(done.gate) == 0 and set(stage.tables["gate"]) == {"class", *room.delivery.gate.columns}
+    assert other.neighbours() == [] and stage.numbers["candidates"] == 0
+    assert (other.gate_table()["candidates"] == 0).all() and len(other.gate.table(cells.classes).columns)
+    drawn = [
+        figures.imbalance(other.counts()),
+        figures.judged(other.judged_examples()),
+        figures.neighbours(other.neighbours()),
+        figures.delivered(other.summary()),
+    ]
+    for figure in drawn:
+        figure.canvas.draw()
+    assert set(other.fidelity()["set"]) <= {
+        "all",
+        "accepted",
+        "all candidates",
+        "real (inner training)",
+        "real (held out)",
+    }
 
 
 def test_steps_in_the_wrong_order_are_named(cells: CellSet) -> None:

@@ -12,6 +12,7 @@ from leuk_lib.gan import train as room
 from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.gan.samples import generate
 from leuk_lib.gan.train import GanResult, train_gan
+from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.fabric import make_fabric
 
@@ -92,6 +93,35 @@ def test_drawn_cells_are_of_the_drawn_class() -> None:
 def test_nothing_to_learn_is_said(tmp_path: Path) -> None:
     with pytest.raises(LeukError, match="min_count = 9"):
         run(tmp_path, PARAMS.model_copy(update={"min_count": 9}))
+
+
+@pytest.mark.parametrize(("steps", "every", "lost", "kept"), [(6, 2, 4, 4), (400, 4, 7, 4)])
+def test_a_diverged_training_stops_before_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, every: int, lost: int, kept: int
+) -> None:
+    """The critic is lost in a step with a row of history, or in one that has none but comes before a checkpoint."""
+    real_batch = room._batch
+
+    def poisoned(loop, pick, ada, params, step, who, fabric):  # type: ignore[no-untyped-def]
+        if step == lost and who == "g":
+            with torch.no_grad():
+                next(loop._objects["discriminator"].parameters()).fill_(float("nan"))
+        return real_batch(loop, pick, ada, params, step, who, fabric)
+
+    monkeypatch.setattr(room, "_batch", poisoned)
+    said = rf"^ACDB-GAN: training diverged at step {lost} \(loss_g nan\); lower lr, now 0\.002$"
+    with pytest.raises(LeukError, match=said):
+        run(tmp_path, PARAMS.model_copy(update={"checkpoint_every": every, "steps": steps}))
+    state = Checkpoint(tmp_path, "id").load()
+    assert state is not None and state["step"] == kept
+    for name in ("generator", "discriminator"):
+        assert all(value.isfinite().all() for value in state["objects"][name].values())
+
+
+def test_classes_are_named_where_the_training_diverged() -> None:
+    row = {"loss_d": float("nan"), "loss_g": 0.7, "r_0": 0.1, "p_0": 0.0, "r_2": float("nan"), "p_2": float("nan")}
+    with pytest.raises(LeukError, match=r"at step 9, class number 2 \(loss_d nan\); lower lr, now 0\.1$"):
+        room._require_finite(row, 9, 0.1)
 
 
 def test_bfloat16_trains_and_keeps_weights_in_float32(tmp_path: Path) -> None:
