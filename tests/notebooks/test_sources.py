@@ -49,6 +49,14 @@ def test_parameters_cell_equals_the_model(spec: StageSpec):
 
 
 @by_stage
+def test_no_cell_gives_a_parameter_another_value(spec: StageSpec):
+    # The cell that begins the stage reads the names again when somebody runs it again.
+    names = set(spec.params_model().model_fields)
+    later = [name for cell in cells(spec, "code")[1:] for name in assigned_names(cell.source)]
+    assert names & set(later) == set()
+
+
+@by_stage
 def test_every_parameter_has_a_meaning(spec: StageSpec):
     assert [name for name, field in spec.params_model().model_fields.items() if not field.description] == []
 
