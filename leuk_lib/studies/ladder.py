@@ -6,37 +6,28 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from leuk_lib.alhe.torch_alhe import enhance_cells
-from leuk_lib.data.catalog import load_dataset
-from leuk_lib.data.splits import split_groups
 from leuk_lib.evaluation.baselines import BASELINES, Scorer, Task, network, network_scorer
 from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.fcmae.pretrain import build_autoencoder, pretrain
 from leuk_lib.fcmae.weights import load_backbone, save_backbone
 from leuk_lib.runs.fabric import make_fabric
-from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import torch_generator
 from leuk_lib.studies import ladder_tables
-from leuk_lib.studies.foreign import foreign_cells
-from leuk_lib.studies.small_sets import small_cells, small_row
+from leuk_lib.studies.ladder_cells import Material, gather
+from leuk_lib.studies.small_sets import small_row
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.wpat.finetune import Finetuned, finetune
 from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.pooled import PooledClassifier
-
-FRACTIONS = (0.7, 0.1, 0.2)  # training, validation, test
-TRAINING, VALIDATION, TEST, NOWHERE = range(4)
 
 
 @dataclass(frozen=True)
@@ -118,25 +109,6 @@ class LadderParams(StudyParams):
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Material:
-    """Raw and enhanced images (N,3,S,S) uint8, labels (N,), groups (N,), and the positions of the three parts.
-
-    others, small: name of a foreign source, of a small set -> its images, labels and groups.
-    """
-
-    raw: Tensor
-    enhanced: Tensor
-    labels: Tensor
-    groups: NDArray[Any]
-    classes: tuple[str, ...]
-    train: Tensor
-    val: Tensor
-    test: Tensor
-    others: dict[str, tuple[Tensor, Tensor, list[str]]]
-    small: dict[str, tuple[Tensor, list[str], list[str]]]
-
-
 class Ladder(Study[LadderParams]):
     """Every repetition has its own split (by groups), weights and batches; all models of a repetition share them.
 
@@ -160,7 +132,7 @@ class Ladder(Study[LadderParams]):
         """One job of any wave."""
         p = self.params
         if job == "cells":
-            return self._cells(folder / job)
+            return gather(p.dataset, p.image_size, p.per_class, p.threads, p.others, p.small, folder / job)
         for seed in p.seeds:
             if job == f"pretrain-{seed}":
                 return self._pretrain(seed, folder, identity)
@@ -186,50 +158,8 @@ class Ladder(Study[LadderParams]):
 
     # -- jobs --------------------------------------------------------------------------------------------------
 
-    def _cells(self, folder: Path) -> list[Row]:
-        p = self.params
-        data = load_dataset(p.dataset, size=p.image_size, workers=p.threads, per_class=p.per_class)
-        raw = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)))
-        kept = {"raw": raw, "enhanced": enhance_cells(raw), "labels": torch.from_numpy(data.labels)}
-        groups = pd.factorize(data.table["group"])[0].tolist()
-        about: dict[str, Any] = {"classes": data.classes, "groups": groups, "others": {}, "small": {}}
-        rows: list[Row] = [{
-            "source": data.name, "cells": len(raw), "groups": len(set(groups)), "grouped by": data.grouped_by,
-            "tested classes": len(data.classes), "classes": ",".join(data.classes),
-        }]  # fmt: skip
-        for name in p.others:
-            other = foreign_cells(Path(p.dataset).parent / name, data.classes, p.image_size, p.threads)
-            kept |= {f"{name} images": other.images, f"{name} labels": other.labels}
-            about["others"][name] = other.groups
-            rows.append({
-                "source": name, "cells": len(other.labels), "groups": len(set(other.groups)), "grouped by": "file",
-                "tested classes": len(other.labels.unique()), "classes": "",
-            })  # fmt: skip
-        for name in p.small:
-            kept[f"{name} images"], names, patients = small_cells(
-                Path(p.dataset).parent / name, p.image_size, p.threads
-            )
-            about["small"][name] = names, patients
-        with atomic(folder / "cells.safetensors") as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in kept.items()}, temporary)
-        write_json(folder / "about.json", about)
-        return rows
-
-    def _material(self, folder: Path, seed: int) -> _Material:
-        kept, about = load_file(folder / "cells" / "cells.safetensors"), read_json(folder / "cells" / "about.json")
-        labels, groups = kept["labels"].numpy(), np.array(about["groups"])
-        part = split_groups(labels, groups, FRACTIONS, seed)
-        for other in set(self.params.tuned) - {seed}:
-            part[(part == TEST) & (split_groups(labels, groups, FRACTIONS, other) == VALIDATION)] = NOWHERE
-        train, val, test = (torch.from_numpy(np.flatnonzero(part == k)) for k in (TRAINING, VALIDATION, TEST))
-        others = {
-            name: (kept[f"{name} images"], kept[f"{name} labels"], found) for name, found in about["others"].items()
-        }
-        small = {name: (kept[f"{name} images"], *found) for name, found in about["small"].items()}
-        return _Material(
-            kept["raw"], kept["enhanced"], kept["labels"], groups, tuple(about["classes"]), train, val, test, others,
-            small,
-        )  # fmt: skip
+    def _material(self, folder: Path, seed: int) -> Material:
+        return Material.read(folder / "cells", seed, self.params.tuned)
 
     def _pretrain(self, seed: int, folder: Path, identity: str) -> list[Row]:
         material, params, own = self._material(folder, seed), self.params.fcmae(seed), folder / f"pretrain-{seed}"
@@ -281,7 +211,7 @@ class Ladder(Study[LadderParams]):
         return rows
 
     def _scorer(
-        self, arm: str, step: Step, seed: int, material: _Material, folder: Path,
+        self, arm: str, step: Step, seed: int, material: Material, folder: Path,
         fit: Callable[[nn.Module, str], nn.Module],
     ) -> Scorer:  # fmt: skip
         p, classes = self.params, len(material.classes)
@@ -304,7 +234,7 @@ class Ladder(Study[LadderParams]):
         return BASELINES[arm](task) if arm in BASELINES else network(arm, task)
 
     def _conditions(
-        self, arm: str, seed: int, material: _Material
+        self, arm: str, seed: int, material: Material
     ) -> list[tuple[str, Tensor, Tensor, list[str], list[str]]]:
         """Name, raw images, labels, groups and cells. A repetition's shifts are the same for all models."""
         p = self.params
