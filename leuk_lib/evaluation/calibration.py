@@ -67,11 +67,10 @@ def scaling_table(
     over = ClusterBootstrap(
         np.arange(len(repetitions)), resamples, numpy_rng(seed, "calibration", "repetitions")
     ).weights
-    judged_by = [[test for _, test in repetitions], [validation for validation, _ in repetitions]]
     rows = []
     for name, moment in each[0]:
         values, drawn = zip(*(found[name, moment] for found in each), strict=True)
-        judged = judged_by[moment == "fitted"]
+        judged = [validation if moment == "fitted" else test for validation, test in repetitions]
         low = high = float("nan")
         if len(np.unique(np.concatenate([part.groups for part in judged]))) > 1:
             low, high = percentile((np.array(drawn).T * over).sum(axis=1) / over.sum(axis=1), level)
