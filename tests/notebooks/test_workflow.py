@@ -192,23 +192,22 @@ def test_odd_names_of_folders_and_runs_are_kept(root: Path, tmp_path: Path, imag
     assert "output: 007/data/notebook.ipynb" in done.stdout + done.stderr
 
 
-def test_a_failed_stage_keeps_its_partial_notebook_and_the_rerun_starts_there(root: Path, tmp_path: Path):
-    copy = Copy(root, tmp_path)
-    path = copy.root / "notebooks" / "02_alhe.ipynb"
+def test_a_failed_stage_keeps_its_partial_notebook_and_the_rerun_starts_there(finished: Copy):
+    path = finished.root / "notebooks" / "02_alhe.ipynb"
     good = path.read_text()
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(-1, nbformat.v4.new_code_cell("raise RuntimeError('planted')"))
     nbformat.write(notebook, path)
-    done = copy.leuk("run", "alhe", "--profile", "smoke", check=False)
+    done = finished.leuk("run", "alhe", "--profile", "smoke", check=False)
     assert done.returncode == 1 and "stage alhe failed: RuntimeError: planted" in done.stderr
-    folder = copy.results / RUN
+    folder = finished.results / RUN
     partial = nbformat.read(folder / "alhe" / "partial.ipynb", as_version=4)
     assert any("planted" in str(cell.get("outputs")) for cell in partial.cells)
     assert '"state": "failed"' in (folder / "alhe" / "card.json").read_text()
     assert (folder / "data" / "notebook.ipynb").exists() and not (folder / "alhe" / "notebook.ipynb").exists()
     path.write_text(good)
-    assert copy.would_run("alhe") == ["alhe"]
-    copy.leuk("run", "alhe", "--profile", "smoke")
+    assert finished.would_run("alhe") == ["alhe"]
+    finished.leuk("run", "alhe", "--profile", "smoke")
     assert (folder / "alhe" / "notebook.ipynb").exists() and not (folder / "alhe" / "partial.ipynb").exists()
 
 
