@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from leuk_lib.book.chapters import chapter_link, chapter_name
 from leuk_lib.book.markdown import code, duration, escape, number, table
+from leuk_lib.evaluation.reference import public_card
 from leuk_lib.stages import StageSpec
 
 Card = Mapping[str, Any]
@@ -74,11 +75,8 @@ def run_card(stage: StageSpec, card: Card) -> str:
         parts.append("\n".join(f"- {escape(note)}" for note in card["notes"]) + "\n")
     own = [(code(name), _shown(value)) for name, value in (card.get("params") or {}).items()]
     parts += [_dropdown("Parameters", table(("parameter", "value"), own))] if own else []
-    reads = {
-        f"{name}/{Path(file).name if Path(file).is_absolute() else file}": sha
-        for name, files in (card.get("inputs") or {}).items()
-        for file, sha in files.items()
-    }
+    inputs = public_card(card).get("inputs", {})
+    reads = {f"{name}/{file}": sha for name, files in inputs.items() for file, sha in files.items()}
     parts += [_dropdown("Files it read", _files(reads))] if reads else []
     parts += [_dropdown("Files it wrote", _files(card["outputs"]))] if card.get("outputs") else []
     versions = [(code(name), code(version)) for name, version in (card.get("versions") or {}).items()]
