@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from leuk_lib.data.augment import normalise
 from leuk_lib.data.loading import CellSet
-from leuk_lib.evaluation.intervals import ClusterBootstrap, percentile
+from leuk_lib.evaluation.intervals import ClusterBootstrap, clustered_wilson, percentile
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 
@@ -117,17 +117,25 @@ SUMMARY = ["method", "region", "measure", "value", "low", "high", "area", "n"]
 def summarise_shares(
     tables: Mapping[str, pd.DataFrame], groups: NDArray[np.str_], seed: int, n_resamples: int = 1000
 ) -> pd.DataFrame:
-    """One row a method, region and measure (share, pointing): mean with its 95 % interval over resampled groups, area, n."""
+    """One row a method, region and measure (share, pointing): mean, 95 % interval over whole groups, area, n.
+
+    Intervals by bootstrap; Wilson's over groups where all images agree on 0 or 1, which resampling can only repeat.
+    None (NaN) where there is one group.
+    """
     rows: list[tuple[str, str, str, float, float, float, float, int]] = []
     for method, table in tables.items():
         for region in table["region"].unique():
             part = table[table["region"] == region]
-            bootstrap = ClusterBootstrap(
-                groups[part["cell"].to_numpy()], n_resamples, numpy_rng(seed, "attribution", method, region)
-            )
+            mine = groups[part["cell"].to_numpy()]
+            bootstrap = ClusterBootstrap(mine, n_resamples, numpy_rng(seed, "attribution", method, region))
             for measure in ("share", "pointing"):
                 values = part[measure].to_numpy(dtype=np.float64)
-                low, high = percentile(bootstrap.means(values))
+                if bootstrap.n_groups < 2:
+                    low, high = float("nan"), float("nan")
+                elif values.max() == 0 or values.min() == 1:
+                    low, high, _ = clustered_wilson(values, mine)
+                else:
+                    low, high = percentile(bootstrap.means(values))
                 area = float(part["area"].mean())
                 rows.append((method, region, measure, float(values.mean()), low, high, area, len(part)))
     return pd.DataFrame(rows, columns=SUMMARY)
@@ -146,4 +154,5 @@ def record_shares(stage: Any, summary: pd.DataFrame, prefix: str) -> None:
     """Put a summary into a stage's metrics as ``<prefix>_<method>_<region>_<measure>``."""
     for row in summary.to_dict("records"):
         key = f"{prefix}_{row['method']}_{row['region']}_{row['measure']}".replace(" ", "_")
-        stage.record(key, float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]))
+        low, high = (None if np.isnan(row[end]) else float(row[end]) for end in ("low", "high"))
+        stage.record(key, float(row["value"]), low, high, int(row["n"]))

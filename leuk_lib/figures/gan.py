@@ -101,7 +101,8 @@ def trade_off(table: pd.DataFrame, controls: pd.DataFrame) -> Figure:
     ax.set_xlabel("cells of other classes accepted, %")
     ax.set_ylabel("cells of the class accepted, %")
     ax.set_ylim(-3, 103)
-    fig.legend(loc="outside right upper", **LEGEND)
+    if ax.get_legend_handles_labels()[0]:
+        fig.legend(loc="outside right upper", **LEGEND)
     return fig
 
 

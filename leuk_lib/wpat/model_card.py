@@ -20,7 +20,7 @@ class Facts:
     """What the run knows of the model beside its card.
 
     counts: columns class, train, synthetic, val; test: test cells; scores: rows split, metric, value, low, high, n,
-    groups of this model; recalls: columns class, recall, low, high, n (what is missing is left out).
+    groups of this model; recalls: columns class, n, groups, recall, low, high (what is missing is left out).
     """
 
     dataset: str
@@ -59,7 +59,8 @@ def text(card: ModelCard, facts: Facts) -> str:
         "On the test part, opened once, and on the validation part that chose the weights (which flatters it); 95 % "
         "intervals over resampled groups:", "",
         _markdown(_with_intervals(facts.scores, ["split", "metric"])), "",
-        "Recall of each class on the test part:", "", _markdown(_with_intervals(facts.recalls, ["class"])), "",
+        "Recall of each class on the test part, with Wilson's interval over groups:", "",
+        _markdown(_with_intervals(facts.recalls.rename(columns={"recall": "value"}), ["class"])), "",
         "## Limits", "",
     ]  # fmt: skip
     if rendered:

@@ -1,5 +1,7 @@
 """Attribution: maps are shares, the measures mean what they say, integrated gradients find what the model uses."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,11 @@ from leuk_lib.evaluation.explain import (
     border_colour,
     integrated_gradients,
     peak_hits,
+    record_shares,
     summarise_shares,
     to_shares,
 )
+from leuk_lib.evaluation.intervals import wilson
 from leuk_lib.runs.errors import LeukError
 
 
@@ -102,6 +106,26 @@ def test_a_cell_without_nucleus_in_its_mask_is_left_out_there():
 def test_no_masks_is_said():
     with pytest.raises(LeukError, match="no masks"):
         attribution_shares(torch.ones(1, 4, 4), None)
+
+
+def test_where_all_peaks_lie_on_the_cell_the_interval_is_wilsons_over_groups():
+    masks = _masks(6)
+    on_cell = to_shares((masks > 0).float() + (masks == 255).float())
+    table = attribution_shares(on_cell, masks)
+    summary = summarise_shares({"any": table}, np.array(list("aabbcc")), seed=0, n_resamples=50)
+    peaks = summary.set_index(["region", "measure"]).loc[("cell", "pointing")]
+    assert peaks["value"] == 1 and (peaks["low"], peaks["high"]) == pytest.approx(wilson(3, 3))
+    alone = summarise_shares({"any": table}, np.array(["a"] * 6), seed=0, n_resamples=50)
+    assert alone["value"].notna().all() and alone[["low", "high"]].isna().all(axis=None)
+
+
+def test_a_summary_without_intervals_is_recorded_without_them():
+    stage = Mock()
+    masks = _masks(2)
+    table = attribution_shares(to_shares((masks > 0).float()), masks)
+    summary = summarise_shares({"any": table}, np.array(["a", "a"]), seed=0, n_resamples=50)
+    record_shares(stage, summary, "wpat")
+    stage.record.assert_any_call("wpat_any_cell_pointing", 1.0, None, None, 2)
 
 
 def test_summary_covers_methods_regions_and_measures():

@@ -165,6 +165,7 @@ def test_tables_and_figures(cells: CellSet, room: Chapter) -> None:
         figure.canvas.draw()
 
 
+@pytest.mark.filterwarnings("error::UserWarning")  # matplotlib's, of a legend of nothing
 @pytest.mark.parametrize("why", ["rho 0", "held out too few to judge by"])
 def test_the_chapter_goes_on_where_no_class_draws_a_candidate(
     cells: CellSet, room: Chapter, tmp_path: Path, why: str

@@ -84,7 +84,7 @@ def _facts(kind="rendered", profile="laptop"):
     nan = float("nan")
     recalls = pd.DataFrame(
         [("ALL", 0.5, 0.25, 0.75, 8, 2), ("AML", 0.75, nan, nan, 4, 1), ("none of them", nan, nan, nan, 0, 0)],
-        columns=["class", "value", "low", "high", "n", "groups"],
+        columns=["class", "recall", "low", "high", "n", "groups"],
     )
     counts = {"class": list(CLASSES), "train": [5, 6, 7], "synthetic": [0, 0, 1], "val": [1, 1, 1]}
     return Facts("smear", kind, profile, "a-run", 3, counts, scores, recalls, 12345)
