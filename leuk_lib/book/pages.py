@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -12,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from leuk_lib.book.chapters import chapter_link, chapter_name
 from leuk_lib.book.markdown import code, duration, escape, number, table
-from leuk_lib.evaluation.reference import public_card
+from leuk_lib.evaluation.reference import portable, public_card
 from leuk_lib.stages import StageSpec
 
 Card = Mapping[str, Any]
@@ -35,9 +34,8 @@ def chapter(stage: StageSpec) -> str:
 
 def _shown(value: Any) -> str:
     """A parameter's value without the folders of the machine that it ran on."""
-    if isinstance(value, str) and ("/" in value or "\\" in value):
-        return code("…/" + Path(value.replace("\\", "/")).name)
-    return code(value) if value != "" else "(empty)"
+    kept = portable(value)
+    return "(empty)" if value == "" else code(kept if kept == value else f"…/{kept}")
 
 
 def commit(card: Card) -> str:

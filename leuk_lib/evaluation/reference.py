@@ -114,7 +114,7 @@ def load_run(source: Path) -> dict[str, Any]:
     return {"metrics": metrics, "cards": whole.get("cards", {}), "tolerances": whole.get("tolerances", {})}
 
 
-def _portable(value: Any) -> Any:
+def portable(value: Any) -> Any:
     """A parameter's value without the folders of the machine that it ran on."""
     return Path(value.replace("\\", "/")).name if isinstance(value, str) and ("/" in value or "\\" in value) else value
 
@@ -122,10 +122,10 @@ def _portable(value: Any) -> Any:
 def public_card(card: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run card may be published: no host name, no process, no folders."""
     kept = {key: card[key] for key in CARD_KEYS if key in card}
-    kept["params"] = {key: _portable(value) for key, value in kept.get("params", {}).items()}
+    kept["params"] = {key: portable(value) for key, value in kept.get("params", {}).items()}
     if "inputs" in kept:  # a file of the project keeps its path, one from elsewhere its name
         kept["inputs"] = {
-            stage: {_portable(file) if Path(file).is_absolute() else file: sha for file, sha in files.items()}
+            stage: {portable(file) if Path(file).is_absolute() else file: sha for file, sha in files.items()}
             for stage, files in kept["inputs"].items()
         }
     return kept
