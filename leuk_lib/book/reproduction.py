@@ -16,6 +16,7 @@ Card = Mapping[str, Any]
 PAGE = "reproduce/did_it_reproduce.md"
 KINDS = {
     "half_interval": "half the width of the reference's interval",
+    "proportion": "half the width of Wilson's interval of a share of so many",
     "count": "the square root of the reference's value",
     "relative": "{size:.0%} of the reference's value",
     "exact": "nothing but rounding",

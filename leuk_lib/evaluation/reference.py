@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from leuk_lib.evaluation.intervals import wilson
 from leuk_lib.runs import paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json, write_text
@@ -29,7 +30,9 @@ class Rule(FrozenParams):
     """One rule of ``book/reference/tolerances.yml``: which numbers, how far they may lie apart, and why."""
 
     numbers: tuple[str, ...] = Field(min_length=1, description="patterns of stage.metric, * allowed")
-    kind: Literal["half_interval", "count", "relative", "exact"] = Field(description="how the tolerance is found")
+    kind: Literal["half_interval", "proportion", "count", "relative", "exact"] = Field(
+        description="how the tolerance is found"
+    )
     size: float = Field(0.0, ge=0, description="of a relative tolerance: the share of the reference's value")
     why: str = Field(min_length=10, description="the reason, one sentence")
 
@@ -37,6 +40,8 @@ class Rule(FrozenParams):
         """True if this rule speaks of the number ``stage.metric`` whose reference is ``entry``."""
         interval = "low" in entry and "high" in entry
         if self.kind == "half_interval" and not interval:
+            return False
+        if self.kind == "proportion" and (interval or not entry.get("n") or not 0 <= entry["value"] <= 1):
             return False
         if self.kind == "count" and (interval or not isinstance(entry["value"], int) or entry["value"] < 0):
             return False
@@ -46,6 +51,9 @@ class Rule(FrozenParams):
         """The largest absolute difference that still agrees, without the allowance for rounding."""
         if self.kind == "half_interval":
             return (float(entry["high"]) - float(entry["low"])) / 2
+        if self.kind == "proportion":
+            low, high = wilson(entry["value"] * entry["n"], entry["n"])
+            return (high - low) / 2
         if self.kind == "count":
             return math.sqrt(entry["value"])
         return self.size * abs(float(entry["value"])) if self.kind == "relative" else 0.0

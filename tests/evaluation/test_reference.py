@@ -34,6 +34,9 @@ def test_half_the_interval_decides_where_there_is_one(rules, value, low, width):
         ("claims.reproduced", {"value": 3}, "exact", 0),
         ("acdb_gan.accepted", {"value": 100}, "count", 10),
         ("wpat.loss", {"value": -2.0}, "relative", 0.04),
+        ("acdb_gan.gate_own", {"value": 0.5, "n": 40}, "proportion", 0.148005),  # scipy: binomtest(20, 40)
+        ("acdb_gan.gate_own", {"value": 0.5}, "relative", 0.01),
+        ("acdb_gan.gate_exact", {"value": 0.0, "n": 40}, "relative", 0),
         ("data.frame", {"value": 0.2, "low": 0.1, "high": 0.3}, "half_interval", 0.1),
     ],
 )
