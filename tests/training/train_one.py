@@ -96,7 +96,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "pairs": 1,
         "steps": 20,
         "drop_path": 0.3,
-        "lr": 1e-4,
+        "lr": 1e-5,
         "muon": 0.0,
         "mixup": 0.4,
         "cutmix": 1.0,
