@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from leuk_lib.alhe.baselines import Method
 from leuk_lib.alhe.colour import LINEAR
-from leuk_lib.alhe.peers import Method
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import leuk_lib
+from leuk_lib.audit.reference import all_references, read_rules
 from leuk_lib.book import api, architecture, pages, pipeline, prints, reading, reproduction
 from leuk_lib.book.chapters import chapter_name, clean, read_notebook
 from leuk_lib.book.gate import executed_notebook
-from leuk_lib.evaluation.reference import all_references, read_rules
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import read_card, stage_state
 from leuk_lib.runs.files import read_json, write_json, write_text

@@ -9,9 +9,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from leuk_lib.audit.reference import portable, public_card
 from leuk_lib.book.chapters import chapter_link, chapter_name
 from leuk_lib.book.markdown import code, duration, escape, number, table
-from leuk_lib.evaluation.reference import portable, public_card
 from leuk_lib.stages import StageSpec
 
 Card = Mapping[str, Any]

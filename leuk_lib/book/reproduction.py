@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from leuk_lib.audit.compare import VERDICTS, by_stage, compare_runs, counts, sentence
+from leuk_lib.audit.reference import Rules, reference_file
 from leuk_lib.book.markdown import code, duration, escape, number, table
-from leuk_lib.evaluation.compare import VERDICTS, by_stage, compare_runs, counts, sentence
-from leuk_lib.evaluation.reference import Rules, reference_file
 
 Card = Mapping[str, Any]
 PAGE = "reproduce/did_it_reproduce.md"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,14 +19,9 @@ from torch import Tensor
 from leuk_lib.data.splits import FOREIGN, PARTS, assert_disjoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
+from leuk_lib.runs.recorder import Notes
 
 CELLS, TABLE, SPLITS = "cells.safetensors", "cells.csv", "splits.json"
-
-
-class HasNotes(Protocol):
-    """What ``open_test`` needs of a stage: a place in its card to write to."""
-
-    def note(self, text: str) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ class CellSet:
             raise LeukError("the test part is closed: cells.open_test(stage) opens it and writes so to the card")
         return self._positions(part)
 
-    def open_test(self, stage: HasNotes, foreign: str | None = None) -> Tensor:
+    def open_test(self, stage: Notes, foreign: str | None = None) -> Tensor:
         """Positions of the test cells, or of those of a foreign test set; ``stage``'s card records that they were read."""
         test = self._positions("test" if foreign is None else FOREIGN + foreign)
         which = "test part" if foreign is None else f"foreign test set {foreign}"

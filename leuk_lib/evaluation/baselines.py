@@ -16,14 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leuk_lib.data.augment import normalise
 from leuk_lib.data.loading import CellSet
-from leuk_lib.evaluation.intervals import ClusterBootstrap, score_interval
 from leuk_lib.evaluation.metrics import evaluate
 from leuk_lib.evaluation.predictions import PREFIX, Predictions
+from leuk_lib.evaluation.resampling import score_interval
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 from leuk_lib.runs.seeds import derive, numpy_rng
+from leuk_lib.statistics.intervals import ClusterBootstrap
+from leuk_lib.training.augment import normalise
 
 Array = NDArray[np.float64]
 Scorer = Callable[[Tensor, Tensor | None], Array]

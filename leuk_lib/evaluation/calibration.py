@@ -12,10 +12,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from leuk_lib.evaluation import metrics
-from leuk_lib.evaluation.intervals import ClusterBootstrap, clustered_wilson, percentile, resampled_trust
 from leuk_lib.evaluation.predictions import Predictions
+from leuk_lib.evaluation.resampling import resampled_trust
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
+from leuk_lib.statistics.intervals import ClusterBootstrap, clustered_wilson, percentile
 
 Array = NDArray[np.float64]
 T_MIN, T_MAX = 0.05, 20.0

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from leuk_lib.data.augment import normalise
 from leuk_lib.data.loading import CellSet
-from leuk_lib.evaluation.intervals import ClusterBootstrap, clustered_wilson, percentile
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
+from leuk_lib.statistics.intervals import ClusterBootstrap, clustered_wilson, percentile
+from leuk_lib.training.augment import normalise
 
 NUCLEUS = 255
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from leuk_lib.data.augment import stain_jitter
+from leuk_lib.training.augment import stain_jitter
 
 Shift = Callable[[Tensor, float, torch.Generator], Tensor]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,16 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from leuk_lib.evaluation.intervals import ClusterBootstrap, percentile
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import derive, numpy_rng
-
-
-class RecordsNumbers(Protocol):
-    """What ``record`` needs of a stage."""
-
-    def record(self, key: str, value: float, low: float, high: float, n: int) -> Any: ...
-
+from leuk_lib.statistics.intervals import ClusterBootstrap, percentile
 
 Method = Callable[[nn.Module], Tensor]
 COLUMNS = ["method", "randomised", "value", "low", "high", "n"]
@@ -121,7 +114,7 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["map", "rank correlation with a wholly random model's map", "the map is"])
 
 
-def record(stage: RecordsNumbers, table: pd.DataFrame, prefix: str = "sanity") -> None:
+def record(stage: Recorder, table: pd.DataFrame, prefix: str = "sanity") -> None:
     """Put each method's last row, everything random, into a stage's metrics as ``<prefix>_<method>``."""
     for method, part in table.groupby("method", sort=False):
         end = part.iloc[-1]

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leuk_lib.data.augment import normalise
 from leuk_lib.fcmae.encoder import PUBLISHED, Block, Encoder, init_weights
 from leuk_lib.fcmae.masking import upsample_mask
+from leuk_lib.training.augment import normalise
 
 STAINED_OD = 0.25  # summed optical density of a stained pixel: above the field, about that of a red cell's rim
 STAINED_SHARE = 0.25  # share of such pixels that makes a patch a stained one

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leuk_lib.fcmae.depthwise import DepthwiseConv
-from leuk_lib.fcmae.drop_path import drop_path
 from leuk_lib.fcmae.grn import GRN
 from leuk_lib.fcmae.masking import VisiblePatches, upsample_mask
+from leuk_lib.training.drop_path import drop_path
 
 
 class VariantSpec(TypedDict):

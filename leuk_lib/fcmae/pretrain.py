@@ -12,17 +12,17 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from leuk_lib.data.augment import dihedral, random_resized_crop, stain_jitter
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder, split_loss, stained_patches
 from leuk_lib.fcmae.contrast import Projector, info_nce
 from leuk_lib.fcmae.encoder import Encoder, build_encoder, init_weights
 from leuk_lib.fcmae.masking import random_masks
 from leuk_lib.fcmae.params import FcmaeParams
-from leuk_lib.runs.average import WeightAverage, warming_decay
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.fabric import Fabric
-from leuk_lib.runs.loop import Stateful, TrainingLoop
 from leuk_lib.runs.seeds import torch_generator
+from leuk_lib.training.augment import dihedral, random_resized_crop, stain_jitter
+from leuk_lib.training.ema import WeightAverage, warming_decay
+from leuk_lib.training.fabric import Fabric
+from leuk_lib.training.loop import Stateful, TrainingLoop
 
 
 class Monitor(Protocol):

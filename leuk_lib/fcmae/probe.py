@@ -20,10 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from leuk_lib.data.augment import normalise
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
+from leuk_lib.training.augment import normalise
 
 ENCODER = "FCMAE encoder"
 PROBES = ("k-NN", "k-NN, whitened", "linear")

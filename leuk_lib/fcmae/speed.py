@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from leuk_lib.data.augment import normalise
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
 from leuk_lib.fcmae.encoder import VARIANTS, build_encoder
 from leuk_lib.fcmae.masking import random_masks, upsample_mask
 from leuk_lib.fcmae.params import FcmaeParams
+from leuk_lib.training.augment import normalise
 
 VISIBLE, DENSE, ZEROED = "visible sites only", "dense with masks", "timm, input zeroed"
 

@@ -15,7 +15,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
-from leuk_lib.data.augment import normalise
+from leuk_lib.training.augment import normalise
 
 Features = NDArray[np.float32]
 

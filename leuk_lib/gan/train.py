@@ -14,19 +14,19 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from leuk_lib.data.augment import dihedral
 from leuk_lib.gan import losses
 from leuk_lib.gan.augment import AdaController, Augmentation, class_sums, draw
 from leuk_lib.gan.balance import sampling
 from leuk_lib.gan.networks import Discriminator, Generator, NetworkConfig
 from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.gan.samples import generate, resize
-from leuk_lib.gan.schedules import cosine, ema_decay, ramp
-from leuk_lib.runs.average import WeightAverage
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.fabric import Fabric
-from leuk_lib.runs.loop import TrainingLoop
 from leuk_lib.runs.seeds import derive
+from leuk_lib.training.augment import dihedral
+from leuk_lib.training.ema import WeightAverage
+from leuk_lib.training.fabric import Fabric
+from leuk_lib.training.loop import TrainingLoop
+from leuk_lib.training.schedules import cosine, ema_decay, ramp
 
 LABEL = "ACDB-GAN"
 LOOKS = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which samples are kept

@@ -20,16 +20,16 @@ from leuk_lib.data.loading import CellSet
 from leuk_lib.data.splits import split_groups
 from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.fcmae.pretrain import pretrain
-from leuk_lib.gan import chapter
+from leuk_lib.gan import pipeline as chapter
 from leuk_lib.gan.controls import controls
 from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.gan.samples import generate
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import derive, numpy_rng
 from leuk_lib.studies.paired import Outcomes, Score, between, differences, scores, with_holm
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
+from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune, predict_logits
 from leuk_lib.wpat.params import WpatParams
 

@@ -15,19 +15,19 @@ from pydantic import Field, field_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from leuk_lib.alhe.baselines import clahe_2
 from leuk_lib.alhe.params import EnhanceParams
-from leuk_lib.alhe.peers import clahe_2
 from leuk_lib.alhe.torch_alhe import enhance_cells
 from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.splits import split_groups
 from leuk_lib.evaluation.baselines import Task, network
 from leuk_lib.evaluation.robustness import SHIFTS
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import derive
 from leuk_lib.studies.paired import Outcomes, cells_of, differences, scores
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
+from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
 

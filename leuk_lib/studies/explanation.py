@@ -23,14 +23,13 @@ from leuk_lib.evaluation.explain import (
 from leuk_lib.evaluation.sanity import Method, cascade, summarise
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.seeds import derive
 from leuk_lib.studies.paired import Outcomes, scores
 from leuk_lib.studies.study import Row, Study, StudyParams
+from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune, predict_logits
-from leuk_lib.wpat.model import WPAT
+from leuk_lib.wpat.model import WPAT, parts_of
 from leuk_lib.wpat.params import WpatParams
-from leuk_lib.wpat.pictures import parts_of
 
 ATTENTION, GRADIENTS, SENSITIVITY, IMAGE = "attention", "gradients", "sensitivity", "image alone"
 VALIDATION = 0.125  # of the cells that are not tested

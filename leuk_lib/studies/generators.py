@@ -14,8 +14,8 @@ from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.gan.samples import generate, resize
 from leuk_lib.gan.train import train_gan
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.seeds import torch_generator
+from leuk_lib.training.fabric import make_fabric
 
 SMOTE, GAN = "SMOTE", "GAN"
 NEIGHBOURS = 5  # of the same class, as SMOTE's authors have it

@@ -19,12 +19,12 @@ from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.fcmae.pretrain import build_autoencoder, pretrain
 from leuk_lib.fcmae.weights import load_backbone, save_backbone
-from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.seeds import torch_generator
 from leuk_lib.studies import ladder_tables
 from leuk_lib.studies.ladder_cells import Material, gather
 from leuk_lib.studies.small_sets import small_row
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
+from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import Finetuned, finetune
 from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.pooled import PooledClassifier

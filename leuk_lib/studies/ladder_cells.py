@@ -18,7 +18,7 @@ from leuk_lib.alhe.torch_alhe import enhance_cells
 from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.splits import split_groups
 from leuk_lib.runs.files import atomic, read_json, write_json
-from leuk_lib.studies.foreign import foreign_cells
+from leuk_lib.studies.external import foreign_cells
 from leuk_lib.studies.small_sets import small_cells
 from leuk_lib.studies.study import Row
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from leuk_lib.runs.recorder import Recorder
 from leuk_lib.studies.ladder import FULL
-from leuk_lib.studies.paired import RecordsNumbers, verdict
+from leuk_lib.studies.paired import verdict
 from leuk_lib.studies.record import StudyRecord
 
 GOAL = 0.95  # of the project, for the full model
@@ -163,7 +164,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def record_ladder(stage: RecordsNumbers, found: StudyRecord) -> None:
+def record_ladder(stage: Recorder, found: StudyRecord) -> None:
     """Put the ladder's scores and differences into a stage's metrics: ``ladder_<arm>``, ``ladder_<arm>_minus_<other>``.
 
     ``ladder_shifts_lead``: see :func:`shifts_lead`.

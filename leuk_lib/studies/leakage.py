@@ -22,13 +22,13 @@ from leuk_lib.data.splits import ALWAYS_TRAINED, k_folds, split_groups
 from leuk_lib.evaluation.baselines import Task, colour, network
 from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import derive
 from leuk_lib.studies.generators import GAN, SMOTE, gan, nearest_group, smote
 from leuk_lib.studies.mistakes import Arm, arms_of, steps_of
 from leuk_lib.studies.paired import Outcomes, between, cells_of, scores
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
+from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from leuk_lib.evaluation.intervals import ClusterBootstrap, paired_difference, percentile
-from leuk_lib.evaluation.significance import holm, t_corrected
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import numpy_rng
+from leuk_lib.statistics.intervals import ClusterBootstrap, paired_difference, percentile
+from leuk_lib.statistics.significance import holm, t_corrected
 
 Array = NDArray[np.float64]
 
@@ -234,15 +235,7 @@ def in_words(table: pd.DataFrame, conditions: str = "kinds of test images") -> s
     return "\n".join(said)
 
 
-class RecordsNumbers(Protocol):
-    """What ``record_differences`` needs of a stage."""
-
-    def record(
-        self, key: str, value: float, low: float | None = None, high: float | None = None, n: int | None = None
-    ) -> Any: ...
-
-
-def record_differences(stage: RecordsNumbers, table: pd.DataFrame, sizes: pd.DataFrame) -> None:
+def record_differences(stage: Recorder, table: pd.DataFrame, sizes: pd.DataFrame) -> None:
     """Put the differences into a stage's metrics; n counts test cells over all seeds.
 
     Keys: ``gain_<arm>_<condition>``, or ``gain_<arm>_over_<rival>_<condition>`` where an arm has several rivals.

@@ -22,11 +22,11 @@ from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.fcmae.pretrain import build_autoencoder, pretrain
 from leuk_lib.fcmae.weights import load_backbone, save_backbone
-from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.studies.paired import Outcomes, between, cells_of, differences, scores
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
+from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune, predict_logits
 from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.pooled import PooledClassifier

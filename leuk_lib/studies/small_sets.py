@@ -14,11 +14,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from leuk_lib.data.augment import normalise
 from leuk_lib.data.catalog import load_dataset
 from leuk_lib.evaluation.baselines import colour_histogram, pooled_features
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies.study import Row
+from leuk_lib.training.augment import normalise
 
 PENALTY = 0.01  # scikit-learn's C: features are many, cells are few
 

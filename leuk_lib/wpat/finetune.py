@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leuk_lib.data.augment import dihedral, normalise, random_resized_crop, stain_jitter
-from leuk_lib.data.mixing import mix
 from leuk_lib.fcmae.encoder import Encoder
-from leuk_lib.runs.average import WeightAverage, warming_decay
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.fabric import Fabric
-from leuk_lib.runs.loop import TrainingLoop
 from leuk_lib.runs.seeds import derive, numpy_rng
+from leuk_lib.training.augment import dihedral, normalise, random_resized_crop, stain_jitter
+from leuk_lib.training.ema import WeightAverage, warming_decay
+from leuk_lib.training.fabric import Fabric
+from leuk_lib.training.loop import TrainingLoop
+from leuk_lib.training.mixing import mix
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.pooled import PooledHead

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from leuk_lib.fcmae.drop_path import drop_path
+from leuk_lib.training.drop_path import drop_path
 from leuk_lib.wpat.attention import CosineAttention
 
 

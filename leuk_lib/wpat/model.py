@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leuk_lib.fcmae.drop_path import drop_path
 from leuk_lib.fcmae.encoder import Encoder
+from leuk_lib.training.drop_path import drop_path
 from leuk_lib.wpat.attention import CosineAttention, PositionBias
 from leuk_lib.wpat.latents import LatentStep, Mlp, PlaceEmbedding
 from leuk_lib.wpat.params import WpatParams
@@ -197,3 +197,20 @@ class WPAT(nn.Module):
         mixed = (talking + torch.eye(talking.shape[1], device=talking.device)) / 2
         by_region = asking.mean(dim=1) @ mixed @ reading  # (B, K, R)
         return logits, paint(by_region, seen.inside, seen.layout, self.side, (x.shape[-2], x.shape[-1]))
+
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "class queries": ("queries", "ask.", "latent_norm.", "head_", "pooled."),
+    "latents": ("latents", "latent_steps."),
+    "windows": ("window_steps.", "embed.", "scale_embedding", "region", "place."),
+    "encoder": ("encoder.",),
+}
+
+
+def parts_of(model: WPAT) -> dict[str, list[str]]:
+    """A model's parameters in the order in which the sanity check makes them random, the answer first: name -> prefixes."""
+    names = [name for name, _ in model.named_parameters()]
+    return {
+        part: [prefix for prefix in prefixes if any(name.startswith(prefix) for name in names)]
+        for part, prefixes in PARTS.items()
+    }

@@ -16,12 +16,12 @@ from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationErro
 from safetensors.torch import save_file
 from torch import Tensor
 
-from leuk_lib.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from leuk_lib.data.decode import Unreadable, decode_file, square
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
 from leuk_lib.runs.tensors import named_tensors, read_tensors
+from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD
 from leuk_lib.wpat.finetune import predict_logits
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams

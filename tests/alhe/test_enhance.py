@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from alhe.toys import DIHEDRAL, cell, flat_noise
 from leuk_lib.alhe import lut, tiles
+from leuk_lib.alhe.baselines import clahe_2
 from leuk_lib.alhe.blend import blend
 from leuk_lib.alhe.enhance import alhe, explain
 from leuk_lib.alhe.params import EnhanceParams
-from leuk_lib.alhe.peers import clahe_2
 from leuk_lib.alhe.quality import lightness
 from leuk_lib.runs.errors import LeukError
 

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from alhe.toys import cell
-from leuk_lib.alhe import peers, quality
+from leuk_lib.alhe import baselines as peers
+from leuk_lib.alhe import quality
 from leuk_lib.runs.errors import LeukError
 
 

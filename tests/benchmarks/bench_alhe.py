@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import torch
 
+from leuk_lib.alhe.baselines import clahe_2, equalize_adapthist
 from leuk_lib.alhe.enhance import alhe
-from leuk_lib.alhe.peers import clahe_2, equalize_adapthist
 from leuk_lib.alhe.torch_alhe import alhe_batch
 
 

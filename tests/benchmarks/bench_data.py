@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
-from leuk_lib.data.augment import dihedral, normalise, random_resized_crop, stain_jitter
 from leuk_lib.data.check import check_folder
 from leuk_lib.data.decode import decode_file
-from leuk_lib.data.feed import Batches
 from leuk_lib.data.smear.cohort import render, render_smear
 from leuk_lib.data.smear.individual import draw_patient
 from leuk_lib.data.smear.morphology import CLASSES
 from leuk_lib.fcmae.encoder import build_encoder
+from leuk_lib.training.augment import dihedral, normalise, random_resized_crop, stain_jitter
+from leuk_lib.training.batches import Batches
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 

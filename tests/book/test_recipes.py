@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
-from leuk_lib.cli import app
+from leuk_lib.cli.main import app
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import read_card

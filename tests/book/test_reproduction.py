@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from book import toys as fake
+from leuk_lib.audit import reference
 from leuk_lib.book import pages, reading, reproduction
-from leuk_lib.evaluation import reference
 from leuk_lib.runs import card as cards
 from leuk_lib.runs import files, paths
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from leuk_lib.cli import main
+from leuk_lib.cli.main import main
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.runs.params import StageParams
 from leuk_lib.runs.stage import Stage

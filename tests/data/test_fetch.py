@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from data.toys import coded, picture
-from leuk_lib.cli import main
+from leuk_lib.cli.main import main
 from leuk_lib.data import fetch as fetching
 from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.fetch import ResumingDownloader, download, fetch

@@ -6,13 +6,13 @@ import pytest
 
 from data.test_build import FolderStage, small
 from data.toys import coded, folder, picture
-from leuk_lib.cli import main
+from leuk_lib.chapters.data import class_table
+from leuk_lib.cli.main import main
 from leuk_lib.data.build import build_cells
 from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.check import check_folder
 from leuk_lib.data.files import WHICH_MASK, WHOSE, list_folder
 from leuk_lib.data.sets import SETS
-from leuk_lib.data.views import class_table
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.workflow import resolve_dataset
 

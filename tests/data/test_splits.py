@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.toys import folder
-from leuk_lib.cli import main
+from leuk_lib.cli.main import main
 from leuk_lib.data.splits import (
     PARTS,
     assert_disjoint,

@@ -26,9 +26,10 @@ from leuk_lib.evaluation.baselines import (
     select,
     spread,
 )
-from leuk_lib.evaluation.intervals import ClusterBootstrap, resampled_metrics, wilson
 from leuk_lib.evaluation.predictions import Predictions
+from leuk_lib.evaluation.resampling import resampled_metrics
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.statistics.intervals import ClusterBootstrap, wilson
 from leuk_lib.wpat.params import WpatParams
 
 

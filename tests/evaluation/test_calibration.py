@@ -7,9 +7,9 @@ import pytest
 
 from evaluation.toys import made_up
 from leuk_lib.evaluation import calibration, metrics
-from leuk_lib.evaluation.intervals import ClusterBootstrap
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.statistics.intervals import ClusterBootstrap
 
 
 def overconfident(temperature: float, n: int = 20_000) -> Predictions:

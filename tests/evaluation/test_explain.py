@@ -16,8 +16,8 @@ from leuk_lib.evaluation.explain import (
     summarise_shares,
     to_shares,
 )
-from leuk_lib.evaluation.intervals import wilson
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.statistics.intervals import wilson
 
 
 class LooksAtTheCorner(torch.nn.Module):

@@ -7,10 +7,13 @@ import pandas as pd
 import pytest
 
 from evaluation.toys import made_up
-from leuk_lib.evaluation import audit, calibration, claims, metrics, report
-from leuk_lib.evaluation.intervals import ClusterBootstrap
+from leuk_lib.audit import claims
+from leuk_lib.audit import published as audit
+from leuk_lib.chapters import results as report
+from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.figures import claims as draw_claims
 from leuk_lib.figures import results as draw
+from leuk_lib.statistics.intervals import ClusterBootstrap
 
 from .test_report import models
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fcmae.toys import cells, encoder, generator, small_params
-from leuk_lib.fcmae import pictures
+from leuk_lib.chapters import fcmae as pictures
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
 from leuk_lib.fcmae.probe import Probe
 from leuk_lib.fcmae.speed import DENSE, VISIBLE, ZEROED, compare, measure, peak_memory, training_step

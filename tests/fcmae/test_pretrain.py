@@ -8,7 +8,7 @@ from fcmae.toys import cells, small_params
 from leuk_lib.fcmae.pretrain import build_autoencoder, build_optimisers, learning_rate, parameter_groups, pretrain
 from leuk_lib.fcmae.probe import Probe
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.fabric import make_fabric
+from leuk_lib.training.fabric import make_fabric
 
 
 def weights(result):

@@ -16,7 +16,7 @@ from leuk_lib.data.splits import split_groups
 from leuk_lib.gan.controls import controls, jpeg, noisy, shifted
 from leuk_lib.gan.features import FrozenFeatures
 from leuk_lib.gan.gate import Gate
-from leuk_lib.runs.fabric import make_fabric
+from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
 

@@ -18,9 +18,9 @@ from leuk_lib.gan.networks import (
     upsample,
 )
 from leuk_lib.gan.samples import latents, resize, to_float, to_uint8
-from leuk_lib.gan.schedules import cosine, ema_decay, ramp
-from leuk_lib.runs.average import WeightAverage
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.training.ema import WeightAverage
+from leuk_lib.training.schedules import cosine, ema_decay, ramp
 
 CONFIGS = [
     NetworkConfig(16, 3, width=8, max_width=16),

@@ -14,7 +14,7 @@ from leuk_lib.gan.samples import generate
 from leuk_lib.gan.train import GanResult, train_gan
 from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.fabric import make_fabric
+from leuk_lib.training.fabric import make_fabric
 
 PARAMS = AcdbGanParams(
     gan_size=16, patch=1, width=4, max_width=8, steps=6, batch_size=6, checkpoint_every=2, min_count=3,

@@ -47,7 +47,7 @@ class Copy:
             **os.environ, "PYTHONPATH": str(self.root), "LEUK_ROOT": str(self.root), "LEUK_RESULTS": str(self.results),
         }  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-m", "leuk_lib.cli", *words],
+            [sys.executable, "-m", "leuk_lib.cli.main", *words],
             cwd=self.root,
             env=environment,
             capture_output=True,
@@ -94,10 +94,10 @@ def test_nothing_changed_runs_nothing_and_is_quick(finished: Copy):
     ("module", "expected"),
     [
         ("leuk_lib/gan/losses.py", ["acdb_gan", "wpat", "results", "claims"]),
-        ("leuk_lib/wpat/material.py", ["wpat", "results", "claims"]),
+        ("leuk_lib/chapters/wpat.py", ["wpat", "results", "claims"]),
         ("leuk_lib/figures/claims.py", ["claims"]),
         ("leuk_lib/runs/stage.py", ALL),
-        ("leuk_lib/cli.py", []),
+        ("leuk_lib/cli/main.py", []),
     ],
 )
 def test_a_changed_module_runs_what_depends_on_it(finished: Copy, module: str, expected: list[str]):

@@ -93,7 +93,7 @@ def test_no_large_file_no_image_data_no_weights_in_git(root: Path):
 def test_import_is_light():
     """The installed package and the command line load no model library until one is needed."""
     heavy = "{'torch', 'torchvision', 'cv2', 'pandas', 'timm', 'sklearn', 'matplotlib'}"
-    source = f"import sys, leuk_lib.cli, leuk_lib.stages as s; [spec.params_model() for spec in s.STAGES]; print({heavy} & set(sys.modules))"
+    source = f"import sys, leuk_lib.cli.main, leuk_lib.stages as s; [spec.params_model() for spec in s.STAGES]; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -7,9 +7,8 @@ import pytest
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies.explanation import ATTENTION, GRADIENTS, IMAGE, SENSITIVITY, Explanation, ExplanationParams
-from leuk_lib.wpat.model import WPAT
+from leuk_lib.wpat.model import WPAT, parts_of
 from leuk_lib.wpat.params import WpatParams
-from leuk_lib.wpat.pictures import parts_of
 
 SMALL = {"cells": 240, "image_size": 32, "stem_stride": 1, "folds": 2, "steps": 2, "gradient_steps": 2, "checked": 6, "resamples": 100}  # fmt: skip
 

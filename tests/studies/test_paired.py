@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from leuk_lib.evaluation.significance import t_corrected
+from leuk_lib.statistics.significance import t_corrected
 from leuk_lib.studies import paired
 
 BASE = {"none": "none", "ours": "none"}

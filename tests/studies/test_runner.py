@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from leuk_lib import studies
-from leuk_lib.cli import main
+from leuk_lib.cli.main import main
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies import record as records
 from leuk_lib.studies.runner import run_study, study_folder

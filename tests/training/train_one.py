@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from leuk_lib.data.smear.cohort import smear_cells
-from leuk_lib.runs import loop as loops
-from leuk_lib.runs.fabric import make_fabric
 from leuk_lib.runs.params import TrainParams
+from leuk_lib.training import loop as loops
+from leuk_lib.training.fabric import make_fabric
 
 CLASSES = (0, 1)
 

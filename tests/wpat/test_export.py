@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from leuk_lib import cli
+from leuk_lib.cli.main import main as cli
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.wpat import export

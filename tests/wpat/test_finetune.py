@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import leuk_lib.wpat.finetune as module
-from leuk_lib.data.augment import normalise
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.fabric import make_fabric
-from leuk_lib.runs.loop import TrainingLoop
+from leuk_lib.training.augment import normalise
+from leuk_lib.training.fabric import make_fabric
+from leuk_lib.training.loop import TrainingLoop
 from leuk_lib.wpat.finetune import (
     Selection,
     build_optimisers,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from leuk_lib.data.augment import normalise
 from leuk_lib.fcmae.encoder import build_encoder
+from leuk_lib.training.augment import normalise
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.pooled import RIDGE, PooledClassifier, PooledHead, logistic, pool
 from wpat.toys import blobs

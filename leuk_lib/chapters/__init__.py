@@ -1,0 +1,1 @@
+"""One module per chapter: what its notebook needs and no method should hold."""

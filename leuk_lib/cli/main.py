@@ -1,0 +1,268 @@
+"""``leuk``: check data, run the notebooks, see what is fresh, compare runs, predict, build the book."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from leuk_lib import workflow
+from leuk_lib.cli import data as data_commands
+from leuk_lib.runs import card, paths
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.stages import STAGES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(data_commands.app, name="data")
+
+Dataset = Annotated[str, typer.Option(help="'smear' (rendered cells) or a folder of images.")]
+Profile = Annotated[str, typer.Option(help="smoke, laptop or paper.")]
+Seeds = Annotated[str, typer.Option(help='One seed or several: "0 1 2".')]
+RunName = Annotated[str | None, typer.Option("--run", help="A run's name (default: from data set, profile, seed).")]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.replace(",", " ").split()] or [0]
+    except ValueError as error:
+        raise LeukError(f'seeds {text!r}: must be whole numbers, as in --seeds "0 1 2"') from error
+
+
+@app.command()
+def run(
+    stage: Annotated[str | None, typer.Argument(help="Run up to this stage (default: all).")] = None,
+    dataset: Dataset = "smear",
+    profile: Profile = "laptop",
+    seeds: Annotated[str, typer.Option("--seeds", "--seed", help='One seed or several: "0 1 2".')] = "0",
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run side by side.")] = 1,
+    run: RunName = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="fcmae.epochs=3, repeatable.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would run.")] = False,
+) -> None:
+    """Run the notebooks in order; only what is missing or changed is run.
+
+    Example: leuk run fcmae --profile smoke --seeds "0 1" --jobs 2
+    """
+    extra = ["--dry-run", "--quiet", "progress"] if dry_run else []
+    for name in workflow.run_stages(dataset, profile, _seeds(seeds), jobs, stage, run, set_ or [], extra):
+        print(paths.run_folder(name))
+
+
+@app.command()
+def status(run: RunName = None) -> None:
+    """Print every stage of every run as fresh, stale (and why), failed, interrupted or missing.
+
+    Example: leuk status --run smear-laptop-s0
+    """
+    from leuk_lib.data.fingerprint import fingerprint
+
+    runs = [run] if run else sorted({path.parents[1].name for path in paths.results_root().glob("*/*/card.json")})
+    if not runs:
+        raise LeukError("no run in results/ yet: `make book` or `leuk run` makes one")
+    for name in runs:
+        if not paths.run_folder(name).is_dir():
+            raise LeukError(f"run {name!r}: no such folder in {paths.results_root()}")
+        print(name)
+        for spec in STAGES:
+            state, reasons = card.stage_state(name, spec.name, fingerprint)
+            print(f"  {spec.name:<9} {state:<11} {'; '.join(reasons)}".rstrip())
+
+
+@app.command()
+def compare(
+    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
+    reference: Annotated[
+        str | None,
+        typer.Argument(help="Another run, or a reference file (default: that of the run's data and profile)."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print the equal numbers too.")] = False,
+) -> None:
+    """Set a run's numbers beside a reference's. Exit code 0: all within tolerance, 1: some outside or missing.
+
+    Example: leuk compare smear-laptop-s0
+    """
+    from leuk_lib.audit import compare as comparing
+    from leuk_lib.audit.reference import load_run, reference_file
+
+    def folder(name: str) -> Path:
+        return Path(name) if Path(name).exists() else paths.run_folder(name)
+
+    if reference is None:
+        first = next(iter(load_run(folder(run))["cards"].values()))
+        other = reference_file(first["dataset"], first["profile"])
+        if not other.exists():
+            raise LeukError(
+                f"no reference {other.name} in {other.parent}: name another run or file to compare with, "
+                f"or make one from a run that you trust: leuk reference RUN"
+            )
+    else:
+        other = folder(reference)
+    frame = comparing.compare_runs(folder(run), other)
+    shown = frame if everything else frame[frame["verdict"] != "equal"]
+    if len(shown):
+        print(shown.drop(columns="cause").to_string(index=False, float_format=lambda value: f"{value:.6g}"), end="\n\n")
+    print(comparing.by_stage(frame).to_string(index=False), end="\n\n")
+    print(comparing.sentence(frame))
+    raise typer.Exit(int(frame["verdict"].isin(["outside", "missing"]).any()))
+
+
+@app.command()
+def reference(
+    run: Annotated[str, typer.Argument(help="A finished run's name.")],
+    out: Annotated[Path | None, typer.Option(help="File to write (default: book/reference/DATA-PROFILE.json).")] = None,
+) -> None:
+    """Write the reference record of a finished run: its numbers, cards and tolerances, no images.
+
+    A run that is missing, failed or stale in one stage is refused. Example: leuk reference smear-smoke-s0
+    """
+    from leuk_lib.audit.reference import write_reference
+    from leuk_lib.book.gate import check_run
+    from leuk_lib.data.fingerprint import fingerprint
+
+    check_run(run, STAGES, fingerprint)
+    cards = [card.read_card(run, spec.name) for spec in STAGES]
+    if any((row or {}).get("git", {}).get("dirty") for row in cards):
+        print(
+            f"note: run {run} was made with uncommitted changes; its commit alone does not tell its code",
+            file=sys.stderr,
+        )
+    print(write_reference(paths.run_folder(run), out))
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[Path | None, typer.Option(help="model.safetensors (default: of the latest run).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Print class probabilities of image files. Research use only.
+
+    Example: leuk predict cell.png --model results/smear-laptop-s0/wpat/model.safetensors
+    """
+    from leuk_lib.runs.display import RESEARCH_USE
+
+    model = _latest_model() if model is None else model
+    frame = _predict(images, model)
+    if as_json:
+        rows = frame.to_dict(orient="records")
+        print(json.dumps({"model": str(model), "research_use": RESEARCH_USE, "predictions": rows}, indent=1))
+        return
+    print(frame.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print(RESEARCH_USE)
+
+
+@app.command()
+def export(
+    onnx: Annotated[Path, typer.Option("--onnx", help="File to write.")],
+    model: Annotated[Path | None, typer.Argument(help="model.safetensors (default: of the latest run).")] = None,
+) -> None:
+    """Write a trained model as ONNX, for any batch size, and check that it answers as torch does.
+
+    Example: leuk export results/smear-laptop-s0/wpat/model.safetensors --onnx model.onnx
+    """
+    from leuk_lib.wpat.export import export_onnx
+
+    worst = export_onnx(_latest_model() if model is None else model, onnx)
+    print(f"{onnx}\nlargest difference from torch in the logits: {worst:.1e}")
+
+
+def _latest_model() -> Path:
+    found = sorted(paths.results_root().glob("*/wpat/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise LeukError("no trained model in results/: `leuk run wpat` makes one, or name the file")
+    return found[-1]
+
+
+def _predict(images: list[Path], model: Path) -> pd.DataFrame:
+    """Probabilities of image files; a model that was trained on enhanced cells gets enhanced cells."""
+    from leuk_lib.alhe.enhance import alhe
+    from leuk_lib.alhe.params import EnhanceParams
+    from leuk_lib.wpat.predict import predict_files, read_card
+
+    trained = read_card(model)
+    if not trained.enhanced:
+        return predict_files(images, model)
+    settings = EnhanceParams(**trained.alhe_settings)
+    return predict_files(images, model, lambda image: alhe(image, settings))
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="A study's name.")],
+    dataset: Annotated[str, typer.Option(help="Folder of images, or 'smear' where a study can render cells.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter, as in seeds=[0,1]; may be repeated.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs that run side by side.")] = 1,
+    record: Annotated[bool, typer.Option("--record", help="Write the outcome to book/reference/studies/.")] = False,
+) -> None:
+    """Run an experiment that is too long for a chapter; what is done stays done, so that a killed study goes on.
+
+    Example: leuk study pretraining --dataset data/PBC --jobs 2 --record
+    """
+    from leuk_lib.studies.runner import run_study
+    from leuk_lib.studies.study import parse_settings
+
+    values = {**parse_settings(name, set_ or []), "dataset": workflow.resolve_dataset(dataset)}
+    with workflow.only_one(paths.results_root() / "studies"):
+        outcome = run_study(name, values, jobs)
+    for title in outcome.tables:
+        print(f"\n{title}\n{outcome.table(title).to_string(index=False)}")
+    print(outcome.save() if record else "\nnot recorded: --record writes it for the book")
+
+
+@app.command()
+def book(
+    dataset: Dataset = "smear",
+    profile: Profile = "laptop",
+    seeds: Seeds = "0",
+    run: RunName = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that gets _build/html (default: book).")] = None,
+) -> None:
+    """Build the book from a finished run (of several seeds: the first, with all of them in the seeds table).
+
+    A chapter that is missing, failed or stale stops it by name. Example: leuk book --run smear-laptop-s0
+    """
+    from leuk_lib.book.build import build_book
+    from leuk_lib.data.fingerprint import fingerprint
+
+    name = run or paths.run_name(workflow.resolve_dataset(dataset), profile, _seeds(seeds)[0])
+    page = build_book(paths.project_root(), name, out, fingerprint=fingerprint)
+    print(workflow.summary(name))
+    print(page)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point: errors are one readable line and an exit code; ``--debug`` (anywhere) shows the traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        code = app(arguments, prog_name="leuk", standalone_mode=False)
+    except LeukError as error:
+        if debug:
+            raise
+        print(f"leuk: {error}", file=sys.stderr)
+        return error.exit_code
+    except typer.Exit as done:
+        return done.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("leuk: stopped; run the same command again to continue", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug or not hasattr(error, "format_message"):
+            raise
+        print(f"leuk: {error.format_message()}", file=sys.stderr)
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Training code shared by all methods: the loop, schedules, optimisers, EMA, augmentation, mixing, drop path."""

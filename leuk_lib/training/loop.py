@@ -1,0 +1,166 @@
+"""The training loop's frame: steps, resume, seeds, shards, progress. The step itself belongs to the method.
+
+Randomness is a function of (seed, label, step), never of what happened before, so a loop that was killed and
+continued draws the same numbers as one that was not, and there is no generator state to lose. All of it is drawn for
+the global batch and then sharded, so two processes draw what one would.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from leuk_lib.runs.checkpoint import Checkpoint
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.seeds import derive, torch_generator
+from leuk_lib.training.fabric import Fabric
+
+
+class Stateful(Protocol):
+    """Anything with ``state_dict`` and ``load_state_dict``: models, optimisers, averages, controllers."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+Sharded = TypeVar("Sharded", Tensor, list)
+
+
+class TrainingLoop:
+    """Iterate over optimiser steps 0 … total_steps-1, from the last checkpoint of the same identity on.
+
+    ``every``: steps between checkpoints; one more is written at the end and on SIGTERM (which then ends the process
+    with code 143). Only rank 0 writes and shows progress.
+    """
+
+    def __init__(
+        self, fabric: Fabric, folder: Path, identity: str, total_steps: int, seed: int, label: str, every: int = 50
+    ) -> None:
+        self.fabric, self.total_steps, self.seed, self.label, self.every = fabric, total_steps, seed, label, every
+        self.history: list[dict[str, Any]] = []
+        self.step = 0
+        self.stopped = False
+        self._checkpoint = Checkpoint(folder, identity)
+        self._objects: dict[str, Stateful] = {}
+        self._terminated = False
+        self._bar: tqdm | None = None
+
+    def register(self, **objects: Stateful) -> None:
+        """Name the objects whose state belongs to the checkpoint; call before iterating."""
+        self._objects.update(objects)
+
+    def __iter__(self) -> Iterator[int]:
+        self._restore()
+        if self.stopped or self.step >= self.total_steps:
+            return
+        previous = self._catch_sigterm()
+        silent = self.fabric.global_rank != 0
+        self._bar = tqdm(
+            total=self.total_steps, initial=self.step, desc=self.label, disable=silent, file=sys.stderr,
+            mininterval=1.0 if sys.stderr.isatty() else 10.0, leave=True,
+        )  # fmt: skip
+        try:
+            while self.step < self.total_steps and not self.stopped:
+                torch.manual_seed(derive(self.seed, self.label, self.step))
+                yield self.step
+                self.step += 1
+                self._bar.update()
+                if self.step % self.every == 0 or self.step == self.total_steps or self._terminated or self.stopped:
+                    self._save()
+                if self._terminated:
+                    raise SystemExit(143)
+        finally:
+            self._bar.close()
+            if previous is not None:
+                signal.signal(signal.SIGTERM, previous)
+
+    # -- inside a step -----------------------------------------------------------------------------------------
+
+    def generator(self, step: int, *keys: object) -> torch.Generator:
+        """CPU generator of the stream ``keys`` at ``step``."""
+        return torch_generator(self.seed, self.label, step, *keys)
+
+    def batch(self, step: int, n_items: int, batch_size: int, key: str = "order") -> Tensor:
+        """Positions (batch_size,) int64 of the global batch at ``step``.
+
+        Every epoch is a new permutation; the last partial batch is dropped. With fewer items than ``batch_size`` the
+        permutations of successive epochs are strung together.
+        """
+        if n_items < 1:
+            raise LeukError(f"{self.label}: there is no image to train on")
+        if n_items >= batch_size:
+            epoch, position = divmod(step, n_items // batch_size)
+            return self._permutation(epoch, n_items, key)[position * batch_size : (position + 1) * batch_size]
+        first, last = step * batch_size, (step + 1) * batch_size - 1
+        epochs = range(first // n_items, last // n_items + 1)
+        strung = torch.cat([self._permutation(epoch, n_items, key) for epoch in epochs])
+        offset = first - epochs[0] * n_items
+        return strung[offset : offset + batch_size]
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019  the loop lives as long as its training
+    def _permutation(self, epoch: int, n_items: int, key: str) -> Tensor:
+        return torch.randperm(n_items, generator=torch_generator(self.seed, self.label, key, epoch))
+
+    def shard(self, whole: Sharded) -> Sharded:
+        """This process's part of something drawn for the global batch (first dimension, contiguous)."""
+        world, rank = self.fabric.world_size, self.fabric.global_rank
+        if world == 1:
+            return whole
+        size, rest = divmod(len(whole), world)
+        if rest:
+            raise LeukError(
+                f"{self.label}: a batch of {len(whole)} cannot be shared by {world} processes; make it a multiple"
+            )
+        return whole[rank * size : (rank + 1) * size]
+
+    def stop(self) -> None:
+        """End after the present step (early stopping); the checkpoint remembers it, so that nothing is trained twice."""
+        self.stopped = True
+
+    def log(self, **values: float) -> None:
+        """Add a row to ``history`` (kept in the checkpoint) and show it beside the bar."""
+        self.history.append({"step": self.step, **{key: float(value) for key, value in values.items()}})
+        if self._bar is not None:
+            self._bar.set_postfix({key: f"{value:.3g}" for key, value in values.items()}, refresh=False)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        state = self._checkpoint.load()
+        if state is None:
+            return
+        if set(state["objects"]) != set(self._objects):
+            raise LeukError(
+                f"{self._checkpoint.path}: holds {sorted(state['objects'])} but {self.label} registered "
+                f"{sorted(self._objects)}; delete its folder to start anew"
+            )
+        for name, target in self._objects.items():
+            target.load_state_dict(state["objects"][name])
+        self.step, self.history, self.stopped = state["step"], state["history"], state["stopped"]
+
+    def _save(self) -> None:
+        if self.fabric.global_rank == 0:
+            objects = {name: target.state_dict() for name, target in self._objects.items()}
+            self._checkpoint.save(
+                {"step": self.step, "objects": objects, "history": self.history, "stopped": self.stopped}
+            )
+        self.fabric.barrier()
+
+    def _catch_sigterm(self) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return None
+
+        def remember(number: int, frame: FrameType | None) -> None:
+            self._terminated = True
+
+        return signal.signal(signal.SIGTERM, remember)

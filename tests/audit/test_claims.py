@@ -1,0 +1,129 @@
+"""Verdicts: data that cannot decide never do, small runs never refute, and every claim of the file is judged."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from leuk_lib.audit import claims
+from leuk_lib.audit import published as audit
+from leuk_lib.runs.errors import LeukError
+
+RAABIN = {"kind": "micrographs", "dataset": "raabin", "classes": ["all", "AML", "CLL", "CML"], "profile": "paper"}
+RENDERED = {"kind": "rendered", "dataset": "smear", "classes": ["ALL", "AML", "CLL", "CML"], "profile": "paper"}
+FOREIGN = {"kind": "micrographs", "dataset": "pbc", "classes": ["basophil", "platelet"], "profile": "paper"}
+
+
+@pytest.fixture(scope="module")
+def book():
+    return claims.read_claims()
+
+
+def verdict(book, name, entry, facts):
+    claim = next(claim for claim in book.claims if claim.id == name)
+    return claims.judge(claim, book.needs[claim.needs], entry, facts)
+
+
+@pytest.mark.parametrize(
+    "facts", [RENDERED, FOREIGN, {**FOREIGN, "classes": RAABIN["classes"]}, {**RAABIN, "classes": ["ALL", "AML"]}]
+)
+@pytest.mark.parametrize("value", [0.2, 0.96, 1.0])
+def test_the_headline_is_never_decided_on_other_cells(book, facts, value):
+    found, why = verdict(book, "accuracy", {"value": value, "low": value, "high": value}, facts)
+    assert found == claims.CANNOT
+    assert "make book DATA=raabin-leukemia PROFILE=paper" in why
+
+
+@pytest.mark.parametrize(
+    ("value", "profile", "expected"),
+    [
+        (0.97, "paper", claims.REPRODUCED),
+        (0.945, "paper", claims.REPRODUCED),
+        (0.90, "paper", claims.NOT_REPRODUCED),
+        (0.97, "laptop", claims.REPRODUCED),
+        (0.90, "laptop", claims.CANNOT),
+        (0.97, "smoke", claims.CANNOT),
+    ],
+)
+def test_the_headline_on_the_papers_cells(book, value, profile, expected):
+    entry = {"value": value, "low": value - 0.01, "high": value + 0.01}
+    assert verdict(book, "accuracy", entry, {**RAABIN, "profile": profile})[0] == expected
+
+
+def test_a_verdict_says_whether_the_interval_reaches_the_claim(book):
+    assert "could decide" in verdict(book, "accuracy", {"value": 0.93, "low": 0.9, "high": 0.96}, RAABIN)[1]
+    assert "whole interval" in verdict(book, "accuracy", {"value": 0.9, "low": 0.89, "high": 0.91}, RAABIN)[1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.01, 0.05, claims.REPRODUCED), (-0.01, 0.05, claims.NOT_REPRODUCED), (-0.05, -0.01, claims.NOT_REPRODUCED)],
+)
+def test_ahead_means_the_whole_interval(book, low, high, expected):
+    found, why = verdict(book, "wpat", {"value": (low + high) / 2, "low": low, "high": high}, RENDERED)
+    assert found == expected
+    assert ("cannot be told from none" in why) == (low < 0 < high)
+
+
+def test_a_missing_number_is_said_to_be_missing(book):
+    assert verdict(book, "robustness", None, RENDERED)[0] == claims.CANNOT
+    assert verdict(book, "accuracy", None, RAABIN) == (claims.CANNOT, "This run has no number results.accuracy.")
+    assert "no interval" in verdict(book, "wpat", {"value": 0.1}, RENDERED)[1]
+
+
+@pytest.mark.parametrize(
+    ("claim", "expected"),
+    [("t-tests", claims.REPRODUCED), ("significance", claims.REPRODUCED), ("margin-published", claims.NOT_REPRODUCED), ("lists-fit", claims.NOT_REPRODUCED)],
+)  # fmt: skip
+def test_the_published_figures_are_judged_in_any_run(book, claim, expected):
+    numbers = claims.collect({}, audit.figures(book.published))
+    table = claims.verdicts(book, numbers, {**RENDERED, "profile": "smoke"}, "r").set_index("id")
+    assert table.loc[claim, "verdict"] == expected
+    assert table.loc[claim, "data"] == "published figures"
+
+
+def test_a_study_decides_in_any_run_and_the_row_says_so(book):
+    entry = {"value": 0.03, "low": 0.01, "high": 0.05}
+    numbers = claims.collect({"wpat": {"ladder_wpat_minus_fcmae": entry}}, audit.figures(book.published))
+    row = claims.verdicts(book, numbers, {**RENDERED, "profile": "smoke"}, "r").set_index("id").loc["wpat"]
+    assert row["verdict"] == claims.REPRODUCED and "study's real cells" in row["why"]
+    assert row["data"] == "real cells of a study" and row["run"] == "committed record"
+
+
+def test_every_claim_gets_a_row_and_our_value_is_shown_for_information(book):
+    numbers = claims.collect(
+        {"results": {"accuracy": {"value": 0.8, "low": 0.7, "high": 0.9, "n": 50}}}, audit.figures(book.published)
+    )
+    table = claims.verdicts(book, numbers, RENDERED, "r")
+    assert table["id"].tolist() == [claim.id for claim in book.claims]
+    assert set(table["verdict"]) <= {claims.REPRODUCED, claims.NOT_REPRODUCED, claims.CANNOT}
+    assert table["why"].str.len().min() > 10
+    row = table.set_index("id").loc["accuracy"]
+    assert row["ours"] == "0.8 [0.7, 0.9], n = 50" and row["verdict"] == claims.CANNOT
+
+
+def test_every_audit_key_exists(book):
+    found = audit.figures(book.published)
+    for claim in book.claims:
+        if claim.metric.startswith("audit."):
+            assert claim.metric.removeprefix("audit.") in found, claim.id
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b["claims"][0].update(tolerence=1), "claims.0.tolerence"),
+        (lambda b: b["claims"][0].update(needs="moon"), "needs 'moon'"),
+        (lambda b: b["claims"].append(b["claims"][0]), "stands there twice"),
+        (lambda b: b.pop("published"), "published"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, root, change, message):
+    whole = yaml.safe_load((root / "book" / "claims.yml").read_text(encoding="utf-8"))
+    change(whole)
+    path = tmp_path / "claims.yml"
+    path.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    with pytest.raises(LeukError, match=message):
+        claims.read_claims(path)
+    with pytest.raises(LeukError, match="cannot be read"):
+        claims.read_claims(tmp_path / "none.yml")

@@ -1,0 +1,136 @@
+"""The training loop: what it draws, and that being killed changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from damage import survives
+from leuk_lib.runs.checkpoint import Checkpoint
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.params import TrainParams
+from leuk_lib.training.fabric import make_fabric
+from leuk_lib.training.loop import TrainingLoop
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    return make_fabric(TrainParams(accelerator="cpu"))
+
+
+def train(
+    fabric, folder: Path, stop_after: int | None = None, identity: str = "id", total: int = 30, noise: bool = True
+):
+    """A toy with a dropout and step noise; returns the weights, the history and the steps done in this call."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+    model, optimiser = fabric.setup(model, optimiser)
+    data = torch.linspace(-1, 1, 88).reshape(22, 4)
+    loop = TrainingLoop(fabric, folder, identity, total, seed=3, label="toy", every=7)
+    loop.register(model=model, optimizer=optimiser)
+    done = []
+    for step in loop:
+        batch = data[loop.batch(step, len(data), 8)]
+        batch = batch + torch.randn(batch.shape, generator=loop.generator(step, "noise")) * noise
+        loss = model(batch).pow(2).mean()
+        fabric.backward(loss)
+        optimiser.step()
+        optimiser.zero_grad()
+        loop.log(loss=loss.item())
+        done.append(step)
+        if stop_after is not None and len(done) == stop_after:
+            break
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), loop.history, done
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 12, 29])
+def test_a_stopped_and_continued_loop_equals_an_uninterrupted_one(fabric, tmp_path: Path, stop_after: int):
+    whole, history, _ = train(fabric, tmp_path / "whole")
+    train(fabric, tmp_path / "parts", stop_after)
+    parts, continued, done = train(fabric, tmp_path / "parts")
+    assert torch.equal(whole, parts)
+    assert history == continued
+    # The checkpoint of a step is written when the loop is asked for the next one.
+    assert done[0] == (stop_after - 1) // 7 * 7 and done[-1] == 29
+
+
+def test_a_finished_loop_restores_its_end_without_a_step(fabric, tmp_path: Path):
+    whole, history, _ = train(fabric, tmp_path)
+    again, kept, done = train(fabric, tmp_path)
+    assert done == [] and torch.equal(whole, again) and kept == history
+
+
+def test_another_identity_starts_anew(fabric, tmp_path: Path):
+    train(fabric, tmp_path)
+    assert train(fabric, tmp_path, identity="other")[2] == list(range(30))
+
+
+def test_sigterm_writes_a_checkpoint_and_ends_with_143(fabric, tmp_path: Path):
+    model = torch.nn.Linear(1, 1)
+    loop = TrainingLoop(fabric, tmp_path, "id", 100, seed=0, label="toy", every=1000)
+    loop.register(model=model)
+    with pytest.raises(SystemExit) as ended:
+        for step in loop:
+            if step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.code == 143
+    again = TrainingLoop(fabric, tmp_path, "id", 100, seed=0, label="toy", every=1000)
+    again.register(model=model)
+    assert next(iter(again)) == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x04cposix\nsystem\n(S'true'\ntR."])
+def test_a_damaged_or_foreign_checkpoint_is_one_line(fabric, tmp_path: Path, content: bytes):
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(LeukError, match=r"checkpoint .*state\.pt: damaged or foreign"):
+        train(fabric, tmp_path)
+
+
+@pytest.mark.parametrize("content", [{"format": 1}, {"format": 0, "identity": "id", "state": {}}, [1], None])
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path, content: object):
+    torch.save(content, tmp_path / "state.pt")
+    with pytest.raises(LeukError, match=r"state\.pt: not one of this library; delete"):
+        Checkpoint(tmp_path, "id").load()
+
+
+def test_a_damaged_checkpoint_is_one_line_or_read_as_it_was(tmp_path: Path):
+    """What a checkpoint of changed bytes must never do is to be continued with other weights."""
+    checkpoint = Checkpoint(tmp_path, "id")
+    checkpoint.save({"step": 3, "objects": {"model": {"weight": torch.linspace(0, 1, 99)}}})
+    for state in survives(lambda path: checkpoint.load(), checkpoint.path):
+        assert state["step"] == 3 and torch.equal(state["objects"]["model"]["weight"], torch.linspace(0, 1, 99))
+
+
+def test_a_truncated_checkpoint_is_one_line(fabric, tmp_path: Path):
+    train(fabric, tmp_path)
+    whole = (tmp_path / "state.pt").read_bytes()
+    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LeukError, match=r"checkpoint .*state\.pt: damaged or foreign"):
+        train(fabric, tmp_path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(n_items=st.integers(1, 40), batch_size=st.integers(1, 50), epochs=st.integers(1, 3))
+def test_batches_are_epochs_of_permutations(n_items: int, batch_size: int, epochs: int):
+    loop = TrainingLoop(make_fabric(TrainParams(accelerator="cpu")), Path("unused"), "id", 1, seed=1, label="order")
+    if n_items >= batch_size:
+        per_epoch = n_items // batch_size
+        for epoch in range(epochs):
+            seen = torch.cat([loop.batch(epoch * per_epoch + i, n_items, batch_size) for i in range(per_epoch)])
+            assert len(seen.unique()) == len(seen) == per_epoch * batch_size
+    else:
+        strung = torch.cat([loop.batch(step, n_items, batch_size) for step in range(epochs * n_items)])
+        for start in range(0, len(strung), n_items):
+            assert sorted(strung[start : start + n_items].tolist()) == list(range(n_items))
+
+
+def test_no_images_is_one_line(fabric):
+    with pytest.raises(LeukError, match="no image to train on"):
+        TrainingLoop(fabric, Path("unused"), "id", 1, seed=1, label="toy").batch(0, 0, 4)
