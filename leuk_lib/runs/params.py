@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +20,8 @@ class FrozenParams(BaseModel):
     """Parameters that cannot change, take no unknown name, and convert nothing but lists to tuples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+
+    RENAMED: ClassVar[Mapping[str, str]] = {}  # earlier name -> present name, for the "did you mean" line
 
     @model_validator(mode="before")
     @classmethod
@@ -69,9 +71,9 @@ def check(owner: str, model: type[Params], values: Mapping[str, Any]) -> Params:
     """
     for name, value in values.items():
         if name not in model.model_fields:
-            raise LeukError(
-                f"{owner}: unknown parameter {name!r} (value {value!r}); {nearest(name, model.model_fields)}"
-            )
+            present = model.RENAMED.get(name)
+            hint = f"did you mean {present!r}?" if present else nearest(name, model.model_fields)
+            raise LeukError(f"{owner}: unknown parameter {name!r} (value {value!r}); {hint}")
     try:
         return model(**values)
     except ValidationError as error:
