@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from evaluation.test_compare import CARD, changed, write_run
+from audit.test_compare import CARD, changed, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 

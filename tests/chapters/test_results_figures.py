@@ -15,7 +15,7 @@ from leuk_lib.figures import claims as draw_claims
 from leuk_lib.figures import results as draw
 from leuk_lib.statistics.intervals import ClusterBootstrap
 
-from .test_report import models
+from .test_results import models
 
 
 def texts(figure) -> str:
