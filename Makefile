@@ -1,4 +1,4 @@
-# make book | test | bench | lint | clean | help
+# make book | test | bench | lint | changelog | canaries | clean | help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -12,9 +12,9 @@ JOBS    ?= 1
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help env book test lint bench clean lock
+.PHONY: help env book test lint bench changelog canaries clean lock
 
-help: ## what there is to make
+help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo "variables:  DATA=$(DATA) PROFILE=$(PROFILE) SEEDS=\"$(SEEDS)\" JOBS=$(JOBS)"
 
@@ -34,8 +34,9 @@ book: $(READY) ## all notebooks, then the book: make book DATA=folder PROFILE=sm
 	@$(BIN)/leuk run --dataset "$(DATA)" --profile $(PROFILE) --seeds "$(SEEDS)" --jobs $(JOBS)
 	@$(BIN)/leuk book --dataset "$(DATA)" --profile $(PROFILE) --seeds "$(SEEDS)"
 
-lint: $(READY) ## ruff, mypy, import-linter, notebooks without outputs
+lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without outputs
 	@$(BIN)/ruff check .
+	@$(BIN)/codespell .
 	@$(BIN)/ruff format --check leuk_lib tests
 	@$(BIN)/mypy leuk_lib
 	@$(BIN)/lint-imports --no-cache
@@ -47,10 +48,16 @@ test: $(READY) lint ## environment, lint, types, tests, smoke notebooks, book bu
 	@$(BIN)/leuk book --profile smoke
 	@$(BIN)/pytest -m "notebooks or browser"
 
-bench: $(READY) ## speed ratios against named peers, in one process each
+bench: $(READY) ## speed ratios against named baselines, each in one process
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench"; done
 
-lock: ## resolve requirements.lock anew (maintainers)
+changelog: $(READY) ## what the next release will say has changed
+	@$(BIN)/towncrier build --draft --version next
+
+canaries: $(READY) ## do the studies' canary jobs still give the numbers of their records?
+	@$(BIN)/leuk study verify
+
+lock: ## resolve requirements.lock again (maintainers)
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --extra book --extra onnx --extra dev \
 	  --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
 
