@@ -16,7 +16,8 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 from leuk_lib.runs.recorder import Notes
 from leuk_lib.statistics import significance
-from leuk_lib.statistics.intervals import ClusterBootstrap, clustered_wilson, paired_difference
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, paired_difference
+from leuk_lib.statistics.intervals import clustered_wilson
 
 Array = NDArray[np.float64]
 FEW = 20  # groups below which a percentile interval of a mean is noticeably too narrow

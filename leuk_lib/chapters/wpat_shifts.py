@@ -12,7 +12,7 @@ from torch import Tensor
 from leuk_lib.evaluation.baselines import Scorer
 from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.runs.seeds import numpy_rng, torch_generator
-from leuk_lib.statistics.intervals import ClusterBootstrap, percentile
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
 
 NONE = "none"
 
@@ -39,7 +39,7 @@ def shift_table(
         seen = enhance(shifted)
         for name, score in scorers.items():
             right = (score(seen, None).argmax(axis=1) == labels.numpy()).astype(np.float64)
-            low, high = percentile(bootstrap.means(right)) if bootstrap.n_groups > 1 else (float("nan"),) * 2
+            low, high = percentile_interval(bootstrap.means(right)) if bootstrap.n_groups > 1 else (float("nan"),) * 2
             row = {"model": name, "kind": kind, "strength": strength, "value": float(right.mean()), "low": low}
             rows.append(row | {"high": high, "n": len(labels), "groups": bootstrap.n_groups})
     return pd.DataFrame(rows)

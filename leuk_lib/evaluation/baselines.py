@@ -23,7 +23,7 @@ from leuk_lib.evaluation.resampling import score_interval
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 from leuk_lib.runs.seeds import derive, numpy_rng
-from leuk_lib.statistics.intervals import ClusterBootstrap
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.training.augment import normalise
 
 Array = NDArray[np.float64]

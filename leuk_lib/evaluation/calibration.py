@@ -16,7 +16,8 @@ from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.evaluation.resampling import resampled_trust
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.statistics.intervals import ClusterBootstrap, clustered_wilson, percentile
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
+from leuk_lib.statistics.intervals import clustered_wilson
 
 Array = NDArray[np.float64]
 T_MIN, T_MAX = 0.05, 20.0
@@ -74,7 +75,7 @@ def scaling_table(
         judged = [validation if moment == "fitted" else test for validation, test in repetitions]
         low = high = float("nan")
         if len(np.unique(np.concatenate([part.groups for part in judged]))) > 1:
-            low, high = percentile((np.array(drawn).T * over).sum(axis=1) / over.sum(axis=1), level)
+            low, high = percentile_interval((np.array(drawn).T * over).sum(axis=1) / over.sum(axis=1), level)
         rows.append((name, moment, float(np.mean(values)), low, high, sum(map(len, judged))))
     return pd.DataFrame(rows, columns=["measure", "moment", "value", "low", "high", "n"])
 
@@ -131,6 +132,6 @@ def abstention_curve(predictions: Predictions, bootstrap: ClusterBootstrap, leve
             continue
         with np.errstate(invalid="ignore"):
             samples = bootstrap.sums((kept & correct).astype(float)) / bootstrap.sums(kept.astype(float))
-        low, high = percentile(samples, level)
+        low, high = percentile_interval(samples, level)
         rows.append((float(threshold), float(kept.mean()), float(correct[kept].mean()), int(kept.sum()), low, high))
     return pd.DataFrame(rows, columns=["threshold", "coverage", "accuracy", "n", "low", "high"])

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from leuk_lib.data.loading import CellSet
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.statistics.intervals import ClusterBootstrap, clustered_wilson, percentile
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
+from leuk_lib.statistics.intervals import clustered_wilson
 from leuk_lib.training.augment import normalise
 
 NUCLEUS = 255
@@ -135,7 +136,7 @@ def summarise_shares(
                 elif values.max() == 0 or values.min() == 1:
                     low, high, _ = clustered_wilson(values, mine)
                 else:
-                    low, high = percentile(bootstrap.means(values))
+                    low, high = percentile_interval(bootstrap.means(values))
                 area = float(part["area"].mean())
                 rows.append((method, region, measure, float(values.mean()), low, high, area, len(part)))
     return pd.DataFrame(rows, columns=SUMMARY)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from leuk_lib.evaluation import metrics
 from leuk_lib.evaluation.predictions import Predictions
-from leuk_lib.statistics.intervals import ClusterBootstrap, clustered_wilson, percentile
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
+from leuk_lib.statistics.intervals import clustered_wilson
 
 Array = NDArray[np.float64]
 RATES = ("accuracy", "balanced_accuracy", "macro_recall")  # 1 where all cells are right and 0 where all are wrong
@@ -29,7 +30,7 @@ def recall_table(predictions: Predictions, rng: np.random.Generator, n_resamples
     for k, row in enumerate(table.to_dict("records")):
         groups = len(np.unique(predictions.groups[predictions.labels == k]))
         there = drawn[np.isfinite(drawn[:, k]), k]
-        low, high = percentile(there) if groups > 1 else (float("nan"), float("nan"))
+        low, high = percentile_interval(there) if groups > 1 else (float("nan"), float("nan"))
         rows.append((row["class"], float(row["recall"]), low, high, int(row["n"]), groups))
     return pd.DataFrame(rows, columns=["class", "value", "low", "high", "n", "groups"])
 
@@ -98,4 +99,4 @@ def score_interval(
         return float("nan"), float("nan")
     if metric in RATES and value in (0.0, 1.0):
         return clustered_wilson(predictions.correct, predictions.groups, level)[:2]
-    return percentile(samples, level)
+    return percentile_interval(samples, level)

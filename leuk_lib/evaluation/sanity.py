@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import derive, numpy_rng
-from leuk_lib.statistics.intervals import ClusterBootstrap, percentile
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
 
 Method = Callable[[nn.Module], Tensor]
 COLUMNS = ["method", "randomised", "value", "low", "high", "n"]
@@ -94,7 +94,7 @@ def summarise(cells: pd.DataFrame, groups: ArrayLike, seed: int, n_resamples: in
         bootstrap = ClusterBootstrap(
             group_of[part["cell"].to_numpy()], n_resamples, numpy_rng(seed, "sanity", method, randomised)
         )
-        low, high = percentile(bootstrap.means(values))
+        low, high = percentile_interval(bootstrap.means(values))
         rows.append((method, randomised, float(values.mean()), low, high, len(part)))
     return pd.DataFrame(rows, columns=COLUMNS)
 

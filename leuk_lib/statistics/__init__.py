@@ -1,1 +1,1 @@
-"""Bootstrap over groups, confidence intervals and tests of difference, for everything that compares or judges."""
+"""Cluster bootstrap, confidence intervals and tests of difference."""

@@ -1,4 +1,14 @@
-"""Tests of difference: McNemar, DeLong, the corrected resampled t-test, Holm."""
+r"""Tests of difference: McNemar, DeLong, t-tests (unpaired, paired, corrected for repeated splits), Holm.
+
+References:
+    McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions or percentages.
+    Psychometrika 12, 153-157.
+    DeLong, E. R., DeLong, D. M. and Clarke-Pearson, D. L. (1988). Comparing the areas under two or more correlated
+    receiver operating characteristic curves. Biometrics 44, 837-845.
+    Sun, X. and Xu, W. (2014). Fast implementation of DeLong's algorithm. IEEE Signal Process. Lett. 21, 1389-1393.
+    Nadeau, C. and Bengio, Y. (2003). Inference for the generalization error. Machine Learning 52, 239-281.
+    Holm, S. (1979). A simple sequentially rejective multiple test procedure. Scand. J. Stat. 6, 65-70.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +23,18 @@ from statsmodels.stats.multitest import multipletests
 from leuk_lib.runs.errors import LeukError
 
 Array = NDArray[np.float64]
-ROUNDING = 1e-9  # differences of scores that lie closer than this are equal
+ROUNDING = 1e-9  # differences of scores that are closer than this are equal
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """``only_first`` cells that only the first model gets right, ``only_second`` the other way, two-sided exact p."""
+    """Outcome of McNemar's test.
+
+    Attributes:
+        only_first: cells that only the first model classifies correctly.
+        only_second: cells that only the second model classifies correctly.
+        p: two-sided exact p-value.
+    """
 
     only_first: int
     only_second: int
@@ -26,28 +42,62 @@ class McNemar:
 
 
 def mcnemar_exact(first: ArrayLike, second: ArrayLike) -> McNemar:
-    """McNemar's exact (binomial) test of two models' hits (N,) bool on the same cells (McNemar 1947).
+    r"""McNemar's exact (binomial) test of two models on the same cells.
 
-    Cells count as independent, which cells of one patient are not: secondary to the clustered bootstrap.
+    With b cells that only the first model gets right and c that only the second does,
+
+    .. math:: p = \min\!\left(1, 2 \sum_{k=0}^{\min(b, c)} \binom{b + c}{k} 2^{-(b + c)}\right).
+
+    The test treats cells as independent, which the cells of a patient are not; the cluster bootstrap takes precedence.
+
+    Args:
+        first, second: (N,) bool, whether each model classifies the cell correctly.
+
+    Raises:
+        LeukError: the two shapes differ or are not one-dimensional.
+
+    References:
+        McNemar 1947 (see the module).
+
+    >>> mcnemar_exact([1] * 5 + [0] * 2, [0] * 5 + [1] * 2)
+    McNemar(only_first=5, only_second=2, p=0.453125)
     """
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.ndim != 1:
-        raise LeukError(f"McNemar: hits of the same cells are needed, got {a.shape} and {b.shape}")
+        raise LeukError(f"McNemar: needs the hits of two models on the same cells, got shapes {a.shape} and {b.shape}")
     table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
     return McNemar(table[0][1], table[1][0], float(mcnemar(table, exact=True).pvalue))
 
 
 def delong_covariance(positive: ArrayLike, scores: ArrayLike) -> tuple[Array, Array]:
-    """Areas under the ROC curve (M,) of M scores (M,N) and their covariance (M,M) (DeLong et al. 1988).
+    r"""Areas under the ROC curve of M scores on the same cells, and the covariance of the areas.
 
-    Placement values by mid-ranks (Sun & Xu 2014), so ties count one half. Raises ``LeukError`` unless there are at
-    least two positive and two negative cells.
+    With m positives :math:`x_i`, n negatives :math:`y_j` and :math:`\psi` = 1, 1/2 or 0 for :math:`x_i` greater than,
+    equal to or less than :math:`y_j`, the placement values are
+
+    .. math:: V_i = \frac{1}{n} \sum_j \psi(x_i, y_j), \qquad W_j = \frac{1}{m} \sum_i \psi(x_i, y_j),
+
+    the area is the mean of V, and the covariance matrix is :math:`\operatorname{Cov}(V)/m + \operatorname{Cov}(W)/n`.
+    They are computed from mid-ranks (Sun & Xu 2014).
+
+    Args:
+        positive: (N,) bool.
+        scores: (M,N) or (N,), higher for positives.
+
+    Returns:
+        Areas (M,) and covariance (M,M).
+
+    Raises:
+        LeukError: fewer than two positive or two negative cells, or shapes that do not match.
+
+    References:
+        DeLong et al. 1988; Sun & Xu 2014 (see the module).
     """
     y = np.asarray(positive, dtype=bool)
     x = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     m, n = int(y.sum()), int((~y).sum())
     if x.shape[1:] != y.shape or min(m, n) < 2:
-        raise LeukError(f"DeLong: needs two positive and two negative cells at least, got {m} and {n}")
+        raise LeukError(f"DeLong: needs at least two positive and two negative cells, got {m} and {n}")
     rank = stats.rankdata(x, axis=1)
     above = (rank[:, y] - stats.rankdata(x[:, y], axis=1)) / n  # share of negatives below each positive
     below = 1 - (rank[:, ~y] - stats.rankdata(x[:, ~y], axis=1)) / m  # share of positives above each negative
@@ -57,7 +107,7 @@ def delong_covariance(positive: ArrayLike, scores: ArrayLike) -> tuple[Array, Ar
 
 @dataclass(frozen=True)
 class DeLong:
-    """Two areas under the ROC curve, the standard error of their difference, z and two-sided p."""
+    """Two areas under the ROC curve, the standard error of their difference, z, and the two-sided p-value."""
 
     first: float
     second: float
@@ -67,7 +117,15 @@ class DeLong:
 
 
 def delong(positive: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
-    """DeLong's test of two scores (N,) on the same cells; equal scores give z = 0 and p = 1."""
+    r"""DeLong's test of two scores on the same cells: :math:`z = (A_1 - A_2) / \mathrm{SE}(A_1 - A_2)`.
+
+    Args:
+        positive: (N,) bool.
+        first, second: (N,) scores of the two models; equal scores give z = 0 and p = 1.
+
+    Raises:
+        LeukError: as :func:`delong_covariance`.
+    """
     areas, covariance = delong_covariance(positive, np.stack([np.asarray(first), np.asarray(second)]))
     error = float(np.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])))
     difference = float(areas[0] - areas[1])
@@ -77,7 +135,7 @@ def delong(positive: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
 
 @dataclass(frozen=True)
 class TTest:
-    """A t statistic, its degrees of freedom and two-sided p."""
+    """A t statistic, its degrees of freedom, and the two-sided p-value."""
 
     t: float
     df: float
@@ -86,26 +144,42 @@ class TTest:
 
 def t_unpaired(first: ArrayLike, second: ArrayLike) -> TTest:
     """Student's t-test of two independent samples with equal variances."""
-    found = stats.ttest_ind(first, second)
-    return TTest(float(found.statistic), float(found.df), float(found.pvalue))
+    result = stats.ttest_ind(first, second)
+    return TTest(float(result.statistic), float(result.df), float(result.pvalue))
 
 
 def t_paired(first: ArrayLike, second: ArrayLike) -> TTest:
     """Student's t-test of paired differences."""
-    found = stats.ttest_rel(first, second)
-    return TTest(float(found.statistic), float(found.df), float(found.pvalue))
+    result = stats.ttest_rel(first, second)
+    return TTest(float(result.statistic), float(result.df), float(result.pvalue))
 
 
 def t_corrected(first: ArrayLike, second: ArrayLike, test_over_train: float) -> TTest:
-    """Nadeau & Bengio's corrected resampled t-test over J repeated splits (Machine Learning 52, 2003, eq. 9).
+    r"""Corrected resampled t-test of Nadeau & Bengio over J repeated splits of the same cells.
 
-    t = mean(d) / sqrt((1/J + n_test/n_train) var(d)), J - 1 degrees of freedom: repeated splits share training cells, so
-    their differences vary less than those of independent experiments. ``test_over_train`` is n_test/n_train.
+    .. math:: t = \frac{\bar d}{\sqrt{\left(\frac{1}{J} + \frac{n_\text{test}}{n_\text{train}}\right) s_d^2}},
+              \qquad J - 1 \text{ degrees of freedom.}
+
+    Repeated splits share training cells, so their differences vary less than those of independent experiments; the
+    second term makes up for that.
+
+    Args:
+        first, second: (J,) scores of two models, split by split.
+        test_over_train: :math:`n_\text{test} / n_\text{train}`, positive.
+
+    Raises:
+        LeukError: fewer than two splits, a ratio that is not positive, or equal differences.
+
+    References:
+        Nadeau & Bengio 2003, eq. 9 (see the module).
+
+    >>> round(t_corrected([3, 5, 7, 9, 11], [2, 3, 4, 5, 6], 0.25).t, 4)  # 3 / sqrt((1/5 + 1/4) * 2.5)
+    2.8284
     """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     j = len(difference)
     if j < 2 or not test_over_train > 0:
-        raise LeukError(f"corrected t-test: needs two splits at least and a positive ratio, got {j}, {test_over_train}")
+        raise LeukError(f"corrected t-test: needs at least two splits and a positive ratio, got {j}, {test_over_train}")
     if np.ptp(difference) <= ROUNDING * max(1.0, float(np.abs(difference).max())):
         raise LeukError("corrected t-test: all differences are equal, so their variance is unknown")
     t = float(difference.mean() / np.sqrt((1 / j + test_over_train) * difference.var(ddof=1)))
@@ -113,7 +187,19 @@ def t_corrected(first: ArrayLike, second: ArrayLike, test_over_train: float) -> 
 
 
 def holm(p_values: ArrayLike) -> Array:
-    """Holm's step-down adjusted p-values (Holm 1979), in the order given; NaN stay NaN and do not count."""
+    r"""Holm's step-down adjusted p-values, in the given order.
+
+    For m p-values in ascending order, :math:`\tilde p_{(k)} = \max_{j \le k} \min(1, (m - j + 1)\, p_{(j)})`.
+
+    Args:
+        p_values: (m,); NaN stay NaN and do not count.
+
+    References:
+        Holm 1979 (see the module).
+
+    >>> [round(float(p), 6) for p in holm([0.01, 0.04, 0.03, 0.005])]
+    [0.03, 0.06, 0.06, 0.02]
+    """
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = p.copy()
     known = np.isfinite(p)

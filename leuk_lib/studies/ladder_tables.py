@@ -12,7 +12,7 @@ from torch import Tensor
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.statistics.intervals import ClusterBootstrap
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.studies.paired import Outcomes, between, cells_of, scores
 from leuk_lib.studies.study import Row
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.statistics.intervals import ClusterBootstrap, paired_difference, percentile
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, paired_difference, percentile_interval
 from leuk_lib.statistics.significance import holm, t_corrected
 
 Array = NDArray[np.float64]
@@ -133,7 +133,7 @@ def scores(outcomes: Outcomes) -> pd.DataFrame:
     for condition in outcomes.conditions:
         by_seed, resampled = outcomes.measured(condition)
         for arm in outcomes.arms:
-            low, high = percentile(resampled[arm])
+            low, high = percentile_interval(resampled[arm])
             rows.append(
                 {"condition": condition, "arm": arm, "value": float(by_seed[arm].mean()), "low": low, "high": high}
                 | outcomes.size(condition)

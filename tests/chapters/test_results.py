@@ -15,7 +15,7 @@ from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import StageParams
 from leuk_lib.runs.stage import Stage
-from leuk_lib.statistics.intervals import ClusterBootstrap
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
 
 
 class Card:

@@ -13,7 +13,7 @@ from leuk_lib.chapters import results as report
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.figures import claims as draw_claims
 from leuk_lib.figures import results as draw
-from leuk_lib.statistics.intervals import ClusterBootstrap
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
 
 from .test_results import models
 

@@ -29,7 +29,8 @@ from leuk_lib.evaluation.baselines import (
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.evaluation.resampling import resampled_metrics
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.statistics.intervals import ClusterBootstrap, wilson
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
+from leuk_lib.statistics.intervals import wilson
 from leuk_lib.wpat.params import WpatParams
 
 

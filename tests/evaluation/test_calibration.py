@@ -9,7 +9,7 @@ from evaluation.toys import made_up
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.statistics.intervals import ClusterBootstrap
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
 
 
 def overconfident(temperature: float, n: int = 20_000) -> Predictions:

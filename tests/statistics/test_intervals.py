@@ -12,7 +12,8 @@ from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.evaluation.resampling import recall_table, resampled_metrics
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.statistics.intervals import ClusterBootstrap, clustered_wilson, paired_difference, percentile, wilson
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, paired_difference, percentile_interval
+from leuk_lib.statistics.intervals import clustered_wilson, wilson
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_crossed_counts_a_cell_by_its_group_and_its_repetition():
 
 def test_cells_without_groups_agree_with_scipy():
     values = (np.random.default_rng(1).random(200) < 0.8).astype(float)
-    ours = percentile(ClusterBootstrap(np.arange(200), 5000, np.random.default_rng(2)).means(values))
+    ours = percentile_interval(ClusterBootstrap(np.arange(200), 5000, np.random.default_rng(2)).means(values))
     theirs = stats.bootstrap((values,), np.mean, n_resamples=5000, method="percentile", rng=3).confidence_interval
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.011)
 
@@ -72,7 +73,7 @@ def test_clustered_interval_covers_where_the_plain_one_does_not():
         skill = rng.beta(4, 2, groups)  # patients differ; the mean is 2/3
         hits = (rng.random(groups * size) < skill[names]).astype(float)
         for kind, by in (("clustered", names), ("plain", np.arange(len(names)))):
-            low, high = percentile(ClusterBootstrap(by, 300, rng).means(hits))
+            low, high = percentile_interval(ClusterBootstrap(by, 300, rng).means(hits))
             covered[kind] += low <= 2 / 3 <= high
         low, high, _ = clustered_wilson(hits, names)
         covered["wilson"] += low <= 2 / 3 <= high
@@ -107,7 +108,7 @@ def test_pairing_narrows_the_interval_of_a_difference():
     one = ClusterBootstrap(part.groups, 1000, np.random.default_rng(0))
     ours, theirs = (resampled_metrics(p, one)["accuracy"] for p in (better, part))
     low, high, p = paired_difference(ours, theirs)
-    unpaired = percentile(ours - theirs[::-1])
+    unpaired = percentile_interval(ours - theirs[::-1])
     assert high - low < unpaired[1] - unpaired[0]
     assert low > 0 and p < 0.05
 
@@ -122,7 +123,7 @@ def test_a_class_missing_from_a_resample_does_not_break_it():
     part = Predictions(np.array([0, 0, 0, 1]), np.tile([0.6, 0.4], (4, 1)), np.array(list("aabc")), ("x", "y"))
     found = resampled_metrics(part, ClusterBootstrap(part.groups, 500, np.random.default_rng(0)))
     assert np.isfinite(found["balanced_accuracy"]).all()
-    assert np.isnan(found["macro_auc"]).any() and np.isfinite(percentile(found["macro_auc"])).all()
+    assert np.isnan(found["macro_auc"]).any() and np.isfinite(percentile_interval(found["macro_auc"])).all()
 
 
 def test_no_cell_is_an_error():
@@ -144,7 +145,7 @@ def test_recall_table_agrees_with_resampled_metrics():
     table = recall_table(part, numpy_rng(0, "x"), 200)
     again = resampled_metrics(part, ClusterBootstrap(part.groups, 200, numpy_rng(0, "x")))["recall"]
     for k, row in enumerate(table.to_dict("records")):
-        assert (row["low"], row["high"]) == pytest.approx(percentile(again[:, k]))
+        assert (row["low"], row["high"]) == pytest.approx(percentile_interval(again[:, k]))
         assert (
             row["value"] == pytest.approx(part.correct[part.labels == k].mean())
             and row["n"] == (part.labels == k).sum()
