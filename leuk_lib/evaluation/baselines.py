@@ -57,7 +57,7 @@ class Task:
     fit: Fit | None = None
 
 
-def spread(probs: Array, seen: Iterable[int], n_classes: int) -> Array:
+def expand_classes(probs: Array, seen: Iterable[int], n_classes: int) -> Array:
     """Probabilities (n, seen classes) to (n, K): FLOOR for classes that were never seen, rows summing to 1."""
     whole = np.zeros((len(probs), n_classes))
     whole[:, list(seen)] = probs
@@ -70,7 +70,7 @@ def majority(task: Task) -> Scorer:
     shares = np.bincount(task.labels.numpy(), minlength=task.n_classes) / max(1, len(task.labels))
 
     def score(images: Tensor, masks: Tensor | None) -> Array:
-        return spread(np.tile(shares, (len(images), 1)), range(task.n_classes), task.n_classes)
+        return expand_classes(np.tile(shares, (len(images), 1)), range(task.n_classes), task.n_classes)
 
     return score
 
@@ -138,7 +138,7 @@ def logistic(features: Callable[[Tensor, Tensor | None], Array], task: Task) -> 
         model.fit(train, labels)
         loss = 0.0
         if len(truth):
-            probs = spread(model.predict_proba(validation), seen, task.n_classes)
+            probs = expand_classes(model.predict_proba(validation), seen, task.n_classes)
             loss = float(-np.log(probs[np.arange(len(truth)), truth]).mean())
         tried.append((loss, model))
     chosen = min(tried, key=lambda pair: pair[0])[1]
@@ -146,7 +146,7 @@ def logistic(features: Callable[[Tensor, Tensor | None], Array], task: Task) -> 
     def score(images: Tensor, masks: Tensor | None) -> Array:
         if not len(images):
             return np.zeros((0, task.n_classes))
-        return spread(chosen.predict_proba(features(images, masks)), seen, task.n_classes)
+        return expand_classes(chosen.predict_proba(features(images, masks)), seen, task.n_classes)
 
     return score
 
@@ -181,7 +181,7 @@ def network_scorer(model: nn.Module, batch: int = 256) -> Scorer:
             for i in range(0, len(images), batch)
         ]
         probs = torch.cat(parts).numpy() if parts else np.zeros((0, 1))
-        return spread(probs, range(probs.shape[1]), probs.shape[1])
+        return expand_classes(probs, range(probs.shape[1]), probs.shape[1])
 
     return score
 

@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from leuk_lib.evaluation import metrics
 from leuk_lib.evaluation.predictions import Predictions
-from leuk_lib.evaluation.resampling import resampled_trust
+from leuk_lib.evaluation.resampling import resampled_calibration
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
@@ -92,8 +92,8 @@ def _scaled(
     scaled = test.with_probs(apply_temperature(test.probs, temperature))
     before, after = (metrics.evaluate(part, ece_bins) for part in (test, scaled))
     for (name, drawn), drawn_after in zip(
-        resampled_trust(test, of_test, ece_bins).items(),
-        resampled_trust(scaled, of_test, ece_bins).values(),
+        resampled_calibration(test, of_test, ece_bins).items(),
+        resampled_calibration(scaled, of_test, ece_bins).values(),
         strict=True,
     ):
         found[name, "before"] = before[name], drawn

@@ -69,10 +69,10 @@ def resampled_metrics(predictions: Predictions, bootstrap: ClusterBootstrap, ece
     with np.errstate(invalid="ignore"):
         found["macro_auc"] = np.where(known, aucs, 0).sum(axis=1) / known.sum(axis=1)
     found["auc"] = aucs
-    return found | resampled_trust(predictions, bootstrap, ece_bins)
+    return found | resampled_calibration(predictions, bootstrap, ece_bins)
 
 
-def resampled_trust(predictions: Predictions, bootstrap: ClusterBootstrap, ece_bins: int = 10) -> dict[str, Array]:
+def resampled_calibration(predictions: Predictions, bootstrap: ClusterBootstrap, ece_bins: int = 10) -> dict[str, Array]:
     """Log loss, Brier score and calibration error in every resample: ``nll``, ``brier`` and ``ece``, each (R,).
 
     The calibration error adds up absolute gaps, which resampling widens: where it is near 0 its interval lies too high.

@@ -57,7 +57,7 @@ def randomise(model: nn.Module, prefixes: Sequence[str], seed: int) -> int:
     return changed
 
 
-def cascade(
+def cascading_randomisation(
     model: nn.Module, parts: Mapping[str, Sequence[str]], methods: Mapping[str, Method], seed: int
 ) -> pd.DataFrame:
     """Rank correlation of each cell's map with that of the trained model, as more and more of the model is random.
@@ -82,7 +82,7 @@ def cascade(
 def summarise(cells: pd.DataFrame, groups: ArrayLike, seed: int, n_resamples: int = 1000) -> pd.DataFrame:
     """A row a method and degree of randomness: mean over the cells whose maps are not flat, 95 % interval, n.
 
-    ``cells``: as :func:`cascade` gives them; ``groups`` by their column ``cell``: the interval resamples whole groups.
+    ``cells``: as :func:`cascading_randomisation` gives them; ``groups`` by their column ``cell``: the interval resamples whole groups.
     Raises ``LeukError`` where every map is flat.
     """
     group_of, rows = np.asarray(groups).astype(str), []
@@ -99,7 +99,7 @@ def summarise(cells: pd.DataFrame, groups: ArrayLike, seed: int, n_resamples: in
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def in_words(table: pd.DataFrame) -> pd.DataFrame:
+def readable_summary(table: pd.DataFrame) -> pd.DataFrame:
     """A row a method: the correlation where everything is random, and what its interval, beside 1/2, says of the map."""
     rows = []
     for name, part in table.groupby("method", sort=False):

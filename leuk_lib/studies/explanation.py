@@ -13,14 +13,14 @@ from torch import Tensor
 
 from leuk_lib.data.catalog import Dataset, load_dataset
 from leuk_lib.data.splits import k_folds, split_groups
-from leuk_lib.evaluation.explain import (
+from leuk_lib.evaluation.attribution import (
     attention_maps,
     attribution_shares,
-    image_alone,
+    border_contrast_map,
     integrated_gradients,
     summarise_shares,
 )
-from leuk_lib.evaluation.sanity import Method, cascade, summarise
+from leuk_lib.evaluation.sanity import Method, cascading_randomisation, summarise
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive
@@ -88,7 +88,7 @@ class Explanation(Study[ExplanationParams]):
         methods = self._methods(shown, answers)
         rows += self._shares({name: method(model) for name, method in methods.items()}, data, test, groups)
         few = torch.linspace(0, len(test) - 1, min(p.checked, len(test))).round().long()
-        checked = cascade(model, parts_of(model), self._methods(shown[few], answers[few]), seed)
+        checked = cascading_randomisation(model, parts_of(model), self._methods(shown[few], answers[few]), seed)
         rows += [
             {"fact": "sanity", "cell": int(test[few[row["cell"]]]), "group": groups[test[few[row["cell"]]]]}
             | {key: row[key] for key in ("method", "randomised", "value")}
@@ -142,7 +142,7 @@ class Explanation(Study[ExplanationParams]):
             ATTENTION: lambda model: attention_maps(model, images, answers),
             GRADIENTS: lambda model: integrated_gradients(model, images, answers, steps),
             SENSITIVITY: lambda model: integrated_gradients(model, images, answers, steps, times_image=False),
-            IMAGE: lambda model: image_alone(images),
+            IMAGE: lambda model: border_contrast_map(images),
         }
 
     def _shares(self, maps: Mapping[str, Tensor], data: Dataset, test: np.ndarray, groups: np.ndarray) -> list[Row]:

@@ -7,7 +7,7 @@ import torch
 
 from leuk_lib.chapters.wpat_pictures import tensor_table
 from leuk_lib.evaluation import sanity
-from leuk_lib.evaluation.explain import record_shares
+from leuk_lib.evaluation.attribution import record_shares
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.fcmae.weights import save_backbone
 from leuk_lib.figures import evidence

@@ -24,7 +24,7 @@ from leuk_lib.evaluation.baselines import (
     record_scores,
     score_table,
     select,
-    spread,
+    expand_classes,
 )
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.evaluation.resampling import resampled_metrics
@@ -132,7 +132,7 @@ def test_pooled_features_batched_equals_one_by_one():
 
 
 def test_spread_keeps_ratios_of_the_seen():
-    probs = spread(np.array([[0.25, 0.75]]), [0, 2], 3)
+    probs = expand_classes(np.array([[0.25, 0.75]]), [0, 2], 3)
     assert probs.argmax() == 2 and probs[0, 1] == pytest.approx(1e-6, rel=1e-3)
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from leuk_lib.evaluation.explain import border_colour, image_alone, to_shares
-from leuk_lib.evaluation.sanity import cascade, in_words, randomise, rank_correlation, summarise
+from leuk_lib.evaluation.attribution import border_colour, border_contrast_map, to_shares
+from leuk_lib.evaluation.sanity import cascading_randomisation, readable_summary, randomise, rank_correlation, summarise
 from leuk_lib.runs.errors import LeukError
 
 
@@ -74,7 +74,7 @@ def test_the_cascade_tells_model_from_image():
         "the lower layer": lambda model: to_shares(model.lower(x).detach()[:, 0]),
     }
     model = Filters()
-    cells = cascade(model, {"upper": ["upper"], "lower": ["lower"]}, methods, 0)
+    cells = cascading_randomisation(model, {"upper": ["upper"], "lower": ["lower"]}, methods, 0)
     assert len(cells) == 2 * 2 * 8
     table = summarise(cells, np.arange(8), 0, 100)
     value = table.set_index(["method", "randomised"])["value"]
@@ -83,7 +83,7 @@ def test_the_cascade_tells_model_from_image():
     assert abs(value["the lower layer", "… and lower"]) < 0.5
     assert (table["n"] == 8).all() and (table["low"] <= table["value"]).all()
     assert torch.equal(to_shares(model.lower(x).detach()[:, 0]), methods["the lower layer"](model))  # left as it was
-    said = in_words(table)
+    said = readable_summary(table)
     assert said["the map is"].tolist() == ["mostly the image's: read it with care", "the model's more than the image's"]
     assert said.iloc[0, 1].startswith("1.00")
 
@@ -91,13 +91,13 @@ def test_the_cascade_tells_model_from_image():
 def test_flat_maps_everywhere_are_an_error():
     with pytest.raises(LeukError, match="flat"):
         summarise(
-            cascade(Filters(), {"upper": ["upper"]}, {"flat": lambda m: torch.ones(3, 4, 4)}, 0), np.arange(3), 0, 10
+            cascading_randomisation(Filters(), {"upper": ["upper"]}, {"flat": lambda m: torch.ones(3, 4, 4)}, 0), np.arange(3), 0, 10
         )
 
 
 def test_the_image_alone_is_where_it_differs_from_its_border():
     images = torch.full((2, 3, 10, 10), 200, dtype=torch.uint8)
     images[:, :, 3:7, 3:7] = 80
-    maps = image_alone(images)
+    maps = border_contrast_map(images)
     assert border_colour(images).tolist() == [[200] * 3] * 2
     torch.testing.assert_close(maps[:, 3:7, 3:7].sum(dim=(1, 2)), torch.ones(2))

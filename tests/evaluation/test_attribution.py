@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from leuk_lib.evaluation.explain import (
+from leuk_lib.evaluation.attribution import (
     attention_maps,
     attribution_shares,
     border_colour,
     integrated_gradients,
-    peak_hits,
+    pointing_game,
     record_shares,
     summarise_shares,
     to_shares,
@@ -93,7 +93,7 @@ def test_a_map_on_the_nucleus_scores_one():
     masks = _masks()
     table = attribution_shares(to_shares((masks == 255).float()), masks)
     assert table["share"].tolist() == pytest.approx([1] * 6) and table["pointing"].tolist() == pytest.approx([1] * 6)
-    assert peak_hits(to_shares((masks == 255).float()), masks == 0).tolist() == [0, 0, 0]
+    assert pointing_game(to_shares((masks == 255).float()), masks == 0).tolist() == [0, 0, 0]
 
 
 def test_a_cell_without_nucleus_in_its_mask_is_left_out_there():

@@ -70,7 +70,7 @@ def integrated_gradients(
     return to_shares(torch.cat(found))
 
 
-def image_alone(images: Tensor) -> Tensor:
+def border_contrast_map(images: Tensor) -> Tensor:
     """A map that knows no model: how far each pixel's colour is from the border's, (n,H,W); what any map must beat.
 
     A share of area is a weak rival, since nearly every map prefers dark pixels, and these are the cell.
@@ -85,7 +85,7 @@ def border_colour(images: Tensor) -> Tensor:
     return rim.median(dim=2).values
 
 
-def peak_hits(maps: Tensor, inside: Tensor) -> Tensor:
+def pointing_game(maps: Tensor, inside: Tensor) -> Tensor:
     """Pointing game (Zhang et al. 2018): whether the highest pixel lies ``inside`` (n,H,W); ties by their share inside."""
     peak = maps == maps.amax(dim=(1, 2), keepdim=True)
     return (peak & inside).flatten(1).sum(dim=1).float() / peak.flatten(1).sum(dim=1).float()
@@ -103,7 +103,7 @@ def attribution_shares(maps: Tensor, masks: Tensor | None) -> pd.DataFrame:
     rows = []
     for region, inside in (("cell", masks > 0), ("nucleus", masks == NUCLEUS)):
         share = (maps * inside).sum(dim=(1, 2))
-        hit, area = peak_hits(maps, inside), inside.float().mean(dim=(1, 2))
+        hit, area = pointing_game(maps, inside), inside.float().mean(dim=(1, 2))
         there = inside.flatten(1).any(dim=1)
         rows += [
             {"cell": i, "region": region, "share": float(share[i]), "pointing": float(hit[i]), "area": float(area[i])}
@@ -142,7 +142,7 @@ def summarise_shares(
     return pd.DataFrame(rows, columns=SUMMARY)
 
 
-def explain_table(maps: Mapping[str, Tensor], cells: CellSet, index: Tensor, seed: int) -> pd.DataFrame:
+def attribution_table(maps: Mapping[str, Tensor], cells: CellSet, index: Tensor, seed: int) -> pd.DataFrame:
     """Attribution of the cells at ``index`` by their masks, summarised a method; without masks a table without rows."""
     if cells.masks is None:
         return pd.DataFrame(columns=SUMMARY)
