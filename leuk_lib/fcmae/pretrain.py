@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder, split_loss, stained_patches
 from leuk_lib.fcmae.contrast import Projector, info_nce
@@ -20,9 +20,11 @@ from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import torch_generator
 from leuk_lib.training.augment import dihedral, random_resized_crop, stain_jitter
-from leuk_lib.training.ema import WeightAverage, warming_decay
+from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import Stateful, TrainingLoop
+from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
+from leuk_lib.training.schedules import warming_decay, warmup_cosine
 
 
 class Monitor(Protocol):
@@ -78,48 +80,6 @@ def build_projector(params: FcmaeParams, channels: int) -> Projector | None:
     return projector
 
 
-def build_optimisers(model: nn.Module, params: FcmaeParams) -> dict[str, torch.optim.Optimizer]:
-    """AdamW for all, or Muon for the matrices inside the network and AdamW for what is left; by name.
-
-    Muon (Jordan et al. 2024) makes every direction of an update equally long. AdamW's early updates have few
-    directions, and on images as alike as blood cells the features lose the others within some hundred steps.
-    The prediction's last layer stays with AdamW, as Muon's authors advise.
-    """
-    betas = (0.9, 0.95)
-    if not params.muon:
-        return {"optimizer": torch.optim.AdamW(parameter_groups(model, params.weight_decay), lr=0.0, betas=betas)}
-    matrices = {
-        name for name, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and not name.startswith("pred.")
-    }
-    muon = torch.optim.Muon(
-        [p for name, p in model.named_parameters() if name in matrices],
-        lr=0.0, weight_decay=params.weight_decay, adjust_lr_fn="match_rms_adamw",
-    )  # fmt: skip
-    adamw = torch.optim.AdamW(parameter_groups(model, params.weight_decay, matrices), lr=0.0, betas=betas)
-    return {"optimizer": adamw, "muon": muon}
-
-
-def parameter_groups(
-    model: nn.Module, weight_decay: float, without: Collection[str] = frozenset()
-) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, norms, GRN and mask token (vectors) do not. `without`: names left out."""
-    trained = [p for name, p in model.named_parameters() if p.requires_grad and name not in without]
-    is_vector = [p.numel() == max(p.shape) for p in trained]
-    return [
-        {"params": [p for p, v in zip(trained, is_vector, strict=True) if not v], "weight_decay": weight_decay},
-        {"params": [p for p, v in zip(trained, is_vector, strict=True) if v], "weight_decay": 0.0},
-    ]
-
-
-def learning_rate(step: int, params: FcmaeParams) -> float:
-    """lr_scale * batch / 256 after a linear warm-up, then a half-cosine to 0; a function of the step alone."""
-    peak = params.lr_scale * params.batch_size / 256
-    warmup = round(params.warmup * params.steps)
-    if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (params.steps - warmup)))
-
-
 def pretrain(
     images: Tensor,
     params: FcmaeParams,
@@ -154,7 +114,12 @@ def pretrain(
         bare.encoder.norm.requires_grad_(False)  # belongs to the head: no pretraining gradient reaches it
     else:
         bare.projector = projector
-    optimisers = build_optimisers(bare, params)
+    # Muon, as AdamW's early updates have few directions: on images as alike as blood cells the features then lose the
+    # other directions within some hundred steps.
+    optimisers = build_optimisers(
+        bare, params.weight_decay, params.muon, lambda name, _: name == "pred", betas=(0.9, 0.95)
+    )
+    peak, warmup = params.lr_scale * batch / 256, round(params.warmup * params.steps)
     model, *steppers = fabric.setup(bare, *optimisers.values())
     average = WeightAverage(bare) if params.ema_decay else None
     kept = bare if average is None else cast(MaskedAutoencoder, average.model)
@@ -179,10 +144,8 @@ def pretrain(
     rows = torch.cat([loop.shard(torch.arange(batch)) + view * batch for view in range(views)])
     for step in loop:
         look(step)
-        lr = learning_rate(step, params)
-        for name, optimiser in optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = lr * (params.muon if name == "muon" else 1.0)
+        lr = warmup_cosine(step, params.steps, peak, warmup + 1, warmup)
+        set_learning_rate(optimisers, lr, params.muon)
         mine = loop.shard(loop.batch(step, len(images), batch)).repeat(views)
         x = images[mine].to(fabric.device).float() / 255
         x = random_resized_crop(

@@ -9,11 +9,6 @@ import torch
 from torch import nn
 
 
-def warming_decay(decay: float, step: int) -> float:
-    """min(decay, (1 + step) / (10 + step)): a young average forgets its random start (the schedule of TensorFlow's moving average)."""
-    return min(decay, (1 + step) / (10 + step))
-
-
 class WeightAverage:
     """Average of a model's parameters and floating-point buffers, in a copy (``.model``, eval, without gradients)."""
 

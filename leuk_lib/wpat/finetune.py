@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,17 @@ from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive, numpy_rng
 from leuk_lib.training.augment import dihedral, normalise, random_resized_crop, stain_jitter
-from leuk_lib.training.ema import WeightAverage, warming_decay
+from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import TrainingLoop
 from leuk_lib.training.mixing import mix
+from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
+from leuk_lib.training.schedules import warming_decay, warmup_cosine
+from leuk_lib.wpat.linear_head import LinearHead
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
-from leuk_lib.wpat.pooled import PooledHead
 
+NO_WEIGHT_DECAY = ("latents", "queries", "level_embed")
 FITTED_ON = 4096  # training images, at most, to which a pooled head is fitted before the first step
 
 
@@ -74,57 +76,6 @@ class Selection:
         """Restore what :meth:`state_dict` gave."""
         self.best, self.best_step = state["best"], state["best_step"]
         self.since_best, self.curve = state["since_best"], state["curve"]
-
-
-def learning_rate(step: int, total: int, peak: float, warmup: float) -> float:
-    """Linear rise over ``warmup * total`` steps to ``peak``, then half a cosine down to 0."""
-    rise = max(1, round(warmup * total))
-    if step < rise:
-        return peak * (step + 1) / rise
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
-
-
-def parameter_groups(
-    model: nn.Module, weight_decay: float, layer_decay: float, only: Container[str] | None = None
-) -> list[dict[str, Any]]:
-    """Groups with key ``lr_scale``: stage k of an ``encoder`` gets layer_decay^(stages - k), the rest 1.
-
-    Vectors, biases and tokens are not decayed. Parameters that ask for no gradient are left out, and with ``only`` all
-    whose names it does not hold.
-    """
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or (only is not None and name not in only):
-            continue
-        parts = name.split(".")
-        scale = 1.0
-        if parts[0] == "encoder" and parts[1] in ("stages", "downsample_layers"):
-            scale = layer_decay ** (4 - int(parts[2]))
-        bare = name in ("latents", "queries", "scale_embedding") or parameter.squeeze().ndim < 2
-        decay = 0.0 if bare else weight_decay
-        group = groups.setdefault((scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay})
-        group["params"].append(parameter)
-    return list(groups.values())
-
-
-def build_optimisers(
-    model: nn.Module, params: WpatParams, n_classes: int, layer_decay: float
-) -> dict[str, torch.optim.Optimizer]:
-    """AdamW for all, or Muon (Jordan et al. 2024) for the weights of linear layers inside the network and AdamW for the rest.
-
-    The layer that ends in the classes stays with AdamW, as Muon's authors advise; so do kernels of convolutions.
-    """
-    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    inside: set[str] = set()
-    if params.muon:
-        linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features != n_classes}
-        inside = names & {f"{name}.weight" for name in linear}
-    groups = parameter_groups(model, params.weight_decay, layer_decay, names - inside)
-    found: dict[str, torch.optim.Optimizer] = {"optimizer": torch.optim.AdamW(groups, lr=params.lr)}
-    if inside:
-        groups = parameter_groups(model, params.weight_decay, layer_decay, inside)
-        found["muon"] = torch.optim.Muon(groups, lr=params.lr, adjust_lr_fn="match_rms_adamw")
-    return found
 
 
 def augment(x: Tensor, loop: TrainingLoop, step: int, params: WpatParams) -> Tensor:
@@ -243,7 +194,7 @@ def finetune(
 
     model = model.to(fabric.device)
     pooled = getattr(model, "pooled", None)
-    if isinstance(pooled, PooledHead):
+    if isinstance(pooled, LinearHead):
         some = torch.linspace(0, len(images) - 1, min(len(images), FITTED_ON)).round().long()
         pooled.start_at(
             model.encoder,  # type: ignore[arg-type]
@@ -252,7 +203,11 @@ def finetune(
     average = WeightAverage(model)
     selection = Selection()
     layer_decay = params.layer_decay if hasattr(model, "encoder") else 1.0
-    optimisers = build_optimisers(model, params, n_classes, layer_decay)
+    optimisers = build_optimisers(
+        model, params.weight_decay, params.muon, lambda _, layer: layer.out_features == n_classes,
+        layer_decay=layer_decay, no_weight_decay=NO_WEIGHT_DECAY,
+    )  # fmt: skip
+    rise = max(1, round(params.warmup * params.steps))
     wrapped, *steppers = fabric.setup(model, *optimisers.values())
     look_every = max(1, params.steps // params.evaluations)
 
@@ -260,10 +215,8 @@ def finetune(
     loop.register(model=model, **optimisers, average=average, selection=selection)
     wrapped.train()
     for step in loop:
-        rate = learning_rate(step, params.steps, params.lr, params.warmup)
-        for name, optimiser in optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = rate * group["lr_scale"] * (params.muon if name == "muon" else 1.0)
+        rate = warmup_cosine(step, params.steps, params.lr, rise, rise)
+        set_learning_rate(optimisers, rate, params.muon)
         mine = loop.shard(_draw(loop, step, labels, params))
         x = augment(images[mine].to(fabric.device).float() / 255, loop, step, params)
         x, target = mixed(x, labels[mine].to(fabric.device), n_classes, loop, step, params)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
-
 from data.test_loading import tiny
+
 from leuk_lib.training.augment import dihedral, random_resized_crop, stain_jitter
 from leuk_lib.training.batches import Batches, loader
 
@@ -56,7 +56,7 @@ def test_open_cells_are_mapped_not_read(tmp_path):
     big = cells.images.new_zeros((6, 3, 2900, 2900))
     type(cells)(big, None, cells.labels, cells.classes, cells.table, "rendered", "big").save(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from leuk_lib.data.loading import CellSet\n"
+        "import sys; from pathlib import Path; from leuk_lib.data.cellset import CellSet\n"
         "rss = lambda: int(Path('/proc/self/statm').read_text().split()[1]) * 4096 // 2**20\n"
         "before = rss(); cells = CellSet.open(Path(sys.argv[1])); opened = rss() - before\n"
         "cells.images[2].sum(); print(opened, rss() - before)"

@@ -93,7 +93,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "dim": 16,
         "heads": 2,
         "latents": 4,
-        "pairs": 1,
+        "depth": 1,
         "steps": 20,
         "drop_path": 0.3,
         "lr": 1e-5,

@@ -1,7 +1,6 @@
 """Fine-tuning: schedule, groups, weights, selection on validation, resume to the bit."""
 
 import hashlib
-import itertools
 
 import pytest
 import torch
@@ -12,13 +11,12 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.training.augment import normalise
 from leuk_lib.training.fabric import make_fabric
 from leuk_lib.training.loop import TrainingLoop
+from leuk_lib.training.optimisers import build_optimisers, parameter_groups
 from leuk_lib.wpat.finetune import (
+    NO_WEIGHT_DECAY,
     Selection,
-    build_optimisers,
     effective_weights,
     finetune,
-    learning_rate,
-    parameter_groups,
     predict_logits,
     validation_scores,
     weighed_loss,
@@ -42,17 +40,9 @@ def _run(params, folder, **kwargs):
     )
 
 
-def test_schedule_rises_then_falls_to_zero():
-    rates = [learning_rate(s, 100, 1.0, 0.1) for s in range(100)]
-    assert rates[9] == max(rates) == 1.0 and rates[0] == pytest.approx(0.1)
-    assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
-    assert rates[-1] < 0.01
-    assert learning_rate(0, 1, 1.0, 0.0) == 1.0
-
-
 def test_groups_hold_every_trainable_parameter_once(tiny):
     model = WPAT(build_encoder("zepto", 2), 3, tiny)
-    groups = parameter_groups(model, 0.05, 0.5)
+    groups = parameter_groups(model, 0.05, 0.5, NO_WEIGHT_DECAY)
     held = [id(p) for g in groups for p in g["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
@@ -238,7 +228,8 @@ def test_interrupted_and_continued_ends_with_the_same_bytes(tiny, tmp_path, monk
 
 def test_every_parameter_has_one_optimiser_and_muon_takes_inner_matrices_only(tiny):
     model = WPAT(build_encoder("zepto", 2), 3, tiny)
-    found = build_optimisers(model, tiny, 3, 1.0)
+    rule = 0.05, tiny.muon, lambda _, layer: layer.out_features == 3
+    found = build_optimisers(model, *rule)
     held = [p for optimiser in found.values() for group in optimiser.param_groups for p in group["params"]]
     assert len(held) == len({id(p) for p in held}) == sum(p.requires_grad for p in model.parameters())
     by_muon = {id(p) for group in found["muon"].param_groups for p in group["params"]}
@@ -251,8 +242,8 @@ def test_every_parameter_has_one_optimiser_and_muon_takes_inner_matrices_only(ti
         model.encoder.stages[0][0].dwconv.weight,
     ):
         assert id(outside) not in by_muon
-    assert set(build_optimisers(model, tiny.model_copy(update={"muon": 0.0}), 3, 1.0)) == {"optimizer"}
-    assert set(build_optimisers(_small_network(), tiny, 3, 1.0)) == {"optimizer"}  # no linear layer but the last
+    assert set(build_optimisers(model, 0.05, 0.0, rule[2])) == {"optimizer"}
+    assert set(build_optimisers(_small_network(), *rule)) == {"optimizer"}  # no linear layer but the last
 
 
 def test_patience_ends_training_and_a_second_call_trains_nothing(tiny, tmp_path, monkeypatch):

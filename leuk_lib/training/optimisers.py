@@ -1,0 +1,109 @@
+"""Parameter groups, AdamW and Muon.
+
+Why not timm's ``param_groups_weight_decay`` and ``param_groups_layer_decay``: they decay the gain and bias of GRN,
+which have four dimensions, and order the groups differently, so that the norm of the clipped gradient differs in its
+last bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+ADAMW, MUON = "optimizer", "muon"  # names of the optimisers, also in checkpoints
+
+
+def layer_scale(name: str, layer_decay: float) -> float:
+    """Factor of the learning rate of the parameter ``name``.
+
+    It is ``layer_decay ** (4 - k)`` for stage k (0 to 3) of a ConvNeXt named ``encoder`` and the downsampling before
+    it, and 1 elsewhere.
+
+    >>> layer_scale("encoder.stages.2.0.norm.weight", 0.5), layer_scale("head.weight", 0.5)
+    (0.25, 1.0)
+    """
+    parts = name.split(".")
+    in_stage = parts[0] == "encoder" and parts[1] in ("stages", "downsample_layers")
+    return layer_decay ** (4 - int(parts[2])) if in_stage else 1.0
+
+
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    no_weight_decay: Container[str] = (),
+    only: Container[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Groups of the trainable parameters for an optimiser, each with ``lr_scale`` and ``weight_decay``.
+
+    Vectors (biases, norms, GRN, a mask token) do not decay, whatever their number of dimensions.
+
+    Args:
+        model: The network.
+        weight_decay: Decay of matrices and kernels.
+        layer_decay: Base of `layer_scale`; 1 trains all stages at one rate.
+        no_weight_decay: Names of further parameters that do not decay.
+        only: Names to which the groups are limited; default: all.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or (only is not None and name not in only):
+            continue
+        scale = layer_scale(name, layer_decay)
+        is_vector = parameter.squeeze().ndim < 2
+        decay = 0.0 if is_vector or name in no_weight_decay else weight_decay
+        group = groups.setdefault((scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimisers(
+    model: nn.Module,
+    weight_decay: float,
+    muon: float,
+    is_output: Callable[[str, nn.Linear], bool],
+    *,
+    layer_decay: float = 1.0,
+    no_weight_decay: Container[str] = (),
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> dict[str, torch.optim.Optimizer]:
+    """AdamW for all parameters, or Muon for the inner linear layers' weights and AdamW for the rest; by name.
+
+    Muon makes all singular values of an update equal. As its authors advise, the output layer stays with AdamW, and
+    so do the kernels of convolutions. The learning rate is 0 until `set_learning_rate` is called.
+
+    Args:
+        model: The network.
+        weight_decay: Decay of matrices and kernels.
+        muon: 0 trains everything with AdamW.
+        is_output: Whether a linear layer, given by name and module, is an output layer.
+        layer_decay: As in `parameter_groups`.
+        no_weight_decay: As in `parameter_groups`.
+        betas: AdamW's.
+
+    References:
+        Jordan et al. 2024 (Muon).
+    """
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    inner: set[str] = set()
+    if muon:
+        linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        inner = trained & {f"{name}.weight" for name, module in linear.items() if not is_output(name, module)}
+
+    def groups(only: set[str]) -> list[dict[str, Any]]:
+        return parameter_groups(model, weight_decay, layer_decay, no_weight_decay, only)
+
+    adamw = torch.optim.AdamW(groups(trained - inner), lr=0.0, betas=betas)
+    if not inner:
+        return {ADAMW: adamw}
+    return {ADAMW: adamw, MUON: torch.optim.Muon(groups(inner), lr=0.0, adjust_lr_fn="match_rms_adamw")}
+
+
+def set_learning_rate(optimisers: Mapping[str, torch.optim.Optimizer], rate: float, muon: float) -> None:
+    """Set ``rate`` times each group's ``lr_scale``, and times ``muon`` for Muon."""
+    for name, optimiser in optimisers.items():
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["lr_scale"] * (muon if name == MUON else 1.0)

@@ -1,0 +1,77 @@
+"""Parameter groups, AdamW and Muon: each parameter once, decay and rate by kind and depth."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from leuk_lib.training.optimisers import build_optimisers, parameter_groups, set_learning_rate
+
+
+class Network(nn.Module):
+    """Two stages and a downsampling named as in a ConvNeXt, a token, a frozen layer and an output layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 4, 3))
+        self.encoder = nn.Module()
+        self.encoder.stages = nn.ModuleList([nn.Linear(3, 3), nn.Conv2d(3, 3, 3)])
+        self.encoder.downsample_layers = nn.ModuleList([nn.Conv2d(3, 3, 2)])
+        self.gain = nn.Parameter(torch.zeros(1, 1, 1, 3))
+        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.head = nn.Linear(3, 2)
+
+
+def is_head(name, layer):
+    return name == "head"
+
+
+def by_name(model, groups, key):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: group[key] for group in groups for parameter in group["params"]}
+
+
+def test_vectors_and_named_parameters_do_not_decay():
+    model = Network()
+    decay = by_name(model, parameter_groups(model, 0.1, no_weight_decay=("token",)), "weight_decay")
+    assert {name for name, value in decay.items() if value == 0.1} == {
+        "encoder.stages.0.weight", "encoder.stages.1.weight", "encoder.downsample_layers.0.weight", "head.weight",
+    }  # fmt: skip
+    assert decay["gain"] == decay["token"] == decay["head.bias"] == 0
+    assert set(decay) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_earlier_stages_learn_more_slowly():
+    model = Network()
+    scale = by_name(model, parameter_groups(model, 0.1, layer_decay=0.5), "lr_scale")
+    assert scale["encoder.stages.0.bias"] == scale["encoder.downsample_layers.0.weight"] == 0.5**4
+    assert scale["encoder.stages.1.weight"] == 0.5**3
+    assert scale["head.weight"] == scale["token"] == 1
+
+
+def test_muon_takes_inner_matrices_and_adamw_the_rest():
+    model = Network()
+    optimisers = build_optimisers(model, 0.1, 10.0, is_head)
+    names = {key: set(by_name(model, each.param_groups, "lr")) for key, each in optimisers.items()}
+    assert names["muon"] == {"encoder.stages.0.weight"}
+    assert names["muon"].isdisjoint(names["optimizer"])
+    assert names["muon"] | names["optimizer"] == {n for n, p in model.named_parameters() if p.requires_grad}
+
+
+def test_adamw_alone_without_muon_or_without_inner_matrices():
+    assert set(build_optimisers(Network(), 0.1, 0.0, is_head)) == {"optimizer"}
+    assert set(build_optimisers(nn.Linear(3, 2), 0.1, 10.0, lambda *_: True)) == {"optimizer"}
+
+
+def test_rates_are_scaled_by_depth_and_for_muon():
+    model = Network()
+    optimisers = build_optimisers(model, 0.1, 10.0, is_head, layer_decay=0.5, betas=(0.9, 0.95))
+    set_learning_rate(optimisers, 0.01, 10.0)
+    rates = {}
+    for optimiser in optimisers.values():
+        rates |= by_name(model, optimiser.param_groups, "lr")
+    assert rates["encoder.stages.0.weight"] == pytest.approx(0.01 * 10 * 0.5**4)
+    assert rates["encoder.stages.0.bias"] == pytest.approx(0.01 * 0.5**4)
+    assert rates["head.weight"] == 0.01
+    assert optimisers["optimizer"].defaults["betas"] == (0.9, 0.95)
