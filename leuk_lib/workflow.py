@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leuk_lib.book.gate import chapter_problem, executed_notebook
-from leuk_lib.data.sets import SETS, home
+from leuk_lib.data.catalog import SETS, home
 from leuk_lib.runs import card, files, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overrides, stage, stage_parameters

@@ -43,7 +43,7 @@ def check_images(
         with atomic(csv) as temporary:
             findings.to_csv(temporary, index=False)
     if page:
-        from leuk_lib.data.check_page import render_page
+        from leuk_lib.data.report import render_page
 
         write_text(page, render_page(findings))
     print(render_report(findings))
@@ -56,7 +56,7 @@ def list_sets() -> None:
 
     Example: leuk data list
     """
-    from leuk_lib.data.sets import SETS, home
+    from leuk_lib.data.catalog import SETS, home
 
     print("smear: rendered cells; nothing to fetch")
     for known in SETS.values():
@@ -77,7 +77,7 @@ def fetch_set(
 
     Example: leuk data fetch segmentation-wbc
     """
-    from leuk_lib.data.fetch import fetch
+    from leuk_lib.data.download import fetch
 
     folder, lines = fetch(name, url, sha256, keep)
     print("\n".join(lines))
@@ -97,7 +97,7 @@ def deal_out(
 
     Example: leuk data split my_images --folds 5 --repeats 3 --out folds.json
     """
-    from leuk_lib.data.manifest import read_folder
+    from leuk_lib.data.folder import read_folder
     from leuk_lib.data.splits import folds_record, k_folds, repeated_splits
     from leuk_lib.runs.files import write_json
 

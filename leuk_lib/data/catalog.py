@@ -1,132 +1,154 @@
-"""The data sets by name: ``smear`` is rendered, the known sets of ``sets`` and anything else are folders of images."""
+"""The data sets that are known by name: where each lies, its classes, licence, citation. Data only; nothing heavy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
+from leuk_lib.runs import paths
 
-from leuk_lib.data.findings import as_table
-from leuk_lib.data.fingerprint import RENDERED, fingerprint
-from leuk_lib.data.manifest import read_folder
-from leuk_lib.data.sets import SETS
-from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.seeds import derive
+FIVE = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 
-__all__ = ["Dataset", "fingerprint", "load_dataset"]
+
+def plain(name: str) -> str:
+    """A folder's name without case, spaces and signs: "Test-A" and "test a" are one name."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Decoded cells before the split: images (N,S,S,3) and masks (N,S,S) uint8, labels in ``table``.
+class Download:
+    """An archive that may be fetched. ``sha256`` is None where nobody has told it: then the first download's hash is
+    written down, and every later download must have it. ``images``: how many the published set has, or None."""
 
-    ``notes`` are lines for the card: everything that was left out or decided. ``findings`` is the check's table.
-    """
+    url: str
+    file: str
+    sha256: str | None = None
+    images: int | None = None
+    layout: str = "folders"  # how the archive is laid out: a function of ``arrange``
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A published set. ``aliases``: further folder names of a class; ``tests``: folders of foreign test sets."""
 
     name: str
-    kind: Literal["rendered", "micrographs"]
+    title: str
     classes: tuple[str, ...]
-    images: NDArray[np.uint8]
-    masks: NDArray[np.uint8] | None
-    table: pd.DataFrame
-    findings: pd.DataFrame
-    notes: tuple[str, ...]
-    grouped_by: str
+    licence: str
+    source: str
+    ask: str
+    cite: str
+    aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    tests: tuple[str, ...] = ()
+    download: Download | None = None
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """(N,) position of every cell's label in ``classes``."""
-        number = {name: k for k, name in enumerate(self.classes)}
-        return np.array([number[label] for label in self.table["label"]], dtype=np.int64)
+    def advice(self) -> str:
+        """What to do where the set is missing."""
+        if self.download:
+            return f"`leuk data fetch {self.name}` brings it"
+        return f"it has to be asked for ({self.ask}); data/README.md says where it goes"
+
+    def class_of(self, folder: str) -> str:
+        """The class that a folder's name means, or ""."""
+        for name in self.classes:
+            if plain(folder) in {plain(name), plain(f"{name}s"), *map(plain, self.aliases.get(name, ()))}:
+                return name
+        return ""
+
+    def test_of(self, folder: str) -> str:
+        """The foreign test set that a folder's name means, or ""."""
+        return next((name for name in self.tests if plain(name) == plain(folder)), "")
 
 
-def load_dataset(
-    name_or_path: str,
-    *,
-    size: int = 64,
-    seed: int = 0,
-    workers: int = 2,
-    cells: int = 2400,
-    patients: int = 16,
-    patient_effect: float = 1.0,
-    per_class: int = 0,
-    class_map: Mapping[str, str] | None = None,
-) -> Dataset:
-    """Render or read a data set at ``size`` pixels. The result does not depend on ``workers``.
+_RAABIN = (
+    "Kouzehkanan ZM et al. A large dataset of white blood cells containing cell locations and types. "
+    "Scientific Reports 12:1123, 2022. doi:10.1038/s41598-021-04426-x"
+)
+_SETS = (
+    KnownSet(
+        name="raabin-leukemia",
+        title="Raabin leukemia images (the paper's)",
+        classes=("CML", "CLL", "AML", "ALL"),
+        aliases={
+            "CML": ("chronic myeloid leukemia", "chronic myelogenous leukemia", "chronic myeloid leukaemia"),
+            "CLL": ("chronic lymphocytic leukemia", "chronic lymphocytic leukaemia"),
+            "AML": ("acute myeloid leukemia", "acute myelogenous leukemia", "acute myeloid leukaemia"),
+            "ALL": ("acute lymphoblastic leukemia", "acute lymphocytic leukemia", "acute lymphoblastic leukaemia"),
+        },
+        licence="none stated that we know of; ask the providers",
+        source="the Raabin data project, raabindata.com",
+        ask="write to the providers through the project's site and say what for",
+        cite=_RAABIN,
+    ),
+    KnownSet(
+        name="raabin-wbc",
+        title="Raabin-WBC, double-labelled cropped cells",
+        classes=FIVE,
+        tests=("TestA", "TestB"),
+        licence="no formal licence; the providers are reported to allow commercial and non-commercial use",
+        source="the Raabin data project, raabindata.com, free data (RAR archives: unpack them yourself)",
+        ask="free on the project's site",
+        cite=_RAABIN,
+    ),
+    KnownSet(
+        name="segmentation-wbc",
+        title="segmentation_WBC, Dataset 1, with masks",
+        classes=FIVE,
+        licence="GPL-3.0; please acknowledge Jiangxi Tecom Science Corporation",
+        source="GitHub zxaoyou/segmentation_WBC",
+        ask="open",
+        cite="Zheng X, Wang Y, Wang G, Liu J. Fast and robust segmentation of white blood cell images by "
+        "self-supervised learning. Micron 107:55-71, 2018. doi:10.1016/j.micron.2018.01.010",
+        download=Download(
+            "https://github.com/zxaoyou/segmentation_WBC/archive/master.zip",
+            "segmentation-wbc.zip",
+            images=300,
+            layout="segmentation_wbc",
+        ),
+    ),
+    KnownSet(
+        name="bccd",
+        title="BCCD, cells cut out of fields of view",
+        classes=("Platelets", "RBC", "WBC"),
+        licence="MIT",
+        source="GitHub Shenggan/BCCD_Dataset (originals by cosmicad and akshaylamba)",
+        ask="open",
+        cite="Shenggan. BCCD Dataset, 2017. GitHub Shenggan/BCCD_Dataset",
+        download=Download(
+            "https://github.com/Shenggan/BCCD_Dataset/archive/d272fb14cdff6e473fafeeeba32aba5f560e9e43.zip",
+            "bccd.zip",
+            layout="voc_boxes",
+        ),
+    ),
+    KnownSet(
+        name="pbc",
+        title="PBC, normal peripheral blood cells (Barcelona)",
+        classes=(*FIVE[:2], "erythroblast", "immature_granulocyte", *FIVE[2:], "platelet"),
+        aliases={"immature_granulocyte": ("ig",)},
+        licence="CC BY 4.0 (read in third-party descriptions; confirm at the DOI)",
+        source="Mendeley Data, doi:10.17632/snkd93bnjr.1",
+        ask="open",
+        cite="Acevedo A, Merino A, Alferez S, Molina A, Boldu L, Rodellar J. Data in Brief 30:105474, 2020. "
+        "doi:10.1016/j.dib.2020.105474",
+        download=Download(
+            "https://data.mendeley.com/public-files/datasets/snkd93bnjr/files/"
+            "2fc38728-2ae7-4a62-a857-032af82334c3/file_downloaded",
+            "pbc.zip",
+            images=17_092,
+        ),
+    ),
+)
+SETS: dict[str, KnownSet] = {known.name: known for known in _SETS}
 
-    ``cells``, ``patients`` and ``patient_effect`` are for ``smear``; ``per_class`` (0: all) thins a folder's classes;
-    ``class_map`` renames, merges or drops them (``files.list_folder``). Cells of a foreign test set carry its name in the
-    table's column ``foreign``; their classes are those of the other cells.
-    Raises ``LeukError`` (exit code 2) if fewer than two classes hold a usable image.
-    """
-    if name_or_path == RENDERED:
-        if class_map:
-            raise LeukError(
-                "class_map is for folders of images; the rendered cells have their four classes", exit_code=2
-            )
-        return _rendered(size, seed, workers, cells, patients, patient_effect)
-    return _folder(name_or_path, size, seed, workers, per_class, class_map)
+
+def data_root() -> Path:
+    """Where named sets lie: ``LEUK_DATA``, else ``data/`` in the project's folder."""
+    told = os.environ.get("LEUK_DATA")
+    return Path(told).expanduser() if told else paths.project_root() / "data"
 
 
-def _rendered(size: int, seed: int, workers: int, cells: int, patients: int, patient_effect: float) -> Dataset:
-    from leuk_lib.data.smear.cohort import render_smear
-    from leuk_lib.data.smear.morphology import CLASSES
-
-    images, masks, table = render_smear(cells, patients, size, seed, patient_effect, workers)
-    table.insert(0, "path", [f"{RENDERED}/{i:05d}" for i in table["index"]])
-    table.insert(2, "group", table["patient"])
-    table.insert(3, "foreign", "")
-    nothing = as_table([])
-    note = f"rendered cells: {len(table)} cells of {table['patient'].nunique()} patients, no micrographs"
-    return Dataset(RENDERED, "rendered", CLASSES, images, masks, table, nothing, (note,), "patient")
-
-
-def _folder(
-    path: str, size: int, seed: int, workers: int, per_class: int, class_map: Mapping[str, str] | None
-) -> Dataset:
-    reading = read_folder(path, size, workers, class_map)
-    table, findings = reading.table, reading.findings
-    name = path if path in SETS else reading.root.name
-    notes = [
-        f"{len(table)} cells of {name} read; grouped by {reading.grouped_by}"
-        + (": figures on the test part are upper bounds" if "near" in reading.grouped_by else "")
-    ]
-    errors = findings[findings["severity"] == "error"]
-    if len(errors):
-        shown = "; ".join(f"{row.path}: {row.finding}" for row in errors.head(8).itertuples())
-        notes.append(f"{len(errors)} files left out: {shown}{'; …' if len(errors) > 8 else ''}")
-    warned = int((findings["severity"] == "warning").sum())
-    if warned:
-        notes.append(f"{warned} warnings about files that were used, in findings.csv")
-    own = table["foreign"] == ""
-    classes = tuple(sorted(table.loc[own, "label"].unique()))
-    if len(classes) < 2:
-        raise LeukError(
-            f"data set {reading.root}: {len(classes)} class with usable images; at least 2 class folders are needed "
-            "(leuk data check tells what was left out)",
-            exit_code=2,
-        )
-    keep = table["label"].isin(classes).to_numpy(copy=True)
-    for test in sorted(table.loc[~own, "foreign"].unique()):
-        here = (table["foreign"] == test).to_numpy()
-        strange = f", {int((here & ~keep).sum())} more of other classes left out" if (here & ~keep).any() else ""
-        notes.append(f"foreign test set {test}: {int((here & keep).sum())} cells, never trained on{strange}")
-    if per_class:
-        rank = table["sha256"].map(lambda content: derive(seed, "per class", content))
-        keep &= (rank.groupby([table["foreign"], table["label"]]).rank(method="first") <= per_class).to_numpy()
-        notes.append(f"thinned to at most {per_class} cells a class: {int(keep.sum())} of {len(table)} kept")
-    return Dataset(
-        name=name,
-        kind="micrographs",
-        classes=classes,
-        images=reading.images[keep],
-        masks=None if reading.masks is None else reading.masks[keep],
-        table=table[keep].reset_index(drop=True),
-        findings=findings,
-        notes=tuple(notes),
-        grouped_by=reading.grouped_by,
-    )
+def home(known: KnownSet) -> Path:
+    """The folder of a known set."""
+    return data_root() / known.name

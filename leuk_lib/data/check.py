@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from leuk_lib.data.findings import SEVERITIES, Finding, as_table, kind_of
-from leuk_lib.data.manifest import ANONYMOUS, Reading, read_folder
+from leuk_lib.data.folder import ANONYMOUS, Reading, read_folder
 from leuk_lib.data.splits import unsplittable
 
 CLEAN, FINDINGS, UNUSABLE = 0, 1, 2

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from leuk_lib.data.containers import MAX_PIXELS, Header, Unreadable, check_size, probe
+from leuk_lib.data.image_files import MAX_PIXELS, Header, Unreadable, check_size, open_regular, probe
 from leuk_lib.data.opencv import cv2
-from leuk_lib.data.opening import open_regular
 
 __all__ = ["MAX_PIXELS", "Decoded", "Unreadable", "decode", "decode_file", "square"]
 

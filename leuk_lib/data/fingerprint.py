@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from leuk_lib.data.containers import Unreadable
-from leuk_lib.data.files import list_folder
-from leuk_lib.data.opening import open_regular
+from leuk_lib.data.image_files import Unreadable, open_regular
+from leuk_lib.data.listing import list_folder
 from leuk_lib.data.smear import VERSION
 
 RENDERED = "smear"

@@ -12,9 +12,9 @@ from data.toys import coded, folder, picture
 from leuk_lib.book.html import page_problems, read_page
 from leuk_lib.cli.main import main
 from leuk_lib.data.check import FINDINGS, check_folder, exit_code, render_report
-from leuk_lib.data.check_page import render_page
-from leuk_lib.data.containers import MAX_SCANS
 from leuk_lib.data.decode import Unreadable, decode, read_file
+from leuk_lib.data.image_files import MAX_SCANS
+from leuk_lib.data.report import render_page
 
 
 def sick(root):

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from data.toys import coded, folder, picture
-from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.check import CLEAN, FINDINGS, UNUSABLE, check_folder, exit_code, render_report
 from leuk_lib.data.decode import Unreadable, decode, square
 from leuk_lib.data.duplicates import components, near_pairs
-from leuk_lib.data.files import list_folder
 from leuk_lib.data.fingerprint import fingerprint
-from leuk_lib.data.manifest import read_folder
+from leuk_lib.data.folder import read_folder
+from leuk_lib.data.listing import list_folder
+from leuk_lib.data.loading import load_dataset
 from leuk_lib.runs.errors import LeukError
 
 

@@ -23,7 +23,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 
 if TYPE_CHECKING:
-    from leuk_lib.data.loading import CellSet
+    from leuk_lib.data.cellset import CellSet
 
 # Share of the four classes; the rarest is a seventh of the most frequent, as rare diseases are in real collections.
 SHARES = {"CML": 0.15, "CLL": 0.32, "AML": 0.46, "ALL": 0.07}
@@ -146,7 +146,7 @@ def smear_cells(
     fractions: Sequence[float] = (0.7, 0.1, 0.2),
 ) -> CellSet:
     """The rendered cohort as a split ``CellSet``: the quick way to cells for a test."""
-    from leuk_lib.data.loading import from_arrays
+    from leuk_lib.data.cellset import from_arrays
     from leuk_lib.data.splits import PARTS, split_groups
 
     images, masks, table = render_smear(cells, patients, size, seed, patient_effect, workers)

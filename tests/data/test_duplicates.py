@@ -10,7 +10,7 @@ from data.toys import coded, picture
 from leuk_lib.data.check import CLEAN, FINDINGS, check_folder, exit_code
 from leuk_lib.data.decode import decode_file
 from leuk_lib.data.duplicates import TURNS, near_pairs, turn
-from leuk_lib.data.manifest import read_folder
+from leuk_lib.data.folder import read_folder
 from leuk_lib.data.overlaps import candidates, features, register, small_grey
 from leuk_lib.data.smear.field import red_cells
 from leuk_lib.data.smear.individual import draw_patient

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from data.test_build import FolderStage, small
+from data.test_prepare import FolderStage, small
 from data.toys import coded, folder, picture
 from leuk_lib.chapters.data import class_table
 from leuk_lib.cli.main import main
-from leuk_lib.data.build import build_cells
-from leuk_lib.data.catalog import load_dataset
+from leuk_lib.data.catalog import SETS
 from leuk_lib.data.check import check_folder
-from leuk_lib.data.files import WHICH_MASK, WHOSE, list_folder
-from leuk_lib.data.sets import SETS
+from leuk_lib.data.listing import WHICH_MASK, WHOSE, list_folder
+from leuk_lib.data.loading import load_dataset
+from leuk_lib.data.prepare import prepare_cells
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.workflow import resolve_dataset
 
@@ -153,7 +153,7 @@ def test_foreign_test_sets_are_kept_apart_and_closed(data_folder, tmp_path):
     root = wbc(data_folder / "raabin-wbc")
     (root / "TestA/Monocyte/leak.png").write_bytes((root / "Train/Monocyte/020.png").read_bytes())
     stage = FolderStage(tmp_path / "stage")
-    cells = build_cells(small(dataset="raabin-wbc"), stage).cells
+    cells = prepare_cells(small(dataset="raabin-wbc"), stage).cells
     assert cells.classes == ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
     assert cells.foreign == ("TestA", "TestB")
     parts = cells.table["split"].value_counts().to_dict()

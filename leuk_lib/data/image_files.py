@@ -6,9 +6,15 @@ checksums, and any changed byte of it is found; JPEG, BMP, TIFF and WebP have no
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
 
 MAX_PIXELS = 64_000_000  # a decompression bomb, or a whole slide: not a cell
 MAX_SCANS = 200  # of a progressive JPEG: each of them costs a pass over all pixels
@@ -17,6 +23,22 @@ MIN_SIDE = 8  # pixels
 
 class Unreadable(ValueError):
     """This file gives no trustworthy image; the message says why."""
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BufferedReader]:
+    """Yield a regular file, open for reading. Raises ``Unreadable`` for pipes, devices and what cannot be read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would wait for ever
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise Unreadable("not a regular file")
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                yield file
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise Unreadable(f"cannot be read ({error.strerror})") from error
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from leuk_lib.data.catalog import FIVE, KnownSet
 from leuk_lib.data.decode import MAX_BYTES, Unreadable, decode
-from leuk_lib.data.files import IMAGES, METADATA
+from leuk_lib.data.listing import IMAGES, METADATA
 from leuk_lib.data.opencv import cv2
-from leuk_lib.data.sets import FIVE, KnownSet
 from leuk_lib.runs.errors import LeukError
 
 MOST = 200_000  # files in an archive

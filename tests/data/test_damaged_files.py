@@ -13,8 +13,8 @@ from data.toys import coded, picture
 from leuk_lib.data.check import check_folder
 from leuk_lib.data.complaints import listening
 from leuk_lib.data.decode import Unreadable, decode
-from leuk_lib.data.files import list_folder
-from leuk_lib.data.manifest import read_folder
+from leuk_lib.data.folder import read_folder
+from leuk_lib.data.listing import list_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about damaged tags
 

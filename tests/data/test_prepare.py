@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from leuk_lib.data.build import build_cells
-from leuk_lib.data.loading import CellSet
+from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.params import DataParams
+from leuk_lib.data.prepare import prepare_cells
 from leuk_lib.data.splits import assert_disjoint
 from leuk_lib.runs import card
 from leuk_lib.runs.params import check
@@ -16,7 +16,7 @@ from leuk_lib.runs.stage import Stage
 
 
 class FolderStage:
-    """The part of a stage that ``build_cells`` uses."""
+    """The part of a stage that ``prepare_cells`` uses."""
 
     def __init__(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def small(**values):
 
 def test_rendered_cells_are_written_split_and_reproducible(tmp_path):
     stage = FolderStage(tmp_path / "one")
-    built = build_cells(small(), stage)
+    built = prepare_cells(small(), stage)
     assert set(stage.files) == {"cells.safetensors", "cells.csv", "splits.json", "findings.csv"}
     cells = CellSet.open(stage.folder)
     assert len(cells) == 120 and cells.kind == "rendered" and cells.masks is not None and cells.size == 16
@@ -62,7 +62,7 @@ def test_rendered_cells_are_written_split_and_reproducible(tmp_path):
     assert record["sha256"] == built.split["sha256"] and sum(record["cells"].values()) == 120
     assert len(stage.content) == 64 and stage.notes == list(built.notes)
     again = FolderStage(tmp_path / "two")
-    build_cells(small(threads=2), again)
+    prepare_cells(small(threads=2), again)
     for name in ("cells.safetensors", "cells.csv", "splits.json"):
         a, b = ((tmp_path / part / name).read_bytes() for part in ("one", "two"))
         assert hashlib.sha256(a).hexdigest() == hashlib.sha256(b).hexdigest(), name
@@ -70,8 +70,10 @@ def test_rendered_cells_are_written_split_and_reproducible(tmp_path):
 
 def test_an_earlier_split_is_kept(tmp_path):
     first = FolderStage(tmp_path / "one")
-    before = build_cells(small(), first).cells.table.set_index("group")["split"]
-    again = build_cells(small(seed=1, keep_split=str(tmp_path / "one" / "splits.json")), FolderStage(tmp_path / "two"))
+    before = prepare_cells(small(), first).cells.table.set_index("group")["split"]
+    again = prepare_cells(
+        small(seed=1, keep_split=str(tmp_path / "one" / "splits.json")), FolderStage(tmp_path / "two")
+    )
     after = again.cells.table.set_index("group")["split"]
     assert any("12 of 12 groups keep the parts" in note for note in again.notes)
     assert before[~before.index.duplicated()].sort_index().equals(after[~after.index.duplicated()].sort_index())
@@ -79,12 +81,12 @@ def test_an_earlier_split_is_kept(tmp_path):
 
 def test_a_kept_split_that_changes_makes_the_stage_stale(tmp_path, results):
     kept = tmp_path / "one" / "splits.json"
-    build_cells(small(), FolderStage(kept.parent))
+    prepare_cells(small(), FolderStage(kept.parent))
     params = small(run="r", keep_split=str(kept))
     with Stage("data", params) as stage:
-        build_cells(params, stage)
+        prepare_cells(params, stage)
     assert card.stage_state("r", "data") == ("fresh", [])
-    build_cells(small(seed=1), FolderStage(kept.parent))
+    prepare_cells(small(seed=1), FolderStage(kept.parent))
     assert card.stage_state("r", "data") == ("stale", [f"{kept} changed"])
 
 
@@ -93,13 +95,13 @@ def test_a_stage_that_keeps_its_own_split_is_fresh(results):
     for keep in ("", str(results / "r" / "data" / "splits.json")):
         params = small(run="r", keep_split=keep, patients=4 if keep else 3)
         with Stage("data", params) as stage:
-            assert bool(keep) == any("12 of 16" in note for note in build_cells(params, stage).notes)
+            assert bool(keep) == any("12 of 16" in note for note in prepare_cells(params, stage).notes)
     assert card.stage_state("r", "data") == ("fresh", [])
 
 
 def test_a_class_of_one_image_stays_in_training(tmp_path, real_data):
     stage = FolderStage(tmp_path)
-    built = build_cells(small(dataset=str(real_data / "tecom_wbc"), image_size=32), stage)
+    built = prepare_cells(small(dataset=str(real_data / "tecom_wbc"), image_size=32), stage)
     basophil = built.cells.table[built.cells.table["label"] == "basophil"]
     assert basophil["split"].tolist() == ["train"]
     assert any("basophil" in note and "never tested" in note for note in stage.notes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from leuk_lib.data.loading import CellSet, from_arrays
+from leuk_lib.data.cellset import CellSet, from_arrays
 from leuk_lib.runs.errors import LeukError
 
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from leuk_lib.data.catalog import load_dataset
+from leuk_lib.data.cellset import CellSet, from_arrays
 from leuk_lib.data.fingerprint import fingerprint
-from leuk_lib.data.loading import CellSet, from_arrays
+from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.params import DataParams
 from leuk_lib.data.splits import FOREIGN, PARTS, read_record, split_groups, split_record, unsplittable
 from leuk_lib.runs import paths
@@ -19,7 +19,7 @@ from leuk_lib.runs.files import sha256_file
 
 
 class DataStage(Protocol):
-    """What ``build_cells`` needs of a stage."""
+    """What ``prepare_cells`` needs of a stage."""
 
     folder: Path
 
@@ -42,7 +42,7 @@ class Built:
     grouped_by: str
 
 
-def build_cells(params: DataParams, stage: DataStage) -> Built:
+def prepare_cells(params: DataParams, stage: DataStage) -> Built:
     """Write ``cells.safetensors``, ``cells.csv``, ``splits.json`` (with hash) and ``findings.csv`` into the stage's folder.
 
     The split to keep, if one is named, becomes an input of the stage. A class in fewer than three groups goes wholly to

@@ -11,8 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from leuk_lib.data import arrange
-from leuk_lib.data.sets import SETS, Download, data_root, home
+from leuk_lib.data.archives import arrange
+from leuk_lib.data.catalog import SETS, Download, data_root, home
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json, sha256_file, write_json
 from leuk_lib.runs.params import nearest
@@ -164,7 +164,7 @@ def fetch(name: str, url: str | None = None, sha256: str | None = None, keep: bo
     downloads = data_root() / "downloads"
     demanded = source.sha256 or _hashes(downloads).get(source.file)
     archive = download(source, downloads)
-    count = arrange.arrange(archive, target, known, source.layout)
+    count = arrange(archive, target, known, source.layout)
     said = (
         "as demanded" if demanded else f"written to {downloads / HASHES}, as nobody had told one; demanded from now on"
     )

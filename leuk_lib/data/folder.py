@@ -19,8 +19,8 @@ from tqdm import tqdm
 from leuk_lib.data.complaints import HARMLESS, listening
 from leuk_lib.data.decode import Unreadable, decode, decode_file, read_file, square
 from leuk_lib.data.duplicates import FLAT, THUMB, components
-from leuk_lib.data.files import Entry, Listing, list_folder
 from leuk_lib.data.findings import Finding, as_table, unusual
+from leuk_lib.data.listing import Entry, Listing, list_folder
 from leuk_lib.data.overlaps import Features, features, small_grey
 from leuk_lib.data.relations import Relation, exact_copies, relate
 

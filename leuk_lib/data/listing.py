@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leuk_lib.data.sets import SETS, KnownSet, home
+from leuk_lib.data.catalog import SETS, KnownSet, home
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 

@@ -20,10 +20,10 @@ import pytest
 
 from data.toys import coded, picture
 from leuk_lib.cli.main import main
-from leuk_lib.data import fetch as fetching
-from leuk_lib.data.catalog import load_dataset
-from leuk_lib.data.fetch import ResumingDownloader, download, fetch
-from leuk_lib.data.sets import SETS, Download
+from leuk_lib.data import download as downloading
+from leuk_lib.data.catalog import SETS, Download
+from leuk_lib.data.download import ResumingDownloader, download, fetch
+from leuk_lib.data.loading import load_dataset
 from leuk_lib.runs.errors import LeukError
 
 
@@ -183,7 +183,7 @@ def pbc_archive() -> dict[str, bytes]:
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("LEUK_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(fetching, "TRIES", 2)
+    monkeypatch.setattr(downloading, "TRIES", 2)
     return tmp_path / "data"
 
 
