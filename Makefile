@@ -27,7 +27,6 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
 	@$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
-	@$(BIN)/python -m leuk_lib.book.mathjax
 	@touch $(READY)
 
 book: $(READY) ## all notebooks, then the book: make book DATA=folder PROFILE=smoke SEEDS="0 1 2" JOBS=2
@@ -62,4 +61,4 @@ lock: ## resolve requirements.lock again (maintainers)
 	  --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
 
 clean: ## remove everything that was generated (the environment too)
-	@rm -rf .venv results book/_build book/chapters book/generated book/_static/mathjax .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv results book/_build book/chapters book/generated .pytest_cache .mypy_cache .ruff_cache

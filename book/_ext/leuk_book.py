@@ -1,29 +1,26 @@
-"""Sphinx extension of this book: banners of the run on every page, docstrings as plain text, tidier HTML.
+"""Sphinx extension of this book: a banner on every page, MathJax without a network, fixes of the theme's HTML.
 
-The banners say what the numbers on the page are worth: that a smoke run is not a result, and that rendered cells
-show that the code works. They come from ``book/generated/run.json``, which the build writes for the run it shows.
+The banner names the run and says what its numbers are worth: a smoke run is not a result, and rendered cells only
+show that the code works. It is made from ``book/generated/run.json``, which the build writes.
 """
 
 from __future__ import annotations
 
 import html
+import importlib.util
 import json
 import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 SMOKE = "Smoke run: not a result. Sizes and steps are cut down so that the whole sequence can be tested in minutes."
 RENDERED = "Rendered cells: shows that the method and the code work, not how well leukemia is recognised."
 RESEARCH = "Research software, no medical device."
 FIRST_HEADING = re.compile(r"</h1>")
 SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
-LITERAL = re.compile(r"(``.+?``)", re.DOTALL)
-ROLE = re.compile(r":(?:meth|func|class|mod|attr|data|exc|obj):`~?([^`]+)`")
-SPECIAL = re.compile(r"([\\*`|])")
-TRAILING_UNDERSCORE = re.compile(r"(?<=\w)_(?=\W|$)")
 
 
 def banner_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -91,67 +88,22 @@ def name_toggles(app: Sphinx, pagename: str, templatename: str, context: dict[st
     context["generate_toctree_html"] = named
 
 
-def plain_docstring(lines: list[str]) -> list[str]:
-    """Docstring lines as reStructuredText that reads as it was written and is always well formed.
-
-    Docstrings here are plain text with ``literals`` and ``- `` lists; ``|x|``, ``*`` or ``x_`` in a formula are not
-    markup. Doctests and indented blocks after ``::`` stay as they are.
-    """
-    shown: list[str] = []
-    literal = False
-    for block in re.split(r"\n\s*\n", "\n".join(lines)):
-        rows = block.split("\n")
-        if literal and all(row.startswith(" ") for row in rows if row):
-            shown.append("\n".join(rows))
-            continue
-        if block.lstrip().startswith(">>>"):
-            shown.append(textwrap.dedent(block).strip("\n"))
-            continue
-        literal = block.rstrip().endswith("::")
-        items: list[str] = []
-        for row in filter(None, (row.strip() for row in rows)):
-            if row.startswith(("- ", "* ")) or not items:
-                items.append(row)
-            else:
-                items[-1] += f" {row}"
-        shown += [_prose(item) for item in items]
-    return [*"\n\n".join(shown).split("\n"), ""]
-
-
-def _prose(text: str) -> str:
-    """One paragraph or list item in which only ``literals`` are markup."""
-    bullet = "- " if text.startswith(("- ", "* ")) else ""
-    text = ROLE.sub(lambda match: f"``{match.group(1)}``", text.removeprefix("- ").removeprefix("* "))
-    pieces = LITERAL.split(text)
-    pieces[::2] = [_escape(_single(piece)) for piece in pieces[::2]]
-    return bullet + "".join(pieces)
-
-
-def _single(text: str) -> str:
-    """Names in single backticks lose them: reStructuredText would look for a reference."""
-    return re.sub(r"`([^`\n]+)`_{0,2}", r"\1", text)
-
-
-def _escape(text: str) -> str:
-    return TRAILING_UNDERSCORE.sub(r"\\_", SPECIAL.sub(r"\\\1", text))
-
-
-def safe_docstring(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """``autodoc-process-docstring``: see :func:`plain_docstring`."""
-    lines[:] = plain_docstring(lines)
-
-
-def skip_foreign(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: Any) -> bool | None:
-    """``autodoc-skip-member``: what other packages define has its documentation there."""
-    home = getattr(obj, "__module__", None)
-    foreign = isinstance(home, str) and not home.startswith("leuk_lib") and callable(obj)
-    return True if foreign or name in ("model_config", "model_post_init") else None
-
-
 def read_facts(app: Sphinx, config: Any) -> None:
     """Read the facts of the run that this book shows."""
     path = Path(app.srcdir) / "book" / "generated" / "run.json"
     config.leuk_run = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def bundle_mathjax(app: Sphinx, config: Any) -> None:
+    """Copy MathJax's one-file SVG build into the book.
+
+    It comes from the package ``sphinx-mathjax-offline``, which as an extension would copy all 24 MB of MathJax and
+    choose the HTML output, whose fonts Firefox does not load in pages opened from disk.
+    """
+    package = importlib.util.find_spec("sphinx-mathjax-offline")
+    if package is None or not package.submodule_search_locations:
+        raise ExtensionError("the package sphinx-mathjax-offline is not installed: run `make env`")
+    config.html_static_path.append(f"{package.submodule_search_locations[0]}/static/mathjax/{config.mathjax_path}")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -160,8 +112,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     # Jupyter Book sets it for an extension that this book leaves out.
     app.add_config_value("comments_config", {}, "html", dict)
     app.connect("config-inited", read_facts)
+    app.connect("config-inited", bundle_mathjax)
     app.connect("html-page-context", add_banner)
     app.connect("html-page-context", name_toggles, priority=900)  # after the theme's own additions
-    app.connect("autodoc-skip-member", skip_foreign)
-    app.connect("autodoc-process-docstring", safe_docstring)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

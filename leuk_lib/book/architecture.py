@@ -1,73 +1,65 @@
-"""The architecture page: who imports whom, read from the code by grimp, as a figure and as a table."""
+"""The architecture page: which package imports which, read from the code by grimp, as a figure and as tables."""
 
 from __future__ import annotations
 
+import ast
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import leuk_lib
-from leuk_lib.book.api import ROOMS
 from leuk_lib.book.diagram import Node, Size, ranks, svg
-from leuk_lib.book.markdown import code, escape, table
+from leuk_lib.book.markdown import code, table
 
-PACKAGE = "leuk_lib"
-SINGLE = {
-    "stages": "The seven stages: their order, what reads what, their profiles.",
-    "workflow": "Calls Snakemake on the notebooks.",
-    "cli": "The command leuk.",
-    "cli_data": "Its part leuk data.",
-}
+LIBRARY = Path(leuk_lib.__file__).parent
 
 
-def room_of(module: str) -> str:
-    """``leuk_lib.wpat.model`` -> ``wpat``; the package itself is no room."""
-    return module.split(".")[1] if "." in module else ""
+def packages() -> dict[str, str]:
+    """Name -> first line of the docstring, of every package and single module directly below ``leuk_lib``."""
+    sources = {path.parent.name: path for path in LIBRARY.glob("*/__init__.py")}
+    sources |= {path.stem: path for path in LIBRARY.glob("*.py") if path.stem != "__init__"}
+    docstrings = {
+        name: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for name, path in sources.items()
+    }
+    return {name: (docstrings[name] or "").partition("\n")[0] for name in sorted(sources)}
 
 
 def imports() -> Counter[tuple[str, str]]:
-    """``(importing room, imported room)`` -> number of modules' direct imports."""
+    """``(importing package, imported package)`` -> number of direct imports between their modules."""
     import grimp
 
-    graph = grimp.build_graph(PACKAGE, cache_dir=None)
-    found: Counter[tuple[str, str]] = Counter()
-    for module in graph.modules:
-        for other in graph.find_modules_directly_imported_by(module):
-            if (pair := (room_of(module), room_of(other)))[0] != pair[1] and all(pair):
-                found[pair] += 1
-    return found
+    graph = grimp.build_graph(LIBRARY.name, cache_dir=None)
+    pairs: Counter[tuple[str, str]] = Counter()
+    for module in graph.modules - {LIBRARY.name}:
+        for other in graph.find_modules_directly_imported_by(module) - {LIBRARY.name}:
+            importer, imported = module.split(".")[1], other.split(".")[1]
+            pairs[importer, imported] += importer != imported
+    return +pairs
 
 
-def rooms() -> list[str]:
-    """Folders with an ``__init__.py`` and single modules of the package, by name."""
-    package = Path(leuk_lib.__file__).parent
-    folders = [path.parent.name for path in package.glob("*/__init__.py")]
-    return sorted([*folders, *(path.stem for path in package.glob("*.py") if not path.stem.startswith("_"))])
+def nodes(pairs: Mapping[tuple[str, str], int], names: list[str]) -> list[Node]:
+    """Packages as boxes. An arrow leads from a package to each package that imports it."""
+    return [Node(name, name, tuple(sorted(other for importer, other in pairs if importer == name))) for name in names]
 
 
-def nodes(found: Mapping[tuple[str, str], int], names: list[str]) -> list[Node]:
-    """Rooms as boxes; an arrow leads from a room to those that import it."""
-    return [Node(name, name, tuple(sorted(other for room, other in found if room == name))) for name in names]
-
-
-def rooms_page() -> str:
-    """The figure, a table of the rooms, and the table of all imports between them."""
-    found, names = imports(), rooms()
-    boxes = nodes(found, names)
-    level = ranks(boxes)
-    names = sorted(names, key=lambda name: (level[name], name))
+def architecture_page() -> str:
+    """The import graph, a table of the packages, and a table that counts the imports between them."""
+    pairs, summaries = imports(), packages()
+    boxes = nodes(pairs, list(summaries))
+    rank = ranks(boxes)
+    names = sorted(summaries, key=lambda name: (rank[name], name))
     figure = svg(
         boxes,
-        "The rooms of the library; an arrow leads from a room to those that import it.",
+        "The packages of the library. An arrow leads from a package to those that import it.",
         size=Size((92, 36), (32, 14)),
     )
-    told = [(code(name), escape(ROOMS.get(name) or SINGLE.get(name, ""))) for name in names]
-    rows = [
-        (code(name), *(str(found[name, other]) if found[name, other] else "" for other in names[:-1])) for name in names
+    counts = [
+        (code(name), *(str(pairs[name, other]) if pairs[name, other] else "" for other in names[:-1])) for name in names
     ]
     return "\n".join([
-        f'<div class="leuk-diagram leuk-wide" tabindex="0" role="region" aria-label="Import graph of the rooms">{figure}</div>\n',
-        table(("room", "what it holds"), told),
-        "How many modules of a room (row) import one of another room (column):\n",
-        table(("imports", *(code(name) for name in names[:-1])), rows, "l" + "r" * (len(names) - 1)),
+        '<div class="leuk-diagram leuk-wide" tabindex="0" role="region" aria-label="Import graph of the packages">'
+        f"{figure}</div>\n",
+        table(("package", "content"), [(code(name), summaries[name].replace("|", "\\|")) for name in names]),
+        "Number of imports from the modules of a package (row) to those of another (column):\n",
+        table(("imports", *(code(name) for name in names[:-1])), counts, "l" + "r" * (len(names) - 1)),
     ])  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import leuk_lib
-from leuk_lib.book import html, mathjax
+from leuk_lib.book import html
 from leuk_lib.book.gate import check_run, executed_notebook
 from leuk_lib.book.generate import copy_chapters, generate_pages
 from leuk_lib.book.slim import slim_pages
@@ -112,7 +112,6 @@ def build_book(
     fresh = index.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == json.dumps(present)
     if not fresh:
         stamp.unlink(missing_ok=True)
-        mathjax.ensure(root)
         copy_chapters(root, run, stages)
         generate_pages(root, run, stages, fingerprint)
         shutil.rmtree(index.parent, ignore_errors=True)

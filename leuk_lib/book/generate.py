@@ -8,21 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import leuk_lib
 from leuk_lib.audit.reference import all_references, read_rules
-from leuk_lib.book import api, architecture, pages, pipeline, prints, reading, reproduction
+from leuk_lib.book import architecture, pages, pipeline, prints, reading, reproduction
 from leuk_lib.book.chapters import chapter_name, clean, read_notebook
 from leuk_lib.book.gate import executed_notebook
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import read_card, stage_state
 from leuk_lib.runs.files import read_json, write_json, write_text
 from leuk_lib.stages import StageSpec
-
-
-def write_if_changed(path: Path, text: str) -> None:
-    """Write ``text`` unless the file holds it already, so that nothing is rebuilt for its date alone."""
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
 
 
 def copy_chapters(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Path]:
@@ -34,7 +27,7 @@ def copy_chapters(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Pat
             shutil.rmtree(old) if old.is_dir() else old.unlink()
     for path, stage in wanted.items():
         notebook = clean(read_notebook(executed_notebook(run, stage)))
-        write_if_changed(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
     return list(wanted)
 
 
@@ -85,8 +78,6 @@ def generate_pages(
     states = {stage.name: stage_state(run, stage.name, fingerprint) for stage in stages}
     siblings = sibling_runs(run, next(iter(cards.values()))["profile"])
     keys = pages.headline_keys(next(iter(siblings.values()), {}))
-    package = Path(leuk_lib.__file__).parent
-    rooms = {room: found for room in api.ROOMS if (found := api.modules_of(package, room))}
     known = all_references()
     reproduced, agreement = reproduction.agreement(paths.run_folder(run), cards, known)
     times = reading.reading_times(root)
@@ -102,22 +93,18 @@ def generate_pages(
         "expected.md": reproduction.expected(
             {"this book's": cards, **{f"reference {name}": whole["cards"] for name, whole in known.items()}}
         ),
-        "architecture.md": architecture.rooms_page(),
+        "architecture.md": architecture.architecture_page(),
         "run_cards.md": pages.run_cards(stages, cards),
         "figures.md": prints.figures_page(stages, cards, "../generated/prints"),
         "cost.md": pages.cost_table(stages, cards),
         "status.md": pages.status_table(stages, states),
         "parameters.md": pages.parameters(stages),
         "seeds.md": pages.seeds_table(siblings, keys),
-        "api_index.md": api.api_index(rooms),
     }
-    texts |= {f"api_{room}.md": api.api_page(room, rooms.get(room, [])) for room in api.ROOMS}
     prints.copy_prints(folder / "prints", run, stages, cards)
-    for old in folder.glob("*.md") if folder.exists() else ():
-        if old.name not in texts:
-            old.unlink()
+    shutil.rmtree(folder / "api", ignore_errors=True)  # Sphinx's autosummary writes these pages
     for name, text in texts.items():
-        write_if_changed(folder / name, text)
+        write_text(folder / name, text)
     facts = {
         **run_facts(run, cards),
         "reading": {page: minutes for page, minutes in times.items() if page != "book/index"},

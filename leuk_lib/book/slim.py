@@ -14,7 +14,7 @@ from leuk_lib.runs.files import write_text
 
 ICONS = re.compile(r'\s*<script[^>]*src="[^"]*/scripts/fontawesome\.js[^"]*"[^>]*></script>')
 SEARCH = re.compile(r'\s*<script[^>]*src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"[^>]*></script>')
-MATHJAX = re.compile(r'\s*<script[^>]*src="[^"]*mathjax/[^"]*"[^>]*></script>')
+MATHJAX = re.compile(r'\s*<script[^>]*src="[^"]*tex-svg\.js[^"]*"[^>]*></script>')
 FORMULA = re.compile(r'class="[^"]*\bmath\b')
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from book import toys as fake
-from leuk_lib.book import build, html, mathjax
+from leuk_lib.book import build, html
 from leuk_lib.runs import files, paths
 from leuk_lib.runs.errors import LeukError
 
@@ -50,7 +50,6 @@ def sphinx_calls(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         files.write_text(out / "_build" / "html" / "_static" / "favicon.svg", "<svg/>")
 
     monkeypatch.setattr(build, "run_sphinx", fake_sphinx)
-    monkeypatch.setattr(mathjax, "ensure", lambda root: root)
     return calls
 
 
@@ -130,10 +129,6 @@ def test_a_small_book_for_real(
     project: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Jupyter Book itself: banners, glue, figure texts; a number that is missing stops the build."""
-    if not mathjax.is_present(root):
-        pytest.skip("MathJax is not laid down (make env)")
-    monkeypatch.setattr(mathjax, "ensure", lambda folder: folder)
-    monkeypatch.setattr("leuk_lib.book.generate.api.ROOMS", {})
     monkeypatch.setattr("leuk_lib.book.generate.pages.parameters", lambda stages: "")
     good = (paths.stage_folder(fake.RUN, "data") / "notebook.ipynb").read_text(encoding="utf-8")
     notebook = json.loads(good)

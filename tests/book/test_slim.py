@@ -10,7 +10,7 @@ from leuk_lib.book.slim import slim, slim_pages
 
 ICONS = '<script defer src="../_static/scripts/fontawesome.js?digest=1"></script>'
 SEARCH = '<script src="../_static/searchtools.js"></script><script src="../searchindex.js"></script>'
-MATHJAX = '<script defer="defer" src="../_static/mathjax/tex-svg.js?v=5"></script>'
+MATHJAX = '<script defer="defer" src="../_static/tex-svg.js?v=5"></script>'
 KEPT = '<script src="../_static/leuk.js"></script><script>let a = 1</script>'
 FORMULA = '<span class="math notranslate nohighlight">x</span>'
 

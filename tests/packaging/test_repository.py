@@ -69,20 +69,11 @@ def test_workflows_use_the_python_of_the_lock_and_take_only_the_rights_they_need
         assert python["with"]["python-version"] == locked[1]
 
 
-def test_hooks_fetch_nothing_and_their_tools_are_in_the_environment(root: Path) -> None:
-    told = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())
-    assert [repo["repo"] for repo in told["repos"]] == ["local"]
-    for hook in told["repos"][0]["hooks"]:
-        assert hook["language"] == "system"
-        tool = hook["entry"].split()[0]
-        assert tool.startswith(".venv/bin/") and Path(sys.executable).with_name(Path(tool).name).exists(), hook["id"]
-
-
 def test_hooks_cover_what_lint_checks(root: Path) -> None:
     lint = (root / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
     tools = set(re.findall(r"\$\(BIN\)/([\w-]+)", lint))
-    hooks = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-    assert tools <= {Path(hook["entry"].split()[0]).name for hook in hooks}
+    config = (root / ".pre-commit-config.yaml").read_text()
+    assert {tool for tool in tools if tool not in config} == set()
 
 
 def test_the_hooks_configuration_is_valid(root: Path) -> None:
