@@ -1,1 +1,1 @@
-"""How models are judged: metrics, intervals, calibration, baselines, attribution. Sees models only as ``nn.Module``."""
+"""Evaluation of models, which it sees only as ``nn.Module``: metrics, calibration, baselines, robustness, attribution."""

@@ -1,7 +1,7 @@
-"""What WPAT is compared with: probes that see no cell morphology, a linear probe, and networks from timm.
+"""Baselines for WPAT: class frequencies, colour alone, background alone, a linear probe, and networks from timm.
 
-Every baseline becomes a :data:`Scorer`: uint8 images (n,3,S,S) and their masks (n,S,S) or None -> probabilities
-(n,K) float64, rows summing to 1, columns in the order of the classes; also for classes that training never saw.
+A fitted baseline is a :data:`Scorer`: it maps uint8 images (n,3,S,S) and their masks (n,S,S), or None, to probabilities
+(n,K) float64 whose rows sum to 1. Columns are in the order of the classes; a class without a training cell has one too.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leuk_lib.data.loading import CellSet
+from leuk_lib.data.cellset import CellSet
 from leuk_lib.evaluation.metrics import evaluate
 from leuk_lib.evaluation.predictions import PREFIX, Predictions
-from leuk_lib.evaluation.resampling import score_interval
+from leuk_lib.evaluation.resampling import resampled_confusion, score_interval
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
+from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import derive, numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.training.augment import normalise
@@ -30,20 +31,31 @@ Array = NDArray[np.float64]
 Scorer = Callable[[Tensor, Tensor | None], Array]
 Fit = Callable[[nn.Module, str], nn.Module]
 
-FLOOR = 1e-6  # no class is impossible: a probability of 0 would make one cell's log loss infinite
-#: Small versions of networks that timm has in large sizes only: name -> timm's name and what differs from it.
+MIN_PROBABILITY = 1e-6  # a probability of 0 would make the log loss of one cell infinite
+#: Small versions of networks that timm has in large sizes only: name -> timm's name and the settings that differ.
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "swin_mini": (
         "swin_tiny_patch4_window7_224",
         {"embed_dim": 48, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "window_size": 4, "patch_size": 4},
     ),
 }
-RIM = 0.12  # width of the outer ring that stands for background, part of the image's side
+RING_WIDTH = 0.12  # of the outer ring that is taken for background, as a share of the image's side
 
 
 @dataclass(frozen=True)
 class Task:
-    """The training and validation cells of a comparison; ``encoder`` gives feature maps, ``fit`` trains a network."""
+    """Training and validation cells of a comparison.
+
+    Attributes:
+        images: (N,3,S,S) uint8 training images.
+        labels: (N,) int64.
+        masks: (N,S,S) uint8, 0 background, 128 cytoplasm, 255 nucleus; None if unknown.
+        val_images, val_labels, val_masks: the same for the validation part.
+        n_classes: K.
+        seed: seed of random weights.
+        encoder: maps standardised images (B,3,S,S) to a list of feature maps (B,C,h,w); for ``linear_probe``.
+        fit: trains a network (module, name) and returns it; for timm's networks.
+    """
 
     images: Tensor
     labels: Tensor
@@ -58,15 +70,19 @@ class Task:
 
 
 def expand_classes(probs: Array, seen: Iterable[int], n_classes: int) -> Array:
-    """Probabilities (n, seen classes) to (n, K): FLOOR for classes that were never seen, rows summing to 1."""
-    whole = np.zeros((len(probs), n_classes))
-    whole[:, list(seen)] = probs
-    whole = np.maximum(whole, FLOOR)
-    return whole / whole.sum(axis=1, keepdims=True)
+    """Extend probabilities of the ``seen`` classes (n,k) to all classes (n,K), with a floor; rows sum to 1.
+
+    >>> expand_classes(np.array([[0.25, 0.75]]), [0, 2], 3).round(3)
+    array([[0.25, 0.  , 0.75]])
+    """
+    expanded = np.zeros((len(probs), n_classes))
+    expanded[:, list(seen)] = probs
+    expanded = np.maximum(expanded, MIN_PROBABILITY)
+    return expanded / expanded.sum(axis=1, keepdims=True)
 
 
 def majority(task: Task) -> Scorer:
-    """The classes' shares of the training part, whatever the image: the commonest class always wins."""
+    """Class frequencies of the training part, whatever the image; the most frequent class always wins."""
     shares = np.bincount(task.labels.numpy(), minlength=task.n_classes) / max(1, len(task.labels))
 
     def score(images: Tensor, masks: Tensor | None) -> Array:
@@ -75,15 +91,23 @@ def majority(task: Task) -> Scorer:
     return score
 
 
-def colour_histogram(images: Tensor, chosen: Tensor | None = None) -> Array:
-    """Shares of pixels in 16 bins of each of R, G, B and in 4x4x4 joint bins: (n, 112); only ``chosen`` (n,S,S) pixels."""
+def colour_histogram(images: Tensor, region: Tensor | None = None) -> Array:
+    """Colour histograms: shares of pixels in 16 bins of each of R, G and B and in 4 x 4 x 4 joint bins.
+
+    Args:
+        images: (n,3,S,S) uint8.
+        region: (n,S,S) bool, the pixels that count; None: all.
+
+    Returns:
+        (n,112) float64; a row sums to 4, its four histograms to 1 each (to 0 if no pixel counts).
+    """
     n = len(images)
     pixels = images.flatten(2).long()  # (n, 3, S*S)
-    weight = torch.ones(n, pixels.shape[2]) if chosen is None else chosen.flatten(1).float()
+    weight = torch.ones(n, pixels.shape[2]) if region is None else region.flatten(1).float()
 
     def histogram(bins: Tensor, count: int) -> Tensor:
-        place = bins + count * torch.arange(n)[:, None]
-        return torch.bincount(place.flatten(), weights=weight.flatten(), minlength=n * count).view(n, count)
+        position = bins + count * torch.arange(n)[:, None]
+        return torch.bincount(position.flatten(), weights=weight.flatten(), minlength=n * count).view(n, count)
 
     single = [histogram(pixels[:, channel] // 16, 16) for channel in range(3)]
     coarse = pixels // 64
@@ -93,10 +117,10 @@ def colour_histogram(images: Tensor, chosen: Tensor | None = None) -> Array:
 
 
 def background_pixels(images: Tensor, masks: Tensor | None) -> Tensor:
-    """True (n,S,S) outside the cell by the masks; without masks, or where a mask is empty, on the image's outer ring."""
+    """Background pixels (n,S,S) bool: outside the masks; the image's outer ring where a mask is missing, empty or full."""
     n, _, height, width = images.shape
     ring = torch.ones(height, width, dtype=torch.bool)
-    y, x = max(1, round(RIM * height)), max(1, round(RIM * width))
+    y, x = max(1, round(RING_WIDTH * height)), max(1, round(RING_WIDTH * width))
     ring[y : height - y, x : width - x] = False
     ring = ring.expand(n, height, width)
     if masks is None:
@@ -107,7 +131,16 @@ def background_pixels(images: Tensor, masks: Tensor | None) -> Tensor:
 
 
 def pooled_features(encoder: nn.Module, images: Tensor, batch: int = 256) -> Array:
-    """Spatial means of all feature maps that ``encoder`` gives for uint8 images: (n, sum of channels)."""
+    """Spatial means of all feature maps of a frozen encoder.
+
+    Args:
+        encoder: maps standardised images (B,3,S,S) to a list of feature maps (B,C,h,w).
+        images: (n,3,S,S) uint8.
+        batch: images per forward pass.
+
+    Returns:
+        (n, sum of the channels) float64.
+    """
     device = next(encoder.parameters()).device
     was_training = encoder.training
     encoder.eval()
@@ -121,7 +154,7 @@ def pooled_features(encoder: nn.Module, images: Tensor, batch: int = 256) -> Arr
 
 
 def logistic(features: Callable[[Tensor, Tensor | None], Array], task: Task) -> Scorer:
-    """Logistic regression on standardised ``features``; its penalty is the one of four that validates best."""
+    """Logistic regression on standardised ``features``; of four penalties the one with the lowest validation loss."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -132,7 +165,7 @@ def logistic(features: Callable[[Tensor, Tensor | None], Array], task: Task) -> 
         return majority(task)
     train, validation = features(task.images, task.masks), features(task.val_images, task.val_masks)
     truth = task.val_labels.numpy()
-    tried = []
+    candidates = []
     for strength in (0.001, 0.01, 0.1, 1.0):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300, tol=1e-3))
         model.fit(train, labels)
@@ -140,29 +173,29 @@ def logistic(features: Callable[[Tensor, Tensor | None], Array], task: Task) -> 
         if len(truth):
             probs = expand_classes(model.predict_proba(validation), seen, task.n_classes)
             loss = float(-np.log(probs[np.arange(len(truth)), truth]).mean())
-        tried.append((loss, model))
-    chosen = min(tried, key=lambda pair: pair[0])[1]
+        candidates.append((loss, model))
+    best = min(candidates, key=lambda pair: pair[0])[1]
 
     def score(images: Tensor, masks: Tensor | None) -> Array:
         if not len(images):
             return np.zeros((0, task.n_classes))
-        return expand_classes(chosen.predict_proba(features(images, masks)), seen, task.n_classes)
+        return expand_classes(best.predict_proba(features(images, masks)), seen, task.n_classes)
 
     return score
 
 
 def colour(task: Task) -> Scorer:
-    """Colour histogram + logistic regression: how far stain alone goes, without any shape."""
+    """Logistic regression on the colour histogram: how well stain alone separates the classes, without any shape."""
     return logistic(lambda images, masks: colour_histogram(images), task)
 
 
 def background(task: Task) -> Scorer:
-    """Colours of the background + logistic regression: how far slide and microscope alone go, without the cell."""
+    """Logistic regression on the background's colours: how well slide and microscope alone separate the classes."""
     return logistic(lambda images, masks: colour_histogram(images, background_pixels(images, masks)), task)
 
 
 def linear_probe(task: Task) -> Scorer:
-    """Pooled features of the frozen, pretrained encoder + logistic regression."""
+    """Logistic regression on pooled features of the frozen, pretrained encoder."""
     encoder = task.encoder
     if encoder is None:
         raise LeukError("baseline 'linear_probe': needs the encoder of stage fcmae; run notebooks/04_fcmae.ipynb first")
@@ -170,7 +203,7 @@ def linear_probe(task: Task) -> Scorer:
 
 
 def network_scorer(model: nn.Module, batch: int = 256) -> Scorer:
-    """A module that maps standardised (B,3,S,S) to logits (B,K), as a scorer."""
+    """Wrap a module that maps standardised images (B,3,S,S) to logits (B,K) as a scorer."""
     model.eval()
 
     @torch.no_grad()
@@ -187,14 +220,18 @@ def network_scorer(model: nn.Module, batch: int = 256) -> Scorer:
 
 
 def is_network(name: str) -> bool:
-    """Whether ``name`` is a key of ``SMALL`` or a timm model."""
+    """True if ``name`` is a key of ``SMALL`` or a timm model."""
     import timm
 
     return name in SMALL or timm.is_model(name)
 
 
 def network(name: str, task: Task) -> Scorer:
-    """A timm network from random weights, trained by ``task.fit``: the same steps, batches and augmentation as WPAT."""
+    """Train a timm network from random weights by ``task.fit``: the steps, batches and augmentation of WPAT.
+
+    Raises:
+        LeukError: an unknown name, or a task without ``fit``.
+    """
     import timm
 
     if not is_network(name):
@@ -202,12 +239,12 @@ def network(name: str, task: Task) -> Scorer:
         raise LeukError(f"unknown baseline {name!r}; {nearest(name, allowed) if name else 'name one'}")
     if task.fit is None:
         raise LeukError(f"baseline {name!r}: needs a training function")
-    timm_name, sized = SMALL.get(name, (name, {}))
+    timm_name, overrides = SMALL.get(name, (name, {}))
     settings = timm.get_pretrained_cfg(timm_name)
     if settings is not None and settings.fixed_input_size:
-        sized = sized | {"img_size": task.images.shape[-1]}
+        overrides = overrides | {"img_size": task.images.shape[-1]}
     torch.manual_seed(derive(task.seed, "baseline", name))
-    return network_scorer(task.fit(timm.create_model(timm_name, num_classes=task.n_classes, **sized), name))
+    return network_scorer(task.fit(timm.create_model(timm_name, num_classes=task.n_classes, **overrides), name))
 
 
 BASELINES: dict[str, Callable[[Task], Scorer]] = {
@@ -219,9 +256,10 @@ BASELINES: dict[str, Callable[[Task], Scorer]] = {
 
 
 def fit_baselines(names: Iterable[str], task: Task) -> dict[str, Scorer]:
-    """Every named baseline, fitted: a key of ``BASELINES`` or a timm model's name.
+    """Fit baselines by name: a key of ``BASELINES`` or ``SMALL``, or a timm model.
 
-    Raises ``LeukError`` for an unknown name, before anything is fitted.
+    Raises:
+        LeukError: an unknown name, before anything is fitted.
     """
     import timm
 
@@ -235,9 +273,16 @@ def fit_baselines(names: Iterable[str], task: Task) -> dict[str, Scorer]:
 def prediction_table(
     scorers: Mapping[str, Scorer], images: Tensor, cells: CellSet, parts: Mapping[str, Tensor]
 ) -> pd.DataFrame:
-    """One row a model and cell: model, index, group, split, label, ``prob_<class>`` for every class.
+    """Predictions of several models as a table with one row per model and cell.
 
-    ``images`` (N,3,S,S) uint8 of all cells as the models see them; ``parts``: name of a split -> its positions.
+    Args:
+        scorers: name of a model -> scorer.
+        images: (N,3,S,S) uint8, all cells as the models see them.
+        cells: the same cells' labels, masks and groups.
+        parts: name of a split -> positions of its cells (n,).
+
+    Returns:
+        Columns model, index, group, split, label, and ``prob_<class>`` per class.
     """
     frames = []
     for name, score in scorers.items():
@@ -254,60 +299,41 @@ def prediction_table(
 
 
 def select(table: pd.DataFrame, model: str, split: str) -> Predictions:
-    """One model's predictions on one split of a prediction table."""
+    """Select one model's predictions on one split from a `prediction_table`."""
     rows = table[(table["model"] == model) & (table["split"] == split)].sort_values("index", kind="stable")
     classes = tuple(c.removeprefix(PREFIX) for c in table.columns if c.startswith(PREFIX))
-    place = {name: number for number, name in enumerate(classes)}
+    position = {name: number for number, name in enumerate(classes)}
     return Predictions(
-        labels=np.array([place[name] for name in rows["label"]], dtype=np.int64),
+        labels=np.array([position[name] for name in rows["label"]], dtype=np.int64),
         probs=rows[[PREFIX + name for name in classes]].to_numpy(dtype=np.float64),
         groups=rows["group"].to_numpy(dtype=str),
         classes=classes,
     )
 
 
-def _resampled(chosen: Predictions, bootstrap: ClusterBootstrap) -> dict[str, Array]:
-    """The two metrics of the score table in every resample (R,); chapter 6 resamples all of them."""
-    cells = np.eye(len(chosen.classes))[chosen.labels]
-    hits, sizes = bootstrap.sums(cells * chosen.correct[:, None]), bootstrap.sums(cells)
-    recall = np.divide(hits, sizes, out=np.zeros_like(hits), where=sizes > 0)
-    balanced = recall.sum(axis=1) / (sizes > 0).sum(axis=1)  # over the classes that were drawn
-    return {"accuracy": hits.sum(axis=1) / sizes.sum(axis=1), "balanced_accuracy": balanced}
-
-
 def score_table(table: pd.DataFrame, seed: int, n_resamples: int = 1000) -> pd.DataFrame:
-    """One row a model, split and metric (accuracy, balanced_accuracy): value, low, high, n cells, groups.
+    """Accuracy and balanced accuracy of each model and split, with 95 % intervals over groups (`score_interval`).
 
-    Intervals: 95 %, bootstrap over whole groups (`score_interval`), the same resamples for every model of a split.
+    Returns:
+        Columns model, split, metric, value, low, high, n (cells), groups; all models of a split share the resamples.
     """
     rows = []
     for split in table["split"].unique():
         bootstrap: ClusterBootstrap | None = None
         for model in table["model"].unique():
-            chosen = select(table, model, split)
-            if not len(chosen):
+            part = select(table, model, split)
+            if not len(part):
                 continue
-            bootstrap = bootstrap or ClusterBootstrap(chosen.groups, n_resamples, numpy_rng(seed, "bootstrap", split))
-            values, samples = evaluate(chosen), _resampled(chosen, bootstrap)
+            bootstrap = bootstrap or ClusterBootstrap(part.groups, n_resamples, numpy_rng(seed, "bootstrap", split))
+            values, samples = evaluate(part), resampled_confusion(part, bootstrap)
             for metric in ("accuracy", "balanced_accuracy"):
-                low, high = score_interval(chosen, metric, values[metric], samples[metric])
-                size = {"n": len(chosen), "groups": len(np.unique(chosen.groups))}
-                rows.append(
-                    {
-                        "model": model,
-                        "split": split,
-                        "metric": metric,
-                        "value": values[metric],
-                        "low": low,
-                        "high": high,
-                    }
-                    | size
-                )
-    return pd.DataFrame(rows)
+                low, high = score_interval(part, metric, values[metric], samples[metric])
+                rows.append((model, split, metric, values[metric], low, high, len(part), bootstrap.n_groups))
+    return pd.DataFrame(rows, columns=["model", "split", "metric", "value", "low", "high", "n", "groups"])
 
 
-def record_scores(stage: Any, scores: pd.DataFrame) -> None:
-    """Put a score table into a stage's metrics, under ``<model>_<split>_<metric>``."""
+def record_scores(stage: Recorder, scores: pd.DataFrame) -> None:
+    """Record a `score_table` in a stage's metrics, under ``<model>_<split>_<metric>``."""
     for row in scores.to_dict("records"):
         key = f"{row['model']}_{row['split']}_{row['metric']}"
         low, high = (None if np.isnan(row[end]) else row[end] for end in ("low", "high"))

@@ -1,4 +1,14 @@
-"""Can the probabilities be believed? Temperature scaling, reliability, and what abstaining buys."""
+r"""Calibration of stated probabilities: temperature scaling, reliability and abstention.
+
+Temperature scaling divides the log probabilities (up to a constant: the logits) by one number T > 0,
+
+.. math:: q_{ik} = \frac{\exp(\ln p_{ik} / T)}{\sum_j \exp(\ln p_{ij} / T)},
+
+fitted on the validation part. T > 1 flattens overconfident probabilities; no T changes the predicted class.
+
+References:
+    Guo, C., Pleiss, G., Sun, Y. and Weinberger, K. Q. (2017). On calibration of modern neural networks. ICML, 1321-1330.
+"""
 
 from __future__ import annotations
 
@@ -21,33 +31,54 @@ from leuk_lib.statistics.intervals import clustered_wilson
 
 Array = NDArray[np.float64]
 T_MIN, T_MAX = 0.05, 20.0
-FITS = 200  # refitted temperatures behind the interval of one
+N_REFITS = 200  # resamples in which the temperature is fitted again, for its interval
 
 
 def apply_temperature(probs: Array, temperature: float) -> Array:
-    """softmax(log p / T) of probabilities (N,K); T = 1 is the identity, the order of classes never changes."""
+    r"""Scale probabilities by a temperature, :math:`\operatorname{softmax}(\ln p / T)`.
+
+    Args:
+        probs: (N,K) probabilities, rows sum to 1; those below 1e-12 count as 1e-12.
+        temperature: T > 0; 1 is the identity.
+
+    Returns:
+        (N,K) scaled probabilities; the order of the classes in each row stays.
+
+    Raises:
+        LeukError: the temperature is not positive.
+
+    >>> apply_temperature(np.array([[0.8, 0.2]]), 2.0).round(4)  # square roots, normalised
+    array([[0.6667, 0.3333]])
+    """
     if not temperature > 0:
         raise LeukError(f"temperature {temperature}: must be positive")
-    return softmax(np.log(np.clip(probs, metrics.TINY, 1)) / temperature, axis=1)
+    return softmax(np.log(np.clip(probs, metrics.MIN_PROBABILITY, 1)) / temperature, axis=1)
 
 
 def fit_temperature(validation: Predictions, weights: NDArray[Any] | None = None) -> float:
-    """Temperature in [0.05, 20] that minimises the negative log likelihood on validation cells (Guo et al. 2017).
+    r"""Temperature in [0.05, 20] that minimises the negative log likelihood of the validation cells.
 
-    ``weights`` (N,): how often each cell counts (a resample); None: once. Raises ``LeukError`` without a validation cell.
+    Args:
+        validation: predictions on the validation part.
+        weights: (N,) how often each cell counts, as in a resample; None: once.
+
+    Raises:
+        LeukError: there is no validation cell.
+
+    References:
+        Guo et al. 2017 (see the module).
     """
     if not len(validation):
         raise LeukError("temperature: there is no validation cell to fit it on")
-
-    logs = np.log(np.clip(validation.probs, metrics.TINY, 1))
-    own = logs[np.arange(len(logs)), validation.labels]
+    log_probs = np.log(np.clip(validation.probs, metrics.MIN_PROBABILITY, 1))
+    log_true = log_probs[np.arange(len(log_probs)), validation.labels]
 
     def nll(log_temperature: float) -> float:
         inverse = np.exp(-log_temperature)
-        return float(np.average(np.log(np.exp(logs * inverse).sum(axis=1)) - own * inverse, weights=weights))
+        return float(np.average(np.log(np.exp(log_probs * inverse).sum(axis=1)) - log_true * inverse, weights=weights))
 
     best = minimize_scalar(nll, bounds=(np.log(T_MIN), np.log(T_MAX)), method="bounded", options={"xatol": 1e-8})
-    # Where the likelihood is flat (a model that always says the same), leave the probabilities as they are.
+    # A flat likelihood (a model with constant output) leaves the probabilities unchanged.
     return 1.0 if nll(0.0) <= best.fun + 1e-12 else float(np.exp(best.x))
 
 
@@ -58,57 +89,70 @@ def scaling_table(
     ece_bins: int = 10,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """What temperature scaling does to one model, from (validation, test) of each repetition: a row a measure and moment.
+    """Effect of temperature scaling on one model.
 
-    measure: temperature (moment "fitted"), nll, brier and ece ("before", "after", and "change", after minus before);
-    value: mean over repetitions; low, high: at ``level``, repetitions and groups resampled, the test's for the measures, and
-    the validation's, with a fit in each of ``FITS`` resamples, for the temperature (NaN where they are of one group);
-    n: cells of that part over all repetitions.
+    Args:
+        repetitions: (validation, test) predictions of each repetition.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resamples.
+        ece_bins: bins of the calibration error.
+        level: coverage of the intervals.
+
+    Returns:
+        One row per measure and moment: ``temperature`` ("fitted"), ``nll``, ``brier`` and ``ece`` ("before", "after",
+        and "change", after minus before). value: mean over repetitions. low, high: repetitions and groups resampled
+        independently; the groups are those of the test part, for the temperature those of the validation part with
+        ``N_REFITS`` fits; NaN for one group. n: cells of that part over all repetitions.
     """
-    each = [_scaled(*parts, resamples, seed, str(number), ece_bins) for number, parts in enumerate(repetitions)]
-    over = ClusterBootstrap(
+    results = [
+        _scaling_in_resamples(*parts, resamples, seed, str(number), ece_bins)
+        for number, parts in enumerate(repetitions)
+    ]
+    weights = ClusterBootstrap(
         np.arange(len(repetitions)), resamples, numpy_rng(seed, "calibration", "repetitions")
     ).weights
     rows = []
-    for name, moment in each[0]:
-        values, drawn = zip(*(found[name, moment] for found in each), strict=True)
-        judged = [validation if moment == "fitted" else test for validation, test in repetitions]
+    for name, moment in results[0]:
+        values, samples = zip(*(result[name, moment] for result in results), strict=True)
+        parts = [validation if moment == "fitted" else test for validation, test in repetitions]
         low = high = float("nan")
-        if len(np.unique(np.concatenate([part.groups for part in judged]))) > 1:
-            low, high = percentile_interval((np.array(drawn).T * over).sum(axis=1) / over.sum(axis=1), level)
-        rows.append((name, moment, float(np.mean(values)), low, high, sum(map(len, judged))))
+        if len(np.unique(np.concatenate([part.groups for part in parts]))) > 1:
+            low, high = percentile_interval((np.array(samples).T * weights).sum(axis=1) / weights.sum(axis=1), level)
+        rows.append((name, moment, float(np.mean(values)), low, high, sum(map(len, parts))))
     return pd.DataFrame(rows, columns=["measure", "moment", "value", "low", "high", "n"])
 
 
-def _scaled(
+def _scaling_in_resamples(
     validation: Predictions, test: Predictions, resamples: int, seed: int, number: str, ece_bins: int
 ) -> dict[tuple[str, str], tuple[float, Array]]:
-    """One repetition of `scaling_table`: (measure, moment) -> its value, and its value in every resample (R,)."""
-    of_validation = ClusterBootstrap(validation.groups, FITS, numpy_rng(seed, "calibration", "validation", number))
-    of_test = ClusterBootstrap(test.groups, resamples, numpy_rng(seed, "calibration", "test", number))
+    """One repetition of `scaling_table`: (measure, moment) -> its value, and its value in each resample (R,)."""
+    on_validation = ClusterBootstrap(validation.groups, N_REFITS, numpy_rng(seed, "calibration", "validation", number))
+    on_test = ClusterBootstrap(test.groups, resamples, numpy_rng(seed, "calibration", "test", number))
     temperature = fit_temperature(validation)
-    refitted = [fit_temperature(validation, weights[of_validation.index]) for weights in of_validation.weights]
-    found = {("temperature", "fitted"): (temperature, np.resize(refitted, resamples))}
+    refitted = [fit_temperature(validation, weights[on_validation.index]) for weights in on_validation.weights]
+    result = {("temperature", "fitted"): (temperature, np.resize(refitted, resamples))}
     scaled = test.with_probs(apply_temperature(test.probs, temperature))
     before, after = (metrics.evaluate(part, ece_bins) for part in (test, scaled))
-    for (name, drawn), drawn_after in zip(
-        resampled_calibration(test, of_test, ece_bins).items(),
-        resampled_calibration(scaled, of_test, ece_bins).values(),
-        strict=True,
-    ):
-        found[name, "before"] = before[name], drawn
-        found[name, "after"] = after[name], drawn_after
-        found[name, "change"] = after[name] - before[name], drawn_after - drawn
-    return found
+    samples_before = resampled_calibration(test, on_test, ece_bins)
+    samples_after = resampled_calibration(scaled, on_test, ece_bins)
+    for name, samples in samples_before.items():
+        result[name, "before"] = before[name], samples
+        result[name, "after"] = after[name], samples_after[name]
+        result[name, "change"] = after[name] - before[name], samples_after[name] - samples
+    return result
 
 
 def reliability_table(predictions: Predictions, bins: int = 10, level: float = 0.95) -> pd.DataFrame:
-    """One row a bin of equal counts: n, confidence, accuracy, and the accuracy's clustered Wilson interval."""
+    """Confidence and accuracy per bin of equal counts.
+
+    Returns:
+        Columns bin, n, confidence (mean), accuracy, low, high (`clustered_wilson` of the accuracy).
+    """
     confidence = predictions.probs.max(axis=1)
-    number = metrics.equal_count_bins(confidence, bins)
+    bin_of = metrics.equal_count_bins(confidence, bins)
     rows = []
-    for position in range(int(number.max()) + 1 if len(number) else 0):
-        inside = number == position
+    for position in range(int(bin_of.max()) + 1 if len(bin_of) else 0):
+        inside = bin_of == position
         hits = predictions.correct[inside]
         low, high, _ = clustered_wilson(hits, predictions.groups[inside], level)
         rows.append((position + 1, int(inside.sum()), confidence[inside].mean(), hits.mean(), low, high))
@@ -116,19 +160,20 @@ def reliability_table(predictions: Predictions, bins: int = 10, level: float = 0
 
 
 def abstention_curve(predictions: Predictions, bootstrap: ClusterBootstrap, level: float = 0.95) -> pd.DataFrame:
-    """Accuracy on the cells that are kept when the least sure ones are left to a human.
+    """Accuracy on the cells that remain when the least confident ones are referred to a human.
 
-    One row a threshold, at coverages 1.00, 0.95, …, 0.05 as far as the cells allow: threshold (least kept
-    confidence), coverage and accuracy in [0,1], n kept, and the accuracy's interval over resampled groups.
+    Returns:
+        One row per coverage 1.00, 0.95, …, 0.05, as far as the cells allow: threshold (lowest kept confidence),
+        coverage and accuracy in [0,1], n kept, and the accuracy's percentile interval low, high.
     """
     confidence, correct = predictions.probs.max(axis=1), predictions.correct
     descending = np.sort(confidence)[::-1]
-    wanted = np.unique(np.ceil(np.linspace(0.05, 1, 20) * len(predictions)).astype(int))[::-1]
+    sizes = np.unique(np.ceil(np.linspace(0.05, 1, 20) * len(predictions)).astype(int))[::-1]
     rows: list[tuple[float, float, float, int, float, float]] = []
-    for keep in wanted:
+    for keep in sizes:
         threshold = descending[keep - 1]
         kept = confidence >= threshold
-        if rows and rows[-1][3] == kept.sum():  # equal confidences: the same cells again
+        if rows and rows[-1][3] == kept.sum():  # ties: the same cells again
             continue
         with np.errstate(invalid="ignore"):
             samples = bootstrap.sums((kept & correct).astype(float)) / bootstrap.sums(kept.astype(float))

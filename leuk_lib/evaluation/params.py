@@ -8,18 +8,18 @@ from leuk_lib.runs.params import StageParams
 
 
 class ResultsParams(StageParams):
-    """How the predictions of stage ``wpat`` are judged."""
+    """Parameters of the evaluation of stage ``wpat``'s predictions."""
 
     model: str = Field("wpat", min_length=1, description="name of the full model in predictions.csv")
     n_resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples of groups")
     level: float = Field(0.95, gt=0.5, lt=1, description="coverage of every interval")
-    ece_bins: int = Field(10, ge=2, le=100, description="bins of equal counts for the calibration error")
+    ece_bins: int = Field(10, ge=2, le=100, description="number of equal-count bins of the calibration error")
 
 
 class ClaimsParams(StageParams):
-    """How the paper's claims are judged."""
+    """Parameters of the audit of the paper's claims."""
 
-    level: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals in the audit")
+    level: float = Field(0.95, gt=0.5, lt=1, description="coverage of the interval of the published accuracy")
     train_part: float = Field(
-        0.8, gt=0, lt=1, description="training part of a split assumed by the Nadeau-Bengio correction"
+        0.8, gt=0, lt=1, description="share of the cells in training that the Nadeau-Bengio correction assumes"
     )

@@ -1,4 +1,4 @@
-"""Predictions of one model on one part of the data, as every metric takes them."""
+"""Predictions of one model on one part of the data, the input of every metric."""
 
 from __future__ import annotations
 
@@ -17,7 +17,17 @@ PREFIX = "prob_"
 
 @dataclass(frozen=True)
 class Predictions:
-    """labels (N,) int positions in ``classes``; probs (N,K), rows sum to 1; groups (N,) str: patient or slide."""
+    """Labels and predicted probabilities of N cells and K classes.
+
+    Attributes:
+        labels: (N,) int, the true class as a position in ``classes``.
+        probs: (N,K) predicted probabilities in [0,1], rows sum to 1.
+        groups: (N,) str, the patient or slide of each cell.
+        classes: names of the K classes.
+
+    Raises:
+        LeukError: shapes that do not match, labels outside 0 to K - 1, or rows that are no probabilities.
+    """
 
     labels: NDArray[np.int64]
     probs: NDArray[np.float64]
@@ -40,12 +50,12 @@ class Predictions:
 
     @property
     def predicted(self) -> NDArray[np.int64]:
-        """(N,) the most probable class of every cell; the first of equals."""
+        """Most probable class of each cell (N,); the first one of ties."""
         return self.probs.argmax(axis=1)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """(N,) whether the most probable class is the label."""
+        """Whether the most probable class is the true one (N,)."""
         return self.predicted == self.labels
 
     @property
@@ -55,21 +65,28 @@ class Predictions:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Names of the classes without a single cell here: macro averages leave them out."""
-        held = set(self.present.tolist())
-        return tuple(name for position, name in enumerate(self.classes) if position not in held)
+        """Names of the classes without a cell here; macro averages leave them out."""
+        present = set(self.present.tolist())
+        return tuple(name for position, name in enumerate(self.classes) if position not in present)
 
     def with_probs(self, probs: NDArray[np.float64]) -> Predictions:
-        """The same cells with other probabilities."""
+        """Copy with other probabilities (N,K)."""
         return Predictions(self.labels, probs, self.groups, self.classes)
 
 
 def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
-    """Model -> split -> predictions, from the table (or the folder) that stage ``wpat`` writes.
+    """Read the predictions that stage ``wpat`` writes.
 
-    Columns: model, index, group, split, label (a class's name), one ``prob_<class>`` a class. Within a split all
-    models must have judged the same cells; the cells are put in the order of ``index``, so differences are paired.
-    Raises ``LeukError`` for missing columns, unknown labels, repeated or unequal cells.
+    Args:
+        path: ``predictions.csv`` or its folder. Columns: model, index, group, split, label (name of a class), and
+            ``prob_<class>`` per class.
+
+    Returns:
+        Model -> split -> predictions. Within a split all models have the same cells in the order of ``index``, so that
+        differences are paired.
+
+    Raises:
+        LeukError: missing file or columns, unknown labels, repeated cells, or models with different cells.
     """
     path = Path(path) / "predictions.csv" if Path(path).is_dir() else Path(path)
     if not path.is_file():
@@ -81,25 +98,27 @@ def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
     if missing or not classes:
         raise LeukError(f"{path}: lacks column {', '.join(missing) or PREFIX + '<class>'}; run 05_wpat.ipynb again")
     if table.empty:
-        raise LeukError(f"{path}: holds no cell: too few groups for a validation and a test part? See 01_data.ipynb")
+        raise LeukError(
+            f"{path}: holds no cell; are there too few groups for a validation and a test part? See 01_data.ipynb"
+        )
     unknown = sorted(set(table["label"]) - set(classes))
     if unknown:
         raise LeukError(f"{path}: label {unknown[0]!r} has no column {PREFIX}{unknown[0]}; run 05_wpat.ipynb again")
     position = {name: number for number, name in enumerate(classes)}
-    found: dict[str, dict[str, Predictions]] = {}
-    cells: dict[str, tuple[str, list[tuple[int, str, str]]]] = {}
+    predictions: dict[str, dict[str, Predictions]] = {}
+    cells_of_split: dict[str, tuple[str, list[tuple[int, str, str]]]] = {}
     for (model, split), rows in table.groupby(["model", "split"], sort=False):
         rows = rows.sort_values("index", kind="stable")
         if rows["index"].duplicated().any():
-            raise LeukError(f"{path}: model {model} judges a cell of split {split} twice; run 05_wpat.ipynb again")
-        mine = list(zip(rows["index"], rows["group"], rows["label"], strict=True))
-        first, theirs = cells.setdefault(str(split), (str(model), mine))
-        if mine != theirs:
-            raise LeukError(f"{path}: models {first} and {model} were not judged on the same cells of split {split}")
-        found.setdefault(str(model), {})[str(split)] = Predictions(
+            raise LeukError(f"{path}: model {model} has a cell of split {split} twice; run 05_wpat.ipynb again")
+        cells = list(zip(rows["index"], rows["group"], rows["label"], strict=True))
+        first_model, first_cells = cells_of_split.setdefault(str(split), (str(model), cells))
+        if cells != first_cells:
+            raise LeukError(f"{path}: models {first_model} and {model} do not have the same cells of split {split}")
+        predictions.setdefault(str(model), {})[str(split)] = Predictions(
             labels=np.array([position[name] for name in rows["label"]], dtype=np.int64),
             probs=rows[[PREFIX + name for name in classes]].to_numpy(dtype=np.float64),
             groups=rows["group"].to_numpy(dtype=str),
             classes=classes,
         )
-    return found
+    return predictions

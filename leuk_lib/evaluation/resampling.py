@@ -1,9 +1,8 @@
-"""Metrics of a classifier in every resample of a cluster bootstrap, and their intervals."""
+"""Metrics of a classifier in each resample of a cluster bootstrap, and their intervals."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from leuk_lib.evaluation import metrics
@@ -12,32 +11,20 @@ from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
 from leuk_lib.statistics.intervals import clustered_wilson
 
 Array = NDArray[np.float64]
-RATES = ("accuracy", "balanced_accuracy", "macro_recall")  # 1 where all cells are right and 0 where all are wrong
+RATES = ("accuracy", "balanced_accuracy", "macro_recall")  # 1 if all cells are right, 0 if all are wrong
 
 
-def recall_table(predictions: Predictions, rng: np.random.Generator, n_resamples: int = 2000) -> pd.DataFrame:
-    """One row a class: class, value (recall), low, high (95 %, whole groups resampled), n cells, groups.
-
-    A class without a cell has NaN. Resamples that miss a class say nothing of its recall and are left out of its
-    interval; a class of one group has no interval, since it is then unknown how groups differ.
-    """
-    table = metrics.recalls(predictions)
-    bootstrap = ClusterBootstrap(predictions.groups, n_resamples, rng)
-    mine = np.eye(len(predictions.classes))[predictions.labels]
-    hits, sizes = bootstrap.sums(mine * predictions.correct[:, None]), bootstrap.sums(mine)
-    drawn = np.divide(hits, sizes, out=np.full_like(hits, np.nan), where=sizes > 0)
-    rows = []
-    for k, row in enumerate(table.to_dict("records")):
-        groups = len(np.unique(predictions.groups[predictions.labels == k]))
-        there = drawn[np.isfinite(drawn[:, k]), k]
-        low, high = percentile_interval(there) if groups > 1 else (float("nan"), float("nan"))
-        rows.append((row["class"], float(row["recall"]), low, high, int(row["n"]), groups))
-    return pd.DataFrame(rows, columns=["class", "value", "low", "high", "n", "groups"])
+def resampled_confusion(predictions: Predictions, bootstrap: ClusterBootstrap) -> dict[str, Array]:
+    """`metrics.confusion_metrics` in each resample: name -> (R,), and ``recall`` (R,K)."""
+    n, k = len(predictions), len(predictions.classes)
+    one_hot = np.zeros((n, k * k))
+    one_hot[np.arange(n), predictions.labels * k + predictions.predicted] = 1
+    return dict(metrics.confusion_metrics(bootstrap.sums(one_hot).reshape(len(bootstrap), k, k)))
 
 
 def resampled_aucs(predictions: Predictions, bootstrap: ClusterBootstrap) -> Array:
-    """(R,K) one-versus-rest area under the ROC curve in every resample; NaN where a class or its rest is not drawn."""
-    found = np.full((len(bootstrap), len(predictions.classes)), np.nan)
+    """One-versus-rest area under the ROC curve in each resample (R,K); NaN where the class or the rest is not drawn."""
+    aucs = np.full((len(bootstrap), len(predictions.classes)), np.nan)
     for k in predictions.present:
         score = predictions.probs[:, k]
         order = np.argsort(score, kind="stable")
@@ -45,41 +32,27 @@ def resampled_aucs(predictions: Predictions, bootstrap: ClusterBootstrap) -> Arr
         starts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])  # first of each run of equal scores
         for part, weights in bootstrap.blocks():
             sorted_weights = weights[:, order]
-            up = np.add.reduceat(sorted_weights * positive, starts, axis=1)
-            down = np.add.reduceat(sorted_weights * ~positive, starts, axis=1)
-            below = np.cumsum(down, axis=1) - down
-            pairs = up.sum(axis=1) * down.sum(axis=1)
+            positives = np.add.reduceat(sorted_weights * positive, starts, axis=1)
+            negatives = np.add.reduceat(sorted_weights * ~positive, starts, axis=1)
+            below = np.cumsum(negatives, axis=1) - negatives
+            pairs = positives.sum(axis=1) * negatives.sum(axis=1)
             with np.errstate(invalid="ignore"):
-                found[part, k] = np.where(pairs > 0, (up * (below + down / 2)).sum(axis=1) / pairs, np.nan)
-    return found
+                ranked = (positives * (below + negatives / 2)).sum(axis=1)
+                aucs[part, k] = np.where(pairs > 0, ranked / pairs, np.nan)
+    return aucs
 
 
-def resampled_metrics(predictions: Predictions, bootstrap: ClusterBootstrap, ece_bins: int = 10) -> dict[str, Array]:
-    """Every metric of ``metrics.evaluate`` in every resample: name -> (R,); ``recall`` and ``auc`` are (R,K).
+def resampled_calibration(
+    predictions: Predictions, bootstrap: ClusterBootstrap, ece_bins: int = 10
+) -> dict[str, Array]:
+    """Log loss, Brier score and calibration error in each resample: ``nll``, ``brier`` and ``ece``, each (R,).
 
-    A class that a resample lacks is left out of its macro averages. The bins of the calibration error are those of
-    the whole sample, so that an interval needs no sort a resample.
-    """
-    n, k = len(predictions), len(predictions.classes)
-    cells = np.zeros((n, k * k))
-    cells[np.arange(n), predictions.labels * k + predictions.predicted] = 1
-    found = dict(metrics.confusion_metrics(bootstrap.sums(cells).reshape(len(bootstrap), k, k)))
-    aucs = resampled_aucs(predictions, bootstrap)
-    known = np.isfinite(aucs)
-    with np.errstate(invalid="ignore"):
-        found["macro_auc"] = np.where(known, aucs, 0).sum(axis=1) / known.sum(axis=1)
-    found["auc"] = aucs
-    return found | resampled_calibration(predictions, bootstrap, ece_bins)
-
-
-def resampled_calibration(predictions: Predictions, bootstrap: ClusterBootstrap, ece_bins: int = 10) -> dict[str, Array]:
-    """Log loss, Brier score and calibration error in every resample: ``nll``, ``brier`` and ``ece``, each (R,).
-
-    The calibration error adds up absolute gaps, which resampling widens: where it is near 0 its interval lies too high.
+    The bins of the calibration error are those of the whole sample, so that no resample needs a sort. The error sums
+    absolute gaps, which resampling widens: where it is near 0 its interval is too high.
     """
     confidence = predictions.probs.max(axis=1)
-    number = metrics.equal_count_bins(confidence, ece_bins)
-    gap = np.eye(number.max() + 1)[number] * (predictions.correct - confidence)[:, None]
+    bin_of = metrics.equal_count_bins(confidence, ece_bins)
+    gap = np.eye(bin_of.max() + 1)[bin_of] * (predictions.correct - confidence)[:, None]
     return {
         "nll": bootstrap.means(metrics.nll_of_cells(predictions)),
         "brier": bootstrap.means(metrics.brier_of_cells(predictions)),
@@ -87,13 +60,37 @@ def resampled_calibration(predictions: Predictions, bootstrap: ClusterBootstrap,
     }
 
 
+def resampled_metrics(predictions: Predictions, bootstrap: ClusterBootstrap, ece_bins: int = 10) -> dict[str, Array]:
+    """All metrics of `metrics.evaluate` in each resample: name -> (R,); also ``recall`` and ``auc`` (R,K).
+
+    A class that a resample lacks is left out of the macro averages of that resample.
+    """
+    resampled = resampled_confusion(predictions, bootstrap)
+    aucs = resampled_aucs(predictions, bootstrap)
+    known = np.isfinite(aucs)
+    with np.errstate(invalid="ignore"):
+        resampled["macro_auc"] = np.where(known, aucs, 0).sum(axis=1) / known.sum(axis=1)
+    resampled["auc"] = aucs
+    return resampled | resampled_calibration(predictions, bootstrap, ece_bins)
+
+
 def score_interval(
     predictions: Predictions, metric: str, value: float, samples: Array, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of a metric's resamples (R,), where resampling can tell; (NaN, NaN) where there is one group.
+    """Interval of a metric: percentile, or Wilson's over groups where resampling cannot vary.
 
-    Where all cells are right (or wrong) Wilson's over groups, for the metrics in ``RATES``: there the bootstrap only
-    repeats what it saw, and its interval has no width.
+    Where all cells are right (or all wrong) every resample repeats the same value and the percentile interval has no
+    width; the metrics in ``RATES`` then get `clustered_wilson`.
+
+    Args:
+        predictions: predictions that the metric was computed from.
+        metric: its name.
+        value: its value.
+        samples: (R,) its values in the resamples.
+        level: coverage.
+
+    Returns:
+        low, high; (NaN, NaN) if there is one group.
     """
     if len(np.unique(predictions.groups)) < 2:
         return float("nan"), float("nan")

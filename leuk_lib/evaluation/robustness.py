@@ -1,7 +1,7 @@
-"""Other slides, microscopes and cameras: test images as they would have come from them, at strengths that grow.
+"""Distribution shifts of test images: other stains, lamps, focus, sensors, compression and magnification.
 
-The shifts act on the image as the camera would have taken it, so that whatever enhances it comes after them. Every one
-takes (N,3,H,W) uint8, a strength >= 0 and a CPU generator, draws for each image on its own, and changes nothing at 0.
+A shift acts on the raw image, before any enhancement. It takes images (N,3,H,W) uint8, a strength >= 0 and a CPU
+generator, draws independently per image, and returns uint8 of the same shape; strength 0 changes nothing.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ Shift = Callable[[Tensor, float, torch.Generator], Tensor]
 
 
 def other_stain(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """(N,3,H,W) uint8: each cell's two stains scaled by factors of their own in [1-strength, 1+strength]."""
+    """Scale the two stains of each image by independent factors in [1 - strength, 1 + strength]."""
     return _eight_bit(stain_jitter(images.float() / 255, generator, strength))
 
 
 def uneven_light(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """(N,3,H,W) uint8: the light falls off smoothly in a direction of each cell's own, and has a cast.
+    r"""Let the light fall off in a random direction of each image, with a colour cast.
 
-    Along the direction the light is multiplied by exp(-strength * x), x from -1 to 1 over the image's diagonal; the
-    cast multiplies each channel by exp(u), u uniform in [-strength/4, strength/4]. Values over white are clipped, as a
-    camera clips them. ``strength`` >= 0; 0 changes nothing.
+    .. math:: I'_c = \min(1, I_c \, e^{u_c - s x})
+
+    with s the strength, x from -1 to 1 along the image's diagonal in that direction, and :math:`u_c` uniform in
+    [-s/4, s/4] per channel. Values above white are clipped, as in a camera.
     """
     n, _, height, width = images.shape
     draw = torch.rand(n, 4, generator=generator)
@@ -43,30 +44,34 @@ def uneven_light(images: Tensor, strength: float, generator: torch.Generator) ->
 
 
 def out_of_focus(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Gaussian blur whose deviation is ``strength`` per cent of the image's side."""
+    """Blur with a Gaussian whose standard deviation is ``strength`` per cent of the image's side."""
     sigma = strength / 100 * images.shape[-1]
     if sigma == 0:
         return images
-    reach = max(1, math.ceil(3 * sigma))
-    line = torch.exp(-(torch.arange(-reach, reach + 1).float() ** 2) / (2 * sigma**2))
-    line = (line / line.sum()).view(1, 1, 1, -1)
+    radius = max(1, math.ceil(3 * sigma))
+    kernel = torch.exp(-(torch.arange(-radius, radius + 1).float() ** 2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
     n, channels, height, width = images.shape
-    x = F.pad((images.float() / 255).view(n * channels, 1, height, width), (reach,) * 4, mode="replicate")
-    return _eight_bit(F.conv2d(F.conv2d(x, line), line.transpose(2, 3)).view(n, channels, height, width))
+    x = F.pad((images.float() / 255).view(n * channels, 1, height, width), (radius,) * 4, mode="replicate")
+    return _eight_bit(F.conv2d(F.conv2d(x, kernel), kernel.transpose(2, 3)).view(n, channels, height, width))
 
 
 def sensor_noise(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Gaussian noise of deviation ``strength`` (white is 1), of its own in every pixel and channel, clipped."""
+    """Add independent Gaussian noise of standard deviation ``strength`` (white is 1) to each pixel and channel; clip."""
     x = images.float() / 255
     return _eight_bit((x + strength * torch.randn(x.shape, generator=generator)).clamp(0, 1))
 
 
 def recompressed(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Saved as JPEG of quality 100 - ``strength`` (0 < strength < 100) and read again; 0 leaves it as it is."""
+    """Compress as JPEG of quality 100 - ``strength`` and decode again; strengths in [0, 100), 0 changes nothing.
+
+    Raises:
+        ValueError: the image cannot be encoded or decoded.
+    """
     if strength == 0:
         return images
     quality = [cv2.IMWRITE_JPEG_QUALITY, round(100 - strength)]
-    out = []
+    decoded = []
     for image in images.permute(0, 2, 3, 1).numpy():
         written, code = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), quality)
         if not written:
@@ -74,16 +79,16 @@ def recompressed(images: Tensor, strength: float, generator: torch.Generator) ->
         read = cv2.imdecode(code, cv2.IMREAD_COLOR)
         if read is None:
             raise ValueError(f"JPEG of quality {quality[1]} cannot be read")
-        out.append(read[..., ::-1])
-    return torch.from_numpy(np.ascontiguousarray(np.stack(out).transpose(0, 3, 1, 2)))
+        decoded.append(read[..., ::-1])
+    return torch.from_numpy(np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2)))
 
 
 def other_scale(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Another magnification: 1 + strength or 1 / (1 + strength) times as large, each with probability 1/2; edges mirrored."""
+    """Magnify by 1 + strength or by 1 / (1 + strength), with probability 1/2 each; edges are mirrored."""
     larger = torch.rand(len(images), generator=generator) < 0.5
-    seen = torch.where(larger, torch.tensor(1 / (1 + strength)), torch.tensor(1 + strength))  # side of what is seen
+    side = torch.where(larger, torch.tensor(1 / (1 + strength)), torch.tensor(1 + strength))  # of the visible field
     theta = torch.zeros(len(images), 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = seen
+    theta[:, 0, 0] = theta[:, 1, 1] = side
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     x = F.grid_sample(images.float() / 255, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return _eight_bit(x.clamp(0, 1))
@@ -98,14 +103,14 @@ SHIFTS: dict[str, Shift] = {
     "scale": other_scale,
 }  # fmt: skip
 
-#: Five strengths a kind, from what passes unnoticed to what a person would reject.
+#: Five strengths per kind, from one that passes unnoticed to one that a person would reject.
 STRENGTHS: dict[str, tuple[float, ...]] = {
     "stain": (0.1, 0.2, 0.35, 0.5, 0.7), "light": (0.1, 0.2, 0.3, 0.45, 0.6), "blur": (0.5, 1.0, 1.5, 2.5, 4.0),
     "noise": (0.02, 0.04, 0.08, 0.12, 0.2), "JPEG": (30, 50, 70, 85, 95), "scale": (0.1, 0.2, 0.3, 0.5, 0.75),
 }  # fmt: skip
 
-#: What a strength is.
+#: Meaning of a strength, as an axis label.
 UNITS = {
-    "stain": "largest change of a stain", "light": "fall-off of the light", "blur": "deviation, % of the side",
-    "noise": "deviation (white is 1)", "JPEG": "100 − quality", "scale": "magnification − 1",
+    "stain": "largest change of a stain", "light": "fall-off of the light", "blur": "std. deviation, % of the side",
+    "noise": "std. deviation (white is 1)", "JPEG": "100 − quality", "scale": "magnification − 1",
 }  # fmt: skip

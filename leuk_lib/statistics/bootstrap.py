@@ -137,7 +137,8 @@ def paired_difference(first: Array, second: Array, level: float = 0.95) -> tuple
     which is never 0 (Davison & Hinkley 1997, section 4.2).
 
     Args:
-        first, second: (R,) the statistic of two models in the same resamples; NaN differences are left out.
+        first: (R,) the statistic of one model in each resample.
+        second: (R,) that of the other model in the same resamples; NaN differences are left out.
         level: coverage of the interval.
 
     Returns:

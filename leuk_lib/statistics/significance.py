@@ -51,7 +51,8 @@ def mcnemar_exact(first: ArrayLike, second: ArrayLike) -> McNemar:
     The test treats cells as independent, which the cells of a patient are not; the cluster bootstrap takes precedence.
 
     Args:
-        first, second: (N,) bool, whether each model classifies the cell correctly.
+        first: (N,) bool, whether the first model classifies the cell correctly.
+        second: (N,) bool, the same for the second model.
 
     Raises:
         LeukError: the two shapes differ or are not one-dimensional.
@@ -121,7 +122,8 @@ def delong(positive: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
 
     Args:
         positive: (N,) bool.
-        first, second: (N,) scores of the two models; equal scores give z = 0 and p = 1.
+        first: (N,) scores of the first model.
+        second: (N,) scores of the second model; equal scores give z = 0 and p = 1.
 
     Raises:
         LeukError: as :func:`delong_covariance`.
@@ -164,7 +166,8 @@ def t_corrected(first: ArrayLike, second: ArrayLike, test_over_train: float) -> 
     second term makes up for that.
 
     Args:
-        first, second: (J,) scores of two models, split by split.
+        first: (J,) scores of the first model, split by split.
+        second: (J,) scores of the second model on the same splits.
         test_over_train: :math:`n_\text{test} / n_\text{train}`, positive.
 
     Raises:

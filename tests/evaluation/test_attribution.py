@@ -1,4 +1,4 @@
-"""Attribution: maps are shares, the measures mean what they say, integrated gradients find what the model uses."""
+"""Attribution: maps are shares, measures have their limits, integrated gradients find the pixels that the model uses."""
 
 from unittest.mock import Mock
 
@@ -20,7 +20,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.statistics.intervals import wilson
 
 
-class LooksAtTheCorner(torch.nn.Module):
+class CornerModel(torch.nn.Module):
     """Logit 1 is the mean of the upper left quarter, logit 0 is constant."""
 
     def __init__(self):
@@ -58,21 +58,21 @@ def test_shares_sum_to_one_and_an_empty_map_is_uniform():
 
 
 def test_integrated_gradients_find_what_the_model_uses():
-    maps = integrated_gradients(LooksAtTheCorner(), _images(), torch.ones(3, dtype=torch.long), steps=4, batch=2)
+    maps = integrated_gradients(CornerModel(), _images(), torch.ones(3, dtype=torch.long), steps=4, batch=2)
     used = torch.zeros(16, 16, dtype=torch.bool)
-    used[2:8, 2:8] = True  # of the corner, only what differs from the border's colour
+    used[2:8, 2:8] = True  # the part of the corner that differs from the border
     torch.testing.assert_close((maps * used).sum(dim=(1, 2)), torch.ones(3))
     assert float(maps[:, ~used].abs().max()) == 0
 
 
-def test_sensitivity_does_not_ask_what_the_picture_shows_there():
-    """The corner's rim has the border's colour, so that it adds nothing to the logit; the model is no less sensitive to it."""
-    maps = integrated_gradients(LooksAtTheCorner(), _images(), torch.ones(3, dtype=torch.long), 4, 2, times_image=False)
+def test_sensitivity_does_not_depend_on_the_image():
+    """The corner's rim has the border's colour and adds nothing to the logit; the model is as sensitive to it."""
+    maps = integrated_gradients(CornerModel(), _images(), torch.ones(3, dtype=torch.long), 4, 2, times_image=False)
     torch.testing.assert_close(maps[:, :8, :8], torch.full((3, 8, 8), 1 / 64))
 
 
 def test_attention_maps_take_the_target_class():
-    maps = attention_maps(LooksAtTheCorner(), _images(), torch.tensor([1, 0, 1]), batch=2)
+    maps = attention_maps(CornerModel(), _images(), torch.tensor([1, 0, 1]), batch=2)
     assert float(maps[0, :8, :8].sum()) == pytest.approx(1)
     assert float(maps[1, 8:, 8:].sum()) == pytest.approx(1)
 
@@ -86,7 +86,7 @@ def test_a_uniform_map_scores_the_area():
     cell = table[table["region"] == "cell"]
     np.testing.assert_allclose(cell["share"], 144 / 256)
     np.testing.assert_allclose(cell["share"], cell["area"])
-    np.testing.assert_allclose(cell["pointing"], 144 / 256)  # ties are shared out
+    np.testing.assert_allclose(cell["pointing"], 144 / 256)  # ties count by their share
 
 
 def test_a_map_on_the_nucleus_scores_one():
@@ -96,14 +96,14 @@ def test_a_map_on_the_nucleus_scores_one():
     assert pointing_game(to_shares((masks == 255).float()), masks == 0).tolist() == [0, 0, 0]
 
 
-def test_a_cell_without_nucleus_in_its_mask_is_left_out_there():
+def test_a_cell_without_a_nucleus_in_its_mask_has_no_nucleus_row():
     masks = _masks()
     masks[1][masks[1] == 255] = 128
     table = attribution_shares(torch.full((3, 16, 16), 1 / 256), masks)
     assert table.groupby("region").size().to_dict() == {"cell": 3, "nucleus": 2}
 
 
-def test_no_masks_is_said():
+def test_missing_masks_are_an_error():
     with pytest.raises(LeukError, match="no masks"):
         attribution_shares(torch.ones(1, 4, 4), None)
 

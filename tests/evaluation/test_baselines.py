@@ -1,4 +1,4 @@
-"""Baselines: one shape for all, classes missing in training, what each probe can and cannot see."""
+"""Baselines: one interface, classes missing in training, what each baseline can and cannot see."""
 
 from types import SimpleNamespace
 
@@ -8,14 +8,14 @@ import pytest
 import torch
 import yaml
 
-from leuk_lib.data.loading import CellSet
+from leuk_lib.data.cellset import CellSet
 from leuk_lib.evaluation.baselines import (
     BASELINES,
     SMALL,
     Task,
-    _resampled,
     background_pixels,
     colour_histogram,
+    expand_classes,
     fit_baselines,
     network,
     network_scorer,
@@ -24,12 +24,8 @@ from leuk_lib.evaluation.baselines import (
     record_scores,
     score_table,
     select,
-    expand_classes,
 )
-from leuk_lib.evaluation.predictions import Predictions
-from leuk_lib.evaluation.resampling import resampled_metrics
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.statistics.intervals import wilson
 from leuk_lib.wpat.params import WpatParams
 
@@ -43,20 +39,20 @@ class Maps(torch.nn.Module):
         self.first, self.second = torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Conv2d(4, 6, 2, 2)
 
     def forward(self, x):
-        one = self.first(x)
-        return [one, self.second(one)]
+        first = self.first(x)
+        return [first, self.second(first)]
 
 
 def _cells(n, seed, site_of_label=False, size=24):
-    """Class = colour of a disc in the middle; ``site_of_label`` paints the class on the background instead."""
+    """Cells whose class is the colour of the central disc or, with ``site_of_label``, of the background."""
     rng = np.random.default_rng(seed)
     labels = torch.arange(n) % 3
     images = torch.from_numpy(rng.integers(200, 230, (n, 3, size, size)))
     masks = torch.zeros(n, size, size, dtype=torch.uint8)
     masks[:, 6:18, 6:18] = 128
     masks[:, 9:15, 9:15] = 255
-    place = (masks == 0) if site_of_label else (masks > 0)
-    images = images - 50 * (labels[:, None, None, None] * place[:, None])
+    painted = (masks == 0) if site_of_label else (masks > 0)
+    images = images - 50 * (labels[:, None, None, None] * painted[:, None])
     return images.clamp(0, 255).to(torch.uint8), labels, masks
 
 
@@ -71,10 +67,10 @@ def _task(site_of_label=False, labels=None, masks=True, **kwargs):
 
 
 @pytest.mark.parametrize("name", [*BASELINES, "resnet10t"])
-@pytest.mark.parametrize("lacking", ["a class", "all but one"])
-def test_one_shape_also_for_classes_missing_in_training(name, lacking):
+@pytest.mark.parametrize("missing", ["one class", "all but one"])
+def test_the_interface_holds_for_classes_missing_in_training(name, missing):
     task = _task(
-        labels=(lambda y: y.clamp(max=1)) if lacking == "a class" else torch.zeros_like,
+        labels=(lambda y: y.clamp(max=1)) if missing == "one class" else torch.zeros_like,
         encoder=Maps(), fit=lambda model, label: model,
     )  # fmt: skip
     images, _, masks = _cells(7, 2)
@@ -86,40 +82,40 @@ def test_one_shape_also_for_classes_missing_in_training(name, lacking):
     assert score(images[:0], None).shape[0] == 0
 
 
-def test_majority_says_the_shares():
+def test_majority_gives_the_class_frequencies():
     probs = fit_baselines(["majority"], _task())["majority"](_cells(2, 0)[0], None)
     np.testing.assert_allclose(probs, [[1 / 3, 1 / 3, 1 / 3, 0]] * 2, atol=1e-5)
 
 
 def test_colour_sees_the_cell_and_background_sees_the_site():
-    for site, sees in ((False, "colour"), (True, "background")):
+    for site, able in ((False, "colour"), (True, "background")):
         scorers = fit_baselines(["colour", "background"], _task(site))
         images, labels, masks = _cells(30, 5, site)
         right = {n: float((s(images, masks).argmax(1) == labels.numpy()).mean()) for n, s in scorers.items()}
-        assert right[sees] == 1
-        if sees == "colour":
+        assert right[able] == 1
+        if able == "colour":
             assert right["background"] < 0.7  # the cell is hidden from it
 
 
-def test_histogram_is_shares_and_ignores_order():
+def test_histograms_are_shares_of_pixels_in_any_order():
     images, _, masks = _cells(3, 0)
     features = colour_histogram(images)
     assert features.shape == (3, 112)
     np.testing.assert_allclose(features.sum(axis=1), 4)
     np.testing.assert_array_equal(features, colour_histogram(images.flip(-1)))
-    only = colour_histogram(images, masks == 0)
+    background = colour_histogram(images, masks == 0)
     red = images[0, 0][masks[0] == 0].numpy()
-    np.testing.assert_allclose(only[0, :16], np.histogram(red, bins=16, range=(0, 256))[0] / red.size)
+    np.testing.assert_allclose(background[0, :16], np.histogram(red, bins=16, range=(0, 256))[0] / red.size)
 
 
 def test_background_falls_back_to_the_ring():
     images, _, masks = _cells(3, 0)
-    masks[1] = 0  # an empty mask knows nothing
-    masks[2] = 128  # a mask that covers all leaves nothing
-    chosen = background_pixels(images, masks)
-    assert torch.equal(chosen[0], masks[0] == 0)
+    masks[1] = 0  # empty
+    masks[2] = 128  # full
+    background = background_pixels(images, masks)
+    assert torch.equal(background[0], masks[0] == 0)
     ring = background_pixels(images, None)
-    assert torch.equal(chosen[1], ring[1]) and torch.equal(chosen[2], ring[2])
+    assert torch.equal(background[1], ring[1]) and torch.equal(background[2], ring[2])
     assert bool(ring[0, 0].all()) and not bool(ring[0, 12, 12])
 
 
@@ -131,7 +127,7 @@ def test_pooled_features_batched_equals_one_by_one():
     np.testing.assert_allclose(features[3], pooled_features(encoder, images[3:4])[0], atol=1e-6)
 
 
-def test_spread_keeps_ratios_of_the_seen():
+def test_expanded_probabilities_keep_their_ratios():
     probs = expand_classes(np.array([[0.25, 0.75]]), [0, 2], 3)
     assert probs.argmax() == 2 and probs[0, 1] == pytest.approx(1e-6, rel=1e-3)
 
@@ -143,23 +139,23 @@ def test_unknown_baselines_are_named():
         fit_baselines(["linear_probe"], _task())
 
 
-def test_a_network_gets_the_seed_and_the_classes():
-    seen = []
+def test_a_network_depends_on_the_seed_and_the_number_of_classes():
+    built = []
 
     def fit(model, label):
-        seen.append((label, model.num_classes, float(next(model.parameters()).detach().sum())))
+        built.append((label, model.num_classes, float(next(model.parameters()).detach().sum())))
         return model
 
     for seed in (0, 0, 1):
         torch.manual_seed(99)
         task = _task(fit=fit)
         fit_baselines(["resnet10t"], Task(**{**vars(task), "seed": seed}))
-    assert seen[0] == seen[1] != seen[2] and seen[0][:2] == ("resnet10t", 4)
+    assert built[0] == built[1] != built[2] and built[0][:2] == ("resnet10t", 4)
 
 
 def test_tables_hold_every_model_split_and_cell():
     images, labels, masks = _cells(24, 0)
-    classes = ("a", "b", "c", "never seen")
+    classes = ("a", "b", "c", "absent")
     table = pd.DataFrame(
         {"label": [classes[k] for k in labels], "group": [f"p{i // 4}" for i in range(24)], "split": "test"}
     )
@@ -169,14 +165,14 @@ def test_tables_hold_every_model_split_and_cell():
     parts = {"val": torch.arange(9), "test": torch.arange(15)}
     predictions = prediction_table(scorers, images, cells, parts)
     assert list(predictions.columns[:5]) == ["model", "index", "group", "split", "label"]
-    assert len(predictions) == 2 * 24 and "prob_never seen" in predictions
-    chosen = select(predictions, "perfect", "test")
-    assert len(chosen) == 15 and bool(chosen.correct.all()) and chosen.classes == classes
+    assert len(predictions) == 2 * 24 and "prob_absent" in predictions
+    part = select(predictions, "perfect", "test")
+    assert len(part) == 15 and bool(part.correct.all()) and part.classes == classes
     scores = score_table(predictions, seed=0, n_resamples=50)
     assert len(scores) == 2 * 2 * 2
     row = scores.set_index(["model", "split", "metric"]).loc[("perfect", "test", "accuracy")]
     assert row["value"] == row["high"] == 1 and row["n"] == 15 and row["groups"] == 4
-    assert row["low"] == pytest.approx(wilson(4, 4)[0])  # all right: what 4 patients can say, not certainty
+    assert row["low"] == pytest.approx(wilson(4, 4)[0])  # four correct patients are no certainty
     recorded = {}
     stage = SimpleNamespace(record=lambda key, *values: recorded.update({key: values}))
     record_scores(stage, scores)
@@ -203,32 +199,22 @@ def test_network_scorer_is_a_softmax_in_batches():
     np.testing.assert_allclose(network_scorer(net, batch=2)(images, None), network_scorer(net)(images, None), atol=1e-6)
 
 
-def test_the_fast_resamples_are_those_of_chapter_six():
-    rng = np.random.default_rng(0)
-    labels, groups = rng.integers(0, 3, 40), np.repeat([f"p{i}" for i in range(10)], 4)
-    chosen = Predictions(labels, rng.dirichlet(np.ones(4), 40), groups, ("a", "b", "c", "d"))
-    bootstrap = ClusterBootstrap(groups, 30, np.random.default_rng(1))
-    slow, fast = resampled_metrics(chosen, bootstrap), _resampled(chosen, bootstrap)
-    for metric, values in fast.items():
-        np.testing.assert_allclose(values, slow[metric])
-
-
 def _profile_networks(root):
     profiles = [
         yaml.safe_load((root / "notebooks" / "profiles" / f"{name}.yml").read_text()) for name in ("laptop", "paper")
     ]
-    named = [name for profile in profiles for name in profile["stages"].get("wpat", {}).get("baselines", [])]
-    return sorted({*named, *WpatParams().baselines, *SMALL} - set(BASELINES))
+    names = [name for profile in profiles for name in profile["stages"].get("wpat", {}).get("baselines", [])]
+    return sorted({*names, *WpatParams().baselines, *SMALL} - set(BASELINES))
 
 
-def test_the_paper_profile_names_the_protocols_networks(root):
+def test_the_profiles_have_the_networks_of_the_protocol(root):
     families = ("resnet50", "resnet50_gn", "efficientnet_b0", "swin_tiny", "convnext_tiny")
     names = _profile_networks(root)
     assert [family for family in families if not any(name.startswith(family) for name in names)] == []
 
 
 @pytest.mark.parametrize("size", [64, 224])
-def test_every_named_network_is_built_for_the_image_size(root, size):
+def test_each_network_is_built_for_the_image_size(root, size):
     for name in _profile_networks(root):
         with torch.device("meta"):  # shapes without arithmetic
             kept = []

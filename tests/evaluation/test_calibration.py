@@ -1,4 +1,4 @@
-"""Calibration: a known temperature is found again, order never changes, abstaining is what it says."""
+"""Calibration: a known temperature is recovered, the order of classes stays, abstention keeps the most confident cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from leuk_lib.statistics.bootstrap import ClusterBootstrap
 
 
 def overconfident(temperature: float, n: int = 20_000) -> Predictions:
-    """Labels drawn from true probabilities, which the model states sharpened by ``temperature``."""
+    """Labels drawn from true probabilities; the model states them sharpened by ``temperature``."""
     rng = np.random.default_rng(0)
     truth = calibration.apply_temperature(rng.dirichlet(np.ones(3), n), 1.0)
     labels = (truth.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(0, 2)
@@ -23,12 +23,12 @@ def overconfident(temperature: float, n: int = 20_000) -> Predictions:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_a_known_temperature_is_found(temperature):
+def test_a_known_temperature_is_recovered(temperature):
     part = overconfident(temperature)
     assert calibration.fit_temperature(part) == pytest.approx(temperature, rel=0.05)
 
 
-def test_scaling_repairs_nll_and_ece():
+def test_scaling_improves_nll_brier_and_ece():
     part = overconfident(3.0)
     fixed = part.with_probs(calibration.apply_temperature(part.probs, calibration.fit_temperature(part)))
     before, after = metrics.evaluate(part), metrics.evaluate(fixed)
@@ -42,11 +42,11 @@ def test_temperature_one_is_the_identity():
     assert calibration.apply_temperature(probs, 1.0) == pytest.approx(probs)
 
 
-def test_a_model_that_always_says_the_same_keeps_its_probabilities_finite():
+def test_constant_predictions_stay_finite():
     part = made_up()
     constant = part.with_probs(np.tile([1.0, 0, 0, 0], (len(part), 1)))
-    found = calibration.apply_temperature(constant.probs, calibration.fit_temperature(constant))
-    assert np.isfinite(found).all() and (found.argmax(axis=1) == 0).all()
+    scaled = calibration.apply_temperature(constant.probs, calibration.fit_temperature(constant))
+    assert np.isfinite(scaled).all() and (scaled.argmax(axis=1) == 0).all()
 
 
 def test_no_validation_cell_is_an_error():
@@ -65,7 +65,7 @@ def test_reliability_bins_add_up_to_the_calibration_error():
     assert ((table["low"] <= table["accuracy"] + 1e-9) & (table["accuracy"] <= table["high"] + 1e-9)).all()
 
 
-def test_abstention_starts_at_accuracy_and_keeps_the_surest():
+def test_abstention_starts_at_accuracy_and_keeps_the_most_confident():
     part = made_up(n=300)
     table = calibration.abstention_curve(part, ClusterBootstrap(part.groups, 300, np.random.default_rng(0)))
     assert table["coverage"].iloc[0] == 1
@@ -81,7 +81,7 @@ def test_abstention_of_equal_confidences_is_one_row():
     assert len(calibration.abstention_curve(part, ClusterBootstrap(part.groups, 50, np.random.default_rng(0)))) == 1
 
 
-def test_scaling_counts_the_cells_that_each_number_is_from():
+def test_scaling_counts_the_cells_behind_each_number():
     val, test = overconfident(2.0, 60), overconfident(2.0, 90)
     table = calibration.scaling_table([(val, test), (val, test)], 50, 0).set_index(["measure", "moment"])
     assert table.at[("temperature", "fitted"), "n"] == 120 and (table["n"].drop(("temperature", "fitted")) == 180).all()

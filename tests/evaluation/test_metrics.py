@@ -1,4 +1,4 @@
-"""Metrics: equal to scikit-learn's where it has them, absences named, vectorised = one by one."""
+"""Metrics: equal to scikit-learn's where it has them, absent classes, batched = one by one."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def with_labels(labels: list[int], predicted: list[int], k: int, groups: list[st
 
 def test_all_classes_present_equals_sklearn():
     part = made_up()
-    found = metrics.evaluate(part)
+    values = metrics.evaluate(part)
     y, z = part.labels, part.predicted
-    assert found["accuracy"] == sk.accuracy_score(y, z)
-    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(y, z))
-    assert found["macro_f1"] == pytest.approx(sk.f1_score(y, z, average="macro"))
-    assert found["macro_auc"] == pytest.approx(sk.roc_auc_score(y, part.probs, multi_class="ovr"))
-    assert found["nll"] == pytest.approx(sk.log_loss(y, part.probs))
-    assert found["brier"] == pytest.approx(
+    assert values["accuracy"] == sk.accuracy_score(y, z)
+    assert values["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(y, z))
+    assert values["macro_f1"] == pytest.approx(sk.f1_score(y, z, average="macro"))
+    assert values["macro_auc"] == pytest.approx(sk.roc_auc_score(y, part.probs, multi_class="ovr"))
+    assert values["nll"] == pytest.approx(sk.log_loss(y, part.probs))
+    assert values["brier"] == pytest.approx(
         np.mean([((p - np.eye(4)[c]) ** 2).sum() for p, c in zip(part.probs, y, strict=True)])
     )
 
 
-def test_absent_class_is_named_and_does_not_enter_the_averages():
+def test_absent_classes_are_listed_and_left_out_of_the_averages():
     part = with_labels([0, 0, 1, 1], [0, 3, 1, 1], k=4)
-    found = metrics.evaluate(part)
+    values = metrics.evaluate(part)
     assert part.absent == ("c", "d")
-    assert found["balanced_accuracy"] == pytest.approx((0.5 + 1) / 2)
-    assert found["macro_precision"] == 1.0
+    assert values["balanced_accuracy"] == pytest.approx((0.5 + 1) / 2)
+    assert values["macro_precision"] == 1.0
     assert np.isnan(metrics.recalls(part)["recall"].to_numpy()[2:]).all()
-    assert np.isfinite(found["macro_auc"])
+    assert np.isfinite(values["macro_auc"])
 
 
 def test_one_class_only_has_no_auc():
@@ -61,10 +61,10 @@ def test_no_cell_is_an_error():
 @settings(max_examples=30, deadline=None)
 def test_batched_confusion_metrics_equal_sklearn(seed, k, n):
     part = made_up(seed, n=n, k=k, n_groups=max(2, n // 4), skill=1.0)
-    found = metrics.confusion_metrics(np.stack([metrics.confusion(part)] * 3))
+    batched = metrics.confusion_metrics(np.stack([metrics.confusion(part)] * 3))
     expected = metrics.evaluate(part)
     for name in ("accuracy", "balanced_accuracy", "macro_precision", "macro_f1"):
-        assert found[name] == pytest.approx([expected[name]] * 3), name
+        assert batched[name] == pytest.approx([expected[name]] * 3), name
 
 
 @given(st.integers(0, 10**6), st.integers(1, 15))
@@ -81,7 +81,7 @@ def test_equal_confidences_share_a_bin():
 
 
 def test_ece_by_hand():
-    # Two bins: confidences .6 .6 with one hit, .9 .9 with two hits: |.5-.6|/2 + |1-.9|/2 = .1
+    # Two bins: confidence .6 with one hit of two, .9 with two of two: |.5 - .6| / 2 + |1 - .9| / 2 = .1
     probs = np.array([[0.6, 0.4], [0.6, 0.4], [0.9, 0.1], [0.9, 0.1]])
     part = Predictions(np.array([0, 1, 0, 0]), probs, np.array(list("abcd")), ("x", "y"))
     assert metrics.adaptive_ece(part, bins=2) == pytest.approx(0.1)
@@ -110,29 +110,29 @@ def test_vote_of_single_cells_changes_nothing():
     assert metrics.vote(part).correct.tolist() == part.correct.tolist()
 
 
-def test_vote_needs_one_label_a_group():
+def test_vote_needs_one_label_per_group():
     with pytest.raises(LeukError, match="several classes"):
         metrics.vote(with_labels([0, 1], [0, 1], k=2, groups=["p", "p"]))
 
 
-def test_predictions_refuse_what_is_no_probability():
+def test_invalid_predictions_are_refused():
     with pytest.raises(LeukError, match="sum to 1"):
         Predictions(np.array([0]), np.array([[0.9, 0.9]]), np.array(["a"]), ("x", "y"))
     with pytest.raises(LeukError, match="labels"):
         Predictions(np.array([2]), np.array([[0.5, 0.5]]), np.array(["a"]), ("x", "y"))
 
 
-def test_read_back_to_the_bit_whatever_the_order(tmp_path):
+def test_predictions_are_read_exactly_in_any_order(tmp_path):
     part = made_up(classes=("NA", "1", "b b", "ü"))
     other = part.with_probs(part.probs[:, ::-1])
     rows = pd.concat([as_rows("full", "test", part).sample(frac=1, random_state=1), as_rows("other", "test", other)])
     rows.to_csv(tmp_path / "p.csv", index=False)
-    found = read_predictions(tmp_path / "p.csv")
-    assert list(found) == ["full", "other"]
-    assert found["full"]["test"].classes == ("NA", "1", "b b", "ü")
-    assert (found["full"]["test"].probs == part.probs).all()
-    assert (found["full"]["test"].labels == part.labels).all()
-    assert (found["other"]["test"].probs == other.probs).all()
+    predictions = read_predictions(tmp_path / "p.csv")
+    assert list(predictions) == ["full", "other"]
+    assert predictions["full"]["test"].classes == ("NA", "1", "b b", "ü")
+    assert (predictions["full"]["test"].probs == part.probs).all()
+    assert (predictions["full"]["test"].labels == part.labels).all()
+    assert (predictions["other"]["test"].probs == other.probs).all()
 
 
 @pytest.mark.parametrize(

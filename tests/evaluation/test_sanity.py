@@ -1,4 +1,4 @@
-"""Sanity check by randomised weights: it tells a map of the model from a map of the image, part by part."""
+"""Cascading randomisation: it separates maps of the model from maps of the image, part by part."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from leuk_lib.evaluation.attribution import border_colour, border_contrast_map, to_shares
-from leuk_lib.evaluation.sanity import cascading_randomisation, readable_summary, randomise, rank_correlation, summarise
+from leuk_lib.evaluation.sanity import cascading_randomisation, randomise, rank_correlation, readable_summary, summarise
 from leuk_lib.runs.errors import LeukError
 
 
 class Filters(torch.nn.Module):
-    """A map that the weights of ``lower`` decide; ``upper`` only scales it."""
+    """A map that depends on the weights of ``lower``; ``upper`` only scales it."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ def test_rank_correlation_ignores_scale_and_a_flat_map_has_none():
     assert np.isnan(rank_correlation(maps, torch.ones_like(maps))).all()
 
 
-def test_randomise_keeps_size_and_touches_only_what_it_is_told():
+def test_randomise_keeps_the_scale_and_changes_only_the_named_parameters():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(200, 200), torch.nn.Linear(200, 2), torch.nn.LayerNorm(2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -66,7 +66,7 @@ def test_a_prefix_that_fits_nothing_is_refused():
         randomise(torch.nn.Linear(2, 2), ["encoder"], 0)
 
 
-def test_the_cascade_tells_model_from_image():
+def test_the_cascade_separates_model_from_image():
     torch.manual_seed(1)
     x = _noise(8)
     methods = {
@@ -78,24 +78,28 @@ def test_the_cascade_tells_model_from_image():
     assert len(cells) == 2 * 2 * 8
     table = summarise(cells, np.arange(8), 0, 100)
     value = table.set_index(["method", "randomised"])["value"]
-    assert value["the image", "… and lower"] == pytest.approx(1)  # fails the check, as it must
-    assert value["the lower layer", "upper"] == pytest.approx(1)  # what is random so far does not reach it
+    assert value["the image", "… and lower"] == pytest.approx(1)  # fails the check, as it should
+    assert value["the lower layer", "upper"] == pytest.approx(1)  # the map does not depend on the random part
     assert abs(value["the lower layer", "… and lower"]) < 0.5
     assert (table["n"] == 8).all() and (table["low"] <= table["value"]).all()
-    assert torch.equal(to_shares(model.lower(x).detach()[:, 0]), methods["the lower layer"](model))  # left as it was
-    said = readable_summary(table)
-    assert said["the map is"].tolist() == ["mostly the image's: read it with care", "the model's more than the image's"]
-    assert said.iloc[0, 1].startswith("1.00")
+    assert torch.equal(to_shares(model.lower(x).detach()[:, 0]), methods["the lower layer"](model))  # unchanged
+    summary = readable_summary(table)
+    image, model_map = summary["the map shows"]
+    assert "mostly the image" in image and "model more than" in model_map
+    assert summary.iloc[0, 1].startswith("1.00")
 
 
-def test_flat_maps_everywhere_are_an_error():
+def test_constant_maps_are_an_error():
     with pytest.raises(LeukError, match="flat"):
         summarise(
-            cascading_randomisation(Filters(), {"upper": ["upper"]}, {"flat": lambda m: torch.ones(3, 4, 4)}, 0), np.arange(3), 0, 10
+            cascading_randomisation(Filters(), {"upper": ["upper"]}, {"flat": lambda m: torch.ones(3, 4, 4)}, 0),
+            np.arange(3),
+            0,
+            10,
         )
 
 
-def test_the_image_alone_is_where_it_differs_from_its_border():
+def test_the_control_map_is_where_the_image_differs_from_its_border():
     images = torch.full((2, 3, 10, 10), 200, dtype=torch.uint8)
     images[:, :, 3:7, 3:7] = 80
     maps = border_contrast_map(images)

@@ -1,4 +1,4 @@
-"""Made-up predictions for the tests of this room: patients with a difficulty of their own, any number of classes."""
+"""Synthetic predictions for tests: patients of different difficulty, any number of classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def made_up(
     skill: float = 2.0,
     classes: tuple[str, ...] | None = None,
 ) -> Predictions:
-    """``n`` cells of ``k`` classes in single-class groups; higher ``skill`` is a better model."""
+    """Predictions of ``n`` cells of ``k`` classes in groups of one class; a higher ``skill`` is a better model."""
     rng = np.random.default_rng(seed)
     group = rng.integers(0, n_groups, n)
     labels = group % k
@@ -28,7 +28,7 @@ def made_up(
 
 
 def as_rows(model: str, split: str, part: Predictions) -> pd.DataFrame:
-    """The rows of predictions.csv that say the same."""
+    """Rows of predictions.csv that hold these predictions."""
     frame = pd.DataFrame(
         {"model": model, "index": np.arange(len(part)), "group": part.groups, "split": split,
          "label": [part.classes[c] for c in part.labels]}

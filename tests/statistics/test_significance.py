@@ -52,12 +52,12 @@ def test_delong_error_of_the_hanley_mcneil_1982_table():
     assert np.sqrt(covariance[0, 0]) == pytest.approx(0.0307, abs=5e-5)
 
 
-def test_delong_area_is_sklearns_and_signs_change_places():
+def test_delong_area_is_sklearns_and_swapping_changes_the_sign():
     rng = np.random.default_rng(0)
     y, a, b = rng.random(80) < 0.4, rng.normal(size=80).round(1), rng.normal(size=80).round(1)
-    found, turned = sig.delong(y, a, b), sig.delong(y, b, a)
-    assert found.first == pytest.approx(roc_auc_score(y, a)) and found.second == pytest.approx(roc_auc_score(y, b))
-    assert found.z == pytest.approx(-turned.z) and found.p == pytest.approx(turned.p)
+    test, swapped = sig.delong(y, a, b), sig.delong(y, b, a)
+    assert test.first == pytest.approx(roc_auc_score(y, a)) and test.second == pytest.approx(roc_auc_score(y, b))
+    assert test.z == pytest.approx(-swapped.z) and test.p == pytest.approx(swapped.p)
     assert sig.delong(y, a, a).p == 1.0
 
 
@@ -83,9 +83,9 @@ def hits(only_first: int, only_second: int, both: int = 5) -> tuple[np.ndarray, 
 )
 def test_mcnemar_exact_is_the_binomial_test(b, c, p):
     # 12 against 5: p .1435; 11 against 1: 2 (1 + 12) / 2^12.
-    found = sig.mcnemar_exact(*hits(b, c))
-    assert (found.only_first, found.only_second) == (b, c)
-    assert found.p == pytest.approx(p, abs=5e-5)
+    test = sig.mcnemar_exact(*hits(b, c))
+    assert (test.only_first, test.only_second) == (b, c)
+    assert test.p == pytest.approx(p, abs=5e-5)
 
 
 def test_mcnemar_of_agrestis_approval_ratings():
@@ -119,11 +119,11 @@ def test_corrected_t_shrinks_the_paired_t_by_its_known_factor():
 def test_corrected_t_worked_by_hand():
     # Differences 1 … 5: mean 3, variance 2.5; t = 3 / sqrt((1/5 + 20/80) 2.5) = 2 sqrt(2), where the plain t is 3 sqrt(2).
     # With 4 degrees of freedom the tail has a closed form: P(T > t) = 1/2 - (3/4) s + s^3 / 4, s = t / sqrt(t^2 + 4).
-    found = sig.t_corrected([3, 5, 7, 9, 11], [2, 3, 4, 5, 6], test_over_train=20 / 80)
-    assert found.t == pytest.approx(2 * np.sqrt(2))
-    s = found.t / np.sqrt(found.t**2 + 4)
-    assert found.p == pytest.approx(2 * (0.5 - 0.75 * s + s**3 / 4))
-    assert found.p == pytest.approx(0.0474, abs=5e-5)
+    test = sig.t_corrected([3, 5, 7, 9, 11], [2, 3, 4, 5, 6], test_over_train=20 / 80)
+    assert test.t == pytest.approx(2 * np.sqrt(2))
+    s = test.t / np.sqrt(test.t**2 + 4)
+    assert test.p == pytest.approx(2 * (0.5 - 0.75 * s + s**3 / 4))
+    assert test.p == pytest.approx(0.0474, abs=5e-5)
 
 
 def test_corrected_t_keeps_its_level_on_repeated_splits_where_the_paired_one_does_not():
@@ -139,7 +139,7 @@ def test_corrected_t_keeps_its_level_on_repeated_splits_where_the_paired_one_doe
     assert alarms["corrected"] / rounds < 0.12 < 0.3 < alarms["paired"] / rounds
 
 
-def test_corrected_t_refuses_what_it_cannot_judge():
+def test_corrected_t_refuses_equal_differences_and_one_split():
     with pytest.raises(LeukError, match="equal"):
         sig.t_corrected([2, 2, 2], [1, 1, 1], 0.25)
     below = np.array([0.3, 0.35, 0.41])
