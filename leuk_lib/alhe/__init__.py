@@ -1,7 +1,9 @@
-"""ALHE, Adaptive Local Histogram Enhancement: contrast for the cell, none for the background.
+"""ALHE, Adaptive Local Histogram Enhancement: CLAHE with a clip limit per tile and a gain that spares the background.
 
-`enhance` is the method for one NumPy image, `torch_alhe` for batches; `tiles`, `lut` and `gain` are its three
-ideas; `quality` measures it on known masks beside the `peers`.
+In the order of the method: ``tiles`` (grid, histograms), ``activity`` (clip limit of each tile), ``lut`` (clipping,
+redistribution, look-up tables, interpolation), ``gain`` (optical density) and ``colour`` (CIELAB lightness). ``enhance``
+puts them together for one NumPy image, ``torch_alhe`` for batches. ``quality`` measures an enhancement, and
+``baselines`` holds the usual ones.
 
 >>> from leuk_lib.alhe import alhe  # doctest: +SKIP
 """
@@ -17,7 +19,7 @@ __all__ = ["alhe"]
 
 
 def __getattr__(name: str) -> Any:
-    # OpenCV is only loaded once somebody asks for the function.
+    # OpenCV is loaded only when the function is used.
     if name == "alhe":
         from leuk_lib.alhe.enhance import alhe
 

@@ -1,4 +1,4 @@
-"""What an image may be when it enters the enhancement, and how it leaves: same type, same layout."""
+"""The images that ALHE accepts, and their types and layouts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from leuk_lib.runs.errors import LeukError
 
 MIN_SIDE = 8
-FULL = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 
 
 def check_image(image: Any) -> NDArray[Any]:
-    """The image itself if it can be enhanced: (H,W), (H,W,3) RGB or (H,W,4) RGBA; uint8, uint16 or float in [0,1].
+    """Return ``image`` if ALHE accepts it: (H,W), (H,W,3) RGB or (H,W,4) RGBA; uint8, uint16 or float in [0,1].
 
-    Raises ``LeukError``, one line, for anything else: too small, other types or channels, NaN, values out of range.
+    Raises:
+        LeukError: not an array, empty, a side below 8 pixels, another shape or type, NaN, or values outside [0,1].
     """
     if not isinstance(image, np.ndarray):
         raise LeukError(f"alhe: expected a NumPy array, got {type(image).__name__}")
@@ -25,53 +26,64 @@ def check_image(image: Any) -> NDArray[Any]:
         raise LeukError(f"alhe: the image is empty (shape {image.shape})")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         raise LeukError(f"alhe: expected (H,W), (H,W,3) or (H,W,4), got shape {image.shape}")
-    if min(image.shape[:2]) < MIN_SIDE:
-        raise LeukError(f"alhe: {image.shape[0]}x{image.shape[1]} pixels; both sides must be at least {MIN_SIDE}")
-    if image.dtype in FULL:
+    check_size(*image.shape[:2])
+    if image.dtype in FULL_SCALE:
         return image
     if image.dtype.kind != "f":
-        raise LeukError(f"alhe: type {image.dtype} is not understood; use uint8, uint16 or float in [0,1]")
-    if not np.isfinite(image).all():
-        raise LeukError("alhe: the image holds NaN or infinite values; replace them first")
-    low, high = float(image.min()), float(image.max())
-    if low < 0:
-        raise LeukError(f"alhe: the image holds negative values (least {low:.4g}); float images must be in [0,1]")
-    if high > 1:
-        raise LeukError(f"alhe: the image holds {high:.4g}; float images must be in [0,1] (divide by the full scale)")
+        raise LeukError(f"alhe: type {image.dtype} is not supported; use uint8, uint16 or float in [0,1]")
+    check_range(bool(np.isfinite(image).all()), float(image.min()), float(image.max()))
     return image
 
 
-def codes_of(image: NDArray[Any]) -> NDArray[Any]:
-    """(H,W,3) RGB of a checked image, read at 8 bits; grey is repeated, alpha is left out."""
-    colour = colour_of(image)
-    if image.dtype == np.uint8:
-        return colour
-    scale = 255.0 / FULL.get(image.dtype, 1.0)
-    values = colour.astype(np.float32)
-    return cv2.addWeighted(values, scale, values, 0.0, 0.0, dtype=cv2.CV_8U)  # rounds and saturates in one pass
+def check_size(height: int, width: int) -> None:
+    """Raise ``LeukError`` for an image with a side below ``MIN_SIDE`` pixels."""
+    if min(height, width) < MIN_SIDE:
+        raise LeukError(f"alhe: {height}x{width} pixels; both sides must be at least {MIN_SIDE}")
 
 
-def colour_of(image: NDArray[Any]) -> NDArray[Any]:
-    """(H,W,3) RGB of a checked image in its own type; grey is repeated, alpha is left out."""
+def check_range(finite: bool, low: float, high: float) -> None:
+    """Raise ``LeukError`` for float values that are not all ``finite``, or whose range is not within [0,1]."""
+    if not finite:
+        raise LeukError("alhe: the image has NaN or infinite values; replace them first")
+    if low < 0:
+        raise LeukError(f"alhe: the image has negative values (least {low:.4g}); float images must be in [0,1]")
+    if high > 1:
+        raise LeukError(f"alhe: the image has values up to {high:.4g}; float images must be in [0,1] (divide by 255?)")
+
+
+def to_rgb(image: NDArray[Any]) -> NDArray[Any]:
+    """RGB (H,W,3) of a checked image in its own type; grey is repeated, alpha is left out."""
     if image.ndim == 2:
         return cv2.merge([image, image, image])
     return np.ascontiguousarray(image[..., :3])
 
 
-def like(image: NDArray[Any], rgb: NDArray[Any], shift: NDArray[np.float32]) -> NDArray[Any]:
-    """``rgb`` (H,W,3) in the type and layout of ``image``; where ``shift`` (H,W) is 0 the image's own pixels.
+def to_rgb8(image: NDArray[Any]) -> NDArray[Any]:
+    """RGB (H,W,3) of a checked image, rounded to uint8; grey is repeated, alpha is left out."""
+    rgb = to_rgb(image)
+    if image.dtype == np.uint8:
+        return rgb
+    scale = 255.0 / FULL_SCALE.get(image.dtype, 1.0)
+    values = rgb.astype(np.float32)
+    return cv2.addWeighted(values, scale, values, 0.0, 0.0, dtype=cv2.CV_8U)  # rounds and saturates in one pass
 
-    ``rgb`` is uint8 for a uint8 image, else float in [0,1]. In 8 bits every colour comes back as it was where nothing
-    moved it, and nothing needs to be put back.
+
+def restore_layout(image: NDArray[Any], rgb: NDArray[Any], shift: NDArray[np.float32]) -> NDArray[Any]:
+    """Bring ``rgb`` to the type and layout of ``image``.
+
+    Args:
+        image: the original, (H,W), (H,W,3) or (H,W,4); gives type, layout, alpha, and all pixels whose shift is 0.
+        rgb: (H,W,3) uint8 for a uint8 image, else float in [0,1].
+        shift: (H,W) shift of lightness. In 8 bits an unshifted colour comes back as it was, and nothing is copied.
     """
     if image.dtype == np.uint8:
         if image.ndim == 2:
             return np.ascontiguousarray(rgb[..., 0])
         return np.dstack([rgb, image[..., 3]]) if image.shape[2] == 4 else rgb
     values = rgb[..., 0] if image.ndim == 2 else rgb
-    full = FULL.get(image.dtype)
-    if full is not None:
-        values = np.rint(values * np.float32(full))
+    full_scale = FULL_SCALE.get(image.dtype)
+    if full_scale is not None:
+        values = np.rint(values * np.float32(full_scale))
     out = image.copy()
     target = out if image.ndim == 2 else out[..., :3]
     changed = shift != 0

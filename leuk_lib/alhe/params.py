@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from leuk_lib.runs.params import StageParams
+from leuk_lib.runs.params import FrozenParams, StageParams
 
 
-class EnhanceParams(BaseModel):
-    """What ``alhe`` can be told. One grey level is 1/256 of the range of CIELAB lightness L*."""
+class EnhanceParams(FrozenParams):
+    """Settings of ALHE. One grey level is 1/256 of the range of CIELAB lightness L*.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    >>> EnhanceParams(clip_limit=3.0).tiles
+    4
+    """
 
-    kappa_max: float = Field(2.0, ge=1, le=40, description="clip factor of the busiest tile; 1 is the identity")
+    RENAMED: ClassVar[Mapping[str, str]] = {"kappa_max": "clip_limit"}
+
+    clip_limit: float = Field(
+        2.0, ge=1, le=40, description="clip limit of a fully active tile, in mean bin counts; 1 is the identity"
+    )
     contrast_floor: float = Field(
         1.0, ge=0, le=1, description="least slope of a tile's curve over the image's occupied levels; 0: plain CLAHE"
     )
@@ -39,9 +46,17 @@ class EnhanceParams(BaseModel):
 
 
 class AlheParams(EnhanceParams, StageParams):
-    """Parameters of stage ``alhe``: the enhancement's settings and how much of it is measured and shown."""
+    """Parameters of stage ``alhe``: the settings of ALHE, and how many cells are measured and shown."""
 
-    batch: int = Field(64, ge=1, le=65536, description="cells enhanced at a time")
-    measured: int = Field(200, ge=8, le=100000, description="training cells on which the quality is measured")
-    shown: int = Field(3, ge=1, le=12, description="cells a class in the before/after figure")
-    timed_size: int = Field(512, ge=32, le=4096, description="side of the image on which the cost is measured, pixels")
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        **StageParams.RENAMED,
+        **EnhanceParams.RENAMED,
+        "batch": "batch_size",
+        "measured": "quality_cells",
+        "shown": "cells_per_class",
+    }
+
+    batch_size: int = Field(64, ge=1, le=65536, description="cells enhanced at a time")
+    quality_cells: int = Field(200, ge=8, le=100000, description="training cells on which the quality is measured")
+    cells_per_class: int = Field(3, ge=1, le=12, description="cells per class in the before/after figure")
+    timed_size: int = Field(512, ge=32, le=4096, description="side of the image on which the time is measured, pixels")

@@ -1,29 +1,30 @@
 """ALHE for batches on any device; agrees with ``leuk_lib.alhe.enhance.alhe`` to 1/255.
 
-The same steps as in `tiles`, `lut`, `gain` and `enhance`, where they are explained, over a batch at once. The grid is
-the NumPy one's; everything else is written a second time on purpose: the two forms check each other.
+The steps of `activity`, `lut`, `gain`, `colour` and `enhance`, where they are explained, over a batch at once. Grid,
+constants and the formula of the activity are shared; the rest is written for tensors, and the tests compare both forms.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leuk_lib.alhe import colour, gain, tiles, torch_colour
-from leuk_lib.alhe.colour import LEVELS_PER_ROOT, OFFSET
-from leuk_lib.alhe.images import MIN_SIDE
+from leuk_lib.alhe import activity, colour, gain
+from leuk_lib.alhe.colour import CORNER, DELTA, LEVELS_PER_ROOT, OFFSET, SLOPE
+from leuk_lib.alhe.images import check_range, check_size
 from leuk_lib.alhe.lut import TAIL
 from leuk_lib.alhe.params import EnhanceParams
+from leuk_lib.alhe.tiles import BINS, TileAxis, tile_grid
 from leuk_lib.runs.errors import LeukError
 
-BINS = tiles.BINS
-CHUNK = 1 << 18  # pixels at a time on a CPU, whose cache they fit into: fresh memory costs more than the arithmetic
-ROUNDS = 40  # of redistribution, at most: halving alone would then be exact
-CLOSE = 1e-4  # grey levels that a curve may miss its end by
+CHUNK_PIXELS = 1 << 18  # at a time on a CPU, whose cache they fit into: fresh memory costs more than the arithmetic
+MAX_ROUNDS = 40  # of redistribution: as many halvings are exact
+TOLERANCE = 1e-4  # grey levels by which a curve may miss its end
 
 
 class ALHE(nn.Module):
@@ -34,27 +35,40 @@ class ALHE(nn.Module):
         self.params = params or EnhanceParams()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Enhance a batch (B,3,H,W); no gradient passes through."""
         return alhe_batch(images, self.params)
 
     def extra_repr(self) -> str:
-        return f"kappa_max={self.params.kappa_max:g}, contrast_floor={self.params.contrast_floor:g}"
+        """The settings in ``repr``."""
+        return f"clip_limit={self.params.clip_limit:g}, contrast_floor={self.params.contrast_floor:g}"
 
 
-def enhance_cells(images: Tensor, params: EnhanceParams | None = None, batch: int = 64) -> Tensor:
-    """All cells (N,3,S,S) uint8 enhanced, ``batch`` at a time; each image's result is its own, whatever the batch.
+def enhance_cells(images: Tensor, params: EnhanceParams | None = None, batch_size: int = 64) -> Tensor:
+    """Enhance a set of cells batch by batch; the result of an image does not depend on the batch.
 
-    Runs on one thread: the steps are many and small, and threads that wait for each other on a busy machine made it
-    six times slower than none.
+    Runs on one thread: the steps are many and small, and on a busy machine threads that wait for each other made it
+    six times slower.
+
+    Args:
+        images: (N,3,S,S) uint8.
+        params: settings of the enhancement.
+        batch_size: cells at a time, at least 1.
+
+    Returns:
+        (N,3,S,S) uint8.
+
+    Raises:
+        LeukError: ``batch_size`` below 1, or what ``alhe_batch`` refuses.
     """
-    if batch < 1:
-        raise LeukError(f"enhance_cells: batch = {batch}; must be at least 1")
+    if batch_size < 1:
+        raise LeukError(f"enhance_cells: batch_size = {batch_size}; must be at least 1")
     out = torch.empty(images.shape, dtype=images.dtype)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            for start in range(0, len(images), batch):
-                out[start : start + batch] = alhe_batch(images[start : start + batch], params)
+            for start in range(0, len(images), batch_size):
+                out[start : start + batch_size] = alhe_batch(images[start : start + batch_size], params)
     finally:
         torch.set_num_threads(threads)
     return out
@@ -62,32 +76,41 @@ def enhance_cells(images: Tensor, params: EnhanceParams | None = None, batch: in
 
 @torch.no_grad()
 def alhe_batch(images: Tensor, params: EnhanceParams | None = None) -> Tensor:
-    """Enhance a batch (B,3,H,W), uint8 or float in [0,1]; same shape, type and device. No gradient passes through.
+    """Enhance a batch. No gradient passes through.
 
-    Raises ``LeukError`` in one line for other shapes and types, NaN and values out of range.
+    Args:
+        images: (B,3,H,W) RGB, uint8 or float in [0,1], both sides at least 8.
+        params: settings of the enhancement.
+
+    Returns:
+        A batch of the same shape, type and device.
+
+    Raises:
+        LeukError: another shape or type, NaN, or values out of range.
     """
     params = params or EnhanceParams()
     _check(images)
-    few = max(1, CHUNK // images[0, 0].numel()) if images.device.type == "cpu" else len(images)
-    rows, columns = tiles.lay_tiles(images.shape[2], images.shape[3], params)
-    seen = [_look(part, rows, columns, params) for part in images.split(few)]
+    chunk = max(1, CHUNK_PIXELS // images[0, 0].numel()) if images.device.type == "cpu" else len(images)
+    rows, columns = tile_grid(images.shape[2], images.shape[3], params)
+    stats = [_image_stats(part, rows, columns, params) for part in images.split(chunk)]
     # What belongs to tiles is small, and has many steps: all images at once.
-    histogram = torch.cat([each.histogram for each in seen])
-    kappa = 1 + (params.kappa_max - 1) * _activity(histogram, torch.cat([each.ripples for each in seen]), params)
-    curves = _shifts(histogram, kappa, params.contrast_floor)
-    limits = _limits(torch.cat([each.densities for each in seen]), torch.cat([each.range for each in seen]), params)
+    histogram = torch.cat([part.histogram for part in stats])
+    active = _activity(histogram, torch.cat([part.laplacian for part in stats]), params)
+    luts = _shift_luts(histogram, activity.clip_limits(active, params), params.contrast_floor)
+    ranges = torch.cat([part.range for part in stats])
+    limits = _gain_limits(torch.cat([part.densities for part in stats]), ranges, params)
     out = torch.empty_like(images)
-    shared = (item.split(few) for item in (images, curves, limits, out))
-    for each, part, curve, limit, to in zip(seen, *shared, strict=True):
-        _write(each, part, curve, limit, to, rows, columns)
+    chunks = (item.split(chunk) for item in (images, luts, limits, out))
+    for part, image, lut, limit, enhanced in zip(stats, *chunks, strict=True):
+        _write(part, image, lut, limit, enhanced, rows, columns)
     return out
 
 
-class _Seen(NamedTuple):
-    """What is known of b images before anything about the rest of the batch.
+class _ImageStats(NamedTuple):
+    """What is computed of b images before the tone curves.
 
-    roots (b,3,H,W); levels (b,H,W) in grey levels; density (b,H,W), smoothed, and its range (b,2); counts of levels and
-    ripples (b,rows,columns,256; of levels as shares), of densities (b,bins).
+    roots (b,3,H,W); levels (b,H,W) in grey levels; density (b,H,W), smoothed, and its range (b,2); histogram of levels
+    as shares and counts of |Laplacian| (b,rows,columns,256); counts of densities (b,bins).
     """
 
     roots: Tensor
@@ -95,80 +118,77 @@ class _Seen(NamedTuple):
     density: Tensor
     range: Tensor
     histogram: Tensor
-    ripples: Tensor
+    laplacian: Tensor
     densities: Tensor
 
 
-def _look(images: Tensor, rows: tiles.Axis, columns: tiles.Axis, params: EnhanceParams) -> _Seen:
+def _image_stats(images: Tensor, rows: TileAxis, columns: TileAxis, params: EnhanceParams) -> _ImageStats:
     if images.dtype == torch.uint8:
         codes = images.int()
-        f = torch_colour.roots_of_codes(codes)
+        f = _roots_of_codes(codes)
     else:
         values = images.float()
         codes = (values * 255).round_().int()
-        f = torch_colour.roots(torch_colour.mix(torch_colour.decode(values), colour.TO_XYZ))
+        f = _roots(_mix(_decode(values), colour.TO_XYZ))
     levels = ((f[:, 1] - OFFSET) * LEVELS_PER_ROOT).clamp_(0, BINS)
     density = _density(codes, params)
     limits = torch.stack([density.amin((1, 2)), density.amax((1, 2))], dim=1)
-    return _Seen(f, levels, density, limits, *_histograms(levels, rows, columns), _density_histogram(density, limits))
+    return _ImageStats(
+        f, levels, density, limits, *_histograms(levels, rows, columns), _density_histogram(density, limits)
+    )
 
 
 def _write(
-    seen: _Seen, images: Tensor, curves: Tensor, limits: Tensor, out: Tensor, rows: tiles.Axis, columns: tiles.Axis
+    stats: _ImageStats, images: Tensor, luts: Tensor, limits: Tensor, out: Tensor, rows: TileAxis, columns: TileAxis
 ) -> None:
-    """The enhanced images into ``out``; what was seen is used up."""
-    shift = _blend(curves, seen.levels, rows, columns).mul_(_smoothstep(seen.density, limits))
+    """Write the enhanced images into ``out``; overwrites ``stats``."""
+    shift = _interpolate(luts, stats.levels, rows, columns).mul_(_smoothstep(stats.density, limits))
     # L' = L + shift with a*, b* kept: all three roots move by the same amount.
-    f = seen.roots.add_((shift * (1 / LEVELS_PER_ROOT))[:, None])
-    if images.dtype == torch.uint8:  # whose every colour comes back as it was where nothing moves
-        out.copy_(torch_colour.coded(f))
+    f = stats.roots.add_((shift * (1 / LEVELS_PER_ROOT))[:, None])
+    if images.dtype == torch.uint8:  # every 8-bit colour comes back as it was where the shift is 0
+        out.copy_(_codes_of_roots(f))
     else:
-        moved = torch_colour.encode(torch_colour.mix(torch_colour.cubes(f), colour.FROM_XYZ))
-        torch.where((shift == 0)[:, None], images, moved.to(images.dtype), out=out)
+        shifted = _encode(_mix(_cubes(f), colour.FROM_XYZ))
+        torch.where((shift == 0)[:, None], images, shifted.to(images.dtype), out=out)
 
 
 def _check(images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
         shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise LeukError(f"ALHE: expected a batch (B,3,H,W), got {shape}")
+        raise LeukError(f"alhe: expected a batch (B,3,H,W), got {shape}")
     if images.numel() == 0:
-        raise LeukError(f"ALHE: the batch is empty (shape {tuple(images.shape)})")
-    if min(images.shape[2:]) < MIN_SIDE:
-        raise LeukError(f"ALHE: {images.shape[2]}x{images.shape[3]} pixels; both sides must be at least {MIN_SIDE}")
+        raise LeukError(f"alhe: the batch is empty (shape {tuple(images.shape)})")
+    check_size(*images.shape[2:])
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():
-        raise LeukError(f"ALHE: type {images.dtype} is not understood; use uint8 or float in [0,1]")
-    if not torch.isfinite(images).all():
-        raise LeukError("ALHE: the batch holds NaN or infinite values; replace them first")
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        raise LeukError(f"ALHE: values from {low:.4g} to {high:.4g}; float images must be in [0,1]")
+        raise LeukError(f"alhe: type {images.dtype} is not supported; use uint8 or float in [0,1]")
+    check_range(bool(torch.isfinite(images).all()), float(images.min()), float(images.max()))
 
 
-# -- tiles -----------------------------------------------------------------------------------------------------
+# -- tiles and activity ----------------------------------------------------------------------------------------
 
 
 def _quantiles(counts: Tensor, *shares: float) -> list[Tensor]:
-    """`tiles.quantiles`: for each share the quantile of every histogram (..., K), in bins."""
+    """`tiles.histogram_quantiles`: for each share the quantile of every histogram (..., K), in bins."""
     cdf = counts.cumsum(-1)
-    found = []
+    quantiles = []
     for share in shares:
         target = share * cdf[..., -1]
-        place = (cdf < target[..., None]).sum(-1, keepdim=True)
-        inside = counts.gather(-1, place)[..., 0]
-        before = cdf.gather(-1, place)[..., 0] - inside
-        found.append(place[..., 0] + (target - before) / inside.clamp_min(1e-12))
-    return found
+        bins = (cdf < target[..., None]).sum(-1, keepdim=True)
+        inside = counts.gather(-1, bins)[..., 0]
+        below = cdf.gather(-1, bins)[..., 0] - inside
+        quantiles.append(bins[..., 0] + (target - below) / inside.clamp_min(1e-12))
+    return quantiles
 
 
 def _counts(values: Tensor, group: Tensor, groups: int, bins: int) -> Tensor:
     """Histograms (groups, bins) of integer values (B,H,W) whose pixels belong to ``group`` (broadcast)."""
-    place = (values + group * bins).reshape(-1)
-    return torch.bincount(place, minlength=groups * bins).reshape(groups, bins).float()
+    index = (values + group * bins).reshape(-1)
+    return torch.bincount(index, minlength=groups * bins).reshape(groups, bins).float()
 
 
-def _mirrored(image: Tensor, axis: tiles.Axis, dim: int) -> Tensor:
+def _reflect(image: Tensor, axis: TileAxis, dim: int) -> Tensor:
     """(B,H,W) padded along an axis by reflection, the edge pixel repeated."""
     if not axis.pad:
         return image
@@ -176,96 +196,94 @@ def _mirrored(image: Tensor, axis: tiles.Axis, dim: int) -> Tensor:
     return torch.cat([first.flip(dim), image, last.flip(dim)], dim=dim)
 
 
-def _histograms(levels: Tensor, rows: tiles.Axis, columns: tiles.Axis) -> tuple[Tensor, Tensor]:
-    """Shares of levels and counts of ripples in every tile of (B,H,W): twice (B, rows, columns, 256)."""
+def _histograms(levels: Tensor, rows: TileAxis, columns: TileAxis) -> tuple[Tensor, Tensor]:
+    """Shares of levels and counts of |Laplacian| in every tile of (B,H,W): twice (B, rows, columns, 256)."""
     device = levels.device
-    padded = _mirrored(_mirrored(levels, rows, 1), columns, 2)
+    padded = _reflect(_reflect(levels, rows, 1), columns, 2)
     grid = (len(levels), rows.count, columns.count)
     down, right = (torch.arange(a.count * a.side, dtype=torch.int32, device=device) // a.side for a in (rows, columns))
     image = torch.arange(len(levels), dtype=torch.int32, device=device)[:, None, None] * (rows.count * columns.count)
     tile = image + (down[:, None] * columns.count + right)
 
     histogram = _counts(padded.int().clamp_max_(BINS - 1), tile, math.prod(grid), BINS)
-    # Second differences down, then across: the kernel tiles.LAPLACIAN, by arithmetic that no batch size can alter.
+    # Second differences down, then across, which is the kernel activity.LAPLACIAN: sums that no batch size can alter.
     edged = F.pad(padded[:, None], (1, 1, 1, 1), mode="reflect")[:, 0]
-    fall = edged.diff(dim=1).diff(dim=1)
-    ripple = fall.diff(dim=2).diff(dim=2).abs_()
-    ripples = _counts((ripple * tiles.NOISE_STEP).round_().int().clamp_max_(BINS - 1), tile, math.prod(grid), BINS)
-    return histogram.reshape(*grid, BINS) / (rows.side * columns.side), ripples.reshape(*grid, BINS)
+    laplacian = edged.diff(dim=1).diff(dim=1)
+    laplacian = laplacian.diff(dim=2).diff(dim=2).abs_()
+    bins = (laplacian * activity.NOISE_STEP).round_().int().clamp_max_(BINS - 1)
+    counts = _counts(bins, tile, math.prod(grid), BINS)
+    return histogram.reshape(*grid, BINS) / (rows.side * columns.side), counts.reshape(*grid, BINS)
 
 
-def _activity(histogram: Tensor, ripples: Tensor, params: EnhanceParams) -> Tensor:
-    """Activity (B, rows, columns) of tiles with these shares of levels and counts of ripples."""
-    (median,) = _quantiles(ripples, 0.5)
-    median = (median - 0.5).clamp_min(0) / tiles.NOISE_STEP
-    noise = ((tiles.MAD_TO_SIGMA / tiles.LAPLACIAN_NORM * median) ** 2 + tiles.QUANTISATION).sqrt()
+def _activity(histogram: Tensor, laplacian: Tensor, params: EnhanceParams) -> Tensor:
+    """Activity (B, rows, columns) of tiles with these shares of levels and counts of |Laplacian|."""
+    (median,) = _quantiles(laplacian, 0.5)
+    median = (median - 0.5).clamp_min(0) / activity.NOISE_STEP
+    noise = ((activity.MAD_TO_SIGMA / activity.LAPLACIAN_NORM * median) ** 2 + activity.QUANTISATION).sqrt()
 
     entropy = -torch.special.xlogy(histogram, histogram).sum(-1) / torch.log(torch.tensor(float(BINS))).item()
-    low, high = _quantiles(histogram, 0.05, 0.95)
-    spread = high - low
-    varied = ((entropy - params.entropy_low) / (params.entropy_high - params.entropy_low)).clamp(0, 1)
-    earned = varied * ((spread / (tiles.GAUSS_SPREAD * noise) - 1) / 2).clamp(0, 1)
-    if params.spread_limit > 0:
-        earned = earned * (1 - spread / params.spread_limit).clamp(0, 1)
-    return F.avg_pool2d(F.pad(earned, (1, 1, 1, 1), mode="replicate"), 3, stride=1).clamp(0, 1)
+    low, high = _quantiles(histogram, *activity.SPREAD_TAILS)
+    active: Tensor = activity.unsmoothed(entropy, high - low, noise, params)
+    return F.avg_pool2d(F.pad(active, (1, 1, 1, 1), mode="replicate"), 3, stride=1).clamp(0, 1)
 
 
-# -- curves ----------------------------------------------------------------------------------------------------
+# -- look-up tables --------------------------------------------------------------------------------------------
 
 
-def _redistribute(slopes: Tensor, floor: Tensor, cap: Tensor) -> Tensor:
-    """`lut.redistribute`, but a row that is done moves no more, so that its batch mates have no say in it."""
-    bins = slopes.shape[-1]
-    low, high = (floor - slopes).amin(1, keepdim=True), (cap - slopes).amax(1, keepdim=True)
+def _redistribute(histogram: Tensor, floor: Tensor, clip_limit: Tensor) -> Tensor:
+    """`lut.redistribute`, but a row that is done stays as it is, so that the rest of the batch has no influence on it."""
+    bins = histogram.shape[-1]
+    low, high = (floor - histogram).amin(1, keepdim=True), (clip_limit - histogram).amax(1, keepdim=True)
     t = torch.zeros_like(low)
-    for _ in range(ROUNDS):
-        wanted = slopes + t
-        given = torch.minimum(torch.maximum(wanted, floor), cap)
-        missing = bins - given.sum(1, keepdim=True)
-        open_ = missing.abs() > CLOSE
+    for _ in range(MAX_ROUNDS):
+        raised = histogram + t
+        slopes = torch.minimum(torch.maximum(raised, floor), clip_limit)
+        missing = bins - slopes.sum(1, keepdim=True)
+        open_ = missing.abs() > TOLERANCE
         if not bool(open_.any()):
             break
-        free = (given == wanted).sum(1, keepdim=True)
+        free = (slopes == raised).sum(1, keepdim=True)
         low, high = torch.where(missing > 0, t, low), torch.where(missing < 0, t, high)
-        step = t + missing / free.clamp_min(1)
-        step = torch.where((free > 0) & (step >= low) & (step <= high), step, (low + high) / 2)
-        t = torch.where(open_, step, t)
-    return torch.minimum(torch.maximum(slopes + t, floor), cap)
+        newton = t + missing / free.clamp_min(1)
+        newton = torch.where((free > 0) & (newton >= low) & (newton <= high), newton, (low + high) / 2)
+        t = torch.where(open_, newton, t)
+    return torch.minimum(torch.maximum(histogram + t, floor), clip_limit)
 
 
-def _shifts(histogram: Tensor, kappa: Tensor, contrast_floor: float) -> Tensor:
+def _shift_luts(histogram: Tensor, clip_limit: Tensor, contrast_floor: float) -> Tensor:
+    """`lut.shift_luts` of a batch: (B, rows, columns, K+1) of (B, rows, columns, K)."""
     batch, rows, columns, bins = histogram.shape
     whole = histogram.mean((1, 2))
     levels = torch.arange(bins, device=histogram.device)
     low, high = _quantiles(whole, TAIL, 1 - TAIL)
     floor = ((levels + 1 > low[:, None]) & (levels < high[:, None])).float() * contrast_floor
     floor = floor.repeat_interleave(rows * columns, 0)
-    cap = kappa.reshape(-1, 1)
-    slopes = _redistribute(histogram.reshape(-1, bins) * bins, floor, cap)
-    moved = F.pad((slopes - 1).cumsum(1), (1, 0))
-    moved[:, -1] = 0
-    moved *= cap > 1
-    return moved.reshape(batch, rows, columns, bins + 1)
+    limit = clip_limit.reshape(-1, 1)
+    slopes = _redistribute(histogram.reshape(-1, bins) * bins, floor, limit)
+    shifts = F.pad((slopes - 1).cumsum(1), (1, 0))
+    shifts[:, -1] = 0
+    shifts *= limit > 1
+    return shifts.reshape(batch, rows, columns, bins + 1)
 
 
-def _blend(curves: Tensor, levels: Tensor, rows: tiles.Axis, columns: tiles.Axis) -> Tensor:
-    """As `blend.Table`: one bilinear look-up for level and grid row, in the curves of the tiles left and right."""
+def _interpolate(luts: Tensor, levels: Tensor, rows: TileAxis, columns: TileAxis) -> Tensor:
+    """As `lut.LutGrid`: one bilinear look-up for level and grid row, in the tables of the tiles left and right."""
     batch, count, device = len(levels), rows.count * max(columns.count - 1, 1), levels.device
     upper, down = (torch.as_tensor(item, device=device) for item in rows.neighbours())
     left, across = (torch.as_tensor(item, device=device) for item in columns.neighbours())
-    long = curves.transpose(1, 2)  # (B, columns, rows, 257)
-    pair = long if columns.count == 1 else torch.stack([long[:, :-1], long[:, 1:]], dim=1)
-    place = (upper + down)[:, None] + left * rows.count
+    stacked = luts.transpose(1, 2)  # (B, columns, rows, 257)
+    pair = stacked if columns.count == 1 else torch.stack([stacked[:, :-1], stacked[:, 1:]], dim=1)
+    row = (upper + down)[:, None] + left * rows.count
     grid = torch.empty(*levels.shape, 2, device=device)
     grid[..., 0] = levels / (BINS / 2) - 1  # grid_sample wants coordinates from -1 to 1
-    grid[..., 1] = place * (2 / max(count - 1, 1)) - 1
-    read = F.grid_sample(
+    grid[..., 1] = row * (2 / max(count - 1, 1)) - 1
+    shift = F.grid_sample(
         pair.reshape(batch, -1, count, BINS + 1), grid, mode="bilinear", padding_mode="border", align_corners=True
     )
     if columns.count == 1:
-        return read[:, 0]
-    here, there = read.unbind(1)
-    return (there - here).mul_(across).add_(here)
+        return shift[:, 0]
+    at_left, at_right = shift.unbind(1)
+    return (at_right - at_left).mul_(across).add_(at_left)
 
 
 # -- gain ------------------------------------------------------------------------------------------------------
@@ -290,26 +308,89 @@ def _box(image: Tensor, side: int, dim: int) -> Tensor:
     return total.div_(side)
 
 
-def _bin(limits: Tensor) -> Tensor:
+def _bin_width(limits: Tensor) -> Tensor:
     """Width (B,) of a bin between the least and the greatest density (B,2)."""
-    return (limits[:, 1] - limits[:, 0]).clamp_min(1e-6) / gain.DENSITY_BINS
+    return (limits[:, 1] - limits[:, 0]).clamp_min(gain.LEAST_RANGE) / gain.DENSITY_BINS
 
 
 def _density_histogram(density: Tensor, limits: Tensor) -> Tensor:
     batch = len(density)
-    scale = (1 / _bin(limits))[:, None, None]
+    scale = (1 / _bin_width(limits))[:, None, None]
     bins = ((density - limits[:, 0, None, None]) * scale).int().clamp_max_(gain.DENSITY_BINS - 1)
     image = torch.arange(batch, dtype=torch.int32, device=density.device)[:, None, None]
     return _counts(bins, image, batch, gain.DENSITY_BINS)
 
 
-def _limits(counts: Tensor, limits: Tensor, params: EnhanceParams) -> Tensor:
+def _gain_limits(counts: Tensor, ranges: Tensor, params: EnhanceParams) -> Tensor:
     """Densities (B,2) at which the gain starts and is full."""
     low, high = _quantiles(counts, params.gain_low / 100, params.gain_high / 100)
-    return limits[:, :1] + _bin(limits)[:, None] * torch.stack([low, high], dim=1)
+    return ranges[:, :1] + _bin_width(ranges)[:, None] * torch.stack([low, high], dim=1)
 
 
 def _smoothstep(density: Tensor, limits: Tensor) -> Tensor:
     low, high = limits[:, 0, None, None], limits[:, 1, None, None]
-    x = density.sub_(low).mul_(1 / (high - low).clamp_min(1e-6)).clamp_(0, 1)
+    x = density.sub_(low).mul_(1 / (high - low).clamp_min(gain.LEAST_RANGE)).clamp_(0, 1)
     return (x * -2).add_(3).mul_(x).mul_(x)
+
+
+# -- colour ----------------------------------------------------------------------------------------------------
+
+
+def _look_up(table: NDArray[Any], index: Tensor) -> Tensor:
+    """``table[index]`` of a small NumPy table; ten times faster than indexing."""
+    values = torch.as_tensor(table, device=index.device)
+    return values.index_select(0, index.reshape(-1)).reshape(index.shape)
+
+
+def _mix(image: Tensor, matrix: NDArray[Any]) -> Tensor:
+    """Mix the channels of (B,3,H,W) by a 3x3 matrix: sums written out, whose last bit no batch size can alter."""
+    red, green, blue = image.unbind(1)
+    out = torch.empty_like(image)
+    for k, (a, b, c) in enumerate(matrix.tolist()):
+        torch.mul(red, a, out=out[:, k]).add_(green, alpha=b).add_(blue, alpha=c)
+    return out
+
+
+def _roots_of_codes(codes: Tensor) -> Tensor:
+    """Roots (B,3,H,W) of 8-bit codes held as int32."""
+    # Sums of shares of light lie in [0,1]: as words they need no clipping.
+    words = _mix(_look_up(colour.LINEAR_OF_CODE, codes), colour.TO_XYZ * 65535).add_(0.5).int()
+    return _look_up(colour.ROOT_OF_WORD, words)
+
+
+def _codes_of_roots(f: Tensor) -> Tensor:
+    """The 8-bit image (B,3,H,W) of these roots, which are overwritten."""
+    words = _mix(_cubes(f), colour.FROM_XYZ * 65535).add_(0.5).clamp_(0, 65535)
+    return _look_up(colour.CODE_OF_WORD, words.int())
+
+
+# Each of these curves is a power above a corner and a line below it. A corner's clamp on either side of a sum
+# chooses between them faster than ``torch.where`` does.
+
+
+def _decode(srgb: Tensor) -> Tensor:
+    """Decode sRGB in [0,1] to linear light."""
+    power = ((srgb.clamp_min(colour.SRGB_CORNER) + colour.SRGB_OFFSET) / (1 + colour.SRGB_OFFSET)) ** colour.SRGB_GAMMA
+    return power.add_((srgb - colour.SRGB_CORNER).clamp_max_(0), alpha=1 / colour.SRGB_SLOPE)
+
+
+def _encode(linear: Tensor) -> Tensor:
+    """Encode linear light, clipped to [0,1] and overwritten, to sRGB in [0,1]."""
+    linear = linear.clamp_(0, 1)
+    power = linear.clamp_min(colour.LINEAR_CORNER).pow_(1 / colour.SRGB_GAMMA)
+    power = power.mul_(1 + colour.SRGB_OFFSET).sub_(colour.SRGB_OFFSET)
+    return power.add_((linear - colour.LINEAR_CORNER).clamp_max_(0), alpha=colour.SRGB_SLOPE).clamp_(0, 1)
+
+
+def _roots(xyz: Tensor) -> Tensor:
+    """Roots f of X/Xn, Y/Yn, Z/Zn, which are clipped to [0,1] and overwritten."""
+    xyz = xyz.clamp_(0, 1)
+    return xyz.clamp_min(CORNER).pow_(1 / 3).add_((xyz - CORNER).clamp_max_(0), alpha=SLOPE)
+
+
+def _cubes(f: Tensor) -> Tensor:
+    """Light of roots, which are overwritten."""
+    dark = bool(f.amin() < DELTA)  # rare in a smear, and the line costs two passes over the batch
+    line = (f - DELTA).clamp_max_(0) if dark else None
+    light = f.clamp_min_(DELTA).pow_(3)
+    return light if line is None else light.add_(line, alpha=1 / SLOPE)

@@ -1,4 +1,4 @@
-"""What chapter 2 asks of ALHE: which cells to look at, how strong to be, what it costs."""
+"""Chapter 2, ALHE: the cells that it shows, the trade-off over the clip limit, timing, and recorded numbers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leuk_lib.alhe import baselines as peers
 from leuk_lib.alhe import lut, quality
+from leuk_lib.alhe.baselines import DESCRIPTIONS, SPREAD_LIMITED, Method, identity, methods
 from leuk_lib.alhe.enhance import AlheMaps, alhe, explain
 from leuk_lib.alhe.params import AlheParams, EnhanceParams
 from leuk_lib.alhe.torch_alhe import enhance_cells
-from leuk_lib.data.loading import CellSet
+from leuk_lib.data.cellset import CellSet
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import numpy_rng
 
-STRENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-TRADED = 80  # cells of the trade-off curve
-# (measure gained, measure that may suffer), with words for axes; the second pair needs no masks.
+CLIP_LIMITS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of the trade-off curve
+TRADE_OFF_CELLS = 80
+SEARCHED_CELLS = 48  # among which the most active one is shown
+# Measure gained and measure that may suffer, each with the label of its axis; the second pair needs no masks.
 WITH_MASKS = {
     "texture_ratio": "texture inside the nucleus, over the input's",
     "cnr_cytoplasm": "nucleus/cytoplasm CNR, over the input's",
@@ -38,7 +39,14 @@ WITHOUT_MASKS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """Training cells in image layout: images (N,S,S,3) uint8, masks (N,S,S) or None, labels and groups (N,)."""
+    """Training cells as images.
+
+    Attributes:
+        images: (N,S,S,3) uint8.
+        masks: (N,S,S) uint8, or None where they are not known.
+        labels: (N,) class names.
+        groups: (N,) patients or other groups.
+    """
 
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8] | None
@@ -59,8 +67,20 @@ def to_arrays(images: Tensor) -> NDArray[np.uint8]:
     return np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
 
 
+def enhance_all(cells: CellSet, params: AlheParams) -> tuple[Tensor, float]:
+    """Enhance every cell of every part, each from itself alone: (N,3,S,S) uint8, and milliseconds per cell."""
+    start = time.perf_counter()
+    enhanced = enhance_cells(cells.images, params, params.batch_size)
+    return enhanced, (time.perf_counter() - start) * 1e3 / max(len(cells), 1)
+
+
+def changed_share(before: Tensor, after: Tensor) -> float:
+    """Share of the cells (N,3,S,S) in which at least one pixel changed."""
+    return float((before != after).flatten(1).any(dim=1).double().mean())
+
+
 def draw_sample(cells: CellSet, limit: int, seed: int) -> Sample:
-    """At most ``limit`` training cells, the classes taking turns so that rare ones are among them."""
+    """Draw at most ``limit`` training cells, the classes in turn, so that rare ones are among them."""
     train = cells.indices("train").numpy()
     train = numpy_rng(seed, "alhe", "sample").permutation(train)
     labels = cells.labels.numpy()[train]
@@ -77,100 +97,146 @@ def draw_sample(cells: CellSet, limit: int, seed: int) -> Sample:
 
 
 def stained_activity(maps: AlheMaps) -> NDArray[np.float64]:
-    """Activity times mean gain of each tile, (rows, columns): where enhancement really acts."""
+    """Activity times mean gain of each tile, (rows, columns): how much the tile is really enhanced."""
     starts = [[max(0, k * axis.side - axis.pad) for k in range(axis.count)] for axis in (maps.rows, maps.columns)]
     total = np.add.reduceat(np.add.reduceat(maps.gain.astype(np.float64), starts[0], axis=0), starts[1], axis=1)
     heights, widths = (np.diff([*s, axis.size]) for s, axis in zip(starts, (maps.rows, maps.columns), strict=True))
     return maps.activity * total / (heights[:, None] * widths)
 
 
-def show_case(sample: Sample, params: EnhanceParams) -> tuple[NDArray[np.uint8], NDArray[np.uint8], AlheMaps]:
-    """Of the sample's first 48 cells the one with the most active stained tile: image, enhanced, maps."""
-    best = max(range(min(len(sample), 48)), key=lambda k: stained_activity(explain(sample.images[k], params)[1]).max())
-    image = sample.images[best]
+def most_active_cell(sample: Sample, params: EnhanceParams) -> tuple[NDArray[np.uint8], NDArray[np.uint8], AlheMaps]:
+    """The cell with the most active stained tile, of the sample's first 48: image, enhanced image, maps."""
+    searched = sample.images[:SEARCHED_CELLS]
+    best = max(range(len(searched)), key=lambda k: stained_activity(explain(searched[k], params)[1]).max())
+    image = searched[best]
     enhanced, maps = explain(image, params)
     return image, enhanced, maps
 
 
-@dataclass(frozen=True)
-class TileCase:
-    """One tile in numbers: its place, box (top, left, side, side) in pixels, slopes before and after, its curves."""
-
-    place: tuple[int, int]
-    box: tuple[int, int, int, int]
-    raw: NDArray[np.float64]
-    slopes: NDArray[np.float64]
-    floor: NDArray[np.float64]
-    kappa: float
-    shift: NDArray[np.float64]
-    plain_shift: NDArray[np.float64]
-
-
-def busiest_tile(maps: AlheMaps, params: EnhanceParams) -> TileCase:
-    """The most active stained tile; ``plain_shift`` is its curve without the contrast floor."""
-    i, j = (int(k) for k in np.unravel_index(int(stained_activity(maps).argmax()), maps.kappa.shape))
-    plain = lut.shifts(maps.stats.histogram, maps.kappa, 0.0)[i, j]
+def most_active_tile(maps: AlheMaps, params: EnhanceParams) -> dict[str, Any]:
+    """The most active stained tile, as the arguments of ``figures.alhe.one_tile`` after the image."""
+    i, j = (int(k) for k in np.unravel_index(int(stained_activity(maps).argmax()), maps.activity.shape))
     rows, columns = maps.rows, maps.columns
-    return TileCase(
-        place=(i, j),
-        box=(i * rows.side - rows.pad, j * columns.side - columns.pad, rows.side, columns.side),
-        raw=maps.stats.histogram[i, j] * len(maps.stats.histogram[i, j]),
-        slopes=np.diff(maps.curves[i, j]) + 1,
-        floor=lut.floor_of(maps.stats.histogram, params.contrast_floor),
-        kappa=float(maps.kappa[i, j]),
-        shift=maps.curves[i, j],
-        plain_shift=plain,
-    )
+    histogram = maps.stats.histogram
+    return {
+        "borders": (rows.borders, columns.borders),
+        "box": (i * rows.side - rows.pad, j * columns.side - columns.pad, rows.side, columns.side),
+        "histogram": histogram[i, j] * len(histogram[i, j]),
+        "slopes": np.diff(maps.luts[i, j]) + 1,
+        "floor": lut.slope_floor(histogram, params.contrast_floor),
+        "clip_limit": float(maps.clip_limits[i, j]),
+        "shift": maps.luts[i, j],
+        "shift_without_floor": lut.shift_luts(histogram, maps.clip_limits, 0.0)[i, j],
+    }
 
 
-def axes_of(sample: Sample) -> dict[str, str]:
-    """The two measures a trade-off is drawn between, with their labels: on masks where there are masks."""
+def before_and_after(
+    cells: CellSet, enhanced: Tensor, per_class: int, seed: int
+) -> dict[str, list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]]:
+    """For each class with training cells: ``per_class`` of them, as pairs of (S,S,3) images before and after."""
+    train = cells.indices("train").numpy()
+    drawn = numpy_rng(seed, "alhe", "pairs").permutation(train)
+    pairs = {}
+    for label, name in enumerate(cells.classes):
+        chosen = torch.from_numpy(drawn[cells.labels.numpy()[drawn] == label][:per_class])
+        if len(chosen):
+            both = zip(to_arrays(cells.images[chosen]), to_arrays(enhanced[chosen]), strict=True)
+            pairs[name] = list(both)
+    return pairs
+
+
+def by_method(sample: Sample, params: EnhanceParams) -> dict[str, dict[str, NDArray[np.uint8]]]:
+    """One cell per class of the sample under every method: class -> method -> image."""
+    first = {label: k for k, label in reversed(list(enumerate(sample.labels)))}
+    return {
+        label: {name: method(sample.images[first[label]]) for name, method in methods(params).items()}
+        for label in sorted(first)
+    }
+
+
+def switch_images(
+    sample: Sample, params: EnhanceParams, limit: int = 15
+) -> tuple[dict[str, NDArray[np.uint8]], list[str], dict[str, str]]:
+    """The sample's first cells under every method, at most 64 pixels wide: images, captions, descriptions."""
+    first = sample.first(limit)
+    images = {
+        name: np.stack([_at_most(method(image), 64) for image in first.images])
+        for name, method in methods(params).items()
+    }
+    return images, [label.replace("_", " ") for label in first.labels], DESCRIPTIONS
+
+
+def _at_most(image: NDArray[Any], side: int) -> NDArray[Any]:
+    return image if len(image) <= side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+
+
+def record_quality(stage: Recorder, summary: pd.DataFrame) -> None:
+    """Record the means of input, ALHE and CLAHE 2: ``ssim_alhe``, ``cnr_cytoplasm_input`` and so on."""
+    suffixes = {"input": "input", "ALHE": "alhe", "CLAHE 2": "clahe_2"}
+    kept = summary[summary["method"].isin(list(suffixes)) & np.isfinite(summary["value"])]
+    for method, measure, value, low, high, n in kept.itertuples(index=False, name=None):
+        stage.record(f"{measure}_{suffixes[method]}", float(value), float(low), float(high), int(n))
+
+
+def trade_off_measures(sample: Sample) -> dict[str, str]:
+    """The two measures of the trade-off with their labels: those on masks where the masks are known."""
     return WITHOUT_MASKS if sample.masks is None else WITH_MASKS
 
 
 def trade_off(sample: Sample, params: EnhanceParams, seed: int) -> pd.DataFrame:
-    """What is gained and what it costs, over kappa_max, for ALHE with and without contrast floor and its first design.
+    """What is gained and what it costs over the clip limit, for ALHE, without contrast floor, and with a spread limit.
 
-    Columns variant, kappa_max, and value, low, high of ``x`` and ``y`` (the measures of ``axes_of``; ratios to the
-    input where masks are known). The first ``TRADED`` cells of the sample are used.
+    Args:
+        sample: its first 80 cells are measured.
+        params: ALHE's settings.
+        seed: seed of the bootstrap.
+
+    Returns:
+        Columns variant, clip_limit, x, x_low, x_high, y, y_low, y_high: the measures of ``trade_off_measures``, as
+        ratios to the input where masks are known.
     """
-    part = sample.first(TRADED)
+    part = sample.first(TRADE_OFF_CELLS)
     variants = {
         "ALHE": params,
         "ALHE without contrast floor": params.model_copy(update={"contrast_floor": 0.0}),
-        "first design": peers.FIRST_DESIGN,
+        "with a spread limit instead": SPREAD_LIMITED,
     }
     settings = {
-        (name, kappa): setting.model_copy(update={"kappa_max": kappa})
-        for name, setting in variants.items()
-        for kappa in STRENGTHS
+        (name, limit): variant.model_copy(update={"clip_limit": limit})
+        for name, variant in variants.items()
+        for limit in CLIP_LIMITS
     }
-    methods: dict[str, peers.Method] = {"input": peers.unchanged}
-    methods |= {f"{name} {kappa:g}": partial(alhe, params=setting) for (name, kappa), setting in settings.items()}
-    table = quality.compare(part.images, part.masks, methods, part.labels, part.groups)
+    measured: dict[str, Method] = {"input": identity}
+    measured |= {f"{name} {limit:g}": partial(alhe, params=setting) for (name, limit), setting in settings.items()}
+    table = quality.compare(part.images, part.masks, measured, part.labels, part.groups)
     base = "" if part.masks is None else "input"
     summary = quality.summarise(table, seed, relative_to=base).set_index(["method", "measure"])
     rows = []
-    for name, kappa in settings:
-        row: dict[str, Any] = {"variant": name, "kappa_max": kappa}
-        for axis, measure in zip("xy", axes_of(sample), strict=True):
+    for name, limit in settings:
+        row: dict[str, Any] = {"variant": name, "clip_limit": limit}
+        for axis, measure in zip("xy", trade_off_measures(sample), strict=True):
             for column, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
-                row[axis + suffix] = summary.at[(f"{name} {kappa:g}", measure), column]
+                row[axis + suffix] = summary.at[(f"{name} {limit:g}", measure), column]
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def cost(image: NDArray[np.uint8], side: int, params: EnhanceParams, rounds: int = 5) -> pd.DataFrame:
-    """Milliseconds an image of ``side`` pixels of each method, the fastest of ``rounds``: columns method, ms, over_clahe.
+    """Time of each method on one image, the fastest of ``rounds``.
 
-    The image is enlarged to that side. The batched form is measured on 8 copies, on one thread.
+    Args:
+        image: (H,W,3) uint8, enlarged to ``side`` pixels.
+        side: pixels.
+        params: ALHE's settings.
+        rounds: interleaved repetitions.
+
+    Returns:
+        Columns method, ms (per image), over_clahe (times CLAHE 2). The batched form runs on 8 copies, on one thread.
     """
     big = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
     batch = torch.from_numpy(big).permute(2, 0, 1)[None].repeat(8, 1, 1, 1)
     timed: dict[str, tuple[Any, int]] = {
-        name: (lambda method=method: method(big), 1)
-        for name, method in peers.methods(params).items()
-        if name != "input"
+        name: (partial(method, big), 1) for name, method in methods(params).items() if name != "input"
     }
     timed["ALHE, batch of 8 (torch)"] = (partial(enhance_cells, batch, params), 8)
     seconds = dict.fromkeys(timed, float("inf"))
@@ -182,66 +248,3 @@ def cost(image: NDArray[np.uint8], side: int, params: EnhanceParams, rounds: int
     return pd.DataFrame(
         [{"method": name, "ms": s * 1e3, "over_clahe": s / seconds["CLAHE 2"]} for name, s in seconds.items()]
     ).sort_values("ms", ignore_index=True)
-
-
-def record_quality(stage: Recorder, summary: pd.DataFrame) -> None:
-    """Put the means of input, ALHE and CLAHE 2 into the stage's metrics: ``ssim_alhe``, ``cnr_cytoplasm_input``, …"""
-    short = {"input": "input", "ALHE": "alhe", "CLAHE 2": "clahe_2"}
-    kept = summary[summary["method"].isin(list(short)) & np.isfinite(summary["value"])]
-    for method, measure, value, low, high, n in kept.itertuples(index=False, name=None):
-        stage.record(f"{measure}_{short[method]}", float(value), float(low), float(high), int(n))
-
-
-def enhance_all(cells: CellSet, params: AlheParams) -> tuple[Tensor, float]:
-    """Every cell of every part enhanced, (N,3,S,S) uint8, and milliseconds a cell.
-
-    An image is enhanced from itself alone, so that no part learns anything from another.
-    """
-    start = time.perf_counter()
-    enhanced = enhance_cells(cells.images, params, params.batch)
-    return enhanced, (time.perf_counter() - start) * 1e3 / max(len(cells), 1)
-
-
-def changed_share(before: Tensor, after: Tensor) -> float:
-    """Share of the cells in which at least one pixel changed."""
-    return float((before != after).flatten(1).any(dim=1).double().mean())
-
-
-def pairs_by_class(
-    cells: CellSet, enhanced: Tensor, shown: int, seed: int
-) -> dict[str, list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]]:
-    """For each class that training has: ``shown`` cells, before and after."""
-    train = cells.indices("train").numpy()
-    drawn = numpy_rng(seed, "alhe", "pairs").permutation(train)
-    pairs = {}
-    for label, name in enumerate(cells.classes):
-        chosen = torch.from_numpy(drawn[cells.labels.numpy()[drawn] == label][:shown])
-        if len(chosen):
-            both = zip(to_arrays(cells.images[chosen]), to_arrays(enhanced[chosen]), strict=True)
-            pairs[name] = list(both)
-    return pairs
-
-
-def to_switch(
-    sample: Sample, params: EnhanceParams, limit: int = 15
-) -> tuple[dict[str, NDArray[np.uint8]], list[str], dict[str, str]]:
-    """The sample's first cells under every method, at most 64 pixels wide: pictures, captions, and what is said."""
-    first = sample.first(limit)
-    pictures = {}
-    for name, method in peers.methods(params).items():
-        pictures[name] = np.stack([_at_most(method(image), 64) for image in first.images])
-    return pictures, [label.replace("_", " ") for label in first.labels], peers.SAID
-
-
-def _at_most(image: NDArray[Any], side: int) -> NDArray[Any]:
-    return image if len(image) <= side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-
-
-def by_method(sample: Sample, params: EnhanceParams) -> dict[str, dict[str, NDArray[np.uint8]]]:
-    """One cell of each class in the sample under every method: class -> method -> image."""
-    firsts = {label: k for k, label in reversed(list(enumerate(sample.labels)))}
-    methods = peers.methods(params)
-    return {
-        label: {name: method(sample.images[firsts[label]]) for name, method in methods.items()}
-        for label in sorted(firsts)
-    }

@@ -188,7 +188,8 @@ def _predict(images: list[Path], model: Path) -> pd.DataFrame:
     trained = read_card(model)
     if not trained.enhanced:
         return predict_files(images, model)
-    settings = EnhanceParams(**trained.alhe_settings)
+    current = EnhanceParams.RENAMED  # a model's card may have a setting's earlier name
+    settings = EnhanceParams(**{current.get(name, name): value for name, value in trained.alhe_settings.items()})
     return predict_files(images, model, lambda image: alhe(image, settings))
 
 

@@ -1,4 +1,4 @@
-"""Figures of the chapter on enhancement; they take arrays and data frames only."""
+"""Figures of chapter 2, ALHE, drawn from arrays and data frames."""
 
 from __future__ import annotations
 
@@ -20,18 +20,25 @@ def one_tile(
     image: NDArray[np.uint8],
     borders: tuple[Sequence[float], Sequence[float]],
     box: tuple[int, int, int, int],
-    raw: NDArray[Any],
+    histogram: NDArray[Any],
     slopes: NDArray[Any],
     floor: NDArray[Any],
-    kappa: float,
+    clip_limit: float,
     shift: NDArray[Any],
-    plain_shift: NDArray[Any],
+    shift_without_floor: NDArray[Any],
 ) -> Figure:
-    """A cell with its tile grid; one tile's histogram, clipped and refilled; the curve that follows.
+    """A cell with its tile grid; one tile's histogram, clipped and redistributed; the tone curve that follows.
 
-    image (H,W,3); borders: pixel rows and columns between tiles; box: top, left, height, width of the tile;
-    raw, slopes, floor (256,): histogram over its mean, after redistribution, and its least values;
-    shift, plain_shift (257,): by how many grey levels the curve moves each level, with and without the floor.
+    Args:
+        image: (H,W,3) uint8.
+        borders: pixel rows and pixel columns between tiles.
+        box: top, left, height and width of the tile, pixels.
+        histogram: (256,) counts over the mean count.
+        slopes: (256,) the same after redistribution.
+        floor: (256,) least slopes.
+        clip_limit: mean bin counts.
+        shift: (257,) grey levels by which the curve shifts each level.
+        shift_without_floor: (257,) the same without the contrast floor.
     """
     fig, (left, middle, right) = new_figure(9.2, 3.4, 1, 3, width_ratios=(0.9, 1.25, 1.1))
     left.imshow(image, interpolation="nearest")
@@ -39,33 +46,33 @@ def one_tile(
         left.axhline(row - 0.5, color="white", lw=0.7, alpha=0.8)
     for column in borders[1]:
         left.axvline(column - 0.5, color="white", lw=0.7, alpha=0.8)
-    top, start, height, width = box
-    left.add_patch(Rectangle((start - 0.5, top - 0.5), width, height, fill=False, ec=ORANGE, lw=2.5))
+    top, left_edge, height, width = box
+    left.add_patch(Rectangle((left_edge - 0.5, top - 0.5), width, height, fill=False, ec=ORANGE, lw=2.5))
     left.set_xlim(-0.5, image.shape[1] - 0.5)
     left.set_ylim(image.shape[0] - 0.5, -0.5)
-    image_axes(left, "a  tiles; the busiest in orange")
+    image_axes(left, "a  tiles; the most active in orange")
 
     levels = np.arange(256)
-    ceiling = max(2.4 * kappa, 2.5)
+    ceiling = max(2.4 * clip_limit, 2.5)
     occupied = np.flatnonzero(floor > 0)
     if len(occupied):
         middle.axvspan(occupied[0], occupied[-1] + 1, color=GREEN, alpha=0.1, lw=0)
         middle.hlines(floor.max(), occupied[0], occupied[-1] + 1, color=GREEN, ls="--", lw=1.3, label="contrast floor")
     middle.fill_between(
-        levels, np.minimum(raw, ceiling), step="post", color=PALETTE[6], alpha=0.45, lw=0, label="counted"
+        levels, np.minimum(histogram, ceiling), step="post", color=PALETTE[6], alpha=0.45, lw=0, label="counted"
     )
-    middle.step(levels, slopes, where="post", color=BLUE, lw=1.6, label="clipped, refilled")
-    middle.axhline(kappa, color=ORANGE, lw=1.3, ls="-.", label=f"clip factor {kappa:.2f}")
+    middle.step(levels, slopes, where="post", color=BLUE, lw=1.6, label="clipped, redistributed")
+    middle.axhline(clip_limit, color=ORANGE, lw=1.3, ls="-.", label=f"clip limit {clip_limit:.2f}")
     middle.set_ylim(0, ceiling)
     middle.set_xlim(0, 256)
     middle.set_xlabel("lightness (grey levels, 0 to 256)")
-    middle.set_ylabel("pixels, over the mean bin")
+    middle.set_ylabel("pixels (mean bin counts)")
     middle.set_title("b  the tile's histogram", fontsize=8)
     middle.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
     edges = np.arange(257)
     right.plot([0, 256], [0, 256], color=PALETTE[6], lw=1, ls=":", label="no change")
-    right.plot(edges, edges + plain_shift, color=ORANGE, lw=1.4, ls="--", label="without the floor")
+    right.plot(edges, edges + shift_without_floor, color=ORANGE, lw=1.4, ls="--", label="without the floor")
     right.plot(edges, edges + shift, color=BLUE, lw=1.8, label="ALHE")
     right.set_xlim(0, 256)
     right.set_ylim(0, 256)
@@ -79,14 +86,19 @@ def one_tile(
 
 def maps(
     image: NDArray[np.uint8],
-    kappa: NDArray[Any],
+    clip_limits: NDArray[Any],
     gain: NDArray[Any],
     shift: NDArray[Any],
     enhanced: NDArray[np.uint8],
 ) -> Figure:
-    """The way from input to output: clip factors of the tiles, gain, shift of lightness, result.
+    """From input to output: clip limits of the tiles, gain, shift of lightness, result.
 
-    image, enhanced (H,W,3) uint8; kappa (rows, columns); gain (H,W) in [0,1]; shift (H,W) grey levels.
+    Args:
+        image: (H,W,3) uint8.
+        clip_limits: (rows, columns) mean bin counts.
+        gain: (H,W) in [0,1].
+        shift: (H,W) grey levels.
+        enhanced: (H,W,3) uint8.
     """
     fig, axes = new_figure(9.6, 2.5, 1, 5)
     height, width = image.shape[:2]
@@ -94,13 +106,13 @@ def maps(
     image_axes(axes[0], "input")
     reach = max(float(np.abs(shift).max()), 1e-3)
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    drawn: list[tuple[Any, NDArray[Any], str, dict[str, Any]]] = [
-        (axes[1], kappa, "clip factor per tile", {"cmap": "viridis", "vmin": 1}),
+    panels: list[tuple[Any, NDArray[Any], str, dict[str, Any]]] = [
+        (axes[1], clip_limits, "clip limit per tile", {"cmap": "viridis", "vmin": 1}),
         (axes[2], gain, "gain (where stain is)", {"cmap": "cividis", "vmin": 0, "vmax": 1}),
         (axes[3], shift, "shift (grey levels)", {"cmap": "RdBu", "vmin": -reach, "vmax": reach}),
     ]
-    for ax, values, title, look in drawn:
-        mesh = ax.imshow(values, interpolation="nearest", extent=extent, **look)
+    for ax, values, title, style in panels:
+        mesh = ax.imshow(values, interpolation="nearest", extent=extent, **style)
         image_axes(ax, title)
         bar = fig.colorbar(mesh, ax=ax, orientation="horizontal", shrink=0.85, aspect=18, pad=0.03)
         bar.ax.tick_params(labelsize=7)
@@ -110,7 +122,7 @@ def maps(
 
 
 def before_after(pairs: Mapping[str, Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]]) -> Figure:
-    """A row a class; each cell before and, right of it, after. pairs: class name -> [(before, after), …]."""
+    """One row per class; each cell before and, right of it, after. ``pairs``: class -> [(before, after), …]."""
     across = max(len(row) for row in pairs.values())
     fig, axes = new_figure(0.9 + 1.9 * across, 0.3 + 1.0 * len(pairs), len(pairs), across, squeeze=False)
     for line, (ax_row, (name, row)) in enumerate(zip(axes, pairs.items(), strict=True)):
@@ -129,7 +141,7 @@ def before_after(pairs: Mapping[str, Sequence[tuple[NDArray[np.uint8], NDArray[n
 
 
 def side_by_side(rows: Mapping[str, Mapping[str, NDArray[np.uint8]]]) -> Figure:
-    """A row a cell, a column a method. rows: cell name -> method name -> image (H,W,3)."""
+    """One row per cell, one column per method. ``rows``: cell -> method -> image (H,W,3)."""
     names = list(next(iter(rows.values())))
     fig, axes = new_figure(0.8 + 1.2 * len(names), 0.35 + 1.2 * len(rows), len(rows), len(names), squeeze=False)
     for line, (ax_row, (cell, images)) in enumerate(zip(axes, rows.items(), strict=True)):
@@ -141,14 +153,17 @@ def side_by_side(rows: Mapping[str, Mapping[str, NDArray[np.uint8]]]) -> Figure:
 
 
 def trade_off(table: pd.DataFrame, labels: Sequence[str], chosen: float, goals: tuple[float, float] | None) -> Figure:
-    """What is kept over what is gained, a curve a variant, clip factors along it; 95 % intervals.
+    """What is kept against what is gained, one curve per variant with clip limits along it; 95 % intervals.
 
-    table: columns variant, kappa_max, x, y and their _low, _high; labels of both axes; ``chosen`` kappa_max is ringed;
-    ``goals``: least x and y that are wanted, or None.
+    Args:
+        table: columns variant, clip_limit, x, x_low, x_high, y, y_low, y_high.
+        labels: of both axes.
+        chosen: the clip limit that is ringed.
+        goals: least x and y that are wanted, or None.
     """
     fig, ax = new_figure(6.4, 3.9)
     for position, (variant, part) in enumerate(table.groupby("variant", sort=False)):
-        part = part.sort_values("kappa_max")
+        part = part.sort_values("clip_limit")
         error = [
             np.abs(part[[f"{axis}_low", f"{axis}_high"]].to_numpy().T - part[axis].to_numpy()) for axis in ("x", "y")
         ]
@@ -157,12 +172,14 @@ def trade_off(table: pd.DataFrame, labels: Sequence[str], chosen: float, goals: 
             part["x"], part["y"], xerr=error[0], yerr=error[1], color=colour, marker=MARKERS[position], ms=5,
             lw=1.6, elinewidth=0.6, capsize=2, label=str(variant), ls=("-", "--", ":")[position % 3],
         )  # fmt: skip
-        for kappa, x, y in part[["kappa_max", "x", "y"]].to_numpy(dtype=float)[1:]:
+        for clip_limit, x, y in part[["clip_limit", "x", "y"]].to_numpy(dtype=float)[1:]:
             if position < 2:
-                ax.annotate(f"{kappa:g}", (x, y), xytext=(5, 6), textcoords="offset points", fontsize=7, color=colour)
-        here = part[part["kappa_max"] == chosen]
-        if position == 0 and len(here):
-            ax.plot(here["x"], here["y"], marker="o", ms=13, mfc="none", mec=INK, mew=1.3, ls="", label="chosen")
+                ax.annotate(
+                    f"{clip_limit:g}", (x, y), xytext=(5, 6), textcoords="offset points", fontsize=7, color=colour
+                )
+        ringed = part[part["clip_limit"] == chosen]
+        if position == 0 and len(ringed):
+            ax.plot(ringed["x"], ringed["y"], marker="o", ms=13, mfc="none", mec=INK, mew=1.3, ls="", label="chosen")
     if goals is not None:
         ax.axvline(goals[0], color=PALETTE[6], lw=1, ls=":")
         ax.axhline(goals[1], color=PALETTE[6], lw=1, ls=":", label="goal: right of and above")
@@ -172,16 +189,18 @@ def trade_off(table: pd.DataFrame, labels: Sequence[str], chosen: float, goals: 
     return fig
 
 
-def entropy_misleads(summary: pd.DataFrame, judge: str, judge_label: str) -> Figure:
-    """A point a method: entropy against a measure that knows better; 95 % intervals.
+def entropy_misleads(summary: pd.DataFrame, measure: str, label: str) -> Figure:
+    """Entropy against a measure of quality, one point per method; 95 % intervals.
 
-    summary: columns method, measure, value, low, high; ``judge`` is the measure on the vertical axis.
+    Args:
+        summary: columns method, measure, value, low, high.
+        measure: on the vertical axis.
+        label: of the vertical axis.
     """
     table = summary.set_index(["measure", "method"])
     fig, ax = new_figure(6.2, 3.6)
-    order = list(dict.fromkeys(summary["method"]))
-    for position, method in enumerate(order):
-        x, y = table.loc[("entropy", method)], table.loc[(judge, method)]
+    for position, method in enumerate(dict.fromkeys(summary["method"])):
+        x, y = table.loc[("entropy", method)], table.loc[(measure, method)]
         ax.errorbar(
             x["value"], y["value"],
             xerr=[[max(x["value"] - x["low"], 0)], [max(x["high"] - x["value"], 0)]],
@@ -190,22 +209,22 @@ def entropy_misleads(summary: pd.DataFrame, judge: str, judge_label: str) -> Fig
             elinewidth=0.8, ls="", label=method,
         )  # fmt: skip
     ax.set_xlabel('entropy of lightness (bits): "more information" to the right')
-    ax.set_ylabel(judge_label)
+    ax.set_ylabel(label)
     fig.legend(loc="outside right upper")
     return fig
 
 
 def cost(table: pd.DataFrame, side: int) -> Figure:
-    """Milliseconds an image by method, log scale. table: columns method, ms, over_clahe."""
+    """Milliseconds per image by method, log scale. ``table``: columns method, ms, over_clahe."""
     fig, ax = new_figure(6.4, 0.7 + 0.33 * len(table))
     table = table.sort_values("ms", ascending=False)
-    ours = table["method"].str.startswith("ALHE")
-    ax.barh(table["method"], table["ms"], color=np.where(ours, BLUE, PALETTE[6]).tolist())
+    is_alhe = table["method"].str.startswith("ALHE")
+    ax.barh(table["method"], table["ms"], color=np.where(is_alhe, BLUE, PALETTE[6]).tolist())
     for position, (ms, ratio) in enumerate(table[["ms", "over_clahe"]].to_numpy(dtype=float)):
         ax.text(ms, position, f" {ms:.3g} ms ({ratio:.1f}x CLAHE 2)", va="center", fontsize=7)
     ax.set_xscale("log")
     ax.set_xlim(right=float(table["ms"].max()) * 6)
-    ax.set_xlabel(f"milliseconds an image of {side} x {side} pixels (fastest of several, log scale)")
+    ax.set_xlabel(f"milliseconds per image of {side} x {side} pixels (fastest of several, log scale)")
     return fig
 
 
@@ -215,22 +234,27 @@ def ablation(
     helps: str = "enhancement helps",
     heading: str = "test images",
 ) -> Figure:
-    """Differences in a score by condition, an arm a colour, with intervals, about the line of no difference.
+    """Differences in a score by condition, one colour per arm, with intervals, about the line of no difference.
 
-    table: columns condition, arm, value, low, high (shares; drawn in points). An arm whose interval holds zero is hollow.
+    Args:
+        table: columns condition, arm, value, low, high, as shares; drawn in percentage points. A marker is hollow where
+            the interval holds zero.
+        score: name of the score, for the axis.
+        helps: what a difference above zero means, for the axis.
+        heading: label of the conditions.
     """
     conditions, arms = list(dict.fromkeys(table["condition"])), list(dict.fromkeys(table["arm"]))
     fig, ax = new_figure(6.6, 1.2 + 0.17 * len(conditions) * (len(arms) + 1))
-    room = 0.8 / len(arms)
+    spacing = 0.8 / len(arms)
     for k, arm in enumerate(arms):
         part = table[table["arm"] == arm].set_index("condition").reindex(conditions)
         value, low, high = (100 * part[name].to_numpy(dtype=float) for name in ("value", "low", "high"))
-        place = np.arange(len(conditions)) + (k - (len(arms) - 1) / 2) * room
+        y = np.arange(len(conditions)) + (k - (len(arms) - 1) / 2) * spacing
         colour = PALETTE[k % len(PALETTE)]
-        ax.hlines(place, low, high, color=colour, lw=1.4)
-        sure = (low > 0) | (high < 0)
-        for chosen, face in ((sure, colour), (~sure, PAPER)):
-            ax.plot(value[chosen], place[chosen], MARKERS[k], mfc=face, mec=colour, mew=1.3, ms=5.5, ls="")
+        ax.hlines(y, low, high, color=colour, lw=1.4)
+        clear = (low > 0) | (high < 0)
+        for chosen, face in ((clear, colour), (~clear, PAPER)):
+            ax.plot(value[chosen], y[chosen], MARKERS[k], mfc=face, mec=colour, mew=1.3, ms=5.5, ls="")
         ax.plot([], [], MARKERS[k], color=colour, ms=5.5, ls="-", label=arm)
     ax.axvline(0, color=INK, lw=0.8)
     for k in range(1, len(conditions)):

@@ -1,4 +1,4 @@
-"""The settings: strict, ordered, and importable without the heavy packages."""
+"""The settings: strict, ordered, and importable without heavy packages."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from leuk_lib.runs.params import check
 @pytest.mark.parametrize(
     "values",
     [
-        {"kappa_max": 0.5},
+        {"clip_limit": 0.5},
         {"contrast_floor": 1.1},
         {"gain_box": 4},
         {"entropy_low": 0.8},
         {"gain_low": 98.0},
-        {"kapa_max": 2.0},
+        {"cliplimit": 2.0},
         {"tiles": "4"},
     ],
 )
-def test_refused(values):
+def test_invalid_settings_raise(values):
     with pytest.raises(ValidationError):
         EnhanceParams(**values)
 
 
 def test_stage_parameters_are_enhancement_settings():
-    params = check("alhe", AlheParams, {"kappa_max": 3.0, "run": "r"})
-    assert isinstance(params, EnhanceParams) and params.kappa_max == 3.0
+    params = check("alhe", AlheParams, {"clip_limit": 3.0, "run": "r"})
+    assert isinstance(params, EnhanceParams) and params.clip_limit == 3.0
     assert EnhanceParams() == EnhanceParams(
         **{name: getattr(AlheParams(), name) for name in EnhanceParams.model_fields}
     )
-    with pytest.raises(LeukError, match="did you mean 'kappa_max'"):
-        check("alhe", AlheParams, {"kapa_max": 3.0})
+    for name, present in {"cliplimit": "clip_limit", **AlheParams.RENAMED}.items():
+        with pytest.raises(LeukError, match=f"did you mean '{present}'"):
+            check("alhe", AlheParams, {name: 3})
 
 
 def test_parameters_load_nothing_heavy():

@@ -1,4 +1,4 @@
-"""The measures mean what they say, and ALHE reaches its goal on cells whose masks experts drew."""
+"""What the measures mean, and that ALHE reaches its goal on cells with expert masks."""
 
 from __future__ import annotations
 
@@ -8,38 +8,37 @@ import pandas as pd
 import pytest
 
 from alhe.toys import cell
-from leuk_lib.alhe import baselines as peers
-from leuk_lib.alhe import quality
+from leuk_lib.alhe import baselines, quality
 from leuk_lib.runs.errors import LeukError
 
 
-def test_the_input_measures_as_itself():
+def test_unchanged_image():
     image, mask = cell(80, 80)
-    found = quality.measure(image, image, mask)
-    assert set(found) == set(quality.MEASURES)
+    values = quality.measure(image, image, mask)
+    assert set(values) == set(quality.MEASURES)
     for name in ("texture_ratio", "spread_ratio", "background_ratio", "ssim"):
-        assert found[name] == pytest.approx(1)
-    assert found["ambe"] == 0
+        assert values[name] == pytest.approx(1)
+    assert values["ambe"] == 0
 
 
 def test_cnr_by_hand():
     values = np.r_[np.tile([1.0, 3.0], 10), np.tile([9.0, 11.0], 10)]
-    one = np.arange(40) < 20
+    first = np.arange(40) < 20
     # Means 2 and 10, both deviations 1.
-    assert quality.cnr(values, one, ~one) == pytest.approx(8)
-    assert np.isnan(quality.cnr(values, one, np.zeros(40, bool)))
+    assert quality.cnr(values, first, ~first) == pytest.approx(8)
+    assert np.isnan(quality.cnr(values, first, np.zeros(40, bool)))
 
 
-def test_auc_is_sklearns():
+def test_auc_equals_sklearns():
     from sklearn.metrics import roc_auc_score
 
     image, mask = cell(48, 48)
     darkness = -quality.lightness(image)
-    found = quality.measure(image, image, mask)["auc_nucleus"]
-    assert found == pytest.approx(roc_auc_score((mask == 255).ravel(), darkness.ravel()))
+    auc = quality.measure(image, image, mask)["auc_nucleus"]
+    assert auc == pytest.approx(roc_auc_score((mask == 255).ravel(), darkness.ravel()))
 
 
-def test_noise_wins_entropy_and_loses_everything_else():
+def test_noise_raises_entropy_and_worsens_every_other_measure():
     image, mask = cell(80, 80)
     noisy = np.clip(image + np.random.default_rng(0).normal(0, 25, image.shape), 0, 255).astype(np.uint8)
     clean, worse = quality.measure(image, image, mask), quality.measure(image, noisy, mask)
@@ -49,12 +48,12 @@ def test_noise_wins_entropy_and_loses_everything_else():
     assert worse["background_ratio"] > 1.5
 
 
-def test_cells_without_a_region_are_left_out_not_counted():
+def test_cells_without_a_region_are_left_out_of_the_mean():
     image, mask = cell(64, 64)
     table = quality.compare(
         np.stack([image, image]),
         np.stack([mask, np.zeros_like(mask)]),
-        {"input": peers.unchanged},
+        {"input": baselines.identity},
         ["a", "b"],
         ["p", "q"],
     )
@@ -63,11 +62,11 @@ def test_cells_without_a_region_are_left_out_not_counted():
     assert np.isfinite(summary.loc["cnr_cytoplasm", "value"])
 
 
-def test_without_masks_only_what_needs_none():
+def test_measures_without_masks():
     image, _ = cell(32, 32)
-    table = quality.compare(image[None], None, peers.methods(), ["a"], ["p"])
+    table = quality.compare(image[None], None, baselines.methods(), ["a"], ["p"])
     assert set(quality.MEASURES) & set(table.columns) == {"ambe", "ssim", "entropy"}
-    assert "ssim" in quality.wide(quality.summarise(table, seed=0))
+    assert "ssim" in quality.summary_table(quality.summarise(table, seed=0))
 
 
 def test_summary_ratio_and_interval():
@@ -89,32 +88,32 @@ def test_summary_ratio_and_interval():
     pd.testing.assert_frame_equal(quality.summarise(table, 3), quality.summarise(table, 3))
 
 
-def test_shapes_must_fit():
+def test_different_shapes_raise():
     image, mask = cell(32, 32)
     with pytest.raises(LeukError, match="shapes differ"):
         quality.measure(image, image, mask[:-1])
 
 
-def test_peers_keep_shape_and_type():
+def test_methods_keep_shape_and_type():
     image, _ = cell(40, 56)
-    for name, method in peers.methods().items():
+    for name, method in baselines.methods().items():
         out = method(image)
         assert out.shape == image.shape and out.dtype == np.uint8, name
 
 
-def test_the_goal_on_masked_cells(real_data):
+def test_alhe_reaches_its_goal_on_masked_cells(real_data):
     """Nucleus/cytoplasm contrast not below the input's, texture >= 1.25, background deviation <= 1.05."""
     rows = []
     files = sorted((real_data / "tecom_wbc").glob("*/tecom_*.png"))
-    methods = {name: peers.methods()[name] for name in ("input", "ALHE")}
+    methods = {name: baselines.methods()[name] for name in ("input", "ALHE")}
     for file in [file for file in files if file.parent.name != "masks"][::2]:
         image = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
         mask = cv2.imread(str(real_data / "tecom_wbc" / "masks" / file.name), cv2.IMREAD_GRAYSCALE)
         rows.append(quality.compare(image[None], mask[None], methods, [file.parent.name], [file.stem]))
     summary = quality.summarise(pd.concat(rows), seed=0).pivot(index="method", columns="measure", values="value")
-    ours, given = summary.loc["ALHE"], summary.loc["input"]
+    enhanced, original = summary.loc["ALHE"], summary.loc["input"]
     assert len(rows) == 103
-    assert ours["cnr_cytoplasm"] >= given["cnr_cytoplasm"]
-    assert ours["texture_ratio"] >= 1.25 and ours["spread_ratio"] >= 1.25
-    assert ours["background_ratio"] <= 1.05
-    assert ours["auc_nucleus"] >= given["auc_nucleus"] - 0.001
+    assert enhanced["cnr_cytoplasm"] >= original["cnr_cytoplasm"]
+    assert enhanced["texture_ratio"] >= 1.25 and enhanced["spread_ratio"] >= 1.25
+    assert enhanced["background_ratio"] <= 1.05
+    assert enhanced["auc_nucleus"] >= original["auc_nucleus"] - 0.001

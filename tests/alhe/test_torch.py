@@ -1,4 +1,4 @@
-"""The batched form: the NumPy one's twin, and each image's result its own."""
+"""The batched form: agrees with the NumPy form, and no image depends on its batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alhe.toys import cell
-from leuk_lib.alhe import colour, lut, torch_alhe, torch_colour
+from leuk_lib.alhe import colour, lut, torch_alhe
 from leuk_lib.alhe.enhance import alhe
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.alhe.torch_alhe import ALHE, alhe_batch, enhance_cells
@@ -24,15 +24,15 @@ def batch_of(images: list[np.ndarray]) -> torch.Tensor:
 @pytest.mark.parametrize("shape", [(64, 64), (33, 57), (8, 12), (121, 100)])
 @pytest.mark.parametrize(
     "params",
-    [EnhanceParams(), EnhanceParams(kappa_max=4.0, contrast_floor=0.0, spread_limit=90.0, gain_box=15, tiles=6)],
+    [EnhanceParams(), EnhanceParams(clip_limit=4.0, contrast_floor=0.0, spread_limit=90.0, gain_box=15, tiles=6)],
 )
 def test_agrees_with_numpy(shape, params):
     images = [cell(*shape, seed)[0] for seed in range(6)]
     images.append(np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8))
-    ours = alhe_batch(batch_of(images), params).permute(0, 2, 3, 1).numpy().astype(int)
-    theirs = np.stack([alhe(image, params) for image in images])
-    assert np.abs(ours - theirs).max() <= 1
-    assert min(shape) < 32 or (ours != np.stack(images)).any()
+    batched = alhe_batch(batch_of(images), params).permute(0, 2, 3, 1).numpy().astype(int)
+    single = np.stack([alhe(image, params) for image in images])
+    assert np.abs(batched - single).max() <= 1
+    assert min(shape) < 32 or (batched != np.stack(images)).any()
     real = alhe_batch(batch_of(images).float() / 255, params).permute(0, 2, 3, 1).numpy()
     exact = np.stack([alhe(image.astype(np.float32) / 255, params) for image in images])
     assert np.abs(real - exact).max() <= 1 / 255
@@ -49,63 +49,63 @@ def test_agrees_on_real_cells(real_data):
             )
             for file in files
         ]
-        ours = alhe_batch(batch_of(images)).permute(0, 2, 3, 1).numpy().astype(int)
-        assert np.abs(ours - np.stack([alhe(image) for image in images])).max() <= 1
+        batched = alhe_batch(batch_of(images)).permute(0, 2, 3, 1).numpy().astype(int)
+        assert np.abs(batched - np.stack([alhe(image) for image in images])).max() <= 1
 
 
-def test_batch_is_one_by_one():
+def test_batch_equals_one_by_one():
     images = batch_of([cell(48, 48, seed)[0] for seed in range(7)])
     whole = enhance_cells(images)
     for size in (1, 2, 5):
-        assert torch.equal(enhance_cells(images, batch=size), whole)
+        assert torch.equal(enhance_cells(images, batch_size=size), whole)
     assert torch.equal(enhance_cells(images.flip(0)), whole.flip(0))
     real = images.float() / 255
     assert torch.equal(alhe_batch(real), torch.cat([alhe_batch(image[None]) for image in real]))
 
 
-def test_chunks_are_the_whole(monkeypatch):
+def test_chunks_do_not_matter(monkeypatch):
     images = batch_of([cell(40, 56, seed)[0] for seed in range(5)])
     whole = alhe_batch(images)
     for chunk in (1, 5000):
-        monkeypatch.setattr(torch_alhe, "CHUNK", chunk)
+        monkeypatch.setattr(torch_alhe, "CHUNK_PIXELS", chunk)
         assert torch.equal(alhe_batch(images), whole)
 
 
 @given(st.integers(0, 1000), st.floats(1, 10), st.floats(0, 1))
 @settings(deadline=None, max_examples=40)
-def test_redistribution_is_the_numpy_one(seed, cap, least):
-    """Newton's steps find what `lut.redistribute` finds, also for rows of one full bin."""
+def test_redistribution_agrees_with_numpy(seed, clip_limit, least):
+    """Also for rows with one full bin."""
     rng = np.random.default_rng(seed)
-    slopes = rng.dirichlet(np.full(256, 0.02), 5) * 256
-    slopes[0] = 256 * np.eye(256)[seed % 256]
+    histogram = rng.dirichlet(np.full(256, 0.02), 5) * 256
+    histogram[0] = 256 * np.eye(256)[seed % 256]
     floor = np.where(np.arange(256) < seed % 256, least, 0.0)
-    caps = np.array([cap, 1.0, 1 + cap, 40.0, 2.0])[:, None]
-    exact = lut.redistribute(slopes, floor, caps)
-    rows = (torch.from_numpy(item).float() for item in (slopes, np.tile(floor, (5, 1)), caps))
-    found = torch_alhe._redistribute(*rows).numpy()
-    np.testing.assert_allclose(found.cumsum(1), exact.cumsum(1), atol=2e-3)
+    limits = np.array([clip_limit, 1.0, 1 + clip_limit, 40.0, 2.0])[:, None]
+    exact = lut.redistribute(histogram, floor, limits)
+    rows = (torch.from_numpy(item).float() for item in (histogram, np.tile(floor, (5, 1)), limits))
+    slopes = torch_alhe._redistribute(*rows).numpy()
+    np.testing.assert_allclose(slopes.cumsum(1), exact.cumsum(1), atol=2e-3)
 
 
-def test_kappa_one_is_the_identity():
+def test_clip_limit_one_is_the_identity():
     images = torch.rand(3, 3, 40, 24, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    enhanced = ALHE(EnhanceParams(kappa_max=1.0))(images)
+    enhanced = ALHE(EnhanceParams(clip_limit=1.0))(images)
     assert torch.equal(enhanced, images) and not enhanced.requires_grad
 
 
-def test_every_colour_comes_back_where_nothing_moves():
-    """All 2^24 colours of 8 bits: neither form puts an unmoved pixel's own colour back, since none needs to."""
+def test_shift_of_zero_returns_every_8_bit_colour():
+    """All 2^24 colours: both forms rely on this and do not copy unshifted pixels."""
     green, blue = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8), indexing="ij")
-    still = np.zeros((256, 256), np.float32)
+    zero = np.zeros((256, 256), np.float32)
     for red in range(256):
         colours = np.dstack([np.full_like(green, red), green, blue])
-        assert (colour.moved(colour.light_of(colours), still) == colours).all()
+        assert (colour.shift_lightness(colour.to_xyz(colours), zero) == colours).all()
         images = torch.from_numpy(colours).permute(2, 0, 1)[None].contiguous()
-        assert torch.equal(torch_colour.coded(torch_colour.roots_of_codes(images.int())), images)
+        assert torch.equal(torch_alhe._codes_of_roots(torch_alhe._roots_of_codes(images.int())), images)
 
 
 def test_module_has_no_state_and_keeps_type_and_shape():
     module = ALHE()
-    assert not list(module.parameters()) and not module.state_dict() and "kappa_max" in repr(module)
+    assert not list(module.parameters()) and not module.state_dict() and "clip_limit" in repr(module)
     for dtype in (torch.uint8, torch.float32, torch.float64, torch.float16):
         images = batch_of([cell(32, 40)[0]])
         images = images if dtype == torch.uint8 else (images / 255).to(dtype)
@@ -114,7 +114,7 @@ def test_module_has_no_state_and_keeps_type_and_shape():
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "message"),
     [
         (torch.zeros(3, 16, 16), "expected a batch"),
         (torch.zeros(0, 3, 16, 16), "empty"),
@@ -125,8 +125,8 @@ def test_module_has_no_state_and_keeps_type_and_shape():
         (torch.full((1, 3, 16, 16), 2.0), "must be in"),
     ],
 )
-def test_refused_in_one_line(images, said):
-    with pytest.raises(LeukError, match=said):
+def test_invalid_batch_raises(images, message):
+    with pytest.raises(LeukError, match=message):
         alhe_batch(images)
 
 
@@ -134,5 +134,5 @@ def test_same_on_an_accelerator():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     images = batch_of([cell(64, 64, seed)[0] for seed in range(8)])
-    there = alhe_batch(images.cuda()).cpu()
-    assert (there.int() - alhe_batch(images).int()).abs().max() <= 1
+    on_gpu = alhe_batch(images.cuda()).cpu()
+    assert (on_gpu.int() - alhe_batch(images).int()).abs().max() <= 1

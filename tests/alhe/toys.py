@@ -1,4 +1,4 @@
-"""Pictures for the tests of ALHE: a blob that looks like a cell, and flat noise."""
+"""Toy images for the tests of ALHE: a blob that looks like a cell, and flat noise."""
 
 from __future__ import annotations
 

@@ -1,24 +1,24 @@
-"""What the chapter asks for: samples, cases, trade-off, cost; and its figures are drawn from them."""
+"""Chapter 2: samples, cases, trade-off, timing, and the figures drawn from them; its text agrees with the study."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from leuk_lib.alhe import baselines as peers
-from leuk_lib.alhe import quality
+from leuk_lib.alhe import baselines, quality
 from leuk_lib.alhe.params import AlheParams
-from leuk_lib.chapters import alhe as study
-from leuk_lib.data.loading import CellSet
+from leuk_lib.chapters import alhe as chapter
+from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.figures import alhe as figures
-from leuk_lib.runs.display import render
+from leuk_lib.studies.record import StudyRecord, load_record, record_file
 
-PARAMS = AlheParams(batch=16, measured=12, shown=2)
+PARAMS = AlheParams(batch_size=16, quality_cells=12, cells_per_class=2)
 
 
 @pytest.fixture(scope="module")
@@ -27,63 +27,132 @@ def cells() -> CellSet:
 
 
 def test_sample_is_training_cells_with_the_classes_in_turn(cells):
-    sample = study.draw_sample(cells, 8, seed=0)
-    train = {image.tobytes() for image in study.to_arrays(cells.images[cells.indices("train")])}
+    sample = chapter.draw_sample(cells, 8, seed=0)
+    train = {image.tobytes() for image in chapter.to_arrays(cells.images[cells.indices("train")])}
     assert all(image.tobytes() in train for image in sample.images)
     counts = [sample.labels.count(name) for name in set(cells.table["label"][cells.parts == "train"])]
     assert max(counts) - min(counts) <= 1
     assert sample.images.shape == (8, 32, 32, 3) and sample.masks is not None and sample.masks.shape == (8, 32, 32)
-    again = study.draw_sample(cells, 8, seed=0)
-    np.testing.assert_array_equal(sample.images, again.images)
+    np.testing.assert_array_equal(sample.images, chapter.draw_sample(cells, 8, seed=0).images)
 
 
 def test_every_cell_is_enhanced_in_its_place(cells):
-    enhanced, milliseconds = study.enhance_all(cells, PARAMS)
+    enhanced, milliseconds = chapter.enhance_all(cells, PARAMS)
     assert enhanced.shape == cells.images.shape and enhanced.dtype == torch.uint8 and milliseconds > 0
-    one = study.enhance_all(replace(cells, images=cells.images.flip(0)), PARAMS)[0]
-    assert torch.equal(one.flip(0), enhanced)
-    assert 0.9 < study.changed_share(cells.images, enhanced) <= 1
-    pairs = study.pairs_by_class(cells, enhanced, 2, seed=0)
+    reversed_order = chapter.enhance_all(replace(cells, images=cells.images.flip(0)), PARAMS)[0]
+    assert torch.equal(reversed_order.flip(0), enhanced)
+    assert 0.9 < chapter.changed_share(cells.images, enhanced) <= 1
+    pairs = chapter.before_and_after(cells, enhanced, 2, seed=0)
     assert set(pairs) == set(cells.table["label"][cells.parts == "train"])
     assert max(len(row) for row in pairs.values()) == 2
+    before, after = next(iter(pairs.values()))[0]
+    position = [k for k, image in enumerate(chapter.to_arrays(cells.images)) if (image == before).all()]
+    assert any((chapter.to_arrays(enhanced[[k]])[0] == after).all() for k in position)
+
+
+def test_most_active_tile_is_clipped_at_its_limit(cells):
+    sample = chapter.draw_sample(cells, 10, seed=0)
+    image, enhanced, maps = chapter.most_active_cell(sample, PARAMS)
+    tile = chapter.most_active_tile(maps, PARAMS)
+    assert (image != enhanced).any() and 1 < tile["clip_limit"] <= PARAMS.clip_limit
+    assert (tile["slopes"] <= tile["clip_limit"] + 1e-6).all() and (tile["slopes"] >= tile["floor"] - 1e-6).all()
+    assert tile["slopes"].sum() == pytest.approx(256) and tile["histogram"].sum() == pytest.approx(256)
+    assert_drawn(figures.one_tile(image, **tile))
+    assert_drawn(figures.maps(image, maps.clip_limits, maps.gain, maps.shift, enhanced))
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_the_chapters_tables_and_figures(cells, masked):
+def test_tables_figures_and_records(cells, masked):
     cells = cells if masked else replace(cells, masks=None)
-    sample = study.draw_sample(cells, 10, seed=0)
-    image, enhanced, maps = study.show_case(sample, PARAMS)
-    tile = study.busiest_tile(maps, PARAMS)
-    assert (tile.slopes <= tile.kappa + 1e-6).all() and tile.slopes.sum() == pytest.approx(256)
-    table = quality.compare(sample.images, sample.masks, peers.methods(PARAMS), sample.labels, sample.groups)
+    sample = chapter.draw_sample(cells, 10, seed=0)
+    table = quality.compare(sample.images, sample.masks, baselines.methods(PARAMS), sample.labels, sample.groups)
     summary = quality.summarise(table, 0)
-    traded = study.trade_off(sample, PARAMS, 0)
-    assert len(traded) == 3 * len(study.STRENGTHS)
-    still = traded[traded["kappa_max"] == 1]
-    assert np.allclose(still["y"], 1)  # kappa_max 1 is the input
-    labels = study.axes_of(sample)
-    costs = study.cost(image, 32, PARAMS, rounds=1)
-    drawn = [
-        figures.one_tile(
-            image, (maps.rows.borders, maps.columns.borders), tile.box, tile.raw, tile.slopes, tile.floor, tile.kappa,
-            tile.shift, tile.plain_shift,
-        ),
-        figures.maps(image, maps.kappa, maps.gain, maps.shift, enhanced),
-        figures.side_by_side(study.by_method(sample, PARAMS)),
-        figures.trade_off(traded, tuple(labels.values()), PARAMS.kappa_max, (1.25, 1.0) if masked else None),
-        figures.entropy_misleads(summary, list(labels)[1], "judge"),
-        figures.cost(costs, 32),
-    ]  # fmt: skip
-    for figure in drawn:
-        assert isinstance(figure, Figure) and len(render(figure).data) > 2000
+    trade_off = chapter.trade_off(sample, PARAMS, 0)
+    assert len(trade_off) == 3 * len(chapter.CLIP_LIMITS)
+    # At a clip limit of 1 the image is the input: its similarity, and its contrast over the input's, are 1.
+    assert np.allclose(trade_off.loc[trade_off["clip_limit"] == 1, "y"], 1)
+    measures = chapter.trade_off_measures(sample)
+    goals = (1.25, 1.0) if masked else None
+    assert_drawn(figures.trade_off(trade_off, tuple(measures.values()), PARAMS.clip_limit, goals))
+    assert_drawn(figures.entropy_misleads(summary, list(measures)[1], "quality"))
 
-    kept: dict[str, float] = {}
+    recorded: dict[str, float] = {}
 
     class Stage:
         def record(self, key: str, value: float, low: float, high: float, n: int) -> None:
             assert low <= value + 1e-9 and value <= high + 1e-9 and n > 0
-            kept[key] = value
+            recorded[key] = value
 
-    study.record_quality(Stage(), summary)
-    assert {"ssim_alhe", "ssim_input", "ssim_clahe_2"} <= set(kept)
-    assert ("cnr_cytoplasm_alhe" in kept) == masked
+    chapter.record_quality(Stage(), summary)
+    assert {"ssim_alhe", "ssim_input", "ssim_clahe_2"} <= set(recorded)
+    assert ("cnr_cytoplasm_alhe" in recorded) == masked
+
+
+def test_every_method_is_shown_described_and_timed(cells):
+    sample = chapter.draw_sample(cells, 10, seed=0)
+    names = list(baselines.methods())
+    rows = chapter.by_method(sample, PARAMS)
+    assert set(rows) == set(sample.labels) and all(list(row) == names for row in rows.values())
+    assert_drawn(figures.side_by_side(rows))
+    images, captions, descriptions = chapter.switch_images(sample, PARAMS, limit=4)
+    assert list(images) == names == list(descriptions) and len(captions) == 4
+    assert all(stack.shape == (4, 32, 32, 3) for stack in images.values())
+    costs = chapter.cost(sample.images[0], 32, PARAMS, rounds=1)
+    assert set(names) - {"input"} < set(costs["method"]) and (costs["ms"] > 0).all()
+    assert costs.set_index("method").at["CLAHE 2", "over_clahe"] == 1
+    assert_drawn(figures.cost(costs, 32))
+
+
+def assert_drawn(figure: Figure) -> None:
+    """Every visible panel has data, and what it shows is finite."""
+    for ax in figure.axes:
+        if ax.get_visible():
+            assert ax.has_data()
+            assert all(
+                np.isfinite(line.get_xydata().astype(float)).all() for line in ax.lines if len(line.get_xydata())
+            )
+    figure.canvas.draw()
+
+
+# -- the section "Does it help a classifier?" ------------------------------------------------------------------
+
+STAIN = ("stain 0.3", "stain 0.5", "stain 0.7")
+STRONG_LIGHT = ("light 0.4", "light 0.6")
+
+
+@pytest.fixture(scope="module")
+def study(root: Path) -> StudyRecord:
+    return load_record(root / record_file("enhancement", "pbc_barcelona_128"))
+
+
+@pytest.mark.parametrize(
+    ("arm", "helps", "harms"),
+    [
+        ("ALHE", (), ()),
+        ("ALHE, no stain jitter", STAIN, ()),
+        ("CLAHE 2", (*STRONG_LIGHT, "other source"), ("same", *STAIN)),
+        ("ALHE as augmentation", STRONG_LIGHT, ()),
+    ],
+)
+def test_the_text_says_what_the_study_found(study, arm, helps, harms):
+    differences = study.table("differences")
+    part = differences[differences["arm"] == arm]
+    assert tuple(part.loc[part["low"] > 0, "condition"]) == helps
+    assert tuple(part.loc[part["high"] < 0, "condition"]) == harms
+
+
+def test_the_text_says_how_large_the_effects_are(study):
+    differences = study.table("differences").set_index(["arm", "condition"])
+    assert not (differences["p_holm"] < 0.05).any()  # "none is below 0.05"
+    small = differences.loc["ALHE, no stain jitter"].loc[list(STAIN), "value"]
+    assert small.between(0.01, 0.08).all()  # "by a few points at each strength"
+    scores = study.table("scores").set_index(["arm", "condition"])
+    for condition in STAIN:  # "the jitter helps more"
+        assert scores.at[("none", condition), "value"] > scores.at[("ALHE, no stain jitter", condition), "value"]
+    large = differences.loc["CLAHE 2"].loc[[*STRONG_LIGHT, "other source"], "value"]
+    assert (large > 0.1).all()  # "by more than ten points"
+    assert (differences.loc["ALHE as augmentation"].loc[list(STRONG_LIGHT), "value"] < large[list(STRONG_LIGHT)]).all()
+    sources = study.table("sources").set_index("source")
+    chance = 1 / sources.at["tecom_wbc", "classes"]
+    plain = scores.loc[("none", "other source")]
+    assert plain["low"] < chance < plain["high"]  # "no better than guessing"
