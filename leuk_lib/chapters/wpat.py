@@ -1,78 +1,87 @@
-"""What stage ``wpat`` trains on: the cells as every model sees them, accepted synthetic cells, the pretrained encoder."""
+"""Chapter 5: inputs and training of all models, tensors and attention to draw, cells to show, scores under shifts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leuk_lib.data.loading import CellSet
+from leuk_lib.data.cellset import CellSet
+from leuk_lib.evaluation.baselines import Scorer, Task
+from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.fcmae.weights import load_backbone
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json
+from leuk_lib.runs.seeds import numpy_rng, torch_generator
+from leuk_lib.runs.stage import Stage
 from leuk_lib.runs.tensors import named_tensors, read_tensors
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
+from leuk_lib.training.augment import normalise
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.wpat.finetune import Finetuned, finetune
+from leuk_lib.wpat.model import WPAT, WindowLayout, attention_map
 from leuk_lib.wpat.params import WpatParams
 
+NO_SHIFT = "none"  # kind of the rows without a shift
 
-class StageLike(Protocol):
-    """What is needed of a ``Stage[WpatParams]``."""
-
-    @property
-    def params(self) -> WpatParams: ...
-    @property
-    def identity(self) -> str: ...
-    @property
-    def checkpoints(self) -> Path: ...
-    def input(self, upstream: str) -> Path: ...
-    def note(self, text: str) -> Any: ...
+# ---- inputs and training -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Material:
-    """Cells (their ``images`` are those the models see), training and validation positions, synthetic cells.
+class Inputs:
+    """Inputs of stage ``wpat``.
 
-    alhe_settings: None for raw images.
+    Attributes:
+        cells: The cells; their images are those that the models see.
+        train: Positions of the training cells (n,).
+        val: Positions of the validation cells (n,).
+        synthetic_images: Accepted synthetic cells (M, 3, S, S), uint8.
+        synthetic_labels: Their classes (M,).
+        alhe_settings: Parameters of ALHE, or None for raw images.
+        encoder_path: File of the pretrained encoder.
     """
 
     cells: CellSet
     train: Tensor
     val: Tensor
-    extra_images: Tensor
-    extra_labels: Tensor
+    synthetic_images: Tensor
+    synthetic_labels: Tensor
     alhe_settings: Mapping[str, Any] | None
     encoder_path: Path
 
     @property
     def n_classes(self) -> int:
-        """K, also counting classes that training lacks."""
+        """Number of classes K, including those without training cells."""
         return len(self.cells.classes)
 
     def counts(self) -> dict[str, list[Any]]:
-        """Columns of a table: class, real training cells, synthetic ones, validation cells."""
-        k = self.n_classes
+        """Number of cells per class: columns class, train, synthetic, val."""
 
         def per_class(labels: Tensor) -> list[int]:
-            return torch.bincount(labels, minlength=k).tolist()
+            return torch.bincount(labels, minlength=self.n_classes).tolist()
 
         return {
             "class": list(self.cells.classes),
             "train": per_class(self.cells.labels[self.train]),
-            "synthetic": per_class(self.extra_labels),
+            "synthetic": per_class(self.synthetic_labels),
             "val": per_class(self.cells.labels[self.val]),
         }
 
 
-def gather(stage: StageLike, alhe_fields: Iterable[str]) -> Material:
-    """Open the inputs of the stage and note in its card what the models will be trained on.
+def load_inputs(stage: Stage[WpatParams], alhe_fields: Iterable[str]) -> Inputs:
+    """Open the inputs of the stage, and note in its card what the models are trained on.
 
-    ``alhe_fields``: which parameters of stage alhe decide how an image is enhanced; ``leuk predict`` needs them.
+    Args:
+        stage: The running stage.
+        alhe_fields: Parameters of stage ``alhe`` that determine an enhanced image; ``leuk predict`` needs them.
     """
     params = stage.params
     cells = CellSet.open(stage.input("data"))
@@ -80,64 +89,243 @@ def gather(stage: StageLike, alhe_fields: Iterable[str]) -> Material:
     alhe_folder = stage.input("alhe")
     if params.images == "alhe":
         cells = cells.with_images(alhe_folder)
-        used = read_json(alhe_folder / "card.json")["params"]
-        settings = {name: used[name] for name in alhe_fields}
+        alhe_params = read_json(alhe_folder / "card.json")["params"]
+        settings = {name: alhe_params[name] for name in alhe_fields}
     images, labels = read_synthetic(stage.input("acdb_gan"), cells)
     if not params.synthetic:
         images, labels = images[:0], labels[:0]
-    stage.note(f"trained on {params.images} images, {len(labels)} accepted synthetic cells added")
-    return Material(
-        cells, cells.indices("train"), cells.indices("val"), images, labels, settings,
-        stage.input("fcmae") / "encoder.safetensors",
-    )  # fmt: skip
+    stage.note(f"trained on {params.images} images and {len(labels)} accepted synthetic cells")
+    encoder_path = stage.input("fcmae") / "encoder.safetensors"
+    return Inputs(cells, cells.indices("train"), cells.indices("val"), images, labels, settings, encoder_path)
 
 
 def read_synthetic(folder: Path, cells: CellSet) -> tuple[Tensor, Tensor]:
-    """Accepted cells of stage acdb_gan: images (M,3,S,S) uint8, labels (M,).
+    """Read the accepted cells of stage ``acdb_gan``.
 
-    Raises ``LeukError`` where the file is missing, damaged or foreign, or they do not fit the cells.
+    Returns:
+        Images (M, 3, S, S), uint8, and labels (M,), int64.
+
+    Raises:
+        LeukError: If the file is missing or damaged, or does not fit ``cells``.
     """
-    path, again = Path(folder) / "synthetic.safetensors", "run notebooks/03_acdb_gan.ipynb again"
-    tensors = named_tensors(read_tensors(path, "synthetic cells", again)[0], str(path), again)
+    path, advice = Path(folder) / "synthetic.safetensors", "run notebooks/03_acdb_gan.ipynb again"
+    tensors = named_tensors(read_tensors(path, "synthetic cells", advice)[0], str(path), advice)
     if not {"images", "labels"} <= set(tensors):
-        raise LeukError(f"{path}: holds {sorted(tensors)}, not images and labels; {again}")
+        raise LeukError(f"{path}: holds {sorted(tensors)}, not images and labels; {advice}")
     images, labels = tensors["images"], tensors["labels"].long()
     side = cells.size
-    fits = labels.ndim == 1 and images.shape == (len(labels), 3, side, side) and images.dtype == torch.uint8
-    if not fits:
+    if labels.ndim != 1 or images.shape != (len(labels), 3, side, side) or images.dtype != torch.uint8:
         raise LeukError(
             f"{path}: images {tuple(images.shape)} {images.dtype} and labels {tuple(labels.shape)} do not fit cells of "
-            f"{side} px; {again}"
+            f"{side} px; {advice}"
         )
-    strange = labels[(labels < 0) | (labels >= len(cells.classes))]
-    if len(strange):
-        raise LeukError(f"{path}: label {int(strange[0])} is none of the {len(cells.classes)} classes; {again}")
+    unknown = labels[(labels < 0) | (labels >= len(cells.classes))]
+    if len(unknown):
+        raise LeukError(f"{path}: label {int(unknown[0])} is none of the {len(cells.classes)} classes; {advice}")
     return images, labels
 
 
-def train_network(stage: StageLike, material: Material, model: nn.Module, label: str, fabric: Fabric) -> Finetuned:
-    """Any network under the stage's budget; only WPAT (an ``Encoder`` is given) is fed synthetic cells."""
-    own = isinstance(model, Encoder)
-    cells = material.cells
+def train_network(stage: Stage[WpatParams], inputs: Inputs, model: nn.Module, label: str, fabric: Fabric) -> Finetuned:
+    """Train a network with the stage's parameters; only WPAT (given as an ``Encoder``) gets the synthetic cells."""
+    is_wpat = isinstance(model, Encoder)
+    cells = inputs.cells
     return finetune(
-        cells.images[material.train], cells.labels[material.train],
-        cells.images[material.val], cells.labels[material.val],
+        cells.images[inputs.train], cells.labels[inputs.train], cells.images[inputs.val], cells.labels[inputs.val],
         model, stage.params, stage.checkpoints / label, stage.identity, fabric,
-        extra_images=material.extra_images if own else None, extra_labels=material.extra_labels if own else None,
-        n_classes=material.n_classes, label=label,
+        extra_images=inputs.synthetic_images if is_wpat else None,
+        extra_labels=inputs.synthetic_labels if is_wpat else None,
+        n_classes=inputs.n_classes, label=label,
     )  # fmt: skip
 
 
-def train_wpat(stage: StageLike, material: Material, fabric: Fabric) -> Finetuned:
-    """WPAT on the pretrained encoder of stage fcmae."""
-    encoder = load_backbone(material.encoder_path, drop_path=stage.params.drop_path)
-    return train_network(stage, material, encoder, "WPAT", fabric)
+def train_wpat(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric) -> Finetuned:
+    """Train WPAT on the pretrained encoder of stage ``fcmae``."""
+    encoder = load_backbone(inputs.encoder_path, drop_path=stage.params.drop_path)
+    return train_network(stage, inputs, encoder, "WPAT", fabric)
 
 
-def network_trainer(stage: StageLike, material: Material, fabric: Fabric) -> Callable[[nn.Module, str], nn.Module]:
-    """``fit(network, name)`` for the baselines: the network that validated best."""
+def baseline_task(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric) -> Task:
+    """What the baselines are trained on, and how: the real training cells, with the stage's parameters."""
+    cells = inputs.cells
+    return Task(
+        images=cells.images[inputs.train],
+        labels=cells.labels[inputs.train],
+        masks=None if cells.masks is None else cells.masks[inputs.train],
+        val_images=cells.images[inputs.val],
+        val_labels=cells.labels[inputs.val],
+        val_masks=None if cells.masks is None else cells.masks[inputs.val],
+        n_classes=inputs.n_classes,
+        seed=stage.params.seed,
+        encoder=load_backbone(inputs.encoder_path).to(fabric.device),
+        fit=lambda model, label: train_network(stage, inputs, model, label, fabric).model,
+    )
 
-    def fit(model: nn.Module, label: str) -> nn.Module:
-        return train_network(stage, material, model, label, fabric).model
 
-    return fit
+# ---- the model: tensors and attention --------------------------------------------------------------------------------
+
+
+def tensor_table(encoder_path: Path, params: WpatParams, size: int, n_classes: int) -> pd.DataFrame:
+    """Shapes of all tensors between image and logits: columns name, step, height, width, channels."""
+    encoder = load_backbone(encoder_path)
+    with torch.no_grad():
+        maps = encoder.eval()(torch.zeros(1, 3, size, size))
+    features = list(zip(encoder.strides, maps, strict=True))
+    sizes = [(m.shape[2], m.shape[3]) for m in maps[-params.levels :]]
+    layout = WindowLayout.of(sizes, params.window, torch.device("cpu"))
+    rows: list[tuple[str, str, int, int, int]] = [("image", "image", size, size, 3)]
+    rows += [(f"stride {s}", "encoder", m.shape[2], m.shape[3], m.shape[1]) for s, m in features]
+    rows += [
+        (f"tokens {s}", "window tokens", m.shape[2], m.shape[3], params.dim) for s, m in features[-params.levels :]
+    ]
+    rows += [
+        ("regions", "region tokens", sum(layout.counts), 1, params.dim),
+        ("latents", "latents", params.latents, 1, params.dim),
+        ("queries", "class queries", n_classes, 1, params.dim),
+    ]
+    if params.linear_head:  # mean, deviation and maximum of every channel of every map
+        rows.append(("pooled", "pooled features", 3, 1, sum(encoder.channels)))
+    rows.append(("logits", "logits", n_classes, 1, 1))
+    return pd.DataFrame(rows, columns=["name", "step", "height", "width", "channels"])
+
+
+def parameter_counts(model: WPAT) -> pd.DataFrame:
+    """Number of parameters of the encoder and of the rest: columns part, parameters."""
+    encoder = sum(p.numel() for p in model.encoder.parameters())
+    rest = sum(p.numel() for p in model.parameters()) - encoder
+    return pd.DataFrame({"part": ["encoder", "windows, latents, queries"], "parameters": [encoder, rest]})
+
+
+@dataclass(frozen=True)
+class AttentionViews:
+    """Attention in the last blocks for one image.
+
+    Attributes:
+        image: (H, W, 3), uint8.
+        strides: Stride of each feature level in pixels.
+        region: Attention of the region tokens of the finest level within their windows (H, W).
+        latents: Attention of some latents, traced to the image (n, H, W).
+    """
+
+    image: NDArray[np.uint8]
+    strides: tuple[int, ...]
+    region: NDArray[Any]
+    latents: NDArray[Any]
+
+
+@torch.no_grad()
+def attention_views(model: WPAT, image: Tensor, shown: int = 4) -> AttentionViews:
+    """Attention of region tokens and of the ``shown`` latents that differ most, for one image (3, H, W), uint8.
+
+    Latents are selected greedily: each is the one farthest from those before it.
+    """
+    device = next(model.parameters()).device
+    x = normalise(image[None].to(device))
+    features = model.forward_features(x, need_weights=True)
+    assert features.region_attention is not None and features.read_attention is not None  # need_weights
+    layout, size = features.layout, (int(x.shape[-2]), int(x.shape[-1]))
+    finest = torch.zeros(1, 1, sum(layout.counts), device=device)
+    finest[..., : layout.counts[0]] = 1
+    region = attention_map(finest, features.region_attention, layout, model.window_size, size)[0, 0]
+    maps = attention_map(features.read_attention, features.region_attention, layout, model.window_size, size)[0]
+    selected = [0]
+    distance = torch.cdist(maps.flatten(1), maps.flatten(1))
+    while len(selected) < min(shown, len(maps)):
+        selected.append(int(distance[selected].min(dim=0).values.argmax()))
+    strides = model.encoder.strides[-model.levels :]
+    return AttentionViews(
+        image.permute(1, 2, 0).numpy(), tuple(strides), region.cpu().numpy(), maps[selected].cpu().numpy()
+    )
+
+
+# ---- cells to show -----------------------------------------------------------------------------------------------------
+
+
+def gallery_cells(
+    labels: NDArray[np.int64], probs: NDArray[Any], classes: tuple[str, ...], shown: int
+) -> dict[str, pd.DataFrame]:
+    """Up to ``shown`` correctly and ``shown`` wrongly classified cells, the most confident first.
+
+    Correct cells take turns by class.
+
+    Args:
+        labels: True classes (n,).
+        probs: Predicted probabilities (n, K).
+        classes: Names of the classes.
+        shown: Largest number of cells.
+
+    Returns:
+        Tables "right" and "wrong" with columns position, label, predicted, probability.
+    """
+    predicted = probs.argmax(axis=1)
+    table = pd.DataFrame(
+        {
+            "position": np.arange(len(labels)), "label": [classes[k] for k in labels],
+            "predicted": [classes[k] for k in predicted], "probability": probs.max(axis=1),
+        }
+    )  # fmt: skip
+    table = table.sort_values("probability", ascending=False, kind="stable")
+    right = table[table["label"] == table["predicted"]]
+    turn = right.groupby("label").cumcount()
+    right = right.assign(turn=turn).sort_values(["turn", "label"], kind="stable").drop(columns="turn")
+    wrong = table[table["label"] != table["predicted"]]
+    return {"right": right.head(shown), "wrong": wrong.head(shown)}
+
+
+def evenly_spaced(count: int, wanted: int) -> Tensor:
+    """At most ``wanted`` positions, evenly spaced over range(count): (min(count, wanted),), int64.
+
+    Example:
+        >>> evenly_spaced(10, 4)
+        tensor([0, 3, 6, 9])
+    """
+    wanted = min(count, wanted)
+    return torch.linspace(0, count - 1, wanted).round().long() if wanted else torch.zeros(0, dtype=torch.long)
+
+
+# ---- distribution shifts -------------------------------------------------------------------------------------------------
+
+
+def best_baseline(scores: pd.DataFrame) -> str:
+    """Baseline of the highest validation accuracy in a score table (model, split, metric, value)."""
+    rows = scores[(scores["split"] == "val") & (scores["metric"] == "accuracy") & (scores["model"] != "wpat")]
+    return str(rows.sort_values("value", kind="stable")["model"].iloc[-1])
+
+
+def shift_table(
+    scorers: Mapping[str, Scorer],
+    images: Tensor,
+    labels: Tensor,
+    groups: NDArray[np.str_],
+    enhance: Callable[[Tensor], Tensor],
+    seed: int,
+    n_resamples: int = 500,
+) -> pd.DataFrame:
+    """Accuracy of models on shifted cells. All models see the same shifted cells and the same resamples.
+
+    Args:
+        scorers: Model -> function from images to probabilities.
+        images: Raw images (n, 3, S, S), uint8.
+        labels: Their classes (n,).
+        groups: Their groups (n,), which the interval resamples.
+        enhance: Applied to the shifted images before all models.
+        seed: Seed of shifts and resamples.
+        n_resamples: Number of bootstrap resamples.
+
+    Returns:
+        One row per model, kind and strength of shift: model, kind, strength, value (accuracy), low, high (95 % interval,
+        NaN for a single group), n, groups. Strength 0 appears once, as kind "none".
+    """
+    bootstrap = ClusterBootstrap(groups, n_resamples, numpy_rng(seed, "shifts"))
+    conditions = [(NO_SHIFT, 0.0), *((kind, strength) for kind in SHIFTS for strength in STRENGTHS[kind])]
+    rows = []
+    for kind, strength in conditions:
+        shifted = images if kind == NO_SHIFT else SHIFTS[kind](images, strength, torch_generator(seed, "shift", kind))
+        enhanced = enhance(shifted)
+        for name, score in scorers.items():
+            correct = (score(enhanced, None).argmax(axis=1) == labels.numpy()).astype(np.float64)
+            low, high = (float("nan"),) * 2
+            if bootstrap.n_groups > 1:
+                low, high = percentile_interval(bootstrap.means(correct))
+            row = {"model": name, "kind": kind, "strength": strength, "value": float(correct.mean()), "low": low}
+            rows.append(row | {"high": high, "n": len(labels), "groups": bootstrap.n_groups})
+    return pd.DataFrame(rows)

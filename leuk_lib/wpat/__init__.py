@@ -1,1 +1,1 @@
-"""WPAT: attention inside windows of the encoder's feature maps, and a few latent tokens through which windows speak."""
+"""WPAT, the windowed patch attention transformer: local window attention, and global attention through latent tokens."""

@@ -1,4 +1,4 @@
-"""What WPAT costs against the image's size: floating-point operations, counted by torch on shapes without numbers."""
+"""Floating-point operations of WPAT against image size, counted by PyTorch on meta tensors."""
 
 from __future__ import annotations
 
@@ -16,31 +16,38 @@ SIDES = (64, 96, 128, 192, 256, 320, 384, 448)  # pixels
 
 
 def cost_table(model: WPAT, sides: Sequence[int] = SIDES) -> pd.DataFrame:
-    """Operations (GFLOP) of one forward pass of one image, a row a side: pixels, tokens, encoder, wpat, full_attention.
+    """Operations of one forward pass of one image.
 
-    ``wpat``: everything on top of the encoder. ``full_attention``: what one attention of the same width among all
-    tokens of the scales would cost instead of the windows, for as many pairs. Matrix products, convolutions and
-    attention are counted, a multiplication and an addition as two; norms and activations, linear in pixels, are not.
+    Matrix products, convolutions and attention are counted, a multiplication and an addition as two operations; norms and
+    activations, which are linear in the pixels, are not.
+
+    Args:
+        model: A WPAT; not changed.
+        sides: Sides of square images in pixels.
+
+    Returns:
+        One row per side, operations in GFLOP: side, pixels, tokens, encoder, wpat (everything on top of the encoder),
+        full_attention (attention among all tokens instead of within windows, of the same width and depth).
     """
-    shape = copy.deepcopy(model).to("meta")
+    meta = copy.deepcopy(model).to("meta")
     rows = []
     for side in sides:
         image = torch.empty(1, 3, side, side, device="meta")
         with FlopCounterMode(display=False) as counter:
-            shape(image)
-        whole = counter.get_total_flops()
-        encoder = sum(counter.get_flop_counts()[f"{type(shape).__name__}.encoder"].values())
-        maps = shape.encoder(image)[-shape.scales :]
+            meta(image)
+        total = counter.get_total_flops()
+        encoder = sum(counter.get_flop_counts()[f"{type(meta).__name__}.encoder"].values())
+        maps = meta.encoder(image)[-meta.levels :]
         tokens = sum(m.shape[2] * m.shape[3] for m in maps)
-        everything = torch.empty(1, 1, tokens, shape.region.shape[0], device="meta")
+        all_tokens = torch.empty(1, 1, tokens, meta.region_token.shape[0], device="meta")
         with FlopCounterMode(display=False) as counter:
-            for module in shape.window_steps.modules():
+            for module in meta.window_blocks.modules():
                 if isinstance(module, CosineAttention):
-                    module(everything, everything)
+                    module(all_tokens, all_tokens)
         rows.append(
             {
                 "side": side, "pixels": side**2, "tokens": tokens, "encoder": encoder / 1e9,
-                "wpat": (whole - encoder) / 1e9, "full_attention": counter.get_total_flops() / 1e9,
+                "wpat": (total - encoder) / 1e9, "full_attention": counter.get_total_flops() / 1e9,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)

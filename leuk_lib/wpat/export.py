@@ -1,4 +1,4 @@
-"""A fine-tuned WPAT for others: one module from RGB in [0,1] to probabilities, and the same as an ONNX file."""
+"""Deployment: a fine-tuned WPAT as one module from RGB to probabilities, and as an ONNX file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from leuk_lib.runs.files import atomic
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.predict import ModelCard, load_model
 
-TOLERANCE = 1e-4  # most that logits of torch and ONNX may differ
-BATCHES = (1, 2, 5)  # sizes at which they are compared
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4  # largest difference allowed between the logits of PyTorch and ONNX
+BATCHES = (1, 2, 5)  # batch sizes at which they are compared
+REQUIRED = ("onnx", "onnxscript", "onnxruntime")
 
 
 class Deployed(nn.Module):
-    """Standardisation, network and temperature as one module, so that a user cannot forget any of them.
+    """Standardisation, network and temperature in one module, so that none can be forgotten.
 
-    images (B,3,S,S) float RGB in [0,1], S the card's ``image_size``, enhanced by ALHE if the card says ``enhanced``
-    -> logits (B,K) divided by the temperature, probabilities (B,K) in the order of the card's classes.
+    Args:
+        model: The network.
+        card: Its card.
     """
 
     mean: Tensor
@@ -41,32 +42,49 @@ class Deployed(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B,3,S,S) in [0,1] -> logits (B,K), probabilities (B,K)."""
+        """Classify images.
+
+        Args:
+            images: RGB (B, 3, S, S), float in [0,1], S the card's ``image_size``; enhanced by ALHE if the card says so.
+
+        Returns:
+            Logits (B, K) divided by the temperature, and probabilities (B, K), in the order of the card's classes.
+        """
         logits = self.model((images - self.mean) / self.std) / self.card.temperature
         return logits, logits.softmax(dim=1)
 
 
 def deployed(model_path: Path, device: torch.device | str = "cpu") -> Deployed:
-    """The module of a model file, in eval mode. Raises ``LeukError`` for a missing, damaged or foreign file."""
+    """Load a model file as a :class:`Deployed` module in eval mode.
+
+    Raises:
+        LeukError: If the file is missing, damaged, or not a WPAT model.
+    """
     model, card = load_model(model_path, device)
     return Deployed(model, card).to(device).eval()
 
 
 def export_onnx(model_path: Path, onnx_path: Path) -> float:
-    """Write a model file as ONNX with any batch size, compare it with torch, and return the largest difference of logits.
+    """Convert a model file to ONNX, and check that both give the same logits.
 
-    Input ``images`` (batch,3,S,S) float32 in [0,1]; outputs ``logits`` and ``probabilities`` (batch,K); the card is in
-    the file's metadata under "card". Nothing is written where the outputs differ by more than ``TOLERANCE``. Raises
-    ``LeukError`` for a bad model file, a missing package, a place that cannot be written to.
+    The ONNX file has the input ``images`` (batch, 3, S, S), float32 in [0,1], and the outputs ``logits`` and
+    ``probabilities`` (batch, K); its metadata hold the card under "card".
+
+    Returns:
+        The largest difference of logits, at most ``TOLERANCE``.
+
+    Raises:
+        LeukError: If the model file cannot be used, a package is missing, the folder does not exist, or the logits
+            differ by more (then nothing is written).
     """
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+    if missing := [name for name in REQUIRED if importlib.util.find_spec(name) is None]:
         raise LeukError(f"export: {', '.join(missing)} not installed: pip install 'leuk-lib[onnx]'", exit_code=2)
     onnx_path = Path(onnx_path)
     if not onnx_path.parent.is_dir():
-        raise LeukError(f"export: {onnx_path.parent} is no folder; make it first or name another file", exit_code=2)
+        raise LeukError(f"export: no such folder: {onnx_path.parent}; create it, or name another file", exit_code=2)
     module = deployed(model_path)
     side = module.card.image_size
-    # Two images: a batch of one would be taken for a constant.
+    # Two images, because a batch size of one would be exported as a constant.
     example = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -78,24 +96,26 @@ def export_onnx(model_path: Path, onnx_path: Path) -> float:
     program.model.metadata_props["card"] = json.dumps(asdict(module.card))
     with atomic(onnx_path) as temporary:
         program.save(str(temporary), external_data=False)
-        worst = largest_difference(module, Path(temporary))
-        if not worst <= TOLERANCE:
-            raise LeukError(f"export: ONNX and torch differ by {worst:.1e} in the logits (allowed: {TOLERANCE:.0e})")
-    return worst
+        difference = largest_difference(module, Path(temporary))
+        if not difference <= TOLERANCE:
+            raise LeukError(
+                f"export: the logits of ONNX and PyTorch differ by {difference:.1e} (allowed: {TOLERANCE:.0e})"
+            )
+    return difference
 
 
 def largest_difference(module: Deployed, onnx_path: Path, batches: tuple[int, ...] = BATCHES) -> float:
-    """Largest difference of logits between the module and an ONNX file run by onnxruntime, over random batches."""
+    """Largest difference of logits between a module and an ONNX file (run by onnxruntime) over random batches."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(onnx_path), providers=["CPUExecutionProvider"])
-    side, worst = module.card.image_size, 0.0
+    side, largest = module.card.image_size, 0.0
     for size in batches:
         images = torch.rand(size, 3, side, side, generator=torch.Generator().manual_seed(size))
         with torch.no_grad():
             expected = module(images)[0].numpy()
-        found = session.run(["logits"], {"images": images.numpy()})[0]
-        if found.shape != expected.shape:
-            raise LeukError(f"export: ONNX gives {found.shape} for a batch of {size}, torch {expected.shape}")
-        worst = max(worst, float(np.abs(found - expected).max()))
-    return worst
+        logits = session.run(["logits"], {"images": images.numpy()})[0]
+        if logits.shape != expected.shape:
+            raise LeukError(f"export: for a batch of {size}, ONNX gives {logits.shape} and PyTorch {expected.shape}")
+        largest = max(largest, float(np.abs(logits - expected).max()))
+    return largest

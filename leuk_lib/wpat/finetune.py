@@ -1,4 +1,4 @@
-"""Fine-tuning under one budget: WPAT and every trained baseline go through :func:`finetune`."""
+"""Fine-tuning, the same for WPAT and all trained baselines."""
 
 from __future__ import annotations
 
@@ -27,15 +27,20 @@ from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 
 NO_WEIGHT_DECAY = ("latents", "queries", "level_embed")
-FITTED_ON = 4096  # training images, at most, to which a pooled head is fitted before the first step
+MAX_FIT_IMAGES = 4096  # training images to which a linear head is fitted before the first step
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What fine-tuning gives back: the chosen weights, and how they were chosen.
+    """Result of fine-tuning.
 
-    history: a row a step (step, loss, lr); curve: a row a look at the validation part (step, val_loss, val_accuracy,
-    val_recall: mean over the classes that are there); best_step: steps taken when the chosen weights were averaged.
+    Attributes:
+        model: The network with the selected weights, in eval mode.
+        history: One row per step: step, loss, lr.
+        curve: One row per evaluation on the validation part: step, val_loss, val_accuracy, val_recall (balanced
+            accuracy over the classes present).
+        best_step: Number of steps after which the selected weights were averaged.
+        val_logits: Logits (n, K) of the validation part.
     """
 
     model: nn.Module
@@ -45,8 +50,8 @@ class Finetuned:
     val_logits: Tensor
 
 
-class Selection:
-    """The best look at the validation part so far, how many came since, and all looks; part of the checkpoint."""
+class ModelSelection:
+    """Weights of the lowest validation loss so far, and the validation curve; part of the checkpoint."""
 
     def __init__(self) -> None:
         self.best: dict[str, Tensor] = {}
@@ -54,10 +59,11 @@ class Selection:
         self.since_best = 0
         self.curve: list[dict[str, float]] = []
 
-    def consider(self, step: int, scores: dict[str, float], model: nn.Module) -> None:
-        """Keep ``model``'s weights if ``scores['val_loss']`` is the lowest; ties go to the earlier look.
+    def update(self, step: int, scores: dict[str, float], model: nn.Module) -> None:
+        """Record an evaluation, and keep the weights if ``scores["val_loss"]`` is the lowest so far.
 
-        The loss decides because a small validation part gives accuracy few distinct values.
+        The loss decides because on a small validation part accuracy takes few distinct values. Ties go to the earlier
+        evaluation.
         """
         if not self.curve or scores["val_loss"] < min(row["val_loss"] for row in self.curve):
             self.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
@@ -67,29 +73,26 @@ class Selection:
         self.curve.append({"step": float(step), **scores})
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as plain values and tensors."""
-        return {
-            "best": self.best, "best_step": self.best_step, "since_best": self.since_best, "curve": self.curve,
-        }  # fmt: skip
+        """The whole state as plain values and tensors."""
+        return dict(vars(self))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
-        self.best, self.best_step = state["best"], state["best_step"]
-        self.since_best, self.curve = state["since_best"], state["curve"]
+        """Restore what :meth:`state_dict` returned."""
+        vars(self).update(state)
 
 
 def augment(x: Tensor, loop: TrainingLoop, step: int, params: WpatParams) -> Tensor:
-    """Turn, mirror, crop and re-stain this process's part x (b, 3, S, S) in [0,1] of the global batch."""
+    """Rotate, flip, crop and stain-jitter this process's images x (b, 3, S, S) in [0,1] of the global batch."""
     rows, total = loop.shard(torch.arange(params.batch_size)), params.batch_size
     x = dihedral(x, loop.generator(step, "dihedral"), rows=rows, total=total)
     x = random_resized_crop(x, loop.generator(step, "crop"), (params.crop_min, 1.0), rows=rows, total=total)
     return stain_jitter(x, loop.generator(step, "stain"), params.stain, rows=rows, total=total)
 
 
-def mixed(
+def mix_batch(
     x: Tensor, labels: Tensor, n_classes: int, loop: TrainingLoop, step: int, params: WpatParams
 ) -> tuple[Tensor, Tensor]:
-    """Mixup and CutMix of this process's part; the targets stay labels (b,) where neither is asked for, else (b, K)."""
+    """Apply mixup and CutMix to this process's images; targets are labels (b,) without mixing, else (b, K)."""
     if not (params.mixup or params.cutmix):
         return x, labels
     rows, total = loop.shard(torch.arange(params.batch_size)), params.batch_size
@@ -97,26 +100,55 @@ def mixed(
     return mix(x, F.one_hot(labels, n_classes).to(x.dtype), rng, params.mixup, params.cutmix, rows=rows, total=total)
 
 
-def effective_weights(labels: Tensor, n_classes: int, beta: float = 0.999, largest: float = 10.0) -> Tensor:
-    """Loss weights (K,) by the effective number of samples (Cui et al. 2019), their mean over ``labels`` 1.
+def class_balanced_weights(labels: Tensor, n_classes: int, beta: float = 0.999, max_weight: float = 10.0) -> Tensor:
+    r"""Class weights by the effective number of samples.
 
-    Classes without a cell get 1. ``largest``: most that a class may weigh in units of the smallest weight; without a
-    limit a class of one cell outweighs every other one, and the network answers that class for all cells.
+    .. math:: w_c \propto \frac{1 - \beta}{1 - \beta^{n_c}}
+
+    clipped at ``max_weight`` times the smallest weight, then scaled to mean 1 over ``labels``. Without the clip, a class
+    of one cell outweighs all others, and the network predicts it for every cell.
+
+    Args:
+        labels: Class of each training image (N,), int64.
+        n_classes: Number of classes K.
+        beta: :math:`\beta` in [0, 1).
+        max_weight: Largest weight in units of the smallest, at least 1.
+
+    Returns:
+        Weights (K,), float32; 1 for classes without images.
+
+    References:
+        Cui et al. 2019, Class-balanced loss based on effective number of samples.
+
+    Example:
+        >>> class_balanced_weights(torch.tensor([0, 0, 0, 1]), n_classes=3).round(decimals=2)
+        tensor([0.6700, 2.0000, 1.0000])
     """
     counts = torch.bincount(labels, minlength=n_classes).double()
     effective = (1 - beta**counts) / (1 - beta)
     weights = torch.where(counts > 0, 1 / effective.clamp(min=1), torch.zeros_like(counts))
     smallest = weights[counts > 0].min()
-    weights = weights.clamp(max=float(largest * smallest))
+    weights = weights.clamp(max=float(max_weight * smallest))
     weights = weights / weights[labels].mean()
     return torch.where(counts > 0, weights, torch.ones_like(weights)).float()
 
 
-def weighed_loss(logits: Tensor, target: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
-    """Mean cross-entropy of logits (b, K) and labels (b,) or (b, K), each image's times its class's weight (K,) if given.
+def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
+    r"""Cross-entropy with smoothed labels, each image weighted by its class.
 
-    Not torch's ``weight``, which also weighs the smoothed part class by class and so moves most of it to the rare classes;
-    nor divided by the batch's weights: processes must agree on the denominator.
+    .. math:: L = \frac1b \sum_i w_{y_i} \operatorname{CE}\bigl(z_i, (1 - s)\,e_{y_i} + s/K\bigr)
+
+    PyTorch's ``weight`` differs in two ways: it weights the smoothed part class by class, which moves most of it to the
+    rare classes, and it divides by the weights of the batch, which differ between processes.
+
+    Args:
+        logits: z (b, K).
+        target: Labels (b,), or class probabilities (b, K); these are weighted by their mean weight.
+        weights: Class weights w (K,), or None for 1.
+        smoothing: Label smoothing s in [0, 1).
+
+    Returns:
+        The loss, a scalar.
     """
     losses = F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="none")
     if weights is not None:
@@ -126,7 +158,7 @@ def weighed_loss(logits: Tensor, target: Tensor, weights: Tensor | None, smoothi
 
 @torch.no_grad()
 def predict_logits(model: nn.Module, images: Tensor, device: torch.device, batch: int = 256) -> Tensor:
-    """Logits (n, K) float32 on the CPU of uint8 images (n, 3, S, S); the model's mode is left as it was."""
+    """Logits (n, K), float32 on the CPU, of uint8 images (n, 3, S, S), in eval mode; the model's mode is restored."""
     was_training = model.training
     model.eval()
     parts = [model(normalise(images[i : i + batch].to(device))).float().cpu() for i in range(0, len(images), batch)]
@@ -135,22 +167,22 @@ def predict_logits(model: nn.Module, images: Tensor, device: torch.device, batch
 
 
 def validation_scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Cross-entropy, accuracy and mean recall over the classes present, of logits (n, K)."""
-    right = (logits.argmax(dim=1) == labels).float()
-    recalls = [right[labels == k].mean() for k in labels.unique()]
+    """Cross-entropy, accuracy, and mean recall over the classes present, of logits (n, K) and labels (n,)."""
+    correct = (logits.argmax(dim=1) == labels).float()
+    recalls = [correct[labels == k].mean() for k in labels.unique()]
     return {
         "val_loss": float(F.cross_entropy(logits, labels)),
-        "val_accuracy": float(right.mean()),
+        "val_accuracy": float(correct.mean()),
         "val_recall": float(torch.stack(recalls).mean()),
     }
 
 
-def _draw(loop: TrainingLoop, step: int, labels: Tensor, params: WpatParams) -> Tensor:
-    """Positions of the global batch: shuffled epochs, or an equal chance for every class."""
+def _batch_positions(loop: TrainingLoop, step: int, labels: Tensor, params: WpatParams) -> Tensor:
+    """Positions of the images of the global batch: shuffled epochs, or classes with equal probability."""
     if params.balance != "sampling":
         return loop.batch(step, len(labels), params.batch_size)
-    chance = 1 / torch.bincount(labels).clamp(min=1)[labels].double()
-    return torch.multinomial(chance, params.batch_size, replacement=True, generator=loop.generator(step, "order"))
+    probability = 1 / torch.bincount(labels).clamp(min=1)[labels].double()
+    return torch.multinomial(probability, params.batch_size, replacement=True, generator=loop.generator(step, "order"))
 
 
 def finetune(
@@ -168,20 +200,33 @@ def finetune(
     n_classes: int | None = None,
     label: str = "WPAT",
 ) -> Finetuned:
-    """Train a classifier and return the average weights that were best on the validation part.
+    """Train a classifier, and return the averaged weights of the lowest validation loss.
 
-    images (N,3,S,S) uint8 and labels (N,) int64 with their synthetic ``extra_`` companions; an ``Encoder`` is given a
-    WPAT head of ``n_classes`` (default: the highest label + 1), any other module must map standardised (B,3,S,S) to
-    logits (B,K). With ``params.balance`` "weights" the loss weighs the classes by all cells that are learned from,
-    the synthetic ones counted in. Checkpoints go to ``folder`` and are continued under the same ``identity``. Raises
-    LeukError if there is nothing to train or to validate on, if mixing finds no partner, and if the loss diverges.
+    Args:
+        images: Training images (N, 3, S, S), uint8.
+        labels: Their classes (N,), int64.
+        val_images: Validation images (n, 3, S, S), uint8.
+        val_labels: Their classes (n,), int64.
+        encoder_or_model: An ``Encoder``, on which a WPAT is built, or any network that maps standardised images
+            (B, 3, S, S) to logits (B, K).
+        params: Architecture and training.
+        folder: For checkpoints.
+        identity: A checkpoint of the same identity is continued.
+        fabric: Device, precision and processes.
+        extra_images: Synthetic training images, or None.
+        extra_labels: Their classes, or None. They count for the class weights of ``params.balance = "weights"``.
+        n_classes: Number of classes K; default: the highest label + 1.
+        label: Name of the network for seeds, progress bar and messages.
+
+    Raises:
+        LeukError: If a part is empty, if mixing needs an even batch, or if the loss diverges.
     """
     if len(labels) == 0 or len(val_labels) == 0:
-        raise LeukError(f"{label}: {len(labels)} training and {len(val_labels)} validation cells; both parts need some")
+        raise LeukError(f"{label}: {len(labels)} training and {len(val_labels)} validation cells; both are needed")
     if (params.mixup or params.cutmix) and params.batch_size % (2 * fabric.world_size):
         raise LeukError(
-            f"{label}: batch_size {params.batch_size} does not give each of {fabric.world_size} processes an even number of "
-            "images, which mixup and cutmix pair; change batch_size, or set both to 0"
+            f"{label}: mixup and cutmix pair images, but batch_size {params.batch_size} is not an even number for each of "
+            f"{fabric.world_size} processes; change batch_size, or set mixup and cutmix to 0"
         )
     n_classes = n_classes or int(torch.cat([labels, val_labels]).max()) + 1
     torch.manual_seed(derive(params.seed, label, "head"))
@@ -190,18 +235,16 @@ def finetune(
         images, labels = torch.cat([images, extra_images]), torch.cat([labels, extra_labels])
     weights = None
     if params.balance == "weights":
-        weights = effective_weights(labels, n_classes, largest=params.max_weight).to(fabric.device)
+        weights = class_balanced_weights(labels, n_classes, max_weight=params.max_weight).to(fabric.device)
 
     model = model.to(fabric.device)
-    pooled = getattr(model, "pooled", None)
-    if isinstance(pooled, LinearHead):
-        some = torch.linspace(0, len(images) - 1, min(len(images), FITTED_ON)).round().long()
-        pooled.start_at(
-            model.encoder,  # type: ignore[arg-type]
-            (normalise(part.to(fabric.device)) for part in images[some].split(128)), labels[some], weights,
-        )  # fmt: skip
+    linear_head = getattr(model, "linear_head", None)
+    if isinstance(linear_head, LinearHead):
+        subset = torch.linspace(0, len(images) - 1, min(len(images), MAX_FIT_IMAGES)).round().long()
+        batches = (normalise(batch.to(fabric.device)) for batch in images[subset].split(128))
+        linear_head.fit(model.encoder, batches, labels[subset], weights)  # type: ignore[arg-type]
     average = WeightAverage(model)
-    selection = Selection()
+    selection = ModelSelection()
     layer_decay = params.layer_decay if hasattr(model, "encoder") else 1.0
     optimisers = build_optimisers(
         model, params.weight_decay, params.muon, lambda _, layer: layer.out_features == n_classes,
@@ -209,7 +252,7 @@ def finetune(
     )  # fmt: skip
     rise = max(1, round(params.warmup * params.steps))
     wrapped, *steppers = fabric.setup(model, *optimisers.values())
-    look_every = max(1, params.steps // params.evaluations)
+    evaluate_every = max(1, params.steps // params.evaluations)
 
     loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, label, params.checkpoint_every)
     loop.register(model=model, **optimisers, average=average, selection=selection)
@@ -217,36 +260,36 @@ def finetune(
     for step in loop:
         rate = warmup_cosine(step, params.steps, params.lr, rise, rise)
         set_learning_rate(optimisers, rate, params.muon)
-        mine = loop.shard(_draw(loop, step, labels, params))
-        x = augment(images[mine].to(fabric.device).float() / 255, loop, step, params)
-        x, target = mixed(x, labels[mine].to(fabric.device), n_classes, loop, step, params)
+        rows = loop.shard(_batch_positions(loop, step, labels, params))
+        x = augment(images[rows].to(fabric.device).float() / 255, loop, step, params)
+        x, target = mix_batch(x, labels[rows].to(fabric.device), n_classes, loop, step, params)
         logits = wrapped(normalise(x))
-        loss = weighed_loss(logits.float(), target, weights, params.label_smoothing)
-        everywhere = float(fabric.all_reduce(loss.detach(), reduce_op="mean"))  # type: ignore[arg-type]
+        loss = weighted_cross_entropy(logits.float(), target, weights, params.label_smoothing)
+        global_loss = float(fabric.all_reduce(loss.detach(), reduce_op="mean"))  # type: ignore[arg-type]
         wrapped.zero_grad(set_to_none=True)
         fabric.backward(loss)
-        # Muon's steps have a length of their own, whatever the gradient's.
+        # Only AdamW's gradients: the length of Muon's steps does not depend on the gradient's.
         norm = fabric.clip_gradients(wrapped, steppers[0], max_norm=params.clip_norm, error_if_nonfinite=False)
-        if not math.isfinite(everywhere + float(norm)):  # type: ignore[arg-type]
-            raise LeukError(f"{label}: the loss is {everywhere} and its gradient {norm} at step {step}; lower lr")
+        if not math.isfinite(global_loss + float(norm)):  # type: ignore[arg-type]
+            raise LeukError(f"{label}: the loss is {global_loss} and its gradient {norm} at step {step}; lower lr")
         for stepper in steppers:
             stepper.step()
         average.update(model, warming_decay(params.ema_decay, step))
-        loop.log(loss=everywhere, lr=rate)
-        if (step + 1) % look_every == 0 or step + 1 == params.steps:
+        loop.log(loss=global_loss, lr=rate)
+        if (step + 1) % evaluate_every == 0 or step + 1 == params.steps:
             with fabric.autocast():
-                seen = predict_logits(average.model, val_images, fabric.device)
-            selection.consider(step + 1, validation_scores(seen, val_labels), average.model)
+                logits = predict_logits(average.model, val_images, fabric.device)
+            selection.update(step + 1, validation_scores(logits, val_labels), average.model)
             if params.patience and selection.since_best >= params.patience:
                 loop.stop()
 
-    chosen = average.model
-    chosen.load_state_dict(selection.best, strict=True)
-    chosen.eval()
+    selected = average.model
+    selected.load_state_dict(selection.best, strict=True)
+    selected.eval()
     return Finetuned(
-        model=chosen,
+        model=selected,
         history=pd.DataFrame(loop.history),
         curve=pd.DataFrame(selection.curve).astype({"step": int}),
         best_step=selection.best_step,
-        val_logits=predict_logits(chosen, val_images, fabric.device),
+        val_logits=predict_logits(selected, val_images, fabric.device),
     )

@@ -1,7 +1,8 @@
-"""WPAT, the windowed patch attention transformer: an encoder's feature maps to class logits, linear in pixels.
+"""WPAT, the windowed patch attention transformer: from an encoder's feature maps to class logits, linear in pixels.
 
-Shapes: B images, K classes, d token width, s window side, n windows of a scale, R windows of all scales together,
-M latents, L pairs of a window step and a latent step.
+Shapes: B images, K classes, d token width, s window size, R windows of all feature levels together, M latents.
+The windows follow Swin V2 (Liu et al. 2022), the latents Perceiver (Jaegle et al. 2021), the class queries DETR (Carion et
+al. 2020).
 """
 
 from __future__ import annotations
@@ -15,202 +16,317 @@ from torch.nn import functional as F
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.training.drop_path import drop_path
 from leuk_lib.wpat.attention import CosineAttention, PositionBias
-from leuk_lib.wpat.latents import LatentStep, Mlp, PlaceEmbedding
+from leuk_lib.wpat.batch_norm import GlobalBatchNorm
+from leuk_lib.wpat.latents import FourierPositionEmbedding, LatentBlock, Mlp
+from leuk_lib.wpat.linear_head import LinearHead
 from leuk_lib.wpat.params import WpatParams
-from leuk_lib.wpat.pooled import PooledHead
-from leuk_lib.wpat.standardise import Standardise
-from leuk_lib.wpat.windows import centres, grid, is_real, merge, pad_mask, partition
+from leuk_lib.wpat.windows import (
+    padding_mask,
+    valid_tokens,
+    window_centres,
+    window_grid,
+    window_partition,
+    window_reverse,
+)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How the maps of one image size fall into windows; all scales strung together along R."""
+class WindowLayout:
+    """How the feature maps of one image size are cut into windows; the windows of all levels are concatenated along R.
 
-    sizes: tuple[tuple[int, int], ...]  # (h, w) of every scale
-    counts: tuple[int, ...]  # windows of every scale
-    real: Tensor  # bool (R, s*s)
-    mask: Tensor  # additive (R, 1+s*s, 1+s*s): padding apart
-    centres: Tensor  # (R, 2), (y, x) in (0, 1)
+    Attributes:
+        sizes: (h, w) of each level.
+        counts: Number of windows of each level.
+        valid: Bool (R, s*s), False for padding.
+        mask: Additive attention mask (R, 1+s*s, 1+s*s).
+        centres: Window centres (R, 2), (y, x) in (0, 1).
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    counts: tuple[int, ...]
+    valid: Tensor
+    mask: Tensor
+    centres: Tensor
 
     @classmethod
-    def of(cls, sizes: list[tuple[int, int]], side: int, device: torch.device) -> Layout:
-        """Layout of maps of ``sizes`` under windows of ``side`` tokens."""
-        counts = [grid(h, w, side)[0] * grid(h, w, side)[1] for h, w in sizes]
-        real = torch.cat([is_real(h, w, side, device) for h, w in sizes])
-        middles = torch.cat([centres(h, w, side, device) for h, w in sizes])
-        return cls(tuple(sizes), tuple(counts), real, pad_mask(real), middles)
+    def of(cls, sizes: list[tuple[int, int]], window_size: int, device: torch.device) -> WindowLayout:
+        """Layout of maps of the given sizes."""
+        grids = [window_grid(h, w, window_size) for h, w in sizes]
+        valid = torch.cat([valid_tokens(h, w, window_size, device) for h, w in sizes])
+        centres = torch.cat([window_centres(h, w, window_size, device) for h, w in sizes])
+        counts = tuple(rows * columns for rows, columns in grids)
+        return cls(tuple(sizes), counts, valid, padding_mask(valid), centres)
 
-    def per_scale(self, values: Tensor) -> Tensor:
-        """Values (scales, …) repeated for the windows of each scale: (R, …)."""
+    def per_level(self, values: Tensor) -> Tensor:
+        """Repeat one value per level (levels, ...) for all windows of that level: (R, ...)."""
         return torch.cat([v[None].expand(n, *v.shape) for v, n in zip(values, self.counts, strict=True)])
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the latents know of a batch, and how: inside (B, R, s*s) the region tokens' attention, between (reading
-    (B, M, R), talking (B, M, M)); None where the weights were not asked for. maps: the encoder's, all of them."""
+class Features:
+    """What the class queries read, and how it was obtained.
+
+    Attributes:
+        latents: (B, M, d).
+        maps: All feature maps of the encoder, each (B, C, h, w).
+        layout: Layout of the windows.
+        region_attention: Weights of region tokens on the tokens of their window in the last block (B, R, s*s).
+        read_attention: Weights of latents on region tokens in the last block (B, M, R).
+        self_attention: Weights among latents in the last block (B, M, M).
+
+    The weights are averaged over heads, and None unless they were asked for.
+    """
 
     latents: Tensor
-    layout: Layout
-    inside: Tensor | None
-    between: tuple[Tensor, Tensor] | None
     maps: list[Tensor]
+    layout: WindowLayout
+    region_attention: Tensor | None
+    read_attention: Tensor | None
+    self_attention: Tensor | None
 
 
-def paint(by_region: Tensor, inside: Tensor, layout: Layout, side: int, size: tuple[int, int]) -> Tensor:
-    """Attention on region tokens (B, Q, R), spread by theirs ``inside`` (B, R, s*s), on the image: (B, Q, *size), sum 1."""
-    by_token = by_region[..., None] * inside[:, None]  # (B, Q, R, s*s)
-    out = torch.zeros(*by_token.shape[:2], *size, device=by_token.device, dtype=by_token.dtype)
-    for (height, width), part in zip(layout.sizes, by_token.split(layout.counts, dim=2), strict=True):
-        image = merge(part.flatten(0, 1)[..., None], height, width, side)[..., 0]
-        # Nearest keeps every token's weight in its own pixels; coarser tokens are shared out over more pixels.
-        spread = F.interpolate(image[:, None], size=size, mode="nearest")[:, 0].view_as(out)
-        out = out + spread * (height * width) / (size[0] * size[1])
+def attention_map(
+    region_weights: Tensor, region_attention: Tensor, layout: WindowLayout, window_size: int, size: tuple[int, int]
+) -> Tensor:
+    """Project attention on region tokens back to the image.
+
+    Args:
+        region_weights: Weights of Q queries on region tokens (B, Q, R).
+        region_attention: Weights of region tokens on the tokens of their window (B, R, s*s).
+        layout: Layout of the windows.
+        window_size: Side s of a window in tokens.
+        size: (H, W) of the image.
+
+    Returns:
+        Maps (B, Q, H, W), non-negative, each with sum 1.
+    """
+    token_weights = region_weights[..., None] * region_attention[:, None]  # (B, Q, R, s*s)
+    out = torch.zeros(*token_weights.shape[:2], *size, device=token_weights.device, dtype=token_weights.dtype)
+    for (height, width), level in zip(layout.sizes, token_weights.split(layout.counts, dim=2), strict=True):
+        image = window_reverse(level.flatten(0, 1)[..., None], height, width, window_size)[..., 0]  # (B*Q, h, w)
+        # "nearest" keeps a token's weight within its own pixels; a coarse token's weight is shared by more pixels.
+        enlarged = F.interpolate(image[:, None], size=size, mode="nearest")[:, 0].view_as(out)
+        out = out + enlarged * (height * width) / (size[0] * size[1])
     return out / out.sum(dim=(-2, -1), keepdim=True).clamp(min=1e-12)
 
 
-class WindowStep(nn.Module):
-    """Cosine attention and an MLP inside [region; s*s tokens]; weights shared by all scales, position bias per scale.
+class WindowBlock(nn.Module):
+    """Transformer block inside each window: cosine self-attention over [region token; s*s tokens], then an MLP.
 
-    With ``regions_only`` (the last pair, whose tokens nobody reads) only the region token asks.
+    All levels share the weights; each has a position bias of its own.
+
+    Args:
+        dim: Width d of the tokens.
+        heads: Attention heads.
+        window_size: Side s of a window in tokens.
+        levels: Number of feature levels.
+        mlp_ratio: Hidden width of the MLP in units of ``dim``.
+        drop_path: Drop path rate of the residual branches.
+        regions_only: Update the region tokens only; for the last block, whose tokens are not used any more.
     """
 
     def __init__(
-        self, dim: int, heads: int, side: int, scales: int, mlp_ratio: float, drop: float, regions_only: bool
-    ) -> None:
+        self, dim: int, heads: int, window_size: int, levels: int, mlp_ratio: float, drop_path: float,
+        regions_only: bool,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.drop, self.regions_only = drop, regions_only
+        self.drop_path, self.regions_only = drop_path, regions_only
         self.norm = nn.LayerNorm(dim)
         self.attention = CosineAttention(dim, heads)
-        self.biases = nn.ModuleList(PositionBias(side, heads) for _ in range(scales))
+        self.position_biases = nn.ModuleList(PositionBias(window_size, heads) for _ in range(levels))
         self.mlp = Mlp(dim, mlp_ratio)
 
     def forward(
-        self, tokens: Tensor, regions: Tensor, layout: Layout, need_weights: bool = False
+        self, tokens: Tensor, regions: Tensor, layout: WindowLayout, need_weights: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """tokens (B, R, s*s, d), regions (B, R, d) -> both anew, and the region token's weights (B, R, s*s)."""
-        rows = 1 if self.regions_only else 1 + tokens.shape[2]
-        bias = layout.per_scale(torch.stack([bias() for bias in self.biases]))
-        bias = bias[:, :, :rows] + layout.mask[:, None, :rows]
-        x = torch.cat([regions[:, :, None], tokens], dim=2)
+        """Update tokens and region tokens.
+
+        Args:
+            tokens: Window tokens (B, R, s*s, d).
+            regions: Region tokens (B, R, d).
+            layout: Layout of the windows.
+            need_weights: Whether to return attention weights.
+
+        Returns:
+            Tokens (B, R, s*s, d), region tokens (B, R, d), and the weights of the region tokens on the tokens of their
+            window (B, R, s*s), averaged over heads, or None. A region token's weight on itself is left out: it has no
+            position in the window.
+        """
+        n_queries = 1 if self.regions_only else 1 + tokens.shape[2]
+        bias = layout.per_level(torch.stack([bias() for bias in self.position_biases]))  # (R, heads, 1+s*s, 1+s*s)
+        bias = bias[:, :, :n_queries] + layout.mask[:, None, :n_queries]
+        x = torch.cat([regions[:, :, None], tokens], dim=2)  # (B, R, 1+s*s, d)
         normed = self.norm(x)
-        heard, weights = self.attention(normed[:, :, :rows], normed, bias, need_weights)
-        x = x[:, :, :rows] + drop_path(heard, self.drop, self.training)
-        x = x + drop_path(self.mlp(x), self.drop, self.training)
+        out, weights = self.attention(normed[:, :, :n_queries], normed, bias, need_weights)
+        x = x[:, :, :n_queries] + drop_path(out, self.drop_path, self.training)
+        x = x + drop_path(self.mlp(x), self.drop_path, self.training)
         regions = x[:, :, 0]
         if not self.regions_only:
             tokens = x[:, :, 1:]
-        # The region's own share is left out: it is a view of the same window, not a place in it.
         return tokens, regions, None if weights is None else weights.mean(dim=2)[:, :, 0, 1:]
 
 
 class WPAT(nn.Module):
-    """Encoder, windows, latents, one query a class. Any image size that the encoder takes; any number of classes.
+    """Encoder, ``depth`` pairs of a window block and a latent block, and one query per class that reads the latents.
 
-    With ``params.pooled`` the logits also have a linear part in the encoder's pooled features (``PooledHead``), to which
-    attention adds: without it the first hundreds of steps go into finding what tells alike cells apart.
-    ``params``: sizes (scales, dim, heads, window, latents, pairs, mlp_ratio, drop_path). Source: design/methods.md.
+    Takes any image size that the encoder takes, and any number of classes. With ``params.linear_head`` a
+    :class:`LinearHead` on the encoder's pooled features adds to the logits: without it the first hundreds of training
+    steps go into finding what separates cells that look alike.
+
+    Args:
+        encoder: Gives feature maps (B, C_i, h_i, w_i), coarsest last.
+        n_classes: Number of classes K.
+        params: Uses levels, dim, heads, window, latents, depth, mlp_ratio, drop_path, linear_head.
     """
 
     def __init__(self, encoder: Encoder, n_classes: int, params: WpatParams) -> None:
         super().__init__()
-        d, heads, pairs = params.dim, params.heads, params.pairs
-        self.n_classes, self.side, self.scales = n_classes, params.window, params.scales
+        d, heads, depth = params.dim, params.heads, params.depth
+        self.n_classes, self.window_size, self.levels = n_classes, params.window, params.levels
         self.encoder = encoder
-        encoder.norm.requires_grad_(False)  # belongs to the pooled features, which nobody reads here
-        channels = encoder.channels[-params.scales :]
+        encoder.norm.requires_grad_(False)  # belongs to the encoder's own pooled features, which are not used
+        channels = encoder.channels[-params.levels :]
         self.embed = nn.ModuleList(nn.Sequential(nn.LayerNorm(c), nn.Linear(c, d)) for c in channels)
-        self.scale_embedding = nn.Parameter(torch.empty(params.scales, d))
-        self.region = nn.Parameter(torch.empty(d))
-        self.place = PlaceEmbedding(d)
+        self.level_embed = nn.Parameter(torch.empty(params.levels, d))
+        self.region_token = nn.Parameter(torch.empty(d))
+        self.position_embed = FourierPositionEmbedding(d)
         self.latents = nn.Parameter(torch.empty(params.latents, d))
-        rates = torch.linspace(0, params.drop_path, pairs).tolist()
-        self.window_steps = nn.ModuleList(
-            WindowStep(d, heads, params.window, params.scales, params.mlp_ratio, rates[i], i == pairs - 1)
-            for i in range(pairs)
+        rates = torch.linspace(0, params.drop_path, depth).tolist()
+        self.window_blocks = nn.ModuleList(
+            WindowBlock(d, heads, params.window, params.levels, params.mlp_ratio, rates[i], i == depth - 1)
+            for i in range(depth)
         )
-        self.latent_steps = nn.ModuleList(
-            LatentStep(d, heads, params.mlp_ratio, rates[i], i < pairs - 1) for i in range(pairs)
+        self.latent_blocks = nn.ModuleList(
+            LatentBlock(d, heads, params.mlp_ratio, rates[i], i < depth - 1) for i in range(depth)
         )
         self.queries = nn.Parameter(torch.empty(n_classes, d))
-        self.ask = CosineAttention(d, heads)
+        self.class_attention = CosineAttention(d, heads)
         self.latent_norm, self.head_norm = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.standardise = Standardise(n_classes * d)
+        self.batch_norm = GlobalBatchNorm(n_classes * d)
         self.head_weight = nn.Parameter(torch.empty(n_classes, d))
         self.head_bias = nn.Parameter(torch.zeros(n_classes))
-        self.pooled = PooledHead(encoder.channels, n_classes) if params.pooled else None
-        self._start()
+        self.linear_head = LinearHead(encoder.channels, n_classes) if params.linear_head else None
+        self._init_weights()
 
-    def _start(self) -> None:
-        # Small tables: what the image says then dominates the residual streams from the first step on (the norms before
-        # each attention still tell the queries apart).
-        for table in (self.scale_embedding, self.region, self.latents, self.queries, self.head_weight):
-            nn.init.trunc_normal_(table, std=0.02)
+    def _init_weights(self) -> None:
+        # Small embeddings, so that the image dominates the residual streams from the first step on. The norms before
+        # each attention still distinguish the queries.
+        for embedding in (self.level_embed, self.region_token, self.latents, self.queries, self.head_weight):
+            nn.init.trunc_normal_(embedding, std=0.02)
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and not name.startswith(("encoder.", "pooled.")) and "biases" not in name:
+            if name.startswith(("encoder.", "linear_head.")) or "cpb_mlp" in name:
+                continue
+            if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def tokens(self, features: list[Tensor]) -> tuple[Tensor, Tensor, Layout]:
-        """Feature maps (B, C, h, w), coarsest last -> window tokens (B, R, s*s, d), region tokens (B, R, d), layout."""
-        maps = [f.permute(0, 2, 3, 1) for f in features]
-        layout = Layout.of([(m.shape[1], m.shape[2]) for m in maps], self.side, maps[0].device)
-        cut = [
-            partition(embed(m) + scale, self.side)
-            for embed, m, scale in zip(self.embed, maps, self.scale_embedding, strict=True)
+    def window_tokens(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, WindowLayout]:
+        """Embed feature maps and cut them into windows.
+
+        Args:
+            maps: Feature maps of the levels, each (B, C, h, w), coarsest last.
+
+        Returns:
+            Window tokens (B, R, s*s, d), region tokens (B, R, d): the mean of a window's tokens plus a learned token,
+            and the layout of the windows.
+        """
+        maps = [f.permute(0, 2, 3, 1) for f in maps]  # (B, h, w, C)
+        layout = WindowLayout.of([(m.shape[1], m.shape[2]) for m in maps], self.window_size, maps[0].device)
+        windows = [
+            window_partition(embed(m) + level, self.window_size)
+            for embed, m, level in zip(self.embed, maps, self.level_embed, strict=True)
         ]
-        tokens = torch.cat(cut, dim=1)
-        real = layout.real[:, :, None]
-        # Padding is zero, so the sum is the sum over real tokens.
-        regions = tokens.sum(dim=2) / real.sum(dim=1) + self.region
+        tokens = torch.cat(windows, dim=1)  # (B, R, s*s, d)
+        n_valid = layout.valid[:, :, None].sum(dim=1)
+        regions = tokens.sum(dim=2) / n_valid + self.region_token  # padding is 0, so the sum is over valid tokens
         return tokens, regions, layout
 
-    def look(self, x: Tensor, need_weights: bool = False) -> Look:
-        """Everything before the class queries: x (B, 3, H, W) -> latents, and the last pair's attention if asked for."""
+    def forward_features(self, x: Tensor, need_weights: bool = False) -> Features:
+        """Everything before the class queries.
+
+        Args:
+            x: Standardised images (B, 3, H, W).
+            need_weights: Whether to return the attention weights of the last blocks.
+        """
         maps = self.encoder(x)
-        tokens, regions, layout = self.tokens(maps[-self.scales :])
-        places = self.place(layout.centres) + layout.per_scale(self.scale_embedding)
-        latents = self.latents.expand(x.shape[0], -1, -1)
-        inside, between = None, None
-        for window_step, latent_step in zip(self.window_steps, self.latent_steps, strict=True):
-            tokens, regions, inside = window_step(tokens, regions, layout, need_weights)
-            latents, regions, between = latent_step(latents, regions, places, need_weights)
-        return Look(latents, layout, inside, between, maps)
+        tokens, regions, layout = self.window_tokens(maps[-self.levels :])
+        positions = self.position_embed(layout.centres) + layout.per_level(self.level_embed)  # (R, d)
+        latents = self.latents.expand(x.shape[0], -1, -1)  # (B, M, d)
+        region_attention, read_attention, self_attention = None, None, None
+        for window_block, latent_block in zip(self.window_blocks, self.latent_blocks, strict=True):
+            tokens, regions, region_attention = window_block(tokens, regions, layout, need_weights)
+            latents, regions, read_attention, self_attention = latent_block(latents, regions, positions, need_weights)
+        return Features(latents, maps, layout, region_attention, read_attention, self_attention)
 
     def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """x (B, 3, H, W) float, standardised -> logits (B, K); with ``return_attention`` also maps (B, K, H, W).
+        r"""Classify images.
 
-        A map is the class's attention traced back (latents <- regions <- tokens of the last pair; through the latents'
-        self-attention with its residual, as in attention rollout, Abnar & Zuidema 2020): non-negative, sum 1 an image.
+        With A the attention of the class queries on the latents, S the latents' self-attention, and C their
+        cross-attention on region tokens, a class's attention on region tokens is :math:`A\,\frac{S + I}{2}\,C`, the
+        identity standing for the residual connection as in attention rollout (Abnar & Zuidema 2020);
+        :func:`attention_map` projects it to the image. The map does not include the linear head.
+
+        Args:
+            x: Standardised images (B, 3, H, W), float.
+            return_attention: Whether to return attention maps.
+
+        Returns:
+            Logits (B, K); with ``return_attention`` also maps (B, K, H, W), non-negative, each with sum 1.
         """
-        seen = self.look(x, return_attention)
-        queries = self.queries.expand(x.shape[0], -1, -1)
-        answer, asking = self.ask(queries, self.latent_norm(seen.latents), need_weights=return_attention)
-        heard = self.standardise(self.head_norm(queries + answer).flatten(1)).view_as(answer)
-        logits = (heard * self.head_weight).sum(dim=-1) + self.head_bias
-        if self.pooled is not None:
-            logits = logits + self.pooled(seen.maps)
-        if seen.inside is None or seen.between is None or asking is None:
+        features = self.forward_features(x, return_attention)
+        queries = self.queries.expand(x.shape[0], -1, -1)  # (B, K, d)
+        out, class_weights = self.class_attention(
+            queries, self.latent_norm(features.latents), need_weights=return_attention
+        )
+        out = self.batch_norm(self.head_norm(queries + out).flatten(1)).view_as(out)  # (B, K, d)
+        logits = (out * self.head_weight).sum(dim=-1) + self.head_bias
+        if self.linear_head is not None:
+            logits = logits + self.linear_head(features.maps)
+        read, mixing, region = features.read_attention, features.self_attention, features.region_attention
+        if read is None or mixing is None or region is None or class_weights is None:
             return logits
-        reading, talking = seen.between
-        mixed = (talking + torch.eye(talking.shape[1], device=talking.device)) / 2
-        by_region = asking.mean(dim=1) @ mixed @ reading  # (B, K, R)
-        return logits, paint(by_region, seen.inside, seen.layout, self.side, (x.shape[-2], x.shape[-1]))
+        rollout = (mixing + torch.eye(mixing.shape[1], device=mixing.device)) / 2  # (B, M, M)
+        region_weights = class_weights.mean(dim=1) @ rollout @ read  # (B, K, R)
+        size = (x.shape[-2], x.shape[-1])
+        return logits, attention_map(region_weights, region, features.layout, self.window_size, size)
 
 
 PARTS: dict[str, tuple[str, ...]] = {
-    "class queries": ("queries", "ask.", "latent_norm.", "head_", "pooled."),
-    "latents": ("latents", "latent_steps."),
-    "windows": ("window_steps.", "embed.", "scale_embedding", "region", "place."),
+    "class queries": ("queries", "class_attention.", "latent_norm.", "head_", "linear_head."),
+    "latents": ("latents", "latent_blocks."),
+    "windows": ("window_blocks.", "embed.", "level_embed", "region_token", "position_embed."),
     "encoder": ("encoder.",),
 }
 
 
 def parts_of(model: WPAT) -> dict[str, list[str]]:
-    """A model's parameters in the order in which the sanity check makes them random, the answer first: name -> prefixes."""
+    """Parts of a model from logits to image, in the order in which the sanity check randomises them.
+
+    Returns:
+        Name of a part -> prefixes of its parameters' names.
+    """
     names = [name for name, _ in model.named_parameters()]
     return {
         part: [prefix for prefix in prefixes if any(name.startswith(prefix) for name in names)]
         for part, prefixes in PARTS.items()
     }
+
+
+# Component of a parameter's name -> the same component in model files of format 1.
+FORMAT_1 = {
+    "level_embed": "scale_embedding", "region_token": "region", "region_bias": "region", "position_embed": "place",
+    "window_blocks": "window_steps", "latent_blocks": "latent_steps", "position_biases": "biases", "cpb_mlp": "mlp",
+    "class_attention": "ask", "self_attention": "talk", "read_attention": "read", "write_attention": "write",
+    "batch_norm": "standardise", "running_mean": "mean", "running_std": "std", "linear_head": "pooled", "linear": "head",
+}  # fmt: skip
+
+
+def format_1_name(name: str) -> str:
+    """Name of a parameter or buffer in model files of format 1.
+
+    Example:
+        >>> format_1_name("latent_blocks.0.self_attention.q.weight")
+        'latent_steps.0.talk.q.weight'
+    """
+    return ".".join(FORMAT_1.get(component, component) for component in name.split("."))

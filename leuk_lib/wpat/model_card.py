@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a person must know before using a fine-tuned model, from the run's own facts (Mitchell et al. 2019)."""
+"""MODEL_CARD.md: training data, performance and limits of a fine-tuned model (Mitchell et al. 2019)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ NAME = "MODEL_CARD.md"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the run knows of the model beside its card.
+    """Facts of the run that the model file's card does not hold.
 
-    counts: columns class, train, synthetic, val; test: test cells; scores: rows split, metric, value, low, high, n,
-    groups of this model; recalls: columns class, n, groups, recall, low, high (what is missing is left out).
+    Attributes:
+        dataset: Name of the data set.
+        kind: "rendered" or "micrographs".
+        profile: Profile of the run.
+        run: Name of the run.
+        seed: Seed of the run.
+        counts: Columns class, train, synthetic, val.
+        scores: Rows split, metric, value, low, high, n, groups of this model.
+        recalls: Columns class, n, groups, recall, low, high; absent columns are left out.
+        parameters: Number of parameters.
+        notes: Further limits, one sentence each.
     """
 
     dataset: str
@@ -36,43 +45,43 @@ class Facts:
 
 
 def text(card: ModelCard, facts: Facts) -> str:
-    """The card as Markdown; the same facts give the same text."""
+    """Compose the card as Markdown."""
     rendered = facts.kind == "rendered"
-    cells = "rendered cells (drawn by a procedure; no micrographs)" if rendered else "micrographs"
+    cells = "rendered cells (drawn procedurally; no micrographs)" if rendered else "micrographs"
     lines = [
         f"# Model card: WPAT on {facts.dataset}", "",
-        "> **Research software. Not a medical device; nothing here may be used for a diagnosis.**", "",
+        "> **Research software. Not a medical device. Not for diagnosis.**", "",
     ]  # fmt: skip
     if facts.profile == "smoke":
-        lines += ["> **Smoke run: trained for seconds to test the code. Not a result.**", ""]
+        lines += ["> **Smoke run: trained for seconds, to test the code. Not a result.**", ""]
     lines += [
-        "## The model", "",
+        "## Model", "",
         f"- WPAT on a ConvNeXt V2 encoder ({card.variant}, stem stride {card.stem_stride}); {facts.parameters:,} parameters",
-        f"- classes, in the order of the outputs: {', '.join(card.classes)}",
-        f"- input: RGB, {card.image_size} x {card.image_size} px, one cell in the middle"
+        f"- classes, in output order: {', '.join(card.classes)}",
+        f"- input: RGB, {card.image_size} x {card.image_size} px, one cell in the centre"
         + ("; **enhanced by ALHE** with " + _settings(card.alhe_settings) if card.enhanced else "; not enhanced"),
         f"- probabilities: softmax of the logits divided by {card.temperature:.3f} (temperature fitted on validation cells)",
-        f"- run {facts.run}, profile {facts.profile}, seed {facts.seed}; everything else is in `card.json` beside this file",
-        "", "## Data", "", f"Data set {facts.dataset}: {cells}. Cells by class:", "",
+        f"- run {facts.run}, profile {facts.profile}, seed {facts.seed}; `card.json` in the same folder has all settings",
+        "", "## Data", "", f"Data set {facts.dataset}: {cells}. Cells per class:", "",
         _markdown(pd.DataFrame(dict(facts.counts)).rename(columns={"val": "validation"})), "",
-        "## How well it does", "",
-        "On the test part, opened once, and on the validation part that chose the weights (which flatters it); 95 % "
-        "intervals over resampled groups:", "",
+        "## Performance", "",
+        "On the test part, which was opened once, and on the validation part, which is optimistic because the weights were "
+        "selected on it; 95 % intervals by resampling groups:", "",
         _markdown(_with_intervals(facts.scores, ["split", "metric"])), "",
-        "Recall of each class on the test part, with Wilson's interval over groups:", "",
+        "Recall per class on the test part, with Wilson's interval over groups:", "",
         _markdown(_with_intervals(facts.recalls.rename(columns={"recall": "value"}), ["class"])), "",
         "## Limits", "",
     ]  # fmt: skip
     if rendered:
         lines.append(
-            "- **It has never seen a micrograph.** On real cells its answers mean nothing; it shows that the method and "
-            "the code work."
+            "- **It was never trained on a micrograph.** Its predictions on real cells are meaningless; it shows that the "
+            "method and the code work."
         )
     else:
-        lines.append("- Its figures hold for this source, stain and microscope; others were not tried here.")
+        lines.append("- Its scores hold for this source, stain and microscope; others were not tested.")
     lines += [
-        f"- It always answers one of its {len(card.classes)} classes, for a red cell or an empty field, too.",
-        "- It sees one cell; a diagnosis needs the patient, the film and more.",
+        f"- It always predicts one of its {len(card.classes)} classes, even for a red cell or an empty field.",
+        "- It sees one cell; a diagnosis needs the patient, the whole smear and more.",
         *(f"- {note}" for note in facts.notes),
         "", "## Use", "", "```bash", "leuk predict cell.png --model model.safetensors",
         "leuk export model.safetensors --onnx model.onnx", "```", "", "```python",
@@ -84,7 +93,7 @@ def text(card: ModelCard, facts: Facts) -> str:
 
 
 def write(card: ModelCard, facts: Facts, folder: Path) -> Path:
-    """Write the card into ``folder``, atomically; returns its path."""
+    """Write the card into ``folder``, atomically, and return its path."""
     path = Path(folder) / NAME
     with atomic(path) as temporary:
         Path(temporary).write_text(text(card, facts), encoding="utf-8")
@@ -96,16 +105,16 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _with_intervals(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Keys, "% [low, high]", n (and groups where known)."""
+    """Columns: the keys, "% [95 % interval]", and n and groups where present."""
 
-    def said(row: Mapping[Any, Any]) -> str:
+    def percent(row: Mapping[Any, Any]) -> str:
         if pd.isna(row["value"]):
             return "–"
         interval = f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" if pd.notna(row.get("low")) else ""
         return f"{100 * row['value']:.1f}{interval}"
 
     out = table[keys].copy()
-    out["% [95 % interval]"] = [said(row) for row in table.to_dict("records")]
+    out["% [95 % interval]"] = [percent(row) for row in table.to_dict("records")]
     for name in ("n", "groups"):
         if name in table:
             out[name] = table[name].astype(int)

@@ -1,4 +1,4 @@
-"""A fine-tuned WPAT as one file, and class probabilities of image files (research use only)."""
+"""A fine-tuned WPAT as one file, and class probabilities of image files (for research only)."""
 
 from __future__ import annotations
 
@@ -23,23 +23,32 @@ from leuk_lib.runs.files import atomic
 from leuk_lib.runs.tensors import named_tensors, read_tensors
 from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD
 from leuk_lib.wpat.finetune import predict_logits
-from leuk_lib.wpat.model import WPAT
+from leuk_lib.wpat.model import WPAT, format_1_name
 from leuk_lib.wpat.params import WpatParams
 
-FORMAT = "leuk_lib.wpat.model/1"
-AGAIN = "run notebooks/05_wpat.ipynb again"
-SIZES = ("scales", "dim", "heads", "window", "latents", "pairs", "mlp_ratio", "pooled")
+FORMAT, FORMAT_1 = "leuk_lib.wpat.model/2", "leuk_lib.wpat.model/1"
+ADVICE = "run notebooks/05_wpat.ipynb again"
+SIZES = ("levels", "dim", "heads", "window", "latents", "depth", "mlp_ratio", "linear_head")
 
 Enhance = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model file says of itself.
+    """Metadata of a model file.
 
-    classes in the order of the logits; variant and stem_stride of the encoder; sizes of the head; image_size: side in
-    px it was trained at; enhanced: the images went through ALHE, with ``alhe_settings``; mean, std: standardisation of
-    RGB in [0,1]; temperature: divides the logits (fitted on validation cells).
+    Attributes:
+        classes: In the order of the logits.
+        variant: Variant of the ConvNeXt V2 encoder.
+        stem_stride: Stride of its stem in pixels.
+        sizes: Parameters of the architecture (``SIZES``).
+        image_size: Side of the training images in pixels.
+        enhanced: Whether the training images were enhanced by ALHE.
+        alhe_settings: Parameters of ALHE, empty without it.
+        temperature: Divisor of the logits, fitted on validation cells.
+        mean: Mean of RGB in [0,1] for standardisation.
+        std: Standard deviation of RGB in [0,1] for standardisation.
+        use: Intended use.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -61,7 +70,7 @@ def describe(
     model: WPAT, classes: Sequence[str], params: WpatParams, image_size: int, alhe_settings: Mapping[str, Any] | None,
     temperature: float,
 ) -> ModelCard:  # fmt: skip
-    """The card of a model; ``alhe_settings`` is None where it was trained on raw images."""
+    """Make the card of a model; ``alhe_settings`` is None for a model trained on raw images."""
     return ModelCard(
         classes=tuple(classes),
         variant=model.encoder.variant,
@@ -75,78 +84,101 @@ def describe(
 
 
 def save_model(model: WPAT, card: ModelCard, folder: Path) -> Path:
-    """Write weights and card to ``folder/model.safetensors``, atomically; returns its path."""
+    """Write weights and card to ``folder/model.safetensors``, atomically, and return its path."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     path = Path(folder) / "model.safetensors"
-    # One key: safetensors writes several in an order that changes from run to run, and so would the file's hash.
+    # A single metadata key: safetensors writes several in random order, which would change the hash of the file.
     with atomic(path) as temporary:
         save_file(tensors, str(temporary), metadata={"card": json.dumps({"format": FORMAT, **asdict(card)})})
     return path
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card of a model file. Raises ``LeukError`` for a missing, damaged or foreign file."""
+    """Read the card of a model file.
+
+    Raises:
+        LeukError: If the file is missing, damaged, or not a WPAT model.
+    """
     return _read(Path(path))[1]
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
-    tensors, metadata = read_tensors(path, "model", AGAIN, exit_code=2)
+    """Tensors and card; those of format 1 get their present names."""
+    content, metadata = read_tensors(path, "model", ADVICE, exit_code=2)
+    tensors = named_tensors(content, f"model {path}", ADVICE, exit_code=2)
     try:
         values = json.loads(metadata.get("card", "{}"))
-        foreign = not isinstance(values, dict) or values.pop("format", None) != FORMAT
-        card = None if foreign else TypeAdapter(ModelCard).validate_python(values)
+        version = values.pop("format", None) if isinstance(values, dict) else None
+        if version not in (FORMAT, FORMAT_1):
+            raise LeukError(f"model {path}: not a WPAT model (format {version!r}, expected {FORMAT!r}); {ADVICE}", 2)
+        if version == FORMAT_1 and isinstance(values.get("sizes"), dict):
+            values["sizes"] = {WpatParams.RENAMED.get(name, name): value for name, value in values["sizes"].items()}
+        card = TypeAdapter(ModelCard).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}"
-        raise LeukError(f"model {path}: its card cannot be used ({reason}); {AGAIN}", 2) from error
+        raise LeukError(f"model {path}: its card cannot be used ({reason}); {ADVICE}", 2) from error
     except json.JSONDecodeError as error:
-        raise LeukError(f"model {path}: its card cannot be read ({error}); {AGAIN}", 2) from error
-    if card is None:
-        raise LeukError(f"model {path}: no WPAT classifier of this library; {AGAIN}", 2)
-    return named_tensors(tensors, f"model {path}", AGAIN, exit_code=2), card
+        raise LeukError(f"model {path}: its card cannot be read ({error}); {ADVICE}", 2) from error
+    return tensors, card
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[WPAT, ModelCard]:
-    """A model in eval mode and its card. Raises ``LeukError`` for a missing, damaged or foreign file."""
+    """Load a model in eval mode, and its card.
+
+    Raises:
+        LeukError: If the file is missing, damaged, or not a WPAT model.
+    """
     tensors, card = _read(Path(path))
     try:
         params = WpatParams(**card.sizes)
         model = WPAT(Encoder(card.variant, card.stem_stride), len(card.classes), params)
-        model.load_state_dict(tensors, strict=True)
+        present = {format_1_name(name): name for name in model.state_dict()}
+        model.load_state_dict({present.get(name, name): value for name, value in tensors.items()}, strict=True)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LeukError(f"model {path}: card and weights do not fit ({reason[:160]}); {AGAIN}", 2) from error
+        raise LeukError(f"model {path}: card and weights do not fit ({reason[:160]}); {ADVICE}", 2) from error
     return model.eval().to(device), card
 
 
 def probabilities(model: torch.nn.Module, images: Tensor, temperature: float = 1.0, batch: int = 256) -> Tensor:
-    """Class probabilities (n, K) of uint8 images (n, 3, S, S), on the device that the model is on."""
+    """Class probabilities (n, K) of uint8 images (n, 3, S, S): softmax of the logits divided by the temperature."""
     device = next(model.parameters()).device
     return (predict_logits(model, images, device, batch) / temperature).softmax(dim=1)
 
 
 def predict_files(paths: Sequence[Path], model_path: Path, enhance: Enhance | None = None) -> pd.DataFrame:
-    """One row an image file: ``file``, a probability for each class (calibrated), ``predicted``.
+    """Predict image files.
 
-    A model trained on enhanced images needs ``enhance``: (S,S,3) uint8 -> the same, ALHE with the card's
-    ``alhe_settings``; for one trained on raw images it must be None. Raises ``LeukError`` that names a bad file.
+    Args:
+        paths: Image files, one cell each.
+        model_path: A model file.
+        enhance: ALHE with the card's ``alhe_settings``, (S, S, 3) uint8 -> the same, for a model that was trained on
+            enhanced images; else None.
+
+    Returns:
+        One row per file: file, the calibrated probability of each class, predicted.
+
+    Raises:
+        LeukError: If a file cannot be read (the message names it), if there is none, or if ``enhance`` does not fit
+            the model.
     """
     model, card = load_model(model_path)
     if card.enhanced != (enhance is not None):
-        need = "enhanced by ALHE: pass enhance" if card.enhanced else "not enhanced: pass no enhance"
-        raise LeukError(f"model {model_path}: was trained on images {need}", exit_code=2)
-    pictures = []
+        need = "enhanced by ALHE; pass enhance" if card.enhanced else "not enhanced; pass enhance=None"
+        raise LeukError(f"model {model_path}: the training images were {need}", exit_code=2)
+    images = []
     for path in paths:
         try:
             image = square(decode_file(Path(path)).image, card.image_size)
         except Unreadable as error:
             raise LeukError(f"{path}: {error}", exit_code=2) from error
-        pictures.append(image if enhance is None else enhance(image))
-    if not pictures:
+        images.append(image if enhance is None else enhance(image))
+    if not images:
         raise LeukError("predict: no image was given", exit_code=2)
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-    chances = probabilities(model, stacked, card.temperature).numpy()
-    table = pd.DataFrame(chances, columns=list(card.classes))
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    probs = probabilities(model, batch, card.temperature).numpy()
+    table = pd.DataFrame(probs, columns=list(card.classes))
     table.insert(0, "file", [str(path) for path in paths])
-    table["predicted"] = [card.classes[k] for k in chances.argmax(axis=1)]
+    table["predicted"] = [card.classes[k] for k in probs.argmax(axis=1)]
     return table

@@ -1,4 +1,4 @@
-"""The deployed module is the model with its standardisation and temperature; the ONNX file answers as it does."""
+"""The deployed module includes standardisation and temperature; the ONNX file gives the same outputs."""
 
 import importlib.util
 import json
@@ -18,12 +18,12 @@ from leuk_lib.wpat.model_card import Facts, text, write
 from leuk_lib.wpat.predict import describe, load_model, probabilities, save_model
 
 CLASSES = ("ALL", "AML", "none of them")
-HAS_ONNX = all(importlib.util.find_spec(name) for name in export.NEEDED)
+HAS_ONNX = all(importlib.util.find_spec(name) for name in export.REQUIRED)
 
 
 @pytest.fixture
 def saved(tiny, tmp_path):
-    """A model file whose logits are of a size that tells models apart."""
+    """A model file with logits large enough to distinguish models."""
     torch.manual_seed(0)
     model = WPAT(build_encoder("zepto", 2), 3, tiny).eval()
     with torch.no_grad():
@@ -31,21 +31,21 @@ def saved(tiny, tmp_path):
     return save_model(model, describe(model, CLASSES, tiny, 32, None, temperature=1.7), tmp_path)
 
 
-def test_deployed_equals_the_way_that_leuk_predict_goes(saved):
+def test_deployed_equals_leuk_predict(saved):
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     model, card = load_model(saved)
-    logits, chances = deployed(saved)(images.float() / 255)
-    torch.testing.assert_close(chances, probabilities(model, images, card.temperature), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(logits.softmax(dim=1), chances)
+    logits, probs = deployed(saved)(images.float() / 255)
+    torch.testing.assert_close(probs, probabilities(model, images, card.temperature), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(logits.softmax(dim=1), probs)
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="the packages of the extra 'onnx' are not installed")
-def test_onnx_answers_as_torch_for_any_batch(saved, tmp_path, capsys):
+def test_onnx_equals_torch_for_any_batch_size(saved, tmp_path, capsys):
     import onnx
     import onnxruntime
 
     target = tmp_path / "m.onnx"
-    assert cli.main(["export", str(saved), "--onnx", str(target)]) == 0
+    assert cli(["export", str(saved), "--onnx", str(target)]) == 0
     assert str(target) in capsys.readouterr().out
     onnx.checker.check_model(str(target), full_check=True)
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
@@ -55,23 +55,23 @@ def test_onnx_answers_as_torch_for_any_batch(saved, tmp_path, capsys):
     for size in (1, 3, 8):
         images = torch.rand(size, 3, 32, 32, generator=torch.Generator().manual_seed(7 * size))
         with torch.no_grad():
-            logits, chances = module(images)
-        found = session.run(["logits", "probabilities"], {"images": images.numpy()})
-        assert np.ptp(logits.numpy()) > 0.1  # else anything would agree
-        np.testing.assert_allclose(found[0], logits.numpy(), atol=1e-4, rtol=0)
-        np.testing.assert_allclose(found[1], chances.numpy(), atol=1e-4, rtol=0)
+            logits, probs = module(images)
+        outputs = session.run(["logits", "probabilities"], {"images": images.numpy()})
+        assert np.ptp(logits.numpy()) > 0.1  # else any model would agree
+        np.testing.assert_allclose(outputs[0], logits.numpy(), atol=1e-4, rtol=0)
+        np.testing.assert_allclose(outputs[1], probs.numpy(), atol=1e-4, rtol=0)
     module.model.head_bias.data[0] += 0.01
-    assert largest_difference(module, target) > 1e-3  # the comparison sees another model
+    assert largest_difference(module, target) > 1e-3  # the comparison detects another model
 
 
-def test_what_cannot_be_exported_is_one_line(saved, tmp_path, monkeypatch, capsys):
-    with pytest.raises(LeukError, match="is no folder"):
+def test_export_errors(saved, tmp_path, monkeypatch, capsys):
+    with pytest.raises(LeukError, match="no such folder"):
         export_onnx(saved, tmp_path / "nowhere" / "m.onnx")
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(saved.read_bytes()[:500])
-    assert cli.main(["export", str(bad), "--onnx", str(tmp_path / "m.onnx")]) == 2
+    assert cli(["export", str(bad), "--onnx", str(tmp_path / "m.onnx")]) == 2
     assert "bad.safetensors" in capsys.readouterr().err and not (tmp_path / "m.onnx").exists()
-    monkeypatch.setattr(export, "NEEDED", ("no_such_package_here",))
+    monkeypatch.setattr(export, "REQUIRED", ("no_such_package_here",))
     with pytest.raises(LeukError, match="pip install 'leuk-lib"):
         export_onnx(saved, tmp_path / "m.onnx")
 
@@ -90,22 +90,22 @@ def _facts(kind="rendered", profile="laptop"):
     return Facts("smear", kind, profile, "a-run", 3, counts, scores, recalls, 12345)
 
 
-def test_the_model_card_says_what_it_must(saved, tmp_path):
+def test_the_model_card_has_the_facts_and_the_limits(saved, tmp_path):
     card = deployed(saved).card
-    said = text(card, _facts())
+    markdown = text(card, _facts())
     for needed in (
-        "Not a medical device", "never seen a micrograph", "ALL, AML, none of them", "32 x 32 px", "not enhanced",
+        "Not a medical device", "never trained on a micrograph", "ALL, AML, none of them", "32 x 32 px", "not enhanced",
         "divided by 1.700", "12,345 parameters", "| none of them | 7 | 1 | 1 |", "81.2 [70.0, 90.0] | 40 | 8 |",
         "| ALL | 50.0 [25.0, 75.0] | 8 | 2 |", "| AML | 75.0 | 4 | 1 |", "| none of them | – | 0 | 0 |",
     ):  # fmt: skip
-        assert needed in said, needed
-    assert "nan" not in said.lower() and "Smoke run" not in said
+        assert needed in markdown, needed
+    assert "nan" not in markdown.lower() and "Smoke run" not in markdown
     real = text(card, _facts("micrographs", "smoke"))
-    assert "never seen" not in real and "Smoke run" in real
-    assert write(card, _facts(), tmp_path).read_text() == said
+    assert "never trained" not in real and "Smoke run" in real
+    assert write(card, _facts(), tmp_path).read_text() == markdown
 
 
-def test_the_model_cards_python_runs(saved, monkeypatch, capsys):
+def test_the_python_of_the_model_card_runs(saved, monkeypatch, capsys):
     card = deployed(saved).card
     monkeypatch.chdir(saved.parent)
     snippet = text(card, _facts()).split("```python\n")[1].split("```")[0]

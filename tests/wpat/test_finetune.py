@@ -1,11 +1,11 @@
-"""Fine-tuning: schedule, groups, weights, selection on validation, resume to the bit."""
+"""Fine-tuning: parameter groups, class weights, selection on the validation part, bitwise resume."""
 
 import hashlib
 
 import pytest
 import torch
 
-import leuk_lib.wpat.finetune as module
+import leuk_lib.wpat.finetune as finetune_module
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.training.augment import normalise
@@ -14,12 +14,12 @@ from leuk_lib.training.loop import TrainingLoop
 from leuk_lib.training.optimisers import build_optimisers, parameter_groups
 from leuk_lib.wpat.finetune import (
     NO_WEIGHT_DECAY,
-    Selection,
-    effective_weights,
+    ModelSelection,
+    class_balanced_weights,
     finetune,
     predict_logits,
     validation_scores,
-    weighed_loss,
+    weighted_cross_entropy,
 )
 from leuk_lib.wpat.model import WPAT
 from wpat.toys import blobs
@@ -43,44 +43,46 @@ def _run(params, folder, **kwargs):
 def test_groups_hold_every_trainable_parameter_once(tiny):
     model = WPAT(build_encoder("zepto", 2), 3, tiny)
     groups = parameter_groups(model, 0.05, 0.5, NO_WEIGHT_DECAY)
-    held = [id(p) for g in groups for p in g["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    grouped = [id(p) for g in groups for p in g["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
     assert scale[id(model.encoder.stages[0][0].pwconv1.weight)] == 0.5**4
     assert scale[id(model.encoder.stages[3][0].pwconv1.weight)] == 0.5
     assert scale[id(model.head_weight)] == 1
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     assert decay[id(model.latents)] == decay[id(model.head_bias)] == 0
-    assert decay[id(model.window_steps[0].attention.logit_scale)] == 0
+    assert decay[id(model.window_blocks[0].attention.logit_scale)] == 0
     assert decay[id(model.head_weight)] == 0.05
 
 
 def test_a_class_of_one_cell_does_not_outweigh_the_rest():
     labels = torch.tensor([0] * 85 + [1] * 23 + [2])
-    free, held = (effective_weights(labels, 3, largest=largest) for largest in (1e6, 10.0))
+    free, clipped = (class_balanced_weights(labels, 3, max_weight=limit) for limit in (1e6, 10.0))
     assert free[2] / free[0] > 80
-    assert held[2] / held[0] == pytest.approx(10, rel=1e-5)
-    assert held[1] / held[0] == pytest.approx(float(free[1] / free[0]), rel=1e-5)
-    assert held[labels].mean() == pytest.approx(1, rel=1e-5)
+    assert clipped[2] / clipped[0] == pytest.approx(10, rel=1e-5)
+    assert clipped[1] / clipped[0] == pytest.approx(float(free[1] / free[0]), rel=1e-5)
+    assert clipped[labels].mean() == pytest.approx(1, rel=1e-5)
 
 
-def test_effective_weights():
+def test_class_balanced_weights():
     labels = torch.tensor([0] * 90 + [1] * 10)
-    weights = effective_weights(labels, 3)
+    weights = class_balanced_weights(labels, 3)
     assert weights[1] > weights[0] and float(weights[labels].mean()) == pytest.approx(1)
-    assert float(weights[2]) == 1  # no cell: no opinion
-    same = effective_weights(torch.tensor([0, 1, 2, 0, 1, 2]), 3)
+    assert float(weights[2]) == 1  # no cells
+    same = class_balanced_weights(torch.tensor([0, 1, 2, 0, 1, 2]), 3)
     torch.testing.assert_close(same, torch.ones(3))
 
 
-def test_weights_scale_an_image_and_leave_its_smoothed_target_alone():
-    # The best answer to an image of class 0 is its target, .9 + .1/4 and .1/4 for each other, however classes weigh.
+def test_class_weights_do_not_change_the_smoothed_target():
+    # Whatever the class weights, the loss of an image of class 0 is minimal at its target, .9 + .1/4 and .1/4 elsewhere.
     target, weights = torch.tensor([0]), torch.tensor([0.4, 0.4, 0.4, 4.0])
     logits = torch.log(torch.tensor([[0.925, 0.025, 0.025, 0.025]])).requires_grad_()
-    loss = weighed_loss(logits, target, weights, 0.1)
+    loss = weighted_cross_entropy(logits, target, weights, 0.1)
     loss.backward()
     torch.testing.assert_close(logits.grad, torch.zeros(1, 4), atol=1e-6, rtol=0)
-    assert float(loss.detach()) == pytest.approx(0.4 * float(weighed_loss(logits.detach(), target, None, 0.1)))
+    assert float(loss.detach()) == pytest.approx(
+        0.4 * float(weighted_cross_entropy(logits.detach(), target, None, 0.1))
+    )
 
 
 def test_loss_of_mixed_labels_is_weighed_by_their_parts():
@@ -88,25 +90,25 @@ def test_loss_of_mixed_labels_is_weighed_by_their_parts():
     labels, weights = torch.tensor([0, 1, 2, 2, 0]), torch.tensor([0.5, 1.0, 3.0])
     one_hot = torch.nn.functional.one_hot(labels, 3).float()
     for smoothing in (0.0, 0.1):
-        plain = weighed_loss(logits, labels, weights, smoothing)
-        torch.testing.assert_close(weighed_loss(logits, one_hot, weights, smoothing), plain)
+        plain = weighted_cross_entropy(logits, labels, weights, smoothing)
+        torch.testing.assert_close(weighted_cross_entropy(logits, one_hot, weights, smoothing), plain)
     by_hand = torch.nn.functional.cross_entropy(logits, labels, weight=weights, reduction="none").mean()
-    torch.testing.assert_close(weighed_loss(logits, labels, weights, 0.0), by_hand)
+    torch.testing.assert_close(weighted_cross_entropy(logits, labels, weights, 0.0), by_hand)
 
 
-def test_what_cannot_be_trained_is_one_line(tiny, tmp_path):
+def test_an_odd_batch_for_mixing_and_a_diverged_loss_are_errors(tiny, tmp_path):
     odd = tiny.model_copy(update={"batch_size": 9, "mixup": 0.4})
-    with pytest.raises(LeukError, match="WPAT: batch_size 9 does not give each of 1 processes an even number"):
+    with pytest.raises(LeukError, match="batch_size 9 is not an even number"):
         _run(odd, tmp_path / "odd")
     with pytest.raises(LeukError, match=r"WPAT: the loss is .* at step \d+; lower lr"):
         _run(tiny.model_copy(update={"lr": 1e18, "muon": 0.0, "warmup": 0.0}), tmp_path / "diverged")
 
 
 def test_selection_keeps_the_lowest_validation_loss():
-    selection, model = Selection(), torch.nn.Linear(1, 1)
+    selection, model = ModelSelection(), torch.nn.Linear(1, 1)
     for step, loss in enumerate([3.0, 1.0, 2.0, 1.0]):
         torch.nn.init.constant_(model.weight, step)
-        selection.consider(step, {"val_loss": loss}, model)
+        selection.update(step, {"val_loss": loss}, model)
     assert selection.best_step == 1 and float(selection.best["weight"]) == 1
 
 
@@ -125,7 +127,7 @@ def _small_network():
     )  # fmt: skip
 
 
-def test_it_learns_and_the_result_is_the_best_look(tiny, tmp_path):
+def test_it_learns_and_the_result_is_the_best_evaluation(tiny, tmp_path):
     params = tiny.model_copy(update={"steps": 80, "evaluations": 8, "batch_size": 16, "lr": 0.02})
     (images, labels, _), (val_images, val_labels, _) = blobs(48), blobs(24, seed=1)
     model = _small_network()
@@ -152,35 +154,38 @@ def test_wpat_fits_a_batch(tiny):
 
 
 def test_same_seed_same_bytes_and_another_seed_others(tiny, tmp_path):
+    tiny = tiny.model_copy(update={"steps": 4})
     a, b = _run(tiny, tmp_path / "a"), _run(tiny, tmp_path / "b")
     c = _run(tiny.model_copy(update={"seed": 1}), tmp_path / "c")
     assert _digest(a.model) == _digest(b.model) != _digest(c.model)
 
 
 def test_weights_count_the_synthetic_cells_in(tiny, tmp_path, monkeypatch):
-    asked = []
+    calls = []
 
     def recorded(labels, n_classes, **kwargs):
-        asked.append(labels)
-        return effective_weights(labels, n_classes, **kwargs)
+        calls.append(labels)
+        return class_balanced_weights(labels, n_classes, **kwargs)
 
-    monkeypatch.setattr(module, "effective_weights", recorded)
+    monkeypatch.setattr(finetune_module, "class_balanced_weights", recorded)
+    tiny = tiny.model_copy(update={"steps": 1, "evaluations": 1})
     real = blobs(36)[1]
     images, labels, _ = blobs(24, seed=3)
     rare = labels == 2
     _run(tiny, tmp_path / "real")
     _run(tiny, tmp_path / "both", extra_images=images[rare], extra_labels=labels[rare])
-    assert torch.equal(asked[0], real) and torch.equal(asked[1], torch.cat([real, labels[rare]]))
-    # A class that got synthetic cells weighs less than without them; the others keep their proportion.
-    without, filled = (effective_weights(seen, 3) for seen in asked)
+    assert torch.equal(calls[0], real) and torch.equal(calls[1], torch.cat([real, labels[rare]]))
+    # A class with synthetic cells gets a smaller weight than without; the others keep their ratio.
+    without, filled = (class_balanced_weights(labels, 3) for labels in calls)
     assert filled[2] / filled[0] < without[2] / without[0]
     assert float(filled[0] / filled[1]) == pytest.approx(float(without[0] / without[1]))
     for other in ("sampling", "none"):
         _run(tiny.model_copy(update={"balance": other}), tmp_path / other)
-    assert len(asked) == 2
+    assert len(calls) == 2
 
 
 def test_weights_change_what_is_learned(tiny, tmp_path):
+    tiny = tiny.model_copy(update={"steps": 1, "evaluations": 1})
     images, labels, _ = blobs(6, seed=3)
     rare = {"extra_images": images[labels == 2].repeat(9, 1, 1, 1), "extra_labels": torch.full((18,), 2)}
     weighted = _run(tiny, tmp_path / "a", **rare)
@@ -188,7 +193,8 @@ def test_weights_change_what_is_learned(tiny, tmp_path):
     assert weighted.history["loss"][0] != plain.history["loss"][0]
 
 
-def test_synthetic_cells_sampling_and_a_foreign_network(tiny, tmp_path):
+def test_synthetic_cells_balanced_sampling_and_any_network(tiny, tmp_path):
+    tiny = tiny.model_copy(update={"steps": 3, "evaluations": 1})
     images, labels, _ = blobs(6, seed=3)
     extra = {"extra_images": images, "extra_labels": labels}
     with_extra = _run(tiny, tmp_path / "a", **extra)
@@ -199,7 +205,7 @@ def test_synthetic_cells_sampling_and_a_foreign_network(tiny, tmp_path):
     assert result.val_logits.shape == (12, 3)
 
 
-def test_nothing_to_train_on_is_one_line(tiny, tmp_path):
+def test_an_empty_part_is_an_error(tiny, tmp_path):
     images, labels, _ = blobs(12)
     with pytest.raises(LeukError, match="0 validation cells"):
         finetune(
@@ -207,18 +213,18 @@ def test_nothing_to_train_on_is_one_line(tiny, tmp_path):
         )
 
 
-def test_interrupted_and_continued_ends_with_the_same_bytes(tiny, tmp_path, monkeypatch):
+def test_an_interrupted_training_ends_with_the_same_weights(tiny, tmp_path, monkeypatch):
     # kill -9 and two processes: tests/training
     whole = _run(tiny, tmp_path / "whole")
     log = TrainingLoop.log
 
-    def dies(self, **values):
+    def interrupted(self, **values):
         if self.step == 8:
             raise KeyboardInterrupt
         log(self, **values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "log", dies)
+        patch.setattr(TrainingLoop, "log", interrupted)
         with pytest.raises(KeyboardInterrupt):
             _run(tiny, tmp_path / "cut")
     continued = _run(tiny, tmp_path / "cut")
@@ -229,14 +235,14 @@ def test_interrupted_and_continued_ends_with_the_same_bytes(tiny, tmp_path, monk
 def test_every_parameter_has_one_optimiser_and_muon_takes_inner_matrices_only(tiny):
     model = WPAT(build_encoder("zepto", 2), 3, tiny)
     rule = 0.05, tiny.muon, lambda _, layer: layer.out_features == 3
-    found = build_optimisers(model, *rule)
-    held = [p for optimiser in found.values() for group in optimiser.param_groups for p in group["params"]]
-    assert len(held) == len({id(p) for p in held}) == sum(p.requires_grad for p in model.parameters())
-    by_muon = {id(p) for group in found["muon"].param_groups for p in group["params"]}
+    optimisers = build_optimisers(model, *rule)
+    grouped = [p for optimiser in optimisers.values() for group in optimiser.param_groups for p in group["params"]]
+    assert len(grouped) == len({id(p) for p in grouped}) == sum(p.requires_grad for p in model.parameters())
+    by_muon = {id(p) for group in optimisers["muon"].param_groups for p in group["params"]}
     assert id(model.encoder.stages[0][0].pwconv1.weight) in by_muon
-    assert id(model.window_steps[0].attention.q.weight) in by_muon
+    assert id(model.window_blocks[0].attention.q.weight) in by_muon
     for outside in (
-        model.pooled.head.weight,
+        model.linear_head.linear.weight,
         model.head_weight,
         model.latents,
         model.encoder.stages[0][0].dwconv.weight,
@@ -247,9 +253,9 @@ def test_every_parameter_has_one_optimiser_and_muon_takes_inner_matrices_only(ti
 
 
 def test_patience_ends_training_and_a_second_call_trains_nothing(tiny, tmp_path, monkeypatch):
-    # A rate of nothing: no look is better than the first.
+    # With this learning rate no evaluation is better than the first.
     params = tiny.model_copy(
-        update={"steps": 40, "evaluations": 20, "lr": 1e-12, "patience": 3, "muon": 0.0, "pooled": False}
+        update={"steps": 40, "evaluations": 20, "lr": 1e-12, "patience": 3, "muon": 0.0, "linear_head": False}
     )
     (images, labels, _), (val_images, val_labels, _) = blobs(16), blobs(9, seed=1)
 
@@ -260,25 +266,28 @@ def test_patience_ends_training_and_a_second_call_trains_nothing(tiny, tmp_path,
 
     monkeypatch.setattr("leuk_lib.wpat.finetune.validation_scores", lambda logits, truth: {"val_loss": 1.0})
     stopped = run()
-    assert len(stopped.curve) == 4 and stopped.best_step == 2 and len(stopped.history) == 8  # one best look, three more
+    assert (
+        len(stopped.curve) == 4 and stopped.best_step == 2 and len(stopped.history) == 8
+    )  # the best evaluation, and three more
     monkeypatch.setattr(TrainingLoop, "log", lambda self, **values: pytest.fail("trained again"))
     again = run()
     assert _digest(again.model) == _digest(stopped.model) and again.curve.equals(stopped.curve)
 
 
-def test_patience_counts_over_an_interruption(tmp_path):
-    selection, model = Selection(), torch.nn.Linear(1, 1)
+def test_patience_survives_an_interruption():
+    selection, model = ModelSelection(), torch.nn.Linear(1, 1)
     for step, loss in enumerate([1.0, 2.0, 2.0]):
-        selection.consider(step, {"val_loss": loss}, model)
-    continued = Selection()
+        selection.update(step, {"val_loss": loss}, model)
+    continued = ModelSelection()
     continued.load_state_dict(selection.state_dict())
-    continued.consider(3, {"val_loss": 3.0}, model)
+    continued.update(3, {"val_loss": 3.0}, model)
     assert continued.since_best == 3 and continued.best_step == 0
-    continued.consider(4, {"val_loss": 0.5}, model)
+    continued.update(4, {"val_loss": 0.5}, model)
     assert continued.since_best == 0 and continued.best_step == 4
 
 
 def test_mixing_is_part_of_training_and_repeatable(tiny, tmp_path):
+    tiny = tiny.model_copy(update={"steps": 3, "evaluations": 1})
     mixing = tiny.model_copy(update={"mixup": 0.4, "cutmix": 1.0})
     a, b = _run(mixing, tmp_path / "a"), _run(mixing, tmp_path / "b")
     assert _digest(a.model) == _digest(b.model) != _digest(_run(tiny, tmp_path / "c").model)

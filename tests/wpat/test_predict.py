@@ -1,4 +1,4 @@
-"""The model file: written and read back, refused when foreign or damaged; predictions of image files."""
+"""The model file: round trip, earlier format, damaged and foreign files; predictions of image files."""
 
 import io
 import json
@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from damage import survives
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.wpat.model import WPAT
-from leuk_lib.wpat.predict import describe, load_model, predict_files, probabilities, read_card, save_model
+from leuk_lib.wpat.model import WPAT, format_1_name
+from leuk_lib.wpat.predict import FORMAT, describe, load_model, predict_files, probabilities, read_card, save_model
 from wpat.toys import blobs
 
 CLASSES = ("ALL", "AML", "none of them")
@@ -24,7 +24,7 @@ CLASSES = ("ALL", "AML", "none of them")
 
 @pytest.fixture
 def saved(tiny, tmp_path):
-    """A model file, its model; raw images."""
+    """A model file and its model, trained on raw images."""
     torch.manual_seed(0)
     model = WPAT(build_encoder("zepto", 2), 3, tiny).eval()
     card = describe(model, CLASSES, tiny, 32, None, temperature=1.7)
@@ -51,6 +51,20 @@ def test_round_trip_and_same_bytes(saved, tmp_path):
     assert set(copies) == {path.read_bytes()}
 
 
+def test_a_file_of_format_1_gives_the_same_model(saved, tmp_path):
+    path, model = saved
+    tensors = {format_1_name(name): value for name, value in load_file(path).items()}
+    assert {"scale_embedding", "ask.q.weight", "latent_steps.0.talk.q.weight"} <= set(tensors)
+    sizes = read_card(path).sizes
+    sizes["scales"], sizes["pairs"], sizes["pooled"] = (sizes.pop(name) for name in ("levels", "depth", "linear_head"))
+    card = {"format": "leuk_lib.wpat.model/1"} | vars(read_card(path)) | {"sizes": sizes}
+    earlier = tmp_path / "earlier.safetensors"
+    save_file(tensors, earlier, metadata={"card": json.dumps(card)})
+    again, card_again = load_model(earlier)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(x), model(x)) and card_again == read_card(path)
+
+
 def test_files_to_probabilities(saved, files):
     path, _model = saved
     table = predict_files(files, path)
@@ -72,9 +86,9 @@ def test_enhancement_is_applied_when_and_only_when_trained_with_it(saved, files,
     path, model = saved
     with pytest.raises(LeukError, match="not enhanced"):
         predict_files(files, path, enhance=lambda image: image)
-    card = describe(model, CLASSES, tiny, 32, {"kappa_max": 2.5}, 1.0)
+    card = describe(model, CLASSES, tiny, 32, {"clip_limit": 2.5}, 1.0)
     enhanced = save_model(model, card, tmp_path / "enhanced")
-    assert read_card(enhanced).alhe_settings == {"kappa_max": 2.5}
+    assert read_card(enhanced).alhe_settings == {"clip_limit": 2.5}
     with pytest.raises(LeukError, match="enhanced by ALHE"):
         predict_files(files, enhanced)
     shapes = []
@@ -88,7 +102,9 @@ def test_enhancement_is_applied_when_and_only_when_trained_with_it(saved, files,
     assert not np.allclose(table[list(CLASSES)].to_numpy(), predict_files(files, path)[list(CLASSES)].to_numpy())
 
 
-@pytest.mark.parametrize("harm", ["missing", "text", "cut", "foreign", "other card", "renamed key", "broken json"])
+@pytest.mark.parametrize(
+    "harm", ["missing", "text", "cut", "foreign", "other format", "other card", "renamed key", "broken json"]
+)
 def test_foreign_and_damaged_files_are_one_line(saved, tmp_path, harm):
     path, _ = saved
     bad = tmp_path / "bad.safetensors"
@@ -102,8 +118,10 @@ def test_foreign_and_damaged_files_are_one_line(saved, tmp_path, harm):
         save_file({"x": torch.zeros(1)}, bad, metadata={"card": "{"})
     elif harm != "missing":
         tensors = load_file(path)
-        card = {"format": "leuk_lib.wpat.model/1"} | dict(vars(read_card(path)).items())
-        if harm == "other card":
+        card = {"format": FORMAT} | vars(read_card(path))
+        if harm == "other format":
+            card["format"] = "leuk_lib.wpat.model/99"
+        elif harm == "other card":
             card["variant"] = "atto"
         else:
             tensors["stranger"] = tensors.pop("queries")
@@ -124,7 +142,7 @@ def test_foreign_and_damaged_files_are_one_line(saved, tmp_path, harm):
 )  # fmt: skip
 def test_a_card_with_an_impossible_value_is_one_line(saved, tmp_path, field, value):
     path, _ = saved
-    card = {"format": "leuk_lib.wpat.model/1"} | vars(read_card(path)) | {field: value}
+    card = {"format": FORMAT} | vars(read_card(path)) | {field: value}
     bad = tmp_path / "bad.safetensors"
     save_file(load_file(path), bad, metadata={"card": json.dumps(card)})
     with pytest.raises(LeukError, match=r"bad\.safetensors: (its card|card and weights)") as caught:
@@ -155,7 +173,7 @@ def test_a_bad_image_is_named(saved, files, tmp_path):
 
 
 def _write(kind, path, rgb):
-    """One picture as different files."""
+    """Write one image in different file formats."""
     image = Image.fromarray(rgb)
     if kind == "16 bit":
         cv2.imwrite(str(path), rgb[..., ::-1].astype(np.uint16) * 257)
@@ -184,14 +202,14 @@ def _write(kind, path, rgb):
         ("grey", "png", False),
     ],
 )
-def test_the_same_picture_in_other_files(saved, tmp_path, kind, suffix, same):
+def test_the_same_image_in_other_file_formats(saved, tmp_path, kind, suffix, same):
     rgb = blobs(1, size=40)[0][0].permute(1, 2, 0).numpy()
     plain, other = tmp_path / "plain.png", tmp_path / f"other.{suffix}"
     _write("plain", plain, rgb)
     _write(kind, other, rgb)
-    chances = predict_files([plain, other], saved[0])[list(CLASSES)].to_numpy()
-    assert np.isfinite(chances).all()
-    assert np.allclose(chances[0], chances[1], atol=1e-5) == same
+    probs = predict_files([plain, other], saved[0])[list(CLASSES)].to_numpy()
+    assert np.isfinite(probs).all()
+    assert np.allclose(probs[0], probs[1], atol=1e-5) == same
 
 
 def _png_header(width, height):
