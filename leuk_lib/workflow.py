@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leuk_lib.book.gate import chapter_problem, executed_notebook
-from leuk_lib.data.catalog import SETS, home
+from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.runs import card, files, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overrides, stage, stage_parameters
@@ -42,7 +42,7 @@ def resolve_dataset(dataset: str) -> str:
     """
     if dataset == "smear":
         return dataset
-    if known := SETS.get(dataset):
+    if known := KNOWN_SETS.get(dataset):
         if not home(known).is_dir():
             raise LeukError(f"dataset {dataset!r}: nothing in {home(known)}; {known.advice}", exit_code=2)
         return dataset

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from leuk_lib.data.loading import CellSet
-from leuk_lib.data.manifest import ANONYMOUS
-from leuk_lib.data.opencv import cv2
+from leuk_lib.data.cellset import CellSet
+from leuk_lib.data.folder import INFERRED
 from leuk_lib.data.smear.morphology import SURROUNDINGS, UNITS, mixture_rows, rows
-from leuk_lib.data.splits import FOREIGN, PARTS, split_groups
+from leuk_lib.data.splits import EXTERNAL, PARTS, split_groups
 from leuk_lib.runs.seeds import derive, numpy_rng
 
 Images = NDArray[np.uint8]
@@ -42,7 +42,7 @@ def sample(cells: CellSet, per_class: int = 8, seed: int = 0) -> tuple[Images, l
 def sample_groups(cells: CellSet, rows: int = 8, per_group: int = 8, seed: int = 0) -> tuple[Images, list[str]]:
     """Training cells of the groups with most cells, as many groups of each class as there is room for: images
     (M,S,S,3) and "class, group" of each. Empty where no group of several cells was told (found ones are no patients)."""
-    train = cells.table[(cells.table["split"] == "train") & ~cells.table["group"].str.startswith(ANONYMOUS)]
+    train = cells.table[(cells.table["split"] == "train") & ~cells.table["group"].str.startswith(INFERRED)]
     sizes = train.groupby(["label", "group"], sort=True).size().rename("cells").reset_index()
     sizes = sizes[sizes["cells"] > 1].sort_values("cells", ascending=False, kind="stable")
     turn = sizes.groupby("label").cumcount()
@@ -108,8 +108,8 @@ def class_table(cells: CellSet) -> pd.DataFrame:
         for part in PARTS:
             here = mine[mine["split"] == part]
             row |= {f"{part} cells": len(here), f"{part} groups": here["group"].nunique()}
-        if cells.foreign:
-            row["foreign cells"] = int(mine["split"].str.startswith(FOREIGN).sum())
+        if cells.external:
+            row["external cells"] = int(mine["split"].str.startswith(EXTERNAL).sum())
         out.append(row)
     return pd.DataFrame(out)
 
@@ -175,7 +175,7 @@ def reference_table(cells: CellSet) -> pd.DataFrame:
             for name, r in SURROUNDINGS.items()
         ]  # fmt: skip
         return pd.DataFrame(sources + marks + kinds + around)
-    near = cells.table["group"].str.startswith(ANONYMOUS)
+    near = cells.table["group"].str.startswith(INFERRED)
     told = int((~near).sum())
     return pd.DataFrame(
         [

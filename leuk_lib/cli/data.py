@@ -1,4 +1,4 @@
-"""``leuk data``: check a folder, list and fetch known sets, deal out a split."""
+"""``leuk data``: check a folder, list and download known sets, write splits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import typer
 
 from leuk_lib.runs.errors import LeukError
 
-app = typer.Typer(no_args_is_help=True, help="Look after image folders.")
+app = typer.Typer(no_args_is_help=True, help="Check, download and split image folders.")
 
-Mapped = Annotated[
+ClassMap = Annotated[
     list[str] | None, typer.Option("--map", help="OLD=NEW renames or merges a class, OLD= drops it; repeatable.")
 ]
 
 
-def _class_map(words: list[str] | None) -> dict[str, str]:
-    pairs = [word.partition("=") for word in words or []]
+def _class_map(options: list[str] | None) -> dict[str, str]:
+    pairs = [option.partition("=") for option in options or []]
     for old, equals, new in pairs:
         if not old or not equals:
             raise LeukError(f"--map {old + new!r}: must look like OLD=NEW, as in --map band=neutrophil")
@@ -26,16 +26,17 @@ def _class_map(words: list[str] | None) -> dict[str, str]:
 
 @app.command("check")
 def check_images(
-    folder: Annotated[str, typer.Argument(help="Folder of class folders, or a known set's name.")],
+    folder: Annotated[str, typer.Argument(help="Folder of class folders, or the name of a known set.")],
     csv: Annotated[Path | None, typer.Option(help="Write the findings to this CSV file.")] = None,
-    page: Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails to this file.")] = None,
-    map_: Mapped = None,
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails to this HTML file.")] = None,
+    map_: ClassMap = None,
 ) -> None:
-    """Find what is wrong with an image folder. Exit code 0: clean, 1: findings, 2: unusable.
+    """Check an image folder. Exit code 0: clean, 1: findings, 2: unusable.
 
     Example: leuk data check my_images --csv findings.csv --html findings.html
     """
-    from leuk_lib.data.check import check_folder, exit_code, render_report
+    from leuk_lib.data.check import check_folder, exit_code
+    from leuk_lib.data.report import render_page, render_text
     from leuk_lib.runs.files import atomic, write_text
 
     findings = check_folder(folder, class_map=_class_map(map_))
@@ -43,24 +44,22 @@ def check_images(
         with atomic(csv) as temporary:
             findings.to_csv(temporary, index=False)
     if page:
-        from leuk_lib.data.report import render_page
-
         write_text(page, render_page(findings))
-    print(render_report(findings))
+    print(render_text(findings))
     raise typer.Exit(exit_code(findings))
 
 
 @app.command("list")
 def list_sets() -> None:
-    """List the known data sets: whether they are here, how to get them, under which licence.
+    """List the known data sets: present or not, how to get them, their licences.
 
     Example: leuk data list
     """
-    from leuk_lib.data.catalog import SETS, home
+    from leuk_lib.data.catalog import KNOWN_SETS, home
 
-    print("smear: rendered cells; nothing to fetch")
-    for known in SETS.values():
-        state = f"in {home(known)}" if home(known).is_dir() else f"not here: {known.advice}"
+    print("smear: rendered cells; nothing to download")
+    for known in KNOWN_SETS.values():
+        state = f"in {home(known)}" if home(known).is_dir() else f"missing: {known.advice}"
         print(
             f"{known.name}: {known.title}\n  classes: {', '.join(known.classes)}\n  {state}\n  licence: {known.licence}"
         )
@@ -68,32 +67,32 @@ def list_sets() -> None:
 
 @app.command("fetch")
 def fetch_set(
-    name: Annotated[str, typer.Argument(help="A known open set: see `leuk data list`.")],
-    url: Annotated[str | None, typer.Option(help="Another address of the archive.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="The SHA-256 that the archive must have.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of an open set: see `leuk data list`.")],
+    url: Annotated[str | None, typer.Option(help="Address of the archive, instead of the known one.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="SHA-256 that the archive must have.")] = None,
     keep: Annotated[bool, typer.Option(help="Keep the archive in data/downloads/.")] = True,
 ) -> None:
-    """Download an open data set into data/NAME/; a broken download goes on where it ended.
+    """Download an open data set to data/NAME/; a broken download is resumed.
 
     Example: leuk data fetch segmentation-wbc
     """
-    from leuk_lib.data.download import fetch
+    from leuk_lib.data.download import fetch_dataset
 
-    folder, lines = fetch(name, url, sha256, keep)
+    folder, lines = fetch_dataset(name, url, sha256, keep)
     print("\n".join(lines))
     print(folder)
 
 
 @app.command("split")
-def deal_out(
-    folder: Annotated[str, typer.Argument(help="Folder of class folders, or a known set's name.")],
+def split_folder(
+    folder: Annotated[str, typer.Argument(help="Folder of class folders, or the name of a known set.")],
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("folds.json"),
     folds: Annotated[int, typer.Option(min=0, help="k of k-fold; 0: repeated 70/10/20 splits.")] = 5,
-    repeats: Annotated[int, typer.Option(min=1, help="How many times.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of repetitions.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
-    map_: Mapped = None,
+    map_: ClassMap = None,
 ) -> None:
-    """Write repeated splits or k folds of a folder, by groups, stratified, as JSON with a hash.
+    """Write k folds or repeated splits of a folder to a JSON file: stratified, by groups, with a hash.
 
     Example: leuk data split my_images --folds 5 --repeats 3 --out folds.json
     """
@@ -102,7 +101,7 @@ def deal_out(
     from leuk_lib.runs.files import write_json
 
     table = read_folder(folder, size=16, class_map=_class_map(map_)).table
-    table = table[table["foreign"] == ""]
+    table = table[table["external"] == ""]
     labels, groups = table["label"].to_numpy(dtype=str), table["group"].to_numpy(dtype=str)
     if folds:
         parts = k_folds(labels, groups, folds, seed, repeats)

@@ -1,4 +1,4 @@
-"""Cells: rendered smears and folders of micrographs, their check, split, loading and augmentation.
+"""Image data: rendered cells and folders of micrographs, their check, split and loading.
 
 Import from the modules: ``from leuk_lib.data.cellset import CellSet``.
 """

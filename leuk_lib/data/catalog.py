@@ -1,4 +1,4 @@
-"""The data sets that are known by name: where each lies, its classes, licence, citation. Data only; nothing heavy."""
+"""Catalogue of known data sets: classes, licence, citation, download. Data only; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,29 +8,54 @@ from pathlib import Path
 
 from leuk_lib.runs import paths
 
-FIVE = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
+WBC_TYPES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 
 
 def plain(name: str) -> str:
-    """A folder's name without case, spaces and signs: "Test-A" and "test a" are one name."""
+    """Reduce a folder's name to its letters and digits, in lower case.
+
+    Example:
+        >>> plain("Test-A") == plain("test a")
+        True
+    """
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 @dataclass(frozen=True)
 class Download:
-    """An archive that may be fetched. ``sha256`` is None where nobody has told it: then the first download's hash is
-    written down, and every later download must have it. ``images``: how many the published set has, or None."""
+    """An archive that can be downloaded.
+
+    Attributes:
+        url: Address.
+        file: File name of the archive.
+        sha256: Published hash. None: unknown; then the hash of the first download is saved, and later ones must match.
+        images: Number of images in the published set, if known.
+        layout: How the archive is laid out, a key of ``archives.LAYOUTS``.
+    """
 
     url: str
     file: str
     sha256: str | None = None
     images: int | None = None
-    layout: str = "folders"  # how the archive is laid out: a function of ``arrange``
+    layout: str = "folders"
 
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A published set. ``aliases``: further folder names of a class; ``tests``: folders of foreign test sets."""
+    """A published data set.
+
+    Attributes:
+        name: Its name in commands and its folder in ``data/``.
+        title: Description.
+        classes: Names of the classes.
+        licence: As far as it is known.
+        source: Where it comes from.
+        ask: How to get it.
+        cite: Citation.
+        aliases: Further folder names of a class.
+        tests: Folders that are external test sets.
+        download: The archive, if it can be downloaded.
+    """
 
     name: str
     title: str
@@ -45,20 +70,20 @@ class KnownSet:
 
     @property
     def advice(self) -> str:
-        """What to do where the set is missing."""
+        """What to do if the set is missing."""
         if self.download:
-            return f"`leuk data fetch {self.name}` brings it"
+            return f"`leuk data fetch {self.name}` downloads it"
         return f"it has to be asked for ({self.ask}); data/README.md says where it goes"
 
     def class_of(self, folder: str) -> str:
-        """The class that a folder's name means, or ""."""
+        """Return the class that a folder's name means, or ""."""
         for name in self.classes:
             if plain(folder) in {plain(name), plain(f"{name}s"), *map(plain, self.aliases.get(name, ()))}:
                 return name
         return ""
 
     def test_of(self, folder: str) -> str:
-        """The foreign test set that a folder's name means, or ""."""
+        """Return the external test set that a folder's name means, or ""."""
         return next((name for name in self.tests if plain(name) == plain(folder)), "")
 
 
@@ -66,7 +91,7 @@ _RAABIN = (
     "Kouzehkanan ZM et al. A large dataset of white blood cells containing cell locations and types. "
     "Scientific Reports 12:1123, 2022. doi:10.1038/s41598-021-04426-x"
 )
-_SETS = (
+_KNOWN = (
     KnownSet(
         name="raabin-leukemia",
         title="Raabin leukemia images (the paper's)",
@@ -79,13 +104,13 @@ _SETS = (
         },
         licence="none stated that we know of; ask the providers",
         source="the Raabin data project, raabindata.com",
-        ask="write to the providers through the project's site and say what for",
+        ask="write to the providers through the project's site and state the purpose",
         cite=_RAABIN,
     ),
     KnownSet(
         name="raabin-wbc",
         title="Raabin-WBC, double-labelled cropped cells",
-        classes=FIVE,
+        classes=WBC_TYPES,
         tests=("TestA", "TestB"),
         licence="no formal licence; the providers are reported to allow commercial and non-commercial use",
         source="the Raabin data project, raabindata.com, free data (RAR archives: unpack them yourself)",
@@ -95,7 +120,7 @@ _SETS = (
     KnownSet(
         name="segmentation-wbc",
         title="segmentation_WBC, Dataset 1, with masks",
-        classes=FIVE,
+        classes=WBC_TYPES,
         licence="GPL-3.0; please acknowledge Jiangxi Tecom Science Corporation",
         source="GitHub zxaoyou/segmentation_WBC",
         ask="open",
@@ -125,7 +150,7 @@ _SETS = (
     KnownSet(
         name="pbc",
         title="PBC, normal peripheral blood cells (Barcelona)",
-        classes=(*FIVE[:2], "erythroblast", "immature_granulocyte", *FIVE[2:], "platelet"),
+        classes=(*WBC_TYPES[:2], "erythroblast", "immature_granulocyte", *WBC_TYPES[2:], "platelet"),
         aliases={"immature_granulocyte": ("ig",)},
         licence="CC BY 4.0 (read in third-party descriptions; confirm at the DOI)",
         source="Mendeley Data, doi:10.17632/snkd93bnjr.1",
@@ -140,15 +165,15 @@ _SETS = (
         ),
     ),
 )
-SETS: dict[str, KnownSet] = {known.name: known for known in _SETS}
+KNOWN_SETS: dict[str, KnownSet] = {known.name: known for known in _KNOWN}
 
 
 def data_root() -> Path:
-    """Where named sets lie: ``LEUK_DATA``, else ``data/`` in the project's folder."""
-    told = os.environ.get("LEUK_DATA")
-    return Path(told).expanduser() if told else paths.project_root() / "data"
+    """Return the folder of the known sets: ``LEUK_DATA``, or ``data/`` in the project's folder."""
+    folder = os.environ.get("LEUK_DATA")
+    return Path(folder).expanduser() if folder else paths.project_root() / "data"
 
 
 def home(known: KnownSet) -> Path:
-    """The folder of a known set."""
+    """Return the folder of a known set."""
     return data_root() / known.name

@@ -1,4 +1,4 @@
-"""CellSet: the decoded cells of stage ``data``, memory-mapped, with a lock on the test part."""
+"""The cells of stage ``data``: memory-mapped images, labels, groups and a split with a closed test part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from leuk_lib.data.splits import FOREIGN, PARTS, assert_disjoint
+from leuk_lib.data.splits import EXTERNAL, PARTS, assert_disjoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
 from leuk_lib.runs.recorder import Notes
@@ -26,11 +26,19 @@ CELLS, TABLE, SPLITS = "cells.safetensors", "cells.csv", "splits.json"
 
 @dataclass(frozen=True)
 class CellSet:
-    """Cells with labels, groups and a split; N cells of S x S pixels.
+    """N cells of S x S pixels with labels, groups and a split. The tensors are memory-mapped: index, do not write.
 
-    images (N,3,S,S) uint8 RGB; masks (N,S,S) uint8 with 0 background, 128 cytoplasm, 255 nucleus, or None;
-    labels (N,) int64, positions in ``classes``; table: one row a cell (path, label, group, split, …).
-    ``kind`` tells rendered cells from micrographs. The tensors are memory-mapped: index, do not write.
+    Attributes:
+        images: (N,3,S,S) uint8 RGB.
+        masks: (N,S,S) uint8 with 0 background, 128 cytoplasm, 255 nucleus; or None.
+        labels: (N,) int64, positions in ``classes``.
+        classes: Names of the classes.
+        table: One row per cell: path, label, group, split and more.
+        kind: Rendered cells or micrographs.
+        name: Name of the data set.
+
+    Raises:
+        LeukError: If shapes or types do not fit together.
     """
 
     images: Tensor
@@ -54,7 +62,11 @@ class CellSet:
 
     @classmethod
     def open(cls, folder: Path) -> CellSet:
-        """Open what stage ``data`` wrote into ``folder``; raises ``LeukError`` if a file is missing or torn."""
+        """Open the cells that stage ``data`` wrote to ``folder``.
+
+        Raises:
+            LeukError: If a file is missing or damaged, if the files disagree, or if a group is in two parts.
+        """
         folder = Path(folder)
         for name in (CELLS, TABLE):
             if not (folder / name).is_file():
@@ -64,6 +76,7 @@ class CellSet:
         table = pd.read_csv(
             folder / TABLE, dtype={"path": str, "label": str, "group": str, "split": str}, keep_default_na=False
         )
+        table["split"] = table["split"].str.replace("^foreign:", EXTERNAL, regex=True)  # the earlier prefix
         cells = cls(
             images=tensors["images"],
             masks=tensors.get("masks"),
@@ -79,7 +92,7 @@ class CellSet:
         return cells
 
     def save(self, folder: Path) -> tuple[Path, Path]:
-        """Write ``cells.safetensors`` and ``cells.csv`` atomically into ``folder``."""
+        """Write ``cells.safetensors`` and ``cells.csv`` to ``folder``, atomically; return their paths."""
         tensors = {"images": self.images.contiguous(), "labels": self.labels.contiguous()}
         if self.masks is not None:
             tensors["masks"] = self.masks.contiguous()
@@ -101,45 +114,61 @@ class CellSet:
 
     @property
     def groups(self) -> NDArray[Any]:
-        """(N,) str: patient, slide or near-duplicate group of every cell."""
+        """(N,) str: patient, slide or inferred group of each cell."""
         return self.table["group"].to_numpy(dtype=str)
 
     @property
     def parts(self) -> NDArray[Any]:
-        """(N,) str: train, val, test, or foreign:<name of the test set>."""
+        """(N,) str: train, val, test, or external:<name of the test set>."""
         return self.table["split"].to_numpy(dtype=str)
 
     @property
-    def foreign(self) -> tuple[str, ...]:
-        """Names of the foreign test sets: cells of another source, split off by their providers, never trained on."""
-        return tuple(sorted({part.removeprefix(FOREIGN) for part in self.parts if part.startswith(FOREIGN)}))
+    def external(self) -> tuple[str, ...]:
+        """Names of the external test sets: cells of another source that are never trained on."""
+        return tuple(sorted({part.removeprefix(EXTERNAL) for part in self.parts if part.startswith(EXTERNAL)}))
 
     def indices(self, part: str) -> Tensor:
-        """Positions of a part's cells, LongTensor; the test parts only open through ``open_test``."""
-        if part == "test" or part.startswith(FOREIGN):
-            raise LeukError("the test part is closed: cells.open_test(stage) opens it and writes so to the card")
+        """Return the positions of a part's cells, (M,) int64.
+
+        Raises:
+            LeukError: For the test parts, which only ``open_test`` opens, and for unknown parts.
+        """
+        if part == "test" or part.startswith(EXTERNAL):
+            raise LeukError("the test part is closed: cells.open_test(stage) opens it and notes that in the run card")
         return self._positions(part)
 
-    def open_test(self, stage: Notes, foreign: str | None = None) -> Tensor:
-        """Positions of the test cells, or of those of a foreign test set; ``stage``'s card records that they were read."""
-        test = self._positions("test" if foreign is None else FOREIGN + foreign)
-        which = "test part" if foreign is None else f"foreign test set {foreign}"
+    def open_test(self, stage: Notes, external: str | None = None) -> Tensor:
+        """Return the positions of the test cells, (M,) int64, and note in the run card that they were read.
+
+        Args:
+            stage: The stage whose card gets the note.
+            external: Name of an external test set to open instead of the test part.
+        """
+        test = self._positions("test" if external is None else EXTERNAL + external)
+        which = "test part" if external is None else f"external test set {external}"
         stage.note(f"{which} opened: {len(test)} cells of {self.name}")
         return test
 
     def _positions(self, part: str) -> Tensor:
-        allowed = (*PARTS, *(FOREIGN + name for name in self.foreign))
+        allowed = (*PARTS, *(EXTERNAL + name for name in self.external))
         if part not in allowed:
             raise LeukError(f"no part {part!r}; allowed: {', '.join(allowed)}")
         return torch.from_numpy(np.flatnonzero(self.parts == part).astype(np.int64))
 
     def counts(self, part: str | None = None) -> pd.Series:
-        """Cells per class, in the order of ``classes``, of one part or of all."""
+        """Count the cells per class, in the order of ``classes``, of one part or of all."""
         labels = self.table["label"] if part is None else self.table.loc[self.table["split"] == part, "label"]
         return labels.value_counts().reindex(list(self.classes), fill_value=0)
 
     def with_images(self, path: Path) -> CellSet:
-        """The same cells with other pictures: ``path`` is a safetensors file with key ``images`` (N,3,S,S) uint8."""
+        """Return the same cells with other images, such as enhanced ones.
+
+        Args:
+            path: safetensors file with the key ``images``, (N,3,S,S) uint8, or the folder that holds it.
+
+        Raises:
+            LeukError: If the file is missing or its images do not fit.
+        """
         path = Path(path)
         if path.is_dir():
             path = path / "images.safetensors"
@@ -147,8 +176,8 @@ class CellSet:
             raise LeukError(f"{path}: no such file; run notebooks/02_alhe.ipynb first")
         images = _read(path)[0].get("images")
         if images is None or images.shape != self.images.shape:
-            found = "no images" if images is None else f"images {tuple(images.shape)}"
-            raise LeukError(f"{path}: {found}, but the data have {tuple(self.images.shape)}; run 02_alhe.ipynb again")
+            content = "no images" if images is None else f"images {tuple(images.shape)}"
+            raise LeukError(f"{path}: {content}, but the data have {tuple(self.images.shape)}; run 02_alhe.ipynb again")
         return replace(self, images=images)
 
 
@@ -170,7 +199,17 @@ def from_arrays(
     masks: NDArray[np.uint8] | None = None,
     name: str = "cells",
 ) -> CellSet:
-    """A CellSet from NumPy arrays in image layout: images (N,S,S,3), masks (N,S,S)."""
+    """Build a CellSet from NumPy arrays.
+
+    Args:
+        images: (N,S,S,3) uint8.
+        labels: (N,) positions in ``classes``.
+        classes: Names of the classes.
+        table: N rows with at least label, group and split.
+        kind: Rendered cells or micrographs.
+        masks: (N,S,S) uint8, or None.
+        name: Name of the data set.
+    """
     return CellSet(
         images=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))),
         masks=None if masks is None else torch.from_numpy(np.ascontiguousarray(masks)),

@@ -1,4 +1,4 @@
-"""Bytes to RGB: every kind of image file is decoded the same way or refused with a reason."""
+"""Decode image files to 8-bit RGB, or refuse them with a reason."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from PIL import ImageOps
 
-from leuk_lib.data.image_files import MAX_PIXELS, Header, Unreadable, check_size, open_regular, probe
-from leuk_lib.data.opencv import cv2
+from leuk_lib.data.image_files import MAX_PIXELS, Header, Unreadable, check_size, open_regular, read_header
 
 __all__ = ["MAX_PIXELS", "Decoded", "Unreadable", "decode", "decode_file", "square"]
 
 MAX_BYTES = 1 << 29  # of one file
-SMALL_SIDE = 24  # pixels: reported below it
+SMALL_SIDE = 24  # pixels; smaller images get the finding "tiny"
 SUFFIXES = {
     "PNG": {".png"},
     "JPEG": {".jpg", ".jpeg"},
@@ -28,10 +30,13 @@ SUFFIXES = {
     "TIFF": {".tif", ".tiff"},
     "WEBP": {".webp"},
 }
-ORIENTATION = 0x0112
+JPEG = ("JPEG", "MPO")  # an MPO file holds several JPEG images; the first is the picture
+ORIENTATION = 0x0112  # EXIF tag
 STRIPS = ((273, 279), (324, 325))  # TIFF tags: offsets and byte counts of strips, of tiles
 TIFF_MAGIC = (b"II*\0", b"MM\0*")
-# What Pillow and OpenCV were seen to raise over damaged files (fuzzing); all mean "this is no image".
+# libjpeg's warning about bytes before the end marker, which some cameras and programs write; the pixels may be intact.
+SURPLUS = "extraneous bytes before marker 0xd9"
+# What Pillow and OpenCV raise for damaged files (collected by fuzzing).
 DAMAGE = (
     OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, AttributeError, RuntimeError,
     ArithmeticError, AssertionError, MemoryError, struct.error, zlib.error, cv2.error,
@@ -41,20 +46,32 @@ BOMB = (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning)
 
 @dataclass(frozen=True)
 class Decoded:
-    """image (H,W,3) uint8 RGB, upright, how the file is unusual (findings, possibly none), and its kind as Pillow names it."""
+    """A decoded image file.
+
+    Attributes:
+        image: (H,W,3) uint8 RGB, upright.
+        findings: What is unusual about the file; empty for most. The keys of ``findings.UNUSUAL``.
+    """
 
     image: NDArray[np.uint8]
     findings: tuple[str, ...]
-    kind: str = ""
 
 
 def decode_file(path: Path) -> Decoded:
-    """Decode one image file. Raises ``Unreadable``."""
+    """Decode one image file.
+
+    Raises:
+        Unreadable: As ``read_file`` and ``decode`` do.
+    """
     return decode(read_file(path), path.suffix)
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a regular file. Raises ``Unreadable`` for pipes, devices and what is larger than 512 MiB."""
+    """Return the bytes of a regular file.
+
+    Raises:
+        Unreadable: For pipes, devices, files that cannot be opened, and files larger than 512 MiB.
+    """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
@@ -63,30 +80,42 @@ def read_file(path: Path) -> bytes:
 
 
 def decode(data: bytes, suffix: str = "") -> Decoded:
-    """Decode an image file's bytes to upright 8-bit RGB.
+    """Decode the bytes of an image file to upright 8-bit RGB.
 
-    16 bits are reduced to 8, CMYK and palette converted, grey repeated, transparency laid on white, EXIF orientation
-    applied; each is a finding. Truncated, damaged, unknown, animated, huge (> 64 megapixels) and tiny (< 8 px) files
-    raise ``Unreadable``. Damage inside the coded pixels of a JPEG, BMP, TIFF or WebP that leaves the file whole cannot
-    be seen here: those kinds have no checksum. (Of JPEGs ``manifest.read_folder`` also hears what the decoder says.)
+    Unusual files are converted, and the conversion becomes a finding: 16 bits are reduced to 8, CMYK and palettes
+    become RGB, grey is repeated, transparency is laid on white, and the EXIF orientation is applied.
+
+    JPEG has no checksum. Any warning of libjpeg about the coded pixels refuses the file, except surplus bytes after the
+    last pixel, which are a finding. Damage inside the pixels of a BMP, TIFF or WebP file of the right length cannot be
+    detected.
+
+    Args:
+        data: The whole file.
+        suffix: The file name's extension; one that does not fit the content is a finding. Empty: not compared.
+
+    Raises:
+        Unreadable: For truncated, damaged, unknown and animated files, and for images of more than 64 megapixels or
+            with a side of fewer than 8 pixels.
     """
     if not data:
         raise Unreadable("empty file")
-    header = probe(data)
+    header = read_header(data)
     findings: list[str] = []
-    if header is not None and header.plain:
-        kind, image = header.kind, _by_opencv(data, (header.height, header.width))
-    else:
+    if header is None or not header.plain:
         kind, image = _unusual(data, header, findings)
+    elif header.kind in JPEG:
+        kind, image = header.kind, _jpeg(data, (header.height, header.width), findings)
+    else:
+        kind, image = header.kind, _by_opencv(data, (header.height, header.width))
     if suffix and suffix.lower() not in SUFFIXES[kind]:
         findings.insert(0, f"is a {kind} file under another name")
     if min(image.shape[:2]) < SMALL_SIDE:
         findings.append("tiny")
-    return Decoded(image, tuple(dict.fromkeys(findings)), kind)
+    return Decoded(image, tuple(dict.fromkeys(findings)))
 
 
 def _by_opencv(data: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """OpenCV's decoder, which applies the orientation; ``shape`` (rows, columns) is what the header promised."""
+    """Decode with OpenCV, which applies the EXIF orientation; ``shape`` (rows, columns) is the header's."""
     try:
         image: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
@@ -96,34 +125,63 @@ def _by_opencv(data: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
     return image
 
 
-def _unusual(data: bytes, header: Header | None, findings: list[str]) -> tuple[str, NDArray[np.uint8]]:
-    """Kind and pixels of what is not plain 8-bit RGB."""
+def _jpeg(data: bytes, shape: tuple[int, int], findings: list[str], colours: str = "RGB") -> NDArray[np.uint8]:
+    """Decode a JPEG with libjpeg's warnings as errors; ``shape`` (rows, columns) is the header's.
+
+    OpenCV and Pillow decode damaged JPEGs without an error; OpenCV lets libjpeg write to the terminal instead.
+    """
     try:
-        # GIF is opened only to be refused by its name.
+        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colours, strict=True)
+    except ValueError as error:
+        reason = str(error)
+        if SURPLUS in reason:
+            findings.append("suspicious JPEG: surplus bytes after the pixels")
+            image = simplejpeg.decode_jpeg(data, colours, strict=False)
+        elif "JFIF" in reason:  # an unknown revision number, which does not concern the pixels
+            revision = data.index(b"JFIF\0") + 5
+            return _jpeg(data[:revision] + b"\1\1" + data[revision + 2 :], shape, findings, colours)
+        elif "subsampling" in reason:  # legal, but not supported by TurboJPEG
+            findings.append("unchecked JPEG")
+            return _by_opencv(data, shape)
+        else:
+            raise Unreadable(f"damaged ({reason})") from error
+    if image.shape[:2] != shape:
+        raise Unreadable("damaged: its pixels do not fit its header")
+    return image
+
+
+def _unusual(data: bytes, header: Header | None, findings: list[str]) -> tuple[str, NDArray[np.uint8]]:
+    """Return the kind and the pixels of a file that is not plain 8-bit RGB."""
+    try:
+        # GIF is opened only so that the refusal can name it.
         opened = Pillow.open(io.BytesIO(data), formats=[*(k for k in SUFFIXES if k != "MPO"), "GIF"])
     except BOMB as error:
-        raise Unreadable("oversized: its header promises too many pixels for one cell") from error
+        raise Unreadable("oversized: its header states too many pixels for one cell") from error
     except DAMAGE as error:
         if data[:4] in TIFF_MAGIC:
             raise Unreadable(
-                "a TIFF with a damaged header or of a kind that is not read; save it with 8 bits"
+                "a TIFF with a damaged header or of an unsupported kind; save it with 8 bits per channel"
             ) from error
         raise Unreadable("not an image, or its header is damaged") from error
     kind = opened.format or ""
     if kind not in SUFFIXES:
         raise Unreadable(f"format {kind} is not supported")
     check_size(*opened.size)
-    if kind not in ("JPEG", "MPO") and _frames(opened) > 1:  # of a camera's JPEG the first picture is the picture
+    if kind not in JPEG and _frames(opened) > 1:
         raise Unreadable("several images in one file")
     if kind == "TIFF":
         _whole_tiff(opened, len(data))
     try:
-        if opened.mode == "RGB" and "transparency" not in opened.info:
-            if _orientation(opened) not in (0, 1):
-                findings.append("EXIF-rotated")
-            image = _by_opencv(data, opened.size[::-1])
+        shape, turned = opened.size[::-1], _orientation(opened)
+        pixels = None
+        if kind in JPEG:
+            pixels = _jpeg(data, shape, findings, "CMYK" if opened.mode == "CMYK" else "RGB")
+        if opened.mode != "RGB" or "transparency" in opened.info:
+            image = _by_pillow(opened, turned, findings)
         else:
-            image = _by_pillow(opened, findings)
+            image = _by_opencv(data, shape) if pixels is None else _upright(Pillow.fromarray(pixels), turned)
+        if turned not in (0, 1):
+            findings.append("EXIF-rotated")
         if _deep(opened, header):
             findings.append("16-bit")
         return kind, image
@@ -133,31 +191,32 @@ def _unusual(data: bytes, header: Header | None, findings: list[str]) -> tuple[s
         raise Unreadable(f"damaged ({error})") from error
 
 
-def _by_pillow(header: Pillow.Image, findings: list[str]) -> NDArray[np.uint8]:
-    turned = _orientation(header)
-    mode = header.mode
-    if mode.startswith("I") or mode == "F":
-        values = np.asarray(header, dtype=np.float64)
-        findings += ["16-bit", "grey"]
-        top = 65535.0 if values.max() > 255 else 255.0
-        grey = np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+def _by_pillow(opened: Pillow.Image, turned: int, findings: list[str]) -> NDArray[np.uint8]:
+    """Convert palettes, grey, CMYK, transparency and 16-bit grey to RGB."""
+    mode = opened.mode
     names = {"P": "palette", "CMYK": "CMYK", "L": "grey", "1": "grey", "LA": "grey"}
     if mode in names:
         findings.append(names[mode])
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in header.info:
-        rgba = header.convert("RGBA")
+    if mode.startswith("I") or mode == "F":
+        findings += ["16-bit", "grey"]
+        values = np.asarray(opened, dtype=np.float64)
+        top = 65535.0 if values.max() > 255 else 255.0
+        image = Pillow.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+    elif mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in opened.info:
+        rgba = opened.convert("RGBA")
         if np.asarray(rgba)[..., 3].min() < 255:
             findings.append("transparent")
         rgba = Pillow.alpha_composite(Pillow.new("RGBA", rgba.size, "white"), rgba)
         image = rgba.convert("RGB")
     else:
-        image = header.convert("RGB")
-    if turned not in (0, 1):
-        findings.append("EXIF-rotated")
-    if turned not in (0, 1) and header.format != "TIFF":  # a TIFF is turned by Pillow when it is loaded
-        from PIL import ImageOps
+        image = opened.convert("RGB")
+    # Pillow turns a TIFF when it loads it.
+    return np.array(image, dtype=np.uint8) if opened.format == "TIFF" else _upright(image, turned)
 
+
+def _upright(image: Pillow.Image, turned: int) -> NDArray[np.uint8]:
+    """Apply the EXIF orientation ``turned`` (0 or 1: none)."""
+    if turned not in (0, 1):
         exif = image.getexif()
         exif[ORIENTATION] = turned
         image = ImageOps.exif_transpose(image)
@@ -177,11 +236,11 @@ def _orientation(header: Pillow.Image) -> int:
     try:
         return int(header.getexif().get(ORIENTATION, 0))
     except DAMAGE:
-        return 0  # damaged EXIF does not make the pixels wrong
+        return 0  # the pixels may be right although the EXIF data are damaged
 
 
 def _deep(opened: Pillow.Image, header: Header | None) -> bool:
-    """Whether a file holds more than 8 bits a channel (Pillow's mode does not tell)."""
+    """Whether a file has more than 8 bits per channel, which Pillow's mode does not show."""
     if header is not None:
         return header.deep
     bits = getattr(opened, "tag_v2", {}).get(258, (8,))
@@ -198,7 +257,16 @@ def _whole_tiff(opened: Pillow.Image, size: int) -> None:
 
 
 def square(image: NDArray[np.uint8], size: int, nearest: bool = False) -> NDArray[np.uint8]:
-    """Centre square of an image or mask, resized to (size, size): by area downwards, cubic upwards, or nearest."""
+    """Cut out the centre square of an image and resize it.
+
+    Args:
+        image: (H,W,3) image or (H,W) mask, uint8.
+        size: Side of the result in pixels.
+        nearest: Nearest neighbour, for masks. Otherwise area interpolation to shrink, cubic to enlarge.
+
+    Returns:
+        (size,size,3) or (size,size) uint8.
+    """
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -1,4 +1,4 @@
-"""What can be wrong with a file, and what to do about it."""
+"""Findings about image files: what is wrong, how severe it is, and what to do."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import pandas as pd
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-COLUMNS = ["path", "finding", "severity", "advice", "other"]
 
 
 class Finding(NamedTuple):
-    """``severity``: error (the file is left out), warning (used, look at it), info (nothing to do). ``other``: the
-    file that it is about, too, or nothing."""
+    """One finding.
+
+    Attributes:
+        path: The file, relative to the data folder; "." for the folder itself.
+        finding: What is wrong.
+        severity: error: the file is left out; warning: used, but look at it; info: nothing to do.
+        advice: What to do.
+        other: Another file that the finding concerns, or "".
+    """
 
     path: str
     finding: str
@@ -24,28 +30,33 @@ class Finding(NamedTuple):
 
 
 def as_table(findings: Iterable[Finding]) -> pd.DataFrame:
-    """The findings as a table, one row each."""
-    return pd.DataFrame(list(findings), columns=COLUMNS)
+    """Return the findings as a table, one per row."""
+    return pd.DataFrame(list(findings), columns=list(Finding._fields))
 
 
-# How a file is unusual -> severity and advice; the keys are the words of ``decode.Decoded.findings``.
+# What is unusual about a file that is used (``decode.Decoded.findings``) -> severity and advice.
 UNUSUAL: dict[str, tuple[Severity, str]] = {
-    "grey": ("warning", "colour carries the diagnosis; replace it by the colour original if there is one"),
-    "16-bit": ("warning", "reduced to 8 bits; check that its range was used"),
-    "CMYK": ("warning", "converted; save it as RGB to be sure of the colours"),
-    "palette": ("warning", "converted; colours were reduced when it was saved"),
+    "grey": ("warning", "the stain's colour is missing; use the colour original if there is one"),
+    "16-bit": ("warning", "reduced to 8 bits; check that it is neither too dark nor too bright"),
+    "CMYK": ("warning", "converted from print colours; save it as RGB to be sure of the colours"),
+    "palette": ("warning", "its colours were reduced when it was saved; use the original"),
     "transparent": ("warning", "laid on white; save it without transparency"),
-    "EXIF-rotated": ("info", "turned upright; nothing to do"),
-    "tiny": ("warning", "enlarging invents no detail; use the original crop"),
+    "EXIF-rotated": ("info", "turned upright as its camera recorded; nothing to do"),
+    "tiny": ("warning", "enlarging adds no detail; use the original crop"),
     "blank": ("warning", "it shows one colour only; delete it or restore it"),
     "far from square": ("warning", "only the centre square is used; crop the cell yourself"),
+    "suspicious JPEG": (
+        "warning",
+        "look at it: if its lower part is shifted or has other colours, restore the file; else save it again",
+    ),
+    "unchecked JPEG": ("warning", "its colour subsampling is unusual, so damage cannot be detected; save it again"),
+    "another extension": ("warning", "give it the extension of its content"),
 }
-EXTENSION: tuple[Severity, str] = ("warning", "give it the extension of its content")
 
 
-def unusual(path: str, words: Iterable[str]) -> list[Finding]:
-    """Findings about one file that is used."""
-    return [Finding(path, word, *UNUSUAL.get(word, EXTENSION)) for word in words]
+def unusual(path: str, keys: Iterable[str]) -> list[Finding]:
+    """Return the findings about one file that is used, from the keys of ``UNUSUAL`` (details may follow a key)."""
+    return [Finding(path, key, *UNUSUAL[kind_of(key)]) for key in keys]
 
 
 KINDS = (
@@ -55,7 +66,12 @@ KINDS = (
 
 
 def kind_of(finding: str) -> str:
-    """What a finding is, without the names of files and the numbers in it."""
+    """Strip the file names and numbers from a finding.
+
+    Example:
+        >>> kind_of("overlaps b/13.png by 53 %")
+        'overlaps'
+    """
     for start in KINDS:
         if finding.startswith(start):
             return start.removesuffix(" of") + (" under another label" if "under another label" in finding else "")

@@ -1,4 +1,4 @@
-"""Content fingerprint of a data set: what Snakemake asks to see whether the data changed. Imports nothing heavy."""
+"""Content hash of a data set, which shows the workflow whether the data changed. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ RENDERED = "smear"
 
 
 def fingerprint(dataset: str) -> str:
-    """SHA-256 (hexadecimal) of a data set's content.
+    """Compute the SHA-256 of a data set's content, in hexadecimal.
 
-    ``smear``: of the renderer's version. A folder: over the relative path, label, group and bytes of every image and
-    mask that would be read (or why it cannot be); so a renamed class or a changed manifest row counts, a moved folder
-    does not.
+    For ``smear`` it is that of the renderer's version. For a folder it covers the path, label, group, mask and external
+    test set of each image, the bytes of images and masks (or why they cannot be read), and what was left out. A renamed
+    class or a changed manifest row changes it; moving the folder does not.
+
+    Args:
+        dataset: "smear", the name of a known set, or a folder.
+
+    Raises:
+        LeukError: As ``listing.list_folder`` does.
     """
     digest = hashlib.sha256()
     if dataset == RENDERED:
@@ -25,17 +31,17 @@ def fingerprint(dataset: str) -> str:
         return digest.hexdigest()
     listing = list_folder(dataset)
     for entry in listing.entries:
-        digest.update("\x1f".join([entry.path, entry.label, entry.group, entry.mask, entry.foreign]).encode())
+        digest.update("\x1f".join([entry.path, entry.label, entry.group, entry.mask, entry.external]).encode())
         digest.update(_content(listing.root / entry.path).encode())
         if entry.mask:
             digest.update(_content(listing.root / entry.mask).encode())
-    for finding in listing.left:
+    for finding in listing.left_out:
         digest.update("\x1f".join(finding).encode())
     return digest.hexdigest()
 
 
 def _content(path: Path) -> str:
-    """SHA-256 of a file's bytes, or why it cannot be read."""
+    """Return the SHA-256 of a file's bytes, or why it cannot be read."""
     try:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

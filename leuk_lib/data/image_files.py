@@ -1,7 +1,8 @@
-"""What an image file's bytes say before they are decoded: kind, size, wholeness. Pure parsing, microseconds a file.
+"""Image files before decoding: opened safely, kind and size read, missing bytes detected.
 
-Decoders forgive: they fill what is missing with grey and say nothing. So the containers are walked here first. PNG has
-checksums, and any changed byte of it is found; JPEG, BMP, TIFF and WebP have none, and there only missing bytes are.
+Decoders fill missing pixels with grey without an error. The containers are therefore parsed first, in microseconds per
+file. PNG has checksums, so any changed byte is found. JPEG, BMP, TIFF and WebP have none; only missing bytes are found
+here (``decode`` checks a JPEG's coded pixels).
 """
 
 from __future__ import annotations
@@ -16,20 +17,24 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-MAX_PIXELS = 64_000_000  # a decompression bomb, or a whole slide: not a cell
-MAX_SCANS = 200  # of a progressive JPEG: each of them costs a pass over all pixels
+MAX_PIXELS = 64_000_000  # more is a decompression bomb or a whole slide
+MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
 MIN_SIDE = 8  # pixels
 
 
 class Unreadable(ValueError):
-    """This file gives no trustworthy image; the message says why."""
+    """A file that gives no trustworthy image; the message is the reason."""
 
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BufferedReader]:
-    """Yield a regular file, open for reading. Raises ``Unreadable`` for pipes, devices and what cannot be read."""
+    """Open a regular file for reading.
+
+    Raises:
+        Unreadable: For pipes, devices, links to nothing and files without read permission.
+    """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would wait for ever
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would block until something is written
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise Unreadable("not a regular file")
@@ -43,8 +48,15 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
 
 @dataclass(frozen=True)
 class Header:
-    """``kind`` as Pillow names it; ``plain``: 8-bit RGB without transparency, EXIF or a second image, so that OpenCV
-    decodes it exactly and nothing about it is unusual. ``deep``: more than 8 bits a channel."""
+    """Header of an image file.
+
+    Attributes:
+        kind: Pillow's name of the format, such as "PNG".
+        width: In pixels.
+        height: In pixels.
+        plain: 8-bit RGB without transparency, EXIF data or a second image: decoded without any conversion.
+        deep: More than 8 bits per channel.
+    """
 
     kind: str
     width: int
@@ -54,17 +66,24 @@ class Header:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise ``Unreadable`` for a size that no cell has."""
+    """Raise ``Unreadable`` for more than 64 megapixels and for a side of fewer than 8 pixels."""
     if width * height > MAX_PIXELS:
         raise Unreadable(f"oversized: {width} x {height} pixels are too many for one cell")
     if min(width, height) < MIN_SIDE:
         raise Unreadable(f"{width} x {height} pixels are too few")
 
 
-def probe(data: bytes) -> Header | None:
-    """Header of a whole file; None for a kind that only Pillow knows (the caller asks it).
+def read_header(data: bytes) -> Header | None:
+    """Parse the header of a PNG, JPEG or BMP and check that the file is complete.
 
-    Raises ``Unreadable`` for a damaged or truncated PNG, JPEG, BMP or WebP, and for impossible sizes.
+    Args:
+        data: The whole file.
+
+    Returns:
+        The header; None for other formats, whose headers Pillow reads.
+
+    Raises:
+        Unreadable: For a damaged or truncated PNG, JPEG, BMP or WebP file, and for sizes that ``check_size`` refuses.
     """
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -131,7 +150,7 @@ def _jpeg(data: bytes) -> Header:
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     if not components:
         raise Unreadable("damaged JPEG: no frame before the image data")
-    # Behind the start of scan the end marker cannot be a thumbnail's.
+    # An end marker before the start of scan may be a thumbnail's.
     if data.find(b"\xff\xd9", at) < 0:
         raise Unreadable("truncated JPEG: no end-of-image marker")
     if progressive and data.count(b"\xff\xda", at) > MAX_SCANS:

@@ -1,154 +1,159 @@
-"""Which files of a folder are cells: class folders, an optional manifest, masks. Reads no pixels, imports nothing heavy."""
+"""List a data folder: which files are cells, with their class, group, mask and external test set. Reads no pixels."""
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leuk_lib.data.catalog import SETS, KnownSet, home
+from leuk_lib.data.catalog import KNOWN_SETS, home
+from leuk_lib.data.layouts import layout_of
+from leuk_lib.data.tables import MANIFEST, METADATA, image_keys, read_groups, read_manifest
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-MASKS, MANIFEST, METADATA = "masks", "manifest.csv", "metadata.csv"
+MASKS = "masks"
 NOT_CELLS = {MASKS, "LICENSES", "licenses", "__MACOSX"}
-# Columns of a metadata table: which image a row is about, and whose it is.
-NAMES = ("path", "file", "filename", "file_name", "image", "image_name", "name", "id")
-OWNERS = ("patient", "patient_id", "subject", "subject_id", "case", "slide", "slide_id", "group")
-# What is said of an image whose mask or owner was told by a name that is not its alone: finding and advice.
-WHICH_MASK = "its mask's name fits several images"
-WHOSE = "its name in metadata.csv fits several images or owners"
+AMBIGUOUS_MASK = "its mask's name fits several images"
+AMBIGUOUS_GROUP = "its name in metadata.csv fits several images or groups"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image file: path relative to the data folder (POSIX), label, and what the manifest or a name tells."""
+    """One image file of a data folder.
+
+    Attributes:
+        path: Relative to the data folder, POSIX.
+        label: Class.
+        group: Patient, slide or subject, or "".
+        mask: Path of the mask relative to the data folder, or "".
+        external: Name of the external test set that the image belongs to, or "".
+        ambiguous: (finding, advice) about a mask or a group that may belong to another image.
+    """
 
     path: str
     label: str
     group: str = ""
-    mask: str = ""  # path relative to the data folder, or ""
-    foreign: str = ""  # name of the foreign test set that it belongs to, or ""
-    unclear: tuple[tuple[str, str], ...] = ()  # (finding, advice) of a mask or an owner that may be another image's
+    mask: str = ""
+    external: str = ""
+    ambiguous: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A data folder's entries, sorted by path, and what was not taken: (path, finding, advice)."""
+    """The images of a data folder.
+
+    Attributes:
+        root: The folder, resolved.
+        entries: Sorted by path.
+        left_out: (path, finding, advice) of the files that are not used. These texts are part of the fingerprint.
+        manifest: The manifest that was read, or None.
+        name: Name of the data set.
+    """
 
     root: Path
     entries: tuple[Entry, ...]
-    left: tuple[tuple[str, str, str], ...]
+    left_out: tuple[tuple[str, str, str], ...]
     manifest: Path | None
     name: str
 
 
 def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) -> Listing:
-    """Images of a data set: a folder, or the name of a known set, which lies in ``data/<name>/`` (``sets.home``).
+    """List the images of a data set.
 
-    A folder has class folders (any depth below), or the labels of ``manifest.csv`` in or above it. A manifest has the
-    columns path (relative to its own folder) and label, and may have mask, group and foreign (the name of a test set
-    that is never trained on). Its rows win over folder names. ``metadata.csv`` in the folder may tell patient or slide
-    by file. Masks without a manifest are looked for in ``masks/<same path>.png``, then ``masks/<same name>.png``. A bare
-    name that several images have tells neither mask nor owner; ``Entry.unclear`` says so. A known set's own class folders
-    and test sets are found by their names, at any depth.
+    Classes are folders (``layouts``) or the labels of ``manifest.csv`` in or above the data folder, which win over
+    folder names. A manifest may also name each image's mask, group and external test set, which is never trained on.
+    ``metadata.csv`` may name patients or slides by file. Masks that no manifest names are ``masks/<same path>.png`` or
+    ``masks/<same name>.png``. A bare name that several images have identifies neither mask nor group; such entries
+    are marked ``ambiguous``.
 
-    ``class_map``: class name -> new name; several old names may share a new one, and "" drops the class.
-    Raises ``LeukError`` if there is no such folder, no image, a table that cannot be read, or a ``class_map`` that names
-    a class which is not there.
+    Args:
+        path: A folder, or the name of a known set, which lies in ``data/<name>/`` (``catalog.home``).
+        class_map: Class -> new name. Several classes may get one name; "" drops the class.
+
+    Raises:
+        LeukError: For a missing folder, a folder without images, an unreadable table, and a ``class_map`` with a class
+            that does not exist.
     """
-    known = SETS.get(str(path))
+    known = KNOWN_SETS.get(str(path))
     root = home(known) if known else Path(path).expanduser()
     if not root.exists():
         if known:
             raise LeukError(f"data set {known.name}: nothing in {root}; {known.advice}", exit_code=2)
         raise LeukError(
-            f"data set {str(path)!r}: no such folder, and not a known name (smear, {', '.join(SETS)}); see data/README.md",
+            f"data set {str(path)!r}: no such folder, and not a known name (smear, {', '.join(KNOWN_SETS)}); "
+            "see data/README.md",
             exit_code=2,
         )
     if not root.is_dir():
         raise LeukError(f"data set {str(path)!r} is a file; give the folder that holds the class folders", exit_code=2)
     root = root.resolve()
-    manifest, told = _manifest(root)
+    manifest, rows = read_manifest(root)
+    layout = layout_of(known)
     entries: list[Entry] = []
-    left: list[tuple[str, str, str]] = []
-    seen = set()
-    files = _walk(root, left)
-    shared = Counter(key for file in files if file.suffix.lower() in IMAGES for key in _keys(file))
-    owners = _owners(root, shared)
+    left_out: list[tuple[str, str, str]] = []
+    listed = set()
+    files = _walk(root, left_out)
+    key_counts = Counter(key for file in files if file.suffix.lower() in IMAGES for key in image_keys(file))
+    groups = read_groups(root, key_counts)
     for relative in files:
         name = relative.as_posix()
         if not _is_text(name):
-            left.append((ascii(name), "file name is not UTF-8", "rename it"))
+            left_out.append((ascii(name), "file name is not UTF-8", "rename it"))
             continue
         if relative.suffix.lower() not in IMAGES:
             if relative.name not in (MANIFEST, METADATA) and len(relative.parts) > 1:
-                left.append((name, "not an image file", "nothing to do if this is meant; it is ignored"))
+                left_out.append((name, "not an image file", "nothing to do if this is meant; it is ignored"))
             continue
         if not _is_inside(root / relative, root):
-            left.append((name, "symbolic link out of the folder", "copy the file into the folder"))
+            left_out.append((name, "symbolic link out of the folder", "copy the file into the folder"))
             continue
-        seen.add(name)
-        row = told.get(name, {})
-        label, foreign = _place(relative, known)
-        label, foreign = row.get("label") or label, row.get("foreign") or foreign
+        listed.add(name)
+        row = rows.get(name, {})
+        place = layout(relative)
+        label, external = row.get("label") or place.label, row.get("external") or place.external
         if not label:
             allowed = f" of {known.name} ({', '.join(known.classes)})" if known else ""
-            left.append((name, f"no class{allowed}", "move it into a class folder or list it in manifest.csv"))
+            left_out.append((name, f"no class{allowed}", "move it into a class folder or list it in manifest.csv"))
             continue
-        unclear = []
+        ambiguous = []
         mask, group = row.get("mask", ""), row.get("group", "")
         if not mask:
-            mask, doubt = _told(relative, shared, lambda key: _masks(root, key))
-            if doubt:
+            mask, is_ambiguous = _look_up(relative, key_counts, lambda key: _masks(root, key))
+            if is_ambiguous:
                 own = f"{MASKS}/{relative.with_suffix('.png').as_posix()}"
-                unclear.append((WHICH_MASK, f"used without a mask; name it by the image's path: {own}"))
+                ambiguous.append((AMBIGUOUS_MASK, f"used without a mask; name it by the image's path: {own}"))
         if mask and not _is_inside(root / mask, root):
-            left.append((name, "its mask lies outside the folder", "copy the mask into the folder"))
+            left_out.append((name, "its mask lies outside the folder", "copy the mask into the folder"))
             continue
         if not group:
-            group, doubt = _told(relative, shared, lambda key: owners.get(key, ()))
-            if doubt:
-                unclear.append((WHOSE, f"used without an owner; write its path and one owner there: {name}"))
-        entries.append(Entry(name, label, group, mask, foreign, tuple(unclear)))
-    for name in sorted(set(told) - seen):
-        left.append((name, "in the manifest but not in the folder", "restore the file or delete its row"))
+            group, is_ambiguous = _look_up(relative, key_counts, lambda key: groups.get(key, ()))
+            if is_ambiguous:
+                advice = f"used without a patient or slide; give its path and one group there: {name}"
+                ambiguous.append((AMBIGUOUS_GROUP, advice))
+        entries.append(Entry(name, label, group, mask, external, tuple(ambiguous)))
+    for name in sorted(set(rows) - listed):
+        left_out.append((name, "in the manifest but not in the folder", "restore the file or delete its row"))
     if not entries:
         raise LeukError(
             f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))}); see data/README.md", exit_code=2
         )
-    entries = _mapped(entries, class_map or {}, root)
-    return Listing(root, tuple(entries), tuple(left), manifest, known.name if known else root.name)
+    entries = _rename_classes(entries, class_map or {}, root)
+    return Listing(root, tuple(entries), tuple(left_out), manifest, known.name if known else root.name)
 
 
-def _place(relative: Path, known: KnownSet | None) -> tuple[str, str]:
-    """Class and foreign test set by the folders that a file lies in; "" for none."""
-    folders = relative.parts[:-1]
-    if known is None:
-        return (folders[0] if folders else ""), ""
-    labels = [label for folder in folders if (label := known.class_of(folder))]
-    tests = [test for folder in folders if (test := known.test_of(folder))]
-    return (labels[-1] if labels else ""), (tests[0] if tests else "")
+def _look_up(image: Path, counts: Counter[str], values_of: Callable[[str], Collection[str]]) -> tuple[str, bool]:
+    """Return the value of the first key of an image that has one, and whether it is ambiguous (then "").
 
-
-def _keys(image: Path) -> list[str]:
-    """What ``masks/`` and ``metadata.csv`` may call an image: first its path, then its bare name, each also without suffix."""
-    return list(dict.fromkeys([image.as_posix(), image.with_suffix("").as_posix(), image.name, image.stem]))
-
-
-def _told(image: Path, shared: Counter[str], tell: Callable[[str], Collection[str]]) -> tuple[str, bool]:
-    """What is told of an image by the first of its keys that tells anything, and whether that is in doubt (then "").
-
-    It is where several images have that key (``shared`` counts them), or where it tells several things.
+    It is ambiguous if several images have the key, or if the key has several values.
     """
-    for key in _keys(image):
-        if found := tell(key):
-            doubt = shared[key] > 1 or len(found) > 1
-            return "" if doubt else next(iter(found)), doubt
+    for key in image_keys(image):
+        if values := values_of(key):
+            ambiguous = counts[key] > 1 or len(values) > 1
+            return "" if ambiguous else next(iter(values)), ambiguous
     return "", False
 
 
@@ -157,7 +162,7 @@ def _masks(root: Path, key: str) -> list[str]:
     return [mask] if (root / mask).is_file() else []
 
 
-def _mapped(entries: list[Entry], class_map: Mapping[str, str], root: Path) -> list[Entry]:
+def _rename_classes(entries: list[Entry], class_map: Mapping[str, str], root: Path) -> list[Entry]:
     present = {entry.label for entry in entries}
     for name in class_map:
         if name not in present:
@@ -181,87 +186,19 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _walk(root: Path, left: list[tuple[str, str, str]]) -> list[Path]:
-    """Files below ``root``, relative, sorted; masks, licences and hidden ones left out; folder links not followed."""
-    found = []
+def _walk(root: Path, left_out: list[tuple[str, str, str]]) -> list[Path]:
+    """List the files below ``root``, relative and sorted, without masks, licences, hidden files and linked folders."""
+    files = []
 
     def unlisted(error: OSError) -> None:
-        where = Path(error.filename).relative_to(root).as_posix()
-        left.append((where, f"folder cannot be listed ({error.strerror})", "check its rights"))
+        name = Path(error.filename).relative_to(root).as_posix()
+        left_out.append((name, f"folder cannot be listed ({error.strerror})", "check its rights"))
 
     for folder, folders, names in os.walk(root, onerror=unlisted, followlinks=False):
         folders[:] = sorted(d for d in folders if d not in NOT_CELLS and not d.startswith("."))
         for name in folders:
             if (link := Path(folder) / name).is_symlink() and _is_text(name):
-                where = "symbolic link to a folder"
-                left.append((link.relative_to(root).as_posix(), where, "not followed; copy the folder here"))
-        found += [(Path(folder) / name).relative_to(root) for name in names if not name.startswith(".")]
-    return sorted(found, key=lambda p: p.as_posix())
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file. Raises ``LeukError`` if it cannot be read as one."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as handle:
-            return list(csv.DictReader(handle))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LeukError(f"{file}: cannot be read as CSV ({error})", exit_code=2) from error
-
-
-def _owners(root: Path, images: Collection[str]) -> dict[str, set[str]]:
-    """Patients or slides by path, file name or stem, from ``metadata.csv`` in ``root``; empty without one.
-
-    A row whose path is among ``images`` (keys) is about that image only. Raises ``LeukError`` for a table without
-    usable columns.
-    """
-    file = root / METADATA
-    if not file.is_file():
-        return {}
-    rows = _rows(file)
-    columns = {(name or "").strip().lower().replace(" ", "_"): name for name in (rows[0] if rows else {})}
-    name = next((columns[c] for c in NAMES if c in columns), None)
-    owner = next((columns[c] for c in OWNERS if c in columns), None)
-    if name is None or owner is None:
-        raise LeukError(
-            f"{file}: needs a column with the file ({', '.join(NAMES)}) and one with the owner ({', '.join(OWNERS)})",
-            exit_code=2,
-        )
-    told: dict[str, set[str]] = {}
-    for row in rows:
-        if value := (row.get(owner) or "").strip():
-            path = Path((row.get(name) or "").strip().replace("\\", "/"))
-            exact = len(path.parts) > 1 and path.as_posix() in images
-            for key in {path.as_posix()} if exact else {path.as_posix(), path.name, path.stem}:
-                told.setdefault(key, set()).add(value)
-    return told
-
-
-def _manifest(root: Path) -> tuple[Path | None, dict[str, dict[str, str]]]:
-    """Rows of the manifest in ``root`` or the folder above, by path relative to ``root``."""
-    for place in (root, root.parent):
-        file = place / MANIFEST
-        if not file.is_file():
-            continue
-        rows = _rows(file)
-        if not rows or not {"path", "label"} <= set(rows[0]):
-            if place == root:
-                raise LeukError(
-                    f"{file}: needs the columns path and label (mask, group, foreign optional)", exit_code=2
-                )
-            continue  # a file of that name above the folder may be somebody else's
-        prefix = "" if place == root else f"{root.name}/"
-        told = {}
-        for row in rows:
-            name = (row.get("path") or "").replace("\\", "/")
-            if not name.startswith(prefix):
-                continue
-            mask = (row.get("mask") or "").replace("\\", "/")
-            told[name.removeprefix(prefix)] = {
-                "label": (row.get("label") or "").strip(),
-                "group": (row.get("group") or "").strip(),
-                "mask": mask.removeprefix(prefix) if mask.startswith(prefix) else "",
-                "foreign": (row.get("foreign") or "").strip(),
-            }
-        if told or place == root:
-            return file, told
-    return None, {}
+                what, advice = "symbolic link to a folder", "not followed; copy the folder here"
+                left_out.append((link.relative_to(root).as_posix(), what, advice))
+        files += [(Path(folder) / name).relative_to(root) for name in names if not name.startswith(".")]
+    return sorted(files, key=lambda p: p.as_posix())

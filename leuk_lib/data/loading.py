@@ -1,4 +1,4 @@
-"""The data sets by name: ``smear`` is rendered, the known sets of ``sets`` and anything else are folders of images."""
+"""Load a data set before the split: ``smear`` is rendered, known sets and any other path are folders of images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from leuk_lib.data.catalog import SETS
+from leuk_lib.data.catalog import KNOWN_SETS
 from leuk_lib.data.findings import as_table
 from leuk_lib.data.fingerprint import RENDERED, fingerprint
 from leuk_lib.data.folder import read_folder
@@ -22,9 +22,18 @@ __all__ = ["Dataset", "fingerprint", "load_dataset"]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Decoded cells before the split: images (N,S,S,3) and masks (N,S,S) uint8, labels in ``table``.
+    """Decoded cells before the split.
 
-    ``notes`` are lines for the card: everything that was left out or decided. ``findings`` is the check's table.
+    Attributes:
+        name: Name of the data set.
+        kind: Rendered cells or micrographs.
+        classes: Names of the classes, in the order of the label numbers.
+        images: (N,S,S,3) uint8 RGB.
+        masks: (N,S,S) uint8 with 0 background, 128 cytoplasm, 255 nucleus; or None.
+        table: One row per cell, with at least path, label, group and external (name of its external test set, or "").
+        findings: Findings about the files (``findings.Finding``).
+        notes: Lines for the run card: what was left out or decided.
+        grouped_by: Where the groups come from.
     """
 
     name: str
@@ -39,7 +48,7 @@ class Dataset:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(N,) position of every cell's label in ``classes``."""
+        """(N,) position of each cell's label in ``classes``."""
         number = {name: k for k, name in enumerate(self.classes)}
         return np.array([number[label] for label in self.table["label"]], dtype=np.int64)
 
@@ -56,12 +65,24 @@ def load_dataset(
     per_class: int = 0,
     class_map: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """Render or read a data set at ``size`` pixels. The result does not depend on ``workers``.
+    """Render or read a data set. The result does not depend on ``workers``.
 
-    ``cells``, ``patients`` and ``patient_effect`` are for ``smear``; ``per_class`` (0: all) thins a folder's classes;
-    ``class_map`` renames, merges or drops them (``files.list_folder``). Cells of a foreign test set carry its name in the
-    table's column ``foreign``; their classes are those of the other cells.
-    Raises ``LeukError`` (exit code 2) if fewer than two classes hold a usable image.
+    Args:
+        name_or_path: "smear", the name of a known set, or a folder of images.
+        size: Side of the images in pixels.
+        seed: Seed of the rendering, and of the choice with ``per_class``.
+        workers: Processes that render, or threads that read.
+        cells: Rendered cells in total (``smear`` only).
+        patients: Rendered patients per class (``smear`` only).
+        patient_effect: How much the slides of rendered patients differ; 0: not at all (``smear`` only).
+        per_class: Cells per class of a folder, at most; 0: all.
+        class_map: Class of a folder -> new name; several classes may get one name; "" drops the class.
+
+    Returns:
+        The data set. Cells of external test sets are limited to the classes of the other cells.
+
+    Raises:
+        LeukError: With exit code 2 if fewer than two classes hold a usable image, and as ``listing.list_folder`` does.
     """
     if name_or_path == RENDERED:
         if class_map:
@@ -79,21 +100,20 @@ def _rendered(size: int, seed: int, workers: int, cells: int, patients: int, pat
     images, masks, table = render_smear(cells, patients, size, seed, patient_effect, workers)
     table.insert(0, "path", [f"{RENDERED}/{i:05d}" for i in table["index"]])
     table.insert(2, "group", table["patient"])
-    table.insert(3, "foreign", "")
-    nothing = as_table([])
+    table.insert(3, "external", "")
     note = f"rendered cells: {len(table)} cells of {table['patient'].nunique()} patients, no micrographs"
-    return Dataset(RENDERED, "rendered", CLASSES, images, masks, table, nothing, (note,), "patient")
+    return Dataset(RENDERED, "rendered", CLASSES, images, masks, table, as_table([]), (note,), "patient")
 
 
 def _folder(
     path: str, size: int, seed: int, workers: int, per_class: int, class_map: Mapping[str, str] | None
 ) -> Dataset:
-    reading = read_folder(path, size, workers, class_map)
-    table, findings = reading.table, reading.findings
-    name = path if path in SETS else reading.root.name
+    folder = read_folder(path, size, workers, class_map)
+    table, findings = folder.table, folder.findings
+    name = path if path in KNOWN_SETS else folder.root.name
     notes = [
-        f"{len(table)} cells of {name} read; grouped by {reading.grouped_by}"
-        + (": figures on the test part are upper bounds" if "near" in reading.grouped_by else "")
+        f"{len(table)} cells of {name} read; grouped by {folder.grouped_by}"
+        + (": figures on the test part are upper bounds" if "near" in folder.grouped_by else "")
     ]
     errors = findings[findings["severity"] == "error"]
     if len(errors):
@@ -102,31 +122,32 @@ def _folder(
     warned = int((findings["severity"] == "warning").sum())
     if warned:
         notes.append(f"{warned} warnings about files that were used, in findings.csv")
-    own = table["foreign"] == ""
+    own = table["external"] == ""
     classes = tuple(sorted(table.loc[own, "label"].unique()))
     if len(classes) < 2:
         raise LeukError(
-            f"data set {reading.root}: {len(classes)} class with usable images; at least 2 class folders are needed "
-            "(leuk data check tells what was left out)",
+            f"data set {folder.root}: {len(classes)} class with usable images; at least 2 class folders are needed "
+            "(leuk data check lists what was left out)",
             exit_code=2,
         )
     keep = table["label"].isin(classes).to_numpy(copy=True)
-    for test in sorted(table.loc[~own, "foreign"].unique()):
-        here = (table["foreign"] == test).to_numpy()
-        strange = f", {int((here & ~keep).sum())} more of other classes left out" if (here & ~keep).any() else ""
-        notes.append(f"foreign test set {test}: {int((here & keep).sum())} cells, never trained on{strange}")
+    for test in sorted(table.loc[~own, "external"].unique()):
+        inside = (table["external"] == test).to_numpy()
+        dropped = int((inside & ~keep).sum())
+        others = f", {dropped} more of other classes left out" if dropped else ""
+        notes.append(f"external test set {test}: {int((inside & keep).sum())} cells, never trained on{others}")
     if per_class:
         rank = table["sha256"].map(lambda content: derive(seed, "per class", content))
-        keep &= (rank.groupby([table["foreign"], table["label"]]).rank(method="first") <= per_class).to_numpy()
-        notes.append(f"thinned to at most {per_class} cells a class: {int(keep.sum())} of {len(table)} kept")
+        keep &= (rank.groupby([table["external"], table["label"]]).rank(method="first") <= per_class).to_numpy()
+        notes.append(f"thinned to at most {per_class} cells per class: {int(keep.sum())} of {len(table)} kept")
     return Dataset(
         name=name,
         kind="micrographs",
         classes=classes,
-        images=reading.images[keep],
-        masks=None if reading.masks is None else reading.masks[keep],
+        images=folder.images[keep],
+        masks=None if folder.masks is None else folder.masks[keep],
         table=table[keep].reset_index(drop=True),
         findings=findings,
         notes=tuple(notes),
-        grouped_by=reading.grouped_by,
+        grouped_by=folder.grouped_by,
     )

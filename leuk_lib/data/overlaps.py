@@ -1,36 +1,43 @@
-"""Two fields of view of one slide that overlap: shared cells, different pictures, invisible to any hash of the whole.
+"""Overlapping fields of view of one slide: shared cells in different pictures, which no hash of the whole image finds.
 
-Cheap candidates first: upright binary features (ORB's, Rublee et al. 2011) of all images go into hash tables
-(locality-sensitive hashing, Indyk and Motwani 1998); images whose features meet there with one and the same shift, more
-often than chance, are registered on their pixels, and only what correlates is a finding. The cost grows with the number
-of images, not of pairs.
+Upright binary features (ORB) of all images go into hash tables (locality-sensitive hashing). Two images whose features
+collide with one common shift, more often than by chance, are registered on their pixels; only images that correlate
+there overlap. The cost grows with the number of images, not of pairs.
+
+References:
+    Rublee et al., ORB: an efficient alternative to SIFT or SURF, ICCV 2011.
+    Indyk and Motwani, Approximate nearest neighbors: towards removing the curse of dimensionality, STOC 1998.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leuk_lib.data.opencv import cv2
-
-LONGEST = 320  # pixels: features are sought in a copy of at most this side
-FEATURES = 200  # per image
-BITS, TABLES = 20, 12  # of the 256 bits of a feature, drawn for each hash table
-CROWD = 12  # a bucket with more features than this holds what every image has, and tells nothing
-CELL = 6  # pixels of the small copy: shifts that agree to this are one shift
-VOTES = 3  # features with the same shift that make two images candidates, if they are
-VOTING = 0.05  # of the features that lie in the overlap
-MIN_SHARE = 0.1  # of the smaller image's area
-EVEN = 9.0  # squared grey levels: structure weaker than 3 levels is noise
-MIN_CORRELATION = 0.7  # of the fine structure where they overlap; other cells were seen to reach .6, true overlaps .84
+LONGEST = 320  # longest side of the copy in which features are detected, pixels
+FEATURES = 200  # at most, per image
+BITS, TABLES = 20, 12  # bits per hash table, of the 256 of a feature, and number of tables
+CROWDED = 12  # larger buckets hold features that occur in every image; they are skipped
+BIN = 6  # pixels of the small copy: shifts within a bin count as equal
+VOTES = 3  # equal shifts that make two images a candidate pair
+MIN_VOTING = 0.05  # votes per feature in the overlap
+MIN_SHARE = 0.1  # overlap, as a fraction of the smaller image
+NOISE = 9.0  # squared grey levels: structure weaker than 3 levels is noise
+MIN_CORRELATION = 0.7  # of the fine structure in the overlap; other cells reach 0.6, true overlaps start at 0.84
 
 
 @dataclass(frozen=True)
 class Features:
-    """Upright ORB features of one image: ``places`` (K,2) float32 x, y in pixels of the small copy; ``codes`` (K,32);
-    ``shape`` of the small copy (rows, columns)."""
+    """Upright ORB features of one image.
+
+    Attributes:
+        places: (K,2) float32 x, y in pixels of the small copy.
+        codes: (K,32) uint8 binary descriptors.
+        shape: Rows and columns of the small copy.
+    """
 
     places: NDArray[np.float32]
     codes: NDArray[np.uint8]
@@ -38,16 +45,16 @@ class Features:
 
 
 def small_grey(image: NDArray[np.uint8], longest: int = LONGEST) -> NDArray[np.uint8]:
-    """Grey copy of an RGB image (H,W,3) whose longer side is at most ``longest``; smaller images keep their size."""
+    """Convert an RGB image (H,W,3) to grey and shrink it until its longer side is at most ``longest`` pixels."""
     grey: NDArray[np.uint8] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     scale = longest / max(grey.shape)
     return grey if scale >= 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def features(grey: NDArray[np.uint8]) -> Features:
-    """Up to ``FEATURES`` corners of a small grey image (H,W), spread over it, and their codes.
+def orb_features(grey: NDArray[np.uint8]) -> Features:
+    """Detect up to ``FEATURES`` corners of a small grey image (H,W) and describe them.
 
-    The codes are upright: fields of one slide are shifted against each other, not turned.
+    The descriptors are upright: fields of one slide are shifted against each other, not turned.
     """
     corners = cv2.goodFeaturesToTrack(grey, FEATURES, 0.004, 4)
     if corners is None:
@@ -61,57 +68,63 @@ def features(grey: NDArray[np.uint8]) -> Features:
     return Features(cv2.KeyPoint_convert(kept), codes, grey.shape)
 
 
-def candidates(every: list[Features]) -> NDArray[np.int64]:
-    """(P,4): image i < j and the shift x, y (pixels of the small copies) that takes j's features onto i's, for the pairs
-    in which at least ``VOTES`` features agree on a shift; the shift with most votes."""
-    n = len(every)
-    owner = np.repeat(np.arange(n), [len(f.codes) for f in every])
+def candidate_shifts(features: list[Features]) -> NDArray[np.int64]:
+    """Find the pairs of images in which at least ``VOTES`` features agree on a shift.
+
+    Args:
+        features: Features of each image.
+
+    Returns:
+        (P,4) rows i, j, x, y: images i < j and the shift in pixels of the small copies that moves the features of j
+        onto those of i; the shift with most votes.
+    """
+    n = len(features)
+    owner = np.repeat(np.arange(n), [len(f.codes) for f in features])
     if not len(owner):
         return np.zeros((0, 4), np.int64)
-    places = np.concatenate([f.places for f in every]).astype(np.int64)
-    bits = np.unpackbits(np.concatenate([f.codes for f in every]), axis=1)
-    rng = np.random.default_rng(0)  # which bits a table looks at is no secret and no result
+    places = np.concatenate([f.places for f in features]).astype(np.int64)
+    bits = np.unpackbits(np.concatenate([f.codes for f in features]), axis=1)
+    rng = np.random.default_rng(0)  # chooses the bits of each table
     powers = 1 << np.arange(BITS, dtype=np.uint32)
-    met = [_meetings(bits[:, rng.choice(256, BITS, replace=False)] @ powers, owner) for _ in range(TABLES)]
-    pairs = np.unique(np.concatenate(met))  # a pair of features counts once, in however many tables it met
+    collisions = [_collisions(bits[:, rng.choice(256, BITS, replace=False)] @ powers, owner) for _ in range(TABLES)]
+    pairs = np.unique(np.concatenate(collisions))  # a pair of features counts once, not once per table
     a, b = np.divmod(pairs, len(owner))
     shift = places[a] - places[b] + 2 * LONGEST  # positive
     best: dict[int, tuple[int, int, int]] = {}
-    for offset in (0, CELL // 2):  # two staggered grids: a shift on the border of one lies inside a field of the other
-        cell = (shift + offset) // CELL
+    for offset in (0, BIN // 2):  # two staggered grids: a shift on the border of one lies inside a bin of the other
+        cell = (shift + offset) // BIN
         votes = ((owner[a] * n + owner[b]) << 20) | (cell[:, 0] << 10) | cell[:, 1]
-        kinds, count = np.unique(votes, return_counts=True)
-        for kind, agreed in zip(kinds[count >= VOTES].tolist(), count[count >= VOTES].tolist(), strict=True):
-            if agreed > best.get(kind >> 20, (0, 0, 0))[0]:
-                place = ((kind >> 10) & 1023, kind & 1023)
-                best[kind >> 20] = (agreed, *(v * CELL + CELL // 2 - offset - 2 * LONGEST for v in place))
+        keys, count = np.unique(votes, return_counts=True)
+        for key, agreed in zip(keys[count >= VOTES].tolist(), count[count >= VOTES].tolist(), strict=True):
+            if agreed > best.get(key >> 20, (0, 0, 0))[0]:
+                place = ((key >> 10) & 1023, key & 1023)
+                best[key >> 20] = (agreed, *(v * BIN + BIN // 2 - offset - 2 * LONGEST for v in place))
     rows = []
     for pair, (agreed, x, y) in sorted(best.items()):
-        first, second = every[pair // n], every[pair % n]
-        share = _share(first.shape, second.shape, x, y)
-        if agreed >= VOTING * share * min(len(first.codes), len(second.codes)):
+        first, second = features[pair // n], features[pair % n]
+        share = _overlap_share(first.shape, second.shape, x, y)
+        if agreed >= MIN_VOTING * share * min(len(first.codes), len(second.codes)):
             rows.append((pair // n, pair % n, x, y))
     return np.array(rows, np.int64).reshape(-1, 4)
 
 
-def _share(first: tuple[int, int], second: tuple[int, int], x: int, y: int) -> float:
-    """Share of the smaller image that lies on the other when the second is moved by (x, y)."""
+def _overlap_share(first: tuple[int, int], second: tuple[int, int], x: int, y: int) -> float:
+    """Fraction of the smaller image that lies on the other one when the second is moved by (x, y)."""
     high = max(0, min(first[0], second[0] + y) - max(0, y))
     wide = max(0, min(first[1], second[1] + x) - max(0, x))
     return high * wide / min(first[0] * first[1], second[0] * second[1])
 
 
-def _meetings(key: NDArray[np.uint32], owner: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pairs of features with one key, as first * number + second, of different images (the lower first), from buckets
-    that are not crowded."""
+def _collisions(key: NDArray[np.uint32], owner: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Find pairs of features of different images with one key, as first * number + second, in uncrowded buckets."""
     order = np.argsort(key, kind="stable")  # keeps the images in their order within a bucket
     ordered = key[order]
     start = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     size = np.diff(np.r_[start, len(ordered)])
-    order = order[np.repeat((size > 1) & (size <= CROWD), size)]
+    order = order[np.repeat((size > 1) & (size <= CROWDED), size)]
     ordered = key[order]
     out = []
-    for gap in range(1, CROWD):
+    for gap in range(1, CROWDED):
         same = np.flatnonzero(ordered[gap:] == ordered[:-gap])
         a, b = order[same], order[same + gap]
         out.append((a * len(key) + b)[owner[a] != owner[b]])
@@ -119,36 +132,46 @@ def _meetings(key: NDArray[np.uint32], owner: NDArray[np.int64]) -> NDArray[np.i
 
 
 def register(a: NDArray[np.uint8], b: NDArray[np.uint8], shift: tuple[float, float]) -> tuple[float, float]:
-    """Correlation of the fine structure of two grey images where ``b`` moved by ``shift`` (x, y) covers ``a``, after a
-    sub-pixel refinement by phase correlation; and the overlap's share of the smaller image. (0, 0) if there is none."""
+    """Register two grey images and correlate their fine structure where they overlap.
+
+    The shift is refined by phase correlation before.
+
+    Args:
+        a: (H,W) grey image.
+        b: Grey image, of any size.
+        shift: Approximate shift x, y in pixels that moves ``b`` onto ``a``.
+
+    Returns:
+        Correlation in [-1,1] and the overlap as a fraction of the smaller image; (0, 0) without an overlap.
+    """
     x, y = round(shift[0]), round(shift[1])
-    first, second = _common(a, b, x, y)
+    first, second = _overlap(a, b, x, y)
     if min(first.shape) < 16:
         return 0.0, 0.0
-    fine, other = _fine(first), _fine(second)
+    fine, other = _fine_structure(first), _fine_structure(second)
     window = cv2.createHanningWindow(fine.shape[::-1], cv2.CV_32F)
     (dx, dy), _ = cv2.phaseCorrelate(fine, other, window)
-    if max(abs(dx), abs(dy)) < 3 * CELL:  # else the peak is an accident
-        first, second = _common(a, b, x - round(dx), y - round(dy))
+    if max(abs(dx), abs(dy)) < 3 * BIN:  # otherwise the peak is spurious
+        first, second = _overlap(a, b, x - round(dx), y - round(dy))
         if min(first.shape) < 16:
             return 0.0, 0.0
-        fine, other = _fine(first), _fine(second)
-    if min(fine.std(), other.std()) < 1e-3:  # clear glass on clear glass
+        fine, other = _fine_structure(first), _fine_structure(second)
+    if min(fine.std(), other.std()) < 1e-3:  # empty glass
         return 0.0, 0.0
     return float(np.corrcoef(fine.ravel(), other.ravel())[0, 1]), float(fine.size / min(a.size, b.size))
 
 
-def _common(a: NDArray[np.uint8], b: NDArray[np.uint8], x: int, y: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The parts of ``a`` and of ``b`` moved by (x, y) that lie on each other."""
+def _overlap(a: NDArray[np.uint8], b: NDArray[np.uint8], x: int, y: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Cut out the parts of ``a`` and of ``b``, moved by (x, y), that overlap."""
     top, left = max(0, y), max(0, x)
     bottom, right = min(a.shape[0], b.shape[0] + y), min(a.shape[1], b.shape[1] + x)
     bottom, right = max(top, bottom), max(left, right)
     return a[top:bottom, left:right], b[top - y : bottom - y, left - x : right - x]
 
 
-def _fine(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Structure finer than a cell: without illumination and without what every cell on glass shares."""
+def _fine_structure(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Keep structure finer than a cell, without illumination, at equal local contrast."""
     image = grey.astype(np.float32)
     image = cv2.GaussianBlur(image, (0, 0), 1.0) - cv2.GaussianBlur(image, (0, 0), 5.0)
-    # Equalised, else the outline of a dark cell on clear glass, which all cells have, would decide alone.
-    return image / np.sqrt(cv2.GaussianBlur(image * image, (0, 0), 5.0) + EVEN)
+    # Without equal contrast the outline of a dark cell on clear glass, which all cells have, would dominate.
+    return image / np.sqrt(cv2.GaussianBlur(image * image, (0, 0), 5.0) + NOISE)

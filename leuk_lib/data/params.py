@@ -8,23 +8,23 @@ from leuk_lib.runs.params import StageParams
 
 
 class DataParams(StageParams):
-    """What stage ``data`` can be told."""
+    """Parameters of stage ``data``."""
 
     image_size: int = Field(64, ge=16, le=512, description="side of the square images of all stages, pixels")
-    cells: int = Field(2400, ge=16, le=200_000, description="rendered cells in all (a folder has what it has)")
+    cells: int = Field(2400, ge=16, le=200_000, description="rendered cells in total (no effect on folders)")
     patients: int = Field(16, ge=3, le=1000, description="rendered patients per class")
     patient_effect: float = Field(
-        1.0, ge=0, le=3, description="how far rendered patients' slides differ (0: not at all)"
+        1.0, ge=0, le=3, description="how much the slides of rendered patients differ (0: not at all)"
     )
-    per_class: int = Field(0, ge=0, description="at most this many cells a class of a folder (0: all)")
+    per_class: int = Field(0, ge=0, description="at most this many cells per class of a folder (0: all)")
     class_map: dict[str, str] = Field(
-        {}, description="folder's class -> its name here: renames, merges (same new name) or drops (empty new name)"
+        {}, description="class of a folder -> new name: renames, merges (one new name) or drops (empty new name)"
     )
     keep_split: str = Field(
-        "", description="splits.json of an earlier run: its groups keep their parts, only new groups are dealt"
+        "", description="splits.json of an earlier run: its groups keep their parts, only new groups are assigned"
     )
     fractions: tuple[float, float, float] = Field(
-        (0.7, 0.1, 0.2), description="shares of train, validation and test, by groups"
+        (0.7, 0.1, 0.2), description="fractions of train, validation and test"
     )
 
     @model_validator(mode="after")

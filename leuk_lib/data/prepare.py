@@ -1,10 +1,10 @@
-"""The work of stage ``data``: load or render, split by groups, write."""
+"""The work of stage ``data``: load or render the cells, split them by groups, write them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,27 +13,23 @@ from leuk_lib.data.cellset import CellSet, from_arrays
 from leuk_lib.data.fingerprint import fingerprint
 from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.params import DataParams
-from leuk_lib.data.splits import FOREIGN, PARTS, read_record, split_groups, split_record, unsplittable
+from leuk_lib.data.splits import EXTERNAL, PARTS, read_record, split_groups, split_record, unsplittable
 from leuk_lib.runs import paths
 from leuk_lib.runs.files import sha256_file
-
-
-class DataStage(Protocol):
-    """What ``prepare_cells`` needs of a stage."""
-
-    folder: Path
-
-    def note(self, text: str) -> Any: ...
-    def save_json(self, name: str, value: Any) -> Path: ...
-    def save_table(self, name: str, frame: Any) -> Path: ...
-    def save_file(self, path: Path) -> Path: ...
-    def use_dataset(self, content: str) -> None: ...
-    def use_file(self, name: str) -> Path: ...
+from leuk_lib.runs.stage import Stage
 
 
 @dataclass(frozen=True)
-class Built:
-    """The cells as written, what the check found, the split's record, and every note that went into the card."""
+class PreparedCells:
+    """The result of stage ``data``.
+
+    Attributes:
+        cells: The cells as written.
+        findings: Findings about the files (``findings.Finding``).
+        split: The content of ``splits.json``.
+        notes: The notes in the run card.
+        grouped_by: Where the groups come from.
+    """
 
     cells: CellSet
     findings: pd.DataFrame = field(repr=False)
@@ -42,11 +38,18 @@ class Built:
     grouped_by: str
 
 
-def prepare_cells(params: DataParams, stage: DataStage) -> Built:
-    """Write ``cells.safetensors``, ``cells.csv``, ``splits.json`` (with hash) and ``findings.csv`` into the stage's folder.
+def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
+    """Write ``cells.safetensors``, ``cells.csv``, ``splits.json`` (with hash) and ``findings.csv`` to the stage's folder.
 
-    The split to keep, if one is named, becomes an input of the stage. A class in fewer than three groups goes wholly to
-    training, with a note. Raises ``LeukError`` for unusable data.
+    The split in ``params.keep_split`` becomes an input of the stage. A class with fewer than three groups stays in
+    training, with a note.
+
+    Args:
+        params: Parameters of the stage.
+        stage: The stage that records inputs, outputs and notes.
+
+    Raises:
+        LeukError: For unusable data, as ``load_dataset`` does.
     """
     stage.use_dataset(fingerprint(params.dataset))
     data = load_dataset(
@@ -60,7 +63,7 @@ def prepare_cells(params: DataParams, stage: DataStage) -> Built:
         per_class=params.per_class,
         class_map=params.class_map,
     )
-    own = (data.table["foreign"] == "").to_numpy()
+    own = (data.table["external"] == "").to_numpy()
     groups = data.table["group"].to_numpy(dtype=str)
     labels = data.table["label"].to_numpy(dtype=str)
     kept_file = _kept_split(params, stage)
@@ -68,17 +71,17 @@ def prepare_cells(params: DataParams, stage: DataStage) -> Built:
     parts = split_groups(labels[own], groups[own], params.fractions, params.seed, earlier)
     notes = list(data.notes)
     if kept_file and earlier is not None:
-        here = set(groups[own].tolist())
-        kept = f"{len(here & earlier.keys())} of {len(here)} groups keep the parts of an earlier split"
+        own_groups = set(groups[own].tolist())
+        kept = f"{len(own_groups & earlier.keys())} of {len(own_groups)} groups keep the parts of an earlier split"
         notes.append(f"{kept} ({kept_file.name}, sha256 {sha256_file(kept_file)[:16]}…)")
     for name in unsplittable(labels[own], groups[own]):
         notes.append(
             f"class {name}: {int((labels[own] == name).sum())} cell(s) in fewer than 3 groups cannot be split: "
             "all stay in training and the class is never tested"
         )
-    split = (FOREIGN + data.table["foreign"]).to_numpy(dtype=object)
+    split = (EXTERNAL + data.table["external"]).to_numpy(dtype=object)
     split[own] = np.array(PARTS)[parts]
-    table = data.table.drop(columns="foreign").assign(split=split)
+    table = data.table.drop(columns="external").assign(split=split)
     first = ["path", "label", "group", "split"]
     table = table[first + [c for c in table.columns if c not in first]]
     cells = from_arrays(data.images, data.labels, data.classes, table, data.kind, data.masks, data.name)
@@ -90,11 +93,11 @@ def prepare_cells(params: DataParams, stage: DataStage) -> Built:
     stage.save_table("findings", data.findings)
     for note in notes:
         stage.note(note)
-    return Built(CellSet.open(stage.folder), data.findings, record, tuple(notes), data.grouped_by)
+    return PreparedCells(CellSet.open(stage.folder), data.findings, record, tuple(notes), data.grouped_by)
 
 
-def _kept_split(params: DataParams, stage: DataStage) -> Path | None:
-    """The split to keep, noted as an input; this stage's own earlier one is its output, which it is about to replace."""
+def _kept_split(params: DataParams, stage: Stage) -> Path | None:
+    """Return the split to keep and record it as an input, unless it is the output that this stage is about to replace."""
     if not params.keep_split:
         return None
     own = stage.folder / "splits.json"

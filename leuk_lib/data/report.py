@@ -1,4 +1,4 @@
-"""The findings of ``leuk data check`` as one HTML page with the pictures in it; opens anywhere, loads nothing."""
+"""The findings of ``leuk data check`` as text for the terminal and as one HTML page with thumbnails."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import base64
 import html
 from pathlib import Path
 
+import cv2
 import pandas as pd
 
-from leuk_lib.data.check import MEANING, VERDICTS, exit_code, summary_lines
-from leuk_lib.data.complaints import listening
+from leuk_lib.data.check import exit_code
 from leuk_lib.data.decode import Unreadable, decode_file
 from leuk_lib.data.findings import SEVERITIES
-from leuk_lib.data.opencv import cv2
 
-SIDE = 112  # pixels of a thumbnail
-MOST = 60  # rows with pictures of one kind; the others are counted, and all are in the CSV
+MEANING = {"error": "left out", "warning": "used, look at it", "info": "nothing to do"}
+VERDICTS = ("clean", "findings: see above", "unusable: fewer than two classes hold a usable image")
+SIDE = 112  # longer side of a thumbnail, pixels
+MAX_ROWS = 60  # per kind, with thumbnails; the CSV file has all
 
 STYLE = """
 :root{color-scheme:light dark}
@@ -32,8 +33,48 @@ nav ul{padding-left:1.2rem}
 """
 
 
+def summary_lines(findings: pd.DataFrame) -> tuple[str, str]:
+    """Summarise the folder in one line and its classes in another."""
+    about = findings.attrs
+    return (
+        f"{about['root']}: {sum(about['classes'].values())} usable cells, {len(about['classes'])} classes, "
+        f"{about['groups']} groups (by {about['grouped_by']}), {'with' if about['masks'] else 'no'} masks",
+        ", ".join(f"{name} {n}" for name, n in about["classes"].items()),
+    )
+
+
+def render_text(findings: pd.DataFrame, limit: int = 12) -> str:
+    """Render the summary and the findings by kind, with advice.
+
+    Args:
+        findings: Result of ``check.check_folder``.
+        limit: Files listed per kind; the others are counted.
+    """
+    first, second = summary_lines(findings)
+    lines = [first, f"  {second}"]
+    for severity in SEVERITIES:
+        some = findings[findings["severity"] == severity]
+        if len(some):
+            lines.append(f"{severity.upper()} ({MEANING[severity]}): {len(some)}")
+        for kind, rows in some.groupby("kind", sort=True):
+            lines.append(f"  {kind}: {len(rows)}; {rows['advice'].iloc[0]}")
+            lines += [
+                f"    {row.path}" + ("" if row.finding == kind else f": {row.finding}")
+                for row in rows.head(limit).itertuples()
+            ]
+            if len(rows) > limit:
+                lines.append(f"    … and {len(rows) - limit} more")
+    return "\n".join([*lines, f"Verdict: {VERDICTS[exit_code(findings)]}"])
+
+
 def render_page(findings: pd.DataFrame) -> str:
-    """The whole page. Pictures are read again from the folder in ``findings.attrs["root"]``, at most 60 rows a kind."""
+    """Render the findings as one HTML page that loads nothing.
+
+    The thumbnails are read again from the folder in ``findings.attrs["root"]``, for at most 60 rows per kind.
+
+    Args:
+        findings: Result of ``check.check_folder``.
+    """
     first, second = summary_lines(findings)
     verdict = VERDICTS[exit_code(findings)].removesuffix(": see above")
     sections: list[str] = []
@@ -50,11 +91,7 @@ def render_page(findings: pd.DataFrame) -> str:
     body = (
         f"<h1>{html.escape(title)}</h1><p><strong>Verdict: {html.escape(verdict)}.</strong></p>"
         f"<p>{html.escape(first)}</p><p>{html.escape(second)}</p>"
-        + (
-            f'<nav aria-label="Findings"><ul>{"".join(contents)}</ul></nav>'
-            if contents
-            else "<p>Nothing was found.</p>"
-        )
+        + (f'<nav aria-label="Findings"><ul>{"".join(contents)}</ul></nav>' if contents else "<p>No findings.</p>")
         + "".join(sections)
     )
     head = (
@@ -66,15 +103,15 @@ def render_page(findings: pd.DataFrame) -> str:
 
 def _section(anchor: str, severity: str, kind: str, rows: pd.DataFrame, root: Path) -> str:
     lines = []
-    for row in rows.head(MOST).itertuples():
-        pictures = "".join(_picture(root, str(name)) for name in (row.path, row.other) if name)
+    for row in rows.head(MAX_ROWS).itertuples():
+        thumbnails = "".join(_thumbnail(root, str(name)) for name in (row.path, row.other) if name)
         cells = (
-            f'<td class="pictures">{pictures}</td>',
+            f'<td class="pictures">{thumbnails}</td>',
             *(f"<td>{html.escape(str(x))}</td>" for x in (row.path, row.finding)),
         )
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    more = f"<p>… and {len(rows) - MOST} more (all are in the CSV).</p>" if len(rows) > MOST else ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("pictures", "file, class or group", "finding"))
+    more = f"<p>… and {len(rows) - MAX_ROWS} more (all are in the CSV).</p>" if len(rows) > MAX_ROWS else ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("images", "file, class or group", "finding"))
     advice = str(rows["advice"].iloc[0])
     caption = f"{len(rows)} found; {MEANING[severity]}. {advice[:1].upper()}{advice[1:]}."
     return (
@@ -83,17 +120,16 @@ def _section(anchor: str, severity: str, kind: str, rows: pd.DataFrame, root: Pa
     )
 
 
-def _picture(root: Path, name: str) -> str:
-    """An ``<img>`` of the file, or nothing where there is no picture to show."""
+def _thumbnail(root: Path, name: str) -> str:
+    """Return an ``<img>`` element, or "" if the file is no readable image."""
     path = root / name
     if not path.is_file() or not path.resolve().is_relative_to(root):
         return ""
     try:
-        with listening():
-            image = decode_file(path).image
+        image = decode_file(path).image
     except Unreadable:
         return ""
-    scale = SIDE / max(image.shape[:2])  # the whole picture: a match may lie at its border
+    scale = SIDE / max(image.shape[:2])  # the whole image: the shared part may be at its border
     width, height = (max(1, round(scale * n)) for n in (image.shape[1], image.shape[0]))
     thumb = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     stream = cv2.imencode(".jpg", thumb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()

@@ -11,10 +11,10 @@ import pytest
 from data.toys import coded, folder, picture
 from leuk_lib.book.html import page_problems, read_page
 from leuk_lib.cli.main import main
-from leuk_lib.data.check import FINDINGS, check_folder, exit_code, render_report
+from leuk_lib.data.check import FINDINGS, check_folder, exit_code
 from leuk_lib.data.decode import Unreadable, decode, read_file
 from leuk_lib.data.image_files import MAX_SCANS
-from leuk_lib.data.report import render_page
+from leuk_lib.data.report import render_page, render_text
 
 
 def sick(root):
@@ -75,7 +75,7 @@ def test_every_kind_of_trouble_is_found(sick_folder, findings):
 
 def test_the_summary_and_the_page_name_them_all(sick_folder, findings, tmp_path):
     _, expected = sick_folder
-    report = render_report(findings)
+    report = render_text(findings)
     assert all(name in report for name in expected)
     assert report.splitlines()[0].endswith("no masks") and report.splitlines()[-1] == "Verdict: findings: see above"
     page = tmp_path / "findings.html"

@@ -21,8 +21,8 @@ import pytest
 from data.toys import coded, picture
 from leuk_lib.cli.main import main
 from leuk_lib.data import download as downloading
-from leuk_lib.data.catalog import SETS, Download
-from leuk_lib.data.download import ResumingDownloader, download, fetch
+from leuk_lib.data.catalog import KNOWN_SETS, Download
+from leuk_lib.data.download import ResumingDownloader, download, fetch_dataset
 from leuk_lib.data.loading import load_dataset
 from leuk_lib.runs.errors import LeukError
 
@@ -134,7 +134,7 @@ def test_a_whole_part_is_not_asked_for_again(tmp_path, server, bytes_):
 
 def test_wrong_bytes_are_refused_and_removed(tmp_path, server, bytes_):
     server.content = bytes_
-    with pytest.raises(LeukError, match="another SHA-256"):
+    with pytest.raises(LeukError, match="SHA-256 of the download is not"):
         download(Download(server.url, "set.zip", "0" * 64), tmp_path, quick(tmp_path))
     assert not (tmp_path / "set.zip").exists() and not (tmp_path / "set.zip.part").exists()
 
@@ -154,7 +154,7 @@ def test_busy_servers_are_asked_again_and_wrong_addresses_are_not(tmp_path, serv
     server.content, server.status = bytes_, [503, 429]
     assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == bytes_
     server.status = [404]
-    with pytest.raises(LeukError, match="is the address right"):
+    with pytest.raises(LeukError, match="check the address"):
         download(Download(server.url, "other.zip"), tmp_path, quick(tmp_path, "other.zip"))
     server.status = [500] * 9
     with pytest.raises(LeukError, match="no more data after 3 tries"):
@@ -173,7 +173,7 @@ def packed(files: dict[str, bytes]) -> bytes:
 
 def pbc_archive() -> dict[str, bytes]:
     files = {"__MACOSX/x/._a.jpg": b"junk", "PBC/.DS_Store": b"junk", "PBC/readme.txt": b"hello"}
-    for k, name in enumerate(SETS["pbc"].classes):
+    for k, name in enumerate(KNOWN_SETS["pbc"].classes):
         folder = "ig" if name == "immature_granulocyte" else name
         for i in range(3):
             files[f"PBC/PBC_dataset_normal_DIB/{folder}/{name}_{i}.jpg"] = coded(picture(10 * k + i), "JPEG")
@@ -192,12 +192,12 @@ def test_fetching_class_folders(home, server, nested):
     server.content = packed(pbc_archive())
     if nested:
         server.content = packed({"PBC_dataset_normal_DIB.zip": server.content})
-    folder, lines = fetch("pbc", url=server.url)
+    folder, lines = fetch_dataset("pbc", url=server.url)
     assert folder == home / "pbc" and any("CC BY 4.0" in line for line in lines)
     assert any("24 images, but the published set has 17092" in line for line in lines)
     data = load_dataset("pbc", size=16)
-    assert data.classes == tuple(sorted(SETS["pbc"].classes)) and len(data.table) == 24
-    assert "there already" in fetch("pbc", url=server.url)[1][0] and len(server.asked) == 1
+    assert data.classes == tuple(sorted(KNOWN_SETS["pbc"].classes)) and len(data.table) == 24
+    assert "exists already" in fetch_dataset("pbc", url=server.url)[1][0] and len(server.asked) == 1
 
 
 def test_fetching_cells_with_masks(home, server):
@@ -210,7 +210,7 @@ def test_fetching_cells_with_masks(home, server):
         files[f"segmentation_WBC-master/Dataset 1/{i:03d}.png"] = coded(mask)
         files[f"segmentation_WBC-master/Dataset 2/{i:03d}.bmp"] = coded(picture(50 + i), "BMP")
     server.content = packed(files)
-    fetch("segmentation-wbc", url=server.url)
+    fetch_dataset("segmentation-wbc", url=server.url)
     data = load_dataset("segmentation-wbc", size=16)
     assert len(data.table) == 10 and data.masks is not None and set(np.unique(data.masks)) == {0, 255}
     assert data.table.set_index("path").loc["monocyte/tecom_002.bmp", "label"] == "monocyte"
@@ -244,7 +244,7 @@ def test_archives_that_are_not_what_they_should_be(home, server, trouble):
     }.get(trouble, {"readme.txt": b"x"})
     server.content = b"<html>sign in first</html>" if trouble == "not a zip" else packed(files)
     with pytest.raises(LeukError):
-        fetch(name, url=server.url)
+        fetch_dataset(name, url=server.url)
     assert not (home / name).exists()
 
 
@@ -269,24 +269,24 @@ def test_a_full_or_closed_disk_is_not_blamed_on_the_archive(home, server, monkey
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", refuse)
         with pytest.raises(LeukError, match=said) as caught:
-            fetch("pbc", url=server.url)
+            fetch_dataset("pbc", url=server.url)
     assert "ZIP" not in str(caught.value) and str(home / "pbc") in str(caught.value)
     assert [path.name for path in home.iterdir()] == ["downloads"], "what was written gives its room back"
-    assert fetch("pbc", url=server.url)[0] == home / "pbc" and len(server.asked) == 1
+    assert fetch_dataset("pbc", url=server.url)[0] == home / "pbc" and len(server.asked) == 1
 
 
 def test_names_in_an_archive_lead_nowhere_else(home, server):
     files = {**pbc_archive(), "../../neutrophil/escaped.jpg": coded(picture(1), "JPEG"), "/neutrophil/root.jpg": b"x"}
     server.content = packed(files)
-    fetch("pbc", url=server.url)
+    fetch_dataset("pbc", url=server.url)
     outside = [p for p in home.parent.rglob("escaped.jpg") if home / "pbc" not in p.parents]
     assert outside == []
 
 
 def test_what_cannot_be_fetched_says_what_to_do(home):
     with pytest.raises(LeukError, match="has to be asked for"):
-        fetch("raabin-leukemia")
+        fetch_dataset("raabin-leukemia")
     with pytest.raises(LeukError, match="did you mean 'pbc'"):
-        fetch("pbd")
-    assert replace(SETS["pbc"].download, url="x").images == 17_092
+        fetch_dataset("pbd")
+    assert replace(KNOWN_SETS["pbc"].download, url="x").images == 17_092
     assert main(["data", "list"]) == 0

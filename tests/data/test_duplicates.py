@@ -9,9 +9,9 @@ import pytest
 from data.toys import coded, picture
 from leuk_lib.data.check import CLEAN, FINDINGS, check_folder, exit_code
 from leuk_lib.data.decode import decode_file
-from leuk_lib.data.duplicates import TURNS, near_pairs, turn
+from leuk_lib.data.duplicates import ORIENTATIONS, near_pairs, orient
 from leuk_lib.data.folder import read_folder
-from leuk_lib.data.overlaps import candidates, features, register, small_grey
+from leuk_lib.data.overlaps import candidate_shifts, orb_features, register, small_grey
 from leuk_lib.data.smear.field import red_cells
 from leuk_lib.data.smear.individual import draw_patient
 from leuk_lib.data.smear.optics import transmit
@@ -50,7 +50,7 @@ def test_planted_overlaps_are_found_and_nothing_else(fields: list[np.ndarray], s
     every = [small_grey(image) for image in [*fields, a, b]]
     found = [
         (i, j, *register(every[i], every[j], (x, y)))
-        for i, j, x, y in candidates([features(g) for g in every]).tolist()
+        for i, j, x, y in candidate_shifts([orb_features(g) for g in every]).tolist()
     ]
     confirmed = [row for row in found if row[2] >= 0.7]
     assert [row[:2] for row in confirmed] == [(12, 13)]
@@ -72,12 +72,12 @@ def test_the_check_names_an_overlap_and_keeps_both_in_one_group(tmp_path, fields
     assert table.loc["b/13.png", "group"] == table.loc["a/12.png", "group"] and table["group"].nunique() == 13
 
 
-@pytest.mark.parametrize("way", range(TURNS))
-def test_turned_and_mirrored_copies_are_found(way: int):
+@pytest.mark.parametrize("k", range(ORIENTATIONS))
+def test_turned_and_mirrored_copies_are_found(k: int):
     thumbs = np.stack([picture(i, 32) for i in range(12)])
-    pairs = near_pairs(np.concatenate([thumbs, turn(thumbs[5], way)[None]]))
+    pairs = near_pairs(np.concatenate([thumbs, orient(thumbs[5], k)[None]]))
     assert pairs[:, :2].tolist() == [[5, 12]]
-    assert np.array_equal(turn(turn(thumbs[5], way), int(pairs[0, 2])), thumbs[5])
+    assert np.array_equal(orient(orient(thumbs[5], k), int(pairs[0, 2])), thumbs[5])
 
 
 def test_blank_pictures_are_no_copies_of_each_other(tmp_path):
@@ -123,7 +123,7 @@ def test_planted_pairs_of_real_fields(real_data):
             image = decode_file(file).image
             width = round(image.shape[1] / (2 - share))
             every += [small_grey(photographed(part, number)) for part in (image[20:, :width], image[:-20, -width:])]
-        rows = candidates([features(g) for g in every]).tolist()
+        rows = candidate_shifts([orb_features(g) for g in every]).tolist()
         found = {(i, j) for i, j, x, y in rows if register(every[i], every[j], (x, y))[0] >= 0.7}
         planted = {(2 * k, 2 * k + 1) for k in range(len(files))}
         assert len(found & planted) >= least and not found - planted

@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from data.toys import coded, folder, picture
-from leuk_lib.data.check import CLEAN, FINDINGS, UNUSABLE, check_folder, exit_code, render_report
+from leuk_lib.data.check import CLEAN, FINDINGS, UNUSABLE, check_folder, exit_code
 from leuk_lib.data.decode import Unreadable, decode, square
 from leuk_lib.data.duplicates import components, near_pairs
 from leuk_lib.data.fingerprint import fingerprint
 from leuk_lib.data.folder import read_folder
 from leuk_lib.data.listing import list_folder
 from leuk_lib.data.loading import load_dataset
+from leuk_lib.data.report import render_text
 from leuk_lib.runs.errors import LeukError
 
 
@@ -100,7 +101,7 @@ def test_square_cuts_the_middle():
 def test_a_clean_folder(tmp_path):
     findings = check_folder(folder(tmp_path))
     assert exit_code(findings) == CLEAN and findings.empty
-    assert "8 usable cells, 2 classes" in render_report(findings)
+    assert "8 usable cells, 2 classes" in render_text(findings)
     data = load_dataset(str(tmp_path), size=16)
     assert data.classes == ("a", "b") and data.images.shape == (8, 16, 16, 3) and data.kind == "micrographs"
     assert data.labels.tolist() == [0] * 4 + [1] * 4 and data.masks is None
@@ -120,7 +121,7 @@ def test_bad_files_are_listed_left_out_and_noted(tmp_path):
     assert by_path["a/cut.png"] == by_path["a/empty.jpg"] == by_path["a/link.png"] == by_path["loose.png"] == "error"
     assert by_path["b/wrong.jpg"] == "warning" and by_path["a/notes.txt"] == "info"
     assert exit_code(findings) == FINDINGS
-    report = render_report(findings)
+    report = render_text(findings)
     assert "a/cut.png" in report and "restore the file" in report
     data = load_dataset(str(tmp_path), size=16)
     assert len(data.table) == 9 and any("4 files left out" in note for note in data.notes)
@@ -272,7 +273,7 @@ def test_a_folder_that_may_not_be_listed_is_a_finding(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", closed)
     listing = list_folder(tmp_path)
     assert {entry.label for entry in listing.entries} == {"a"}
-    assert ("b", "folder cannot be listed (Permission denied)", "check its rights") in listing.left
+    assert ("b", "folder cannot be listed (Permission denied)", "check its rights") in listing.left_out
 
 
 def test_per_class_thins_and_workers_do_not_matter(tmp_path):

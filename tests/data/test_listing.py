@@ -8,9 +8,9 @@ from data.test_prepare import FolderStage, small
 from data.toys import coded, folder, picture
 from leuk_lib.chapters.data import class_table
 from leuk_lib.cli.main import main
-from leuk_lib.data.catalog import SETS
+from leuk_lib.data.catalog import KNOWN_SETS
 from leuk_lib.data.check import check_folder
-from leuk_lib.data.listing import WHICH_MASK, WHOSE, list_folder
+from leuk_lib.data.listing import AMBIGUOUS_GROUP, AMBIGUOUS_MASK, list_folder
 from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.prepare import prepare_cells
 from leuk_lib.runs.errors import LeukError
@@ -43,7 +43,9 @@ def test_class_folders_at_any_depth_and_spelling(data_folder):
     listing = list_folder("raabin-leukemia")
     labels = [entry.label for entry in listing.entries]
     assert {name: labels.count(name) for name in set(labels)} == {"CML": 6, "CLL": 6, "AML": 6, "ALL": 6}
-    assert [row[:2] for row in listing.left] == [("other/z.png", "no class of raabin-leukemia (CML, CLL, AML, ALL)")]
+    assert [row[:2] for row in listing.left_out] == [
+        ("other/z.png", "no class of raabin-leukemia (CML, CLL, AML, ALL)")
+    ]
     assert load_dataset("raabin-leukemia", size=16).name == "raabin-leukemia"
     assert resolve_dataset("raabin-leukemia") == "raabin-leukemia"
 
@@ -74,7 +76,7 @@ def alike(root):
 def doubts(root):
     """What the check says of the images whose mask or owner is unclear: image -> finding."""
     findings = check_folder(root)
-    some = findings[findings["finding"].isin([WHICH_MASK, WHOSE])]
+    some = findings[findings["finding"].isin([AMBIGUOUS_MASK, AMBIGUOUS_GROUP])]
     assert set(some["severity"]) <= {"warning"}
     return dict(zip(some["path"], some["finding"], strict=True))
 
@@ -83,11 +85,11 @@ def test_a_mask_whose_bare_name_fits_two_images_is_not_used(tmp_path):
     root = alike(tmp_path / "mine")
     place(root, "masks/0001.png", 50)
     assert not any(entry.mask for entry in list_folder(root).entries)
-    assert doubts(root) == dict.fromkeys(("CLL/0001.png", "CML/0001.png"), WHICH_MASK)
+    assert doubts(root) == dict.fromkeys(("CLL/0001.png", "CML/0001.png"), AMBIGUOUS_MASK)
     place(root, "masks/CML/0001.png", 51)
     masks = {entry.path: entry.mask for entry in list_folder(root).entries}
     assert masks.pop("CML/0001.png") == "masks/CML/0001.png" and not any(masks.values())
-    assert doubts(root) == {"CLL/0001.png": WHICH_MASK}, "the bare name may still mean either"
+    assert doubts(root) == {"CLL/0001.png": AMBIGUOUS_MASK}, "the bare name may still mean either"
 
 
 def test_the_mask_of_a_jpeg_is_found_by_path(tmp_path):
@@ -103,14 +105,14 @@ def test_an_owner_whose_bare_name_fits_two_images_is_not_used(tmp_path, rows):
     root = alike(tmp_path / "mine")
     (root / "metadata.csv").write_text(f"file,patient\n{rows}\n")
     assert not any(entry.group for entry in list_folder(root).entries)
-    assert doubts(root) == dict.fromkeys(("CLL/0000.png", "CML/0000.png"), WHOSE)
+    assert doubts(root) == dict.fromkeys(("CLL/0000.png", "CML/0000.png"), AMBIGUOUS_GROUP)
 
 
 def test_one_image_with_two_owners_has_none(tmp_path):
     root = alike(tmp_path / "mine")
     (root / "metadata.csv").write_text("file,patient\nCLL/0000.png,p1\nCLL/0000.png,p2\n")
     assert not any(entry.group for entry in list_folder(root).entries)
-    assert doubts(root) == {"CLL/0000.png": WHOSE}
+    assert doubts(root) == {"CLL/0000.png": AMBIGUOUS_GROUP}
 
 
 @pytest.mark.parametrize("suffix", [".png", ""])
@@ -155,18 +157,18 @@ def test_foreign_test_sets_are_kept_apart_and_closed(data_folder, tmp_path):
     stage = FolderStage(tmp_path / "stage")
     cells = prepare_cells(small(dataset="raabin-wbc"), stage).cells
     assert cells.classes == ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
-    assert cells.foreign == ("TestA", "TestB")
+    assert cells.external == ("TestA", "TestB")
     parts = cells.table["split"].value_counts().to_dict()
-    assert parts["foreign:TestA"] == 31 and parts["foreign:TestB"] == 12
+    assert parts["external:TestA"] == 31 and parts["external:TestB"] == 12
     assert sum(parts[p] for p in ("train", "val", "test")) == 29, "a training cell that TestA holds is left out"
     assert any("TestA: 31 cells, never trained on" in note for note in stage.notes)
     with pytest.raises(LeukError, match="closed"):
-        cells.indices("foreign:TestA")
+        cells.indices("external:TestA")
     opened = cells.open_test(stage, "TestB")
-    assert len(opened) == 12 and "foreign test set TestB opened" in stage.notes[-1]
+    assert len(opened) == 12 and "external test set TestB opened" in stage.notes[-1]
     with pytest.raises(LeukError, match="allowed"):
         cells.open_test(stage, "TestC")
-    assert class_table(cells)["foreign cells"].sum() == 43
+    assert class_table(cells)["external cells"].sum() == 43
     assert not set(cells.groups[cells.open_test(stage, "TestA")]) & set(cells.groups[cells.indices("train")])
 
 
@@ -188,8 +190,8 @@ def test_a_manifest_may_name_a_foreign_test_set(tmp_path):
     ]
     (root / "manifest.csv").write_text("\n".join(rows))
     table = load_dataset(str(root), size=16).table
-    assert (table["foreign"] == "other lab").sum() == 4
-    assert set(table.loc[table["foreign"] != "", "group"]) == {"other lab/p4", "other lab/p5"}
+    assert (table["external"] == "other lab").sum() == 4
+    assert set(table.loc[table["external"] != "", "group"]) == {"other lab/p4", "other lab/p5"}
 
 
 def test_classes_are_renamed_merged_and_dropped(tmp_path):
@@ -225,14 +227,14 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     (root / "manifest.csv").write_text("path,label,mask\na/a0.png,a,../outside/a/a0.png\n")
     listing = list_folder(root)
     assert len(listing.entries) == 7
-    said = {path: what for path, what, _ in listing.left}
+    said = {path: what for path, what, _ in listing.left_out}
     assert said["a/link.png"] == said["a/loop.png"] == "symbolic link out of the folder"
     assert said["c"] == "symbolic link to a folder" and said["a/a0.png"] == "its mask lies outside the folder"
 
 
 def test_every_known_set_tells_what_a_user_must_know(root):
     readme = (root / "data" / "README.md").read_text(encoding="utf-8")
-    for known in SETS.values():
+    for known in KNOWN_SETS.values():
         assert known.licence and known.source and known.ask and len(known.classes) > 1
         row = next(line for line in readme.splitlines() if line.startswith(f"| `{known.name}`"))
         assert known.licence.split(";")[0].split(" (")[0] in row, "the table's licence is the catalogue's"

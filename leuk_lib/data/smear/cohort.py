@@ -8,11 +8,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from leuk_lib.data.opencv import cv2
 from leuk_lib.data.smear.field import RED_CELL, platelets, precipitate, red_cells
 from leuk_lib.data.smear.individual import FIELD_UM, Patient, draw_cell, draw_patient
 from leuk_lib.data.smear.morphology import CLASSES

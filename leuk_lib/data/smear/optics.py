@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leuk_lib.data.opencv import cv2
 from leuk_lib.data.smear.individual import Patient
 from leuk_lib.data.smear.shapes import Canvas, Map
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
-from leuk_lib.data.opencv import cv2
 from leuk_lib.data.smear.individual import Cell
 from leuk_lib.data.smear.shapes import SHIFT, Canvas, Map, Points, blob, in_disc
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from leuk_lib.data.opencv import cv2
 
 Map = NDArray[np.floating[Any]]  # float32 throughout
 Points = NDArray[np.float64]
