@@ -1,9 +1,12 @@
-"""What the chapter shows of a trained autoencoder: filled-in cells, a map of the features, the headline numbers."""
+"""Chapter 4, masked pretraining: reconstructed cells, a map of the features, metrics, and the cost of a step."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,67 +16,82 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
-from torch import Tensor
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
-from leuk_lib.fcmae.encoder import Encoder
+from leuk_lib.fcmae.encoder import VARIANTS, Encoder
 from leuk_lib.fcmae.masking import random_masks, upsample_mask
-from leuk_lib.fcmae.probe import ENCODER, Probe, encode
+from leuk_lib.fcmae.params import FcmaeParams
+from leuk_lib.fcmae.pretrain import build_autoencoder, mask_grid
+from leuk_lib.fcmae.probe import ENCODER, RANDOM_START, Probe, encode
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import torch_generator
 
-KEYS = {"k-NN": "knn", "k-NN, whitened": "knn_whitened", "linear": "linear"}  # a probe's name in the metrics
+METRIC_KEYS = {"k-NN": "knn", "k-NN, whitened": "knn_whitened", "linear": "linear"}  # of a probe, in the metrics
+MAP_LIMIT, THUMBNAIL = 600, 32  # largest number of cells on the map, and the side of their pictures in px
 
 
 @dataclass(frozen=True)
-class FilledIn:
-    """Cells, what was visible of them, and what the model filled in: arrays for a figure, tensors for a file.
+class Reconstructions:
+    """Cells, their visible part and their reconstruction, as arrays for a figure.
 
-    images, painted (N, H, W, 3) float in [0,1]; visible (N, H, W) bool.
+    Attributes:
+        images: (N, H, W, 3) float in [0, 1].
+        visible: (N, H, W) bool.
+        reconstructed: (N, H, W, 3) float in [0, 1]; visible patches are copied from the images.
     """
 
     images: NDArray[Any]
     visible: NDArray[np.bool_]
-    painted: NDArray[Any]
+    reconstructed: NDArray[Any]
 
     def tensors(self) -> dict[str, Tensor]:
-        """uint8 (N, 3, H, W) pictures and the mask as uint8 (N, H, W)."""
+        """Images and reconstructions as uint8 (N, 3, H, W) and the mask as uint8 (N, H, W), for a file."""
 
-        def whole(x: NDArray[Any]) -> Tensor:
+        def as_bytes(x: NDArray[Any]) -> Tensor:
             return torch.from_numpy((x * 255).round().astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
 
-        seen = torch.from_numpy(self.visible.astype(np.uint8))
-        return {"images": whole(self.images), "visible": seen, "painted": whole(self.painted)}
+        return {
+            "images": as_bytes(self.images),
+            "visible": torch.from_numpy(self.visible.astype(np.uint8)),
+            "reconstructed": as_bytes(self.reconstructed),
+        }
 
 
-def one_of_each(labels: Tensor, positions: Tensor, classes: Sequence[str], most: int = 6) -> tuple[Tensor, list[str]]:
-    """The first cell of every class among `positions` (at most `most` classes): positions and class names."""
-    chosen = [(int(mine[0]), name) for k, name in enumerate(classes) if len(mine := positions[labels[positions] == k])]
-    return torch.tensor([i for i, _ in chosen[:most]]), [name for _, name in chosen[:most]]
+def one_per_class(
+    labels: Tensor, positions: Tensor, classes: Sequence[str], limit: int = 6
+) -> tuple[Tensor, list[str]]:
+    """First cell of each class among `positions`, for at most `limit` classes: positions and class names."""
+    first = [
+        (int(members[0]), name) for k, name in enumerate(classes) if len(members := positions[labels[positions] == k])
+    ][:limit]
+    return torch.tensor([position for position, _ in first]), [name for _, name in first]
 
 
-def fill_in(model: MaskedAutoencoder, images: Tensor, mask_ratio: float, seed: int = 0) -> FilledIn:
-    """Hide patches of images (N, 3, S, S) uint8 at random and let the model paint them."""
+def reconstruct(model: MaskedAutoencoder, images: Tensor, mask_ratio: float, seed: int = 0) -> Reconstructions:
+    """Mask images (N, 3, S, S) uint8 at random and reconstruct them."""
     device = model.mask_token.device
     training = model.training
     model.eval()
     x = images.float() / 255
     side = x.shape[-1] // model.encoder.patch
     visible = random_masks(len(x), (side, side), mask_ratio, torch_generator(seed, "fcmae", "pictures"))
-    painted = model.paint(x.to(device), visible.to(device)).cpu()
+    reconstructed = model.reconstruct(x.to(device), visible.to(device)).cpu()
     model.train(training)
-    seen = upsample_mask(visible, model.encoder.patch)
-    return FilledIn(_last(x), seen.numpy(), _last(painted))
+    pixels = upsample_mask(visible, model.encoder.patch)
+    return Reconstructions(_channels_last(x), pixels.numpy(), _channels_last(reconstructed))
 
 
-def _last(x: Tensor) -> NDArray[Any]:
+def _channels_last(x: Tensor) -> NDArray[Any]:
     return x.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def feature_map(encoder: Encoder, images: Tensor) -> tuple[NDArray[Any], list[str]]:
-    """First two principal components of the frozen features: points (N, 2) and names of the axes.
+    """First two principal components of the frozen features of images (N, 3, S, S) uint8.
 
-    images (N, 3, S, S) uint8. The names tell which share of the features' variance an axis holds.
+    Returns:
+        Points (N, 2), and labels of the axes with their share of the variance.
     """
     features = encode(encoder, images)
     points, shares = np.zeros((len(features), 2)), [0.0, 0.0]
@@ -83,47 +101,154 @@ def feature_map(encoder: Encoder, images: Tensor) -> tuple[NDArray[Any], list[st
     return points, [f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
 
 
-MAPPED, THUMBNAIL = 600, 32  # pictures that a map's page can bear, and their side in px
-
-
-def thinned(n: int, most: int = MAPPED) -> Tensor:
-    """Positions of at most `most` of n cells, evenly spaced."""
-    return torch.arange(n) if n <= most else torch.linspace(0, n - 1, most).round().long()
+def evenly_spaced(n: int, limit: int = MAP_LIMIT) -> Tensor:
+    """Positions of at most `limit` of n cells, evenly spaced."""
+    return torch.arange(n) if n <= limit else torch.linspace(0, n - 1, limit).round().long()
 
 
 def thumbnails(images: Tensor, side: int = THUMBNAIL) -> NDArray[np.uint8]:
-    """Images (N, 3, S, S) uint8 as small pictures (N, side, side, 3), averaged over areas; never enlarged."""
+    """Images (N, 3, S, S) uint8 reduced to (N, side, side, 3) by area averages; small images stay as they are."""
     side = min(side, images.shape[-1])
     small = F.adaptive_avg_pool2d(images.float(), side).round().to(torch.uint8)
-    return small.permute(0, 2, 3, 1).contiguous().numpy()
+    return _channels_last(small)
 
 
-def record(stage: Recorder, probe: Probe, history: list[dict[str, Any]]) -> None:
-    """Put the headline numbers of pretraining into the stage's metrics, with intervals where there are any."""
+def record_metrics(stage: Recorder, probe: Probe, history: list[dict[str, Any]]) -> None:
+    """Record the accuracies, their gains over the random start, and the final losses, with intervals if possible."""
     table, gains = probe.table(), probe.gains()
     last = table.loc[table["features"] == ENCODER, "step"].max()
     for row in table.to_dict("records"):
-        kind = KEYS[row["probe"]]
+        key = METRIC_KEYS[row["probe"]]
         if row["features"] != ENCODER:
-            key = f"{kind}_{row['features'].replace(' ', '_').replace('-', '_').lower()}"
-        elif row["step"] == last:
-            key = f"{kind}_pretrained"
-        elif row["step"] == 0:
-            key = f"{kind}_random"
-        else:
-            continue
-        _put(stage, key, row, "accuracy")
-    for row in gains[gains["against"] == "random initialisation"].to_dict("records"):
-        _put(stage, f"{KEYS[row['probe']]}_gain", row, "difference")
+            _record(stage, f"{key}_{row['features'].replace(' ', '_').replace('-', '_').lower()}", row, "accuracy")
+        elif row["step"] in (0, last):
+            _record(stage, f"{key}_pretrained" if row["step"] == last else f"{key}_random", row, "accuracy")
+    for row in gains[gains["baseline"] == RANDOM_START].to_dict("records"):
+        _record(stage, f"{METRIC_KEYS[row['probe']]}_gain", row, "difference")
     if table["low"].isna().any():
-        stage.note("probe: all validation cells belong to one group, so their accuracy has no interval")
+        stage.note("probe: all validation cells belong to one group, so that their accuracy has no interval")
     tail = pd.DataFrame(history).tail(max(len(history) // 10, 1))
     for column in ("loss", "stained", "field", "contrast"):
         if column in tail and math.isfinite(mean := tail[column].mean()):
             stage.record(f"loss_{column}" if column != "loss" else "loss", float(mean), n=len(tail))
 
 
-def _put(stage: Recorder, key: str, row: dict[Any, Any], value: str) -> None:
+def _record(stage: Recorder, key: str, row: dict[Any, Any], value: str) -> None:
     bounded = math.isfinite(row["low"])
     low, high = (row["low"], row["high"]) if bounded else (None, None)
     stage.record(key, row[value], low=low, high=high, n=row["n"])
+
+
+VISIBLE, DENSE, ZEROED = "visible sites only", "dense with masks", "timm, hidden pixels set to 0"
+FORMS = VISIBLE, DENSE, ZEROED
+
+
+class _ZeroedEncoder(nn.Module):
+    """timm's ConvNeXt V2 on images with hidden pixels set to 0, for timing only.
+
+    It computes every site, and its blocks see the edges of the hidden patches.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        from timm.models.convnext import ConvNeXt
+
+        spec = VARIANTS[encoder.variant]
+        body = ConvNeXt(
+            depths=spec["depths"], dims=spec["dims"], use_grn=True, ls_init_value=None, num_classes=0,
+            conv_mlp=encoder.variant not in ("tiny", "base"),
+        )  # fmt: skip
+        # With its patch_size timm would add a fifth downsampling, so the usual stem is replaced.
+        body.stem[0] = nn.Conv2d(3, spec["dims"][0], encoder.stem_stride, encoder.stem_stride)
+        self.stem, self.stages, self.norm = body.stem, body.stages, nn.LayerNorm(spec["dims"][-1])
+        self.patch = encoder.patch
+
+    def forward(self, x: Tensor, visible: Tensor, dense: bool = False) -> list[Tensor]:
+        """Features of the last stage, as a list of one."""
+        return [self.stages(self.stem(x * upsample_mask(visible, self.patch)[:, None]))]
+
+
+def training_step(form: str, params: FcmaeParams, size: int, batch: int, device: str = "cpu") -> Callable[[], None]:
+    """A function that makes one training step (forward, backward, AdamW) of the autoencoder of `params`.
+
+    Args:
+        form: One of `FORMS`.
+        params: Architecture and mask ratio.
+        size: Image side in pixels. The images are noise, on which the time does not depend.
+        batch: Images per step.
+        device: Where to train.
+
+    Raises:
+        ValueError: Unknown form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form {form!r} is none of {', '.join(map(repr, FORMS))}")
+    model = build_autoencoder(params)
+    if form == ZEROED:
+        model.encoder = _ZeroedEncoder(model.encoder)  # type: ignore[assignment]
+    model = model.to(device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(batch, 3, size, size, generator=generator).to(device)
+    visible = random_masks(batch, mask_grid(size, params), params.mask_ratio, generator).to(device)
+
+    def step() -> None:
+        loss = model(images, visible, dense=form == DENSE).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def measure_seconds(steps: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each repeat of each step, after one warm-up each.
+
+    The steps take turns, so that other load on the machine slows all of them and their ratios stay fair.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(repeats + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def peak_memory(step: Callable[[], None], device: str = "cpu") -> float:
+    """Largest memory in MiB that a step holds beyond what was allocated before it: activations and gradients.
+
+    Measured by torch's profiler on the CPU, and by CUDA's memory statistics on a GPU.
+    """
+    step()  # the first step allocates the optimiser's state
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    allocated = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(allocated, default=0) / 2**20
+
+
+def step_costs(params: FcmaeParams, size: int, batch: int = 16, repeats: int = 3, device: str = "cpu") -> pd.DataFrame:
+    """Time and memory of one training step in all `FORMS`; arguments as in `training_step`.
+
+    Returns:
+        Columns form, ms per step (median), relative time (to the first form, median over the paired repeats) and peak
+        MiB.
+    """
+    steps = {form: training_step(form, params, size, batch, device) for form in FORMS}
+    seconds = measure_seconds(steps, repeats)
+    rows = []
+    for form, step in steps.items():
+        ratios = [a / b for a, b in zip(seconds[form], seconds[VISIBLE], strict=True)]
+        rows.append(
+            (form, 1e3 * statistics.median(seconds[form]), statistics.median(ratios), peak_memory(step, device))
+        )
+    return pd.DataFrame(rows, columns=["form", "ms per step", "relative time", "peak MiB"])

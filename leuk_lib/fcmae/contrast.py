@@ -1,6 +1,14 @@
-"""A contrastive term beside the reconstruction: two masked views of one cell should look alike, and unlike others.
+r"""A contrastive term beside the reconstruction: two masked views of one cell should be alike, and unlike other cells.
 
-Source: Mishra et al. 2022 (CAN: contrastive masked autoencoders), the loss of Chen et al. 2020 (SimCLR).
+For 2N embeddings of which i and p(i) are views of one image, with the temperature :math:`\tau`,
+
+.. math::
+
+    L = -\frac{1}{2N} \sum_i \log
+        \frac{\exp(\cos(z_i, z_{p(i)}) / \tau)}{\sum_{j \ne i} \exp(\cos(z_i, z_j) / \tau)} .
+
+References:
+    Mishra et al. 2022 (CAN, contrastive masked autoencoders), with the loss of Chen et al. 2020 (SimCLR).
 """
 
 from __future__ import annotations
@@ -13,9 +21,14 @@ TEMPERATURE = 0.2
 
 
 def info_nce(embeddings: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Cross-entropy of finding each image's other view among all other embeddings, by cosine similarity: a scalar.
+    """Contrastive loss of the module's formula, a scalar.
 
-    embeddings (2N, E): the first views of N images, then their second views in the same order. N >= 2.
+    Args:
+        embeddings: (2N, E), the first views of N >= 2 images and then their second views in the same order.
+        temperature: > 0.
+
+    >>> info_nce(torch.ones(4, 3))  # all alike: a guess among three others, log 3
+    tensor(1.0986)
     """
     n = len(embeddings) // 2
     z = F.normalize(embeddings.float(), dim=1)
@@ -25,7 +38,7 @@ def info_nce(embeddings: Tensor, temperature: float = TEMPERATURE) -> Tensor:
 
 
 class Projector(nn.Sequential):
-    """Pooled features (2N, C) to embeddings (2N, E): linear, batch norm, ReLU, linear. Thrown away after pretraining."""
+    """Pooled features (2N, C) to embeddings (2N, width): linear, batch norm, ReLU, linear; unused after pretraining."""
 
     def __init__(self, channels: int, width: int = 512) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""The depthwise convolution of a ConvNeXt block, with a gradient that takes a third of the usual time on a CPU."""
+"""Depthwise convolution with a faster gradient on CPUs (``tests/benchmarks/bench_fcmae.py`` times the whole step)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from torch import Tensor, nn
 
 
 class DepthwiseConv(nn.Conv2d):
-    """k x k convolution of every channel by itself, stride 1, same size: (B, C, H, W) -> same shape.
+    """Depthwise k x k convolution, stride 1, same size; parameters and results are those of ``nn.Conv2d``.
 
-    Parameters and results are those of nn.Conv2d(dim, dim, k, padding=k // 2, groups=dim), whose backward pass on a
-    CPU is ten times slower than its forward pass. The gradient of the input is a forward pass with the kernels
-    turned by 180 degrees; that of the kernels is one with the images as inputs and the gradients as kernels, every
-    image and channel by itself. On other devices it is nn.Conv2d.
+    PyTorch's backward pass on a CPU takes ten times as long as its forward pass. Here both gradients are forward
+    passes: that of the input with the kernels rotated by 180 degrees; that of the kernels with the input as image and
+    the incoming gradient as kernel, per image and channel. Other devices and mixed precision use ``nn.Conv2d``.
+
+    Args:
+        dim: Number of channels.
+        kernel_size: Odd side of the kernel.
     """
 
     def __init__(self, dim: int, kernel_size: int = 7) -> None:
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> same shape."""
+        """Convolve x (B, C, H, W); the shape stays."""
         if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
             return _DepthwiseFunction.apply(x, self.weight, self.bias)
         return super().forward(x)
@@ -44,10 +47,10 @@ class _DepthwiseFunction(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = F.conv2d(grad, weight.flip(2, 3), padding=pad, groups=channels)
         if ctx.needs_input_grad[1]:
-            pictures = x.reshape(1, batch * channels, height, width)
+            images = x.reshape(1, batch * channels, height, width)
             kernels = grad.reshape(batch * channels, 1, height, width)
-            each = F.conv2d(pictures, kernels, padding=pad, groups=batch * channels)
-            dw = each.view(batch, channels, *weight.shape[2:]).sum(0)[:, None]
+            per_image = F.conv2d(images, kernels, padding=pad, groups=batch * channels)
+            dw = per_image.view(batch, channels, *weight.shape[2:]).sum(0)[:, None]
         if ctx.needs_input_grad[2]:
             db = grad.sum((0, 2, 3))
         return dx, dw, db

@@ -1,4 +1,8 @@
-"""ConvNeXt V2 (Woo et al. 2023), dense or on the visible sites of a mask only; official parameter names."""
+"""ConvNeXt V2 encoder, dense or on the visible sites of a mask only, with the official parameter names.
+
+References:
+    Woo et al. 2023.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,13 @@ from leuk_lib.training.drop_path import drop_path
 
 
 class VariantSpec(TypedDict):
-    """Blocks and channels of the four stages."""
+    """Numbers of blocks and channels of the four stages."""
 
     depths: tuple[int, int, int, int]
     dims: tuple[int, int, int, int]
 
 
-#: Woo et al. 2023, table 11 (atto … base); zepto is timm's smallest ConvNeXt width, here in its V2 form.
+#: Woo et al. 2023, table 11 (atto to base); zepto is timm's smallest ConvNeXt, here in its V2 form.
 VARIANTS: dict[str, VariantSpec] = {
     "zepto": {"depths": (2, 2, 4, 2), "dims": (32, 64, 128, 256)},
     "atto": {"depths": (2, 2, 6, 2), "dims": (40, 80, 160, 320)},
@@ -34,16 +38,24 @@ VARIANTS: dict[str, VariantSpec] = {
 
 
 class ChannelLayerNorm(nn.LayerNorm):
-    """LayerNorm over the channels of (B, C, H, W); same parameters as nn.LayerNorm."""
+    """``nn.LayerNorm`` over the channels of (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> same shape."""
+        """Normalise x (B, C, H, W); the shape stays."""
         y = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
         return y.permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
-    """ConvNeXt V2 block: depthwise 7x7, LN, linear to 4C, GELU, GRN, linear to C; residual with drop path."""
+    r"""ConvNeXt V2 block with a residual connection and drop path.
+
+    .. math::
+
+        y = x + W_2\, \mathrm{GRN}\big(\mathrm{GELU}(W_1\,
+            \mathrm{LN}(\mathrm{DWConv}_{7 \times 7}(x)))\big)
+
+    with linear maps :math:`W_1` from C to 4C channels and :math:`W_2` back.
+    """
 
     def __init__(self, dim: int, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -55,31 +67,42 @@ class Block(nn.Module):
         self.drop_path = drop_path
 
     def pointwise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Everything after the depthwise conv, site by site but for GRN: (B, …, C) -> (B, …, C)."""
+        """Apply everything after the depthwise convolution, (B, ..., C) -> (B, ..., C); only GRN mixes sites."""
         return self.pwconv2(self.grn(F.gelu(self.pwconv1(self.norm(x))), mask))
 
     def residual(self, x: Tensor, branch: Tensor) -> Tensor:
-        """x + branch, the branch dropped for whole samples at the drop path rate while training."""
+        """Add the branch to x, subject to drop path."""
         return x + drop_path(branch, self.drop_path, self.training)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Dense form: x (B, C, H, W); `mask` (B, 1, H, W) of 0/1 hides sites (x is 0 there, and stays 0)."""
+        """Dense form on x (B, C, H, W); where ``mask`` (B, 1, H, W) is 0, x must be 0 and stays 0."""
         sites = self.dwconv(x).permute(0, 2, 3, 1)
         branch = self.pointwise(sites, None if mask is None else mask.permute(0, 2, 3, 1))
         branch = branch.permute(0, 3, 1, 2)
         return self.residual(x, branch if mask is None else branch * mask)
 
     def forward_visible(self, tokens: Tensor, visible: VisiblePatches) -> Tensor:
-        """Visible-only form: tokens (B, K, r, r, C); equals the dense form with a mask at visible sites."""
+        """Visible-only form on tokens (B, K, r, r, C); equals the dense form with a mask at visible sites."""
         neighbours = visible.gather(self.dwconv(visible.scatter(tokens)))
         return self.residual(tokens, self.pointwise(neighbours))
 
 
 class Encoder(nn.Module):
-    """ConvNeXt V2 without a head: features of four stages at strides s, 2s, 4s, 8s of the stem stride s.
+    """ConvNeXt V2 without a head; its four stages have the strides s, 2s, 4s and 8s for a stem of stride s.
 
-    Attributes: `variant`, `stem_stride`, `channels` (C_1…C_4), `strides` (total stride of every stage),
-    `patch` (side of a mask patch in pixels = stride of the last stage).
+    Args:
+        variant: A key of `VARIANTS`.
+        stem_stride: 1, 2, 4 or 8 pixels.
+        drop_path: Drop path rate of the last block; it rises linearly from 0.
+
+    Attributes:
+        channels: (C_1, ..., C_4).
+        strides: Total stride of each stage, in pixels.
+        patch: Side of a mask patch in pixels, the stride of the last stage.
+        load_report: Set by `leuk_lib.fcmae.weights.load_backbone`.
+
+    Raises:
+        ValueError: Unknown variant or stem stride.
     """
 
     def __init__(self, variant: str, stem_stride: int = 4, drop_path: float = 0.0) -> None:
@@ -108,11 +131,18 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
 
     def forward(self, x: Tensor, visible: Tensor | None = None, dense: bool = False) -> list[Tensor]:
-        """Raw (unnormalised) outputs of the four stages, [(B, C_i, H_i, W_i)], zeros at hidden sites.
+        """Compute the outputs of the four stages.
 
-        x (B, 3, H, W) float, standardised. `visible` bool (B, H/patch, W/patch), True = visible, the same
-        count in every sample: only visible sites are computed, unless `dense` asks for the (equal, slower)
-        dense form with masks. Raises ValueError if the mask does not fit the image.
+        Args:
+            x: Standardised images (B, 3, H, W).
+            visible: bool (B, H/patch, W/patch), True where visible, equally many in every sample; None: no mask.
+            dense: Compute all sites and apply the mask, which gives the same result more slowly.
+
+        Returns:
+            Four maps (B, C_i, H_i, W_i), before any final norm, 0 at hidden sites.
+
+        Raises:
+            ValueError: The mask does not fit the images.
         """
         if visible is None:
             return self._forward_dense(x)
@@ -141,7 +171,7 @@ class Encoder(nn.Module):
         return features
 
     def forward_tokens(self, x: Tensor, visible: VisiblePatches) -> list[Tensor]:
-        """Visible features only, [(B, K, r_i, r_i, C_i)] with r_i = 8, 4, 2, 1 sites a patch side."""
+        """Compute visible features only: four tensors (B, K, r_i, r_i, C_i) with r_i = 8, 4, 2, 1."""
         tokens, features = visible.gather(x), []
         for i, (down, stage) in enumerate(zip(self.downsample_layers, self.stages, strict=True)):
             first, second = down[0], down[1]  # type: ignore[index]
@@ -155,7 +185,7 @@ class Encoder(nn.Module):
         return features
 
     def pool(self, x: Tensor) -> Tensor:
-        """Image features: LayerNorm of the last stage's global average, (B, 3, H, W) -> (B, C_4)."""
+        """Image features, (B, 3, H, W) -> (B, C_4): global average of the last stage, then LayerNorm."""
         return self.norm(self.forward(x)[-1].mean(dim=(2, 3)))
 
 
@@ -164,7 +194,7 @@ def _layer_norm(tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 
 def _patch_linear(tokens: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A conv whose kernel equals its stride, as a linear map: (B, K, r, r, C) -> (B, K, r/s, r/s, D)."""
+    """Apply a convolution whose kernel equals its stride s as a linear map: (B, K, r, r, C) -> (B, K, r/s, r/s, D)."""
     batch, count, r, _, channels = tokens.shape
     s = conv.kernel_size[0]
     if s > 1:
@@ -177,19 +207,22 @@ PUBLISHED = "published"
 
 
 def init_weights(module: nn.Module, generator: torch.Generator | None = None, init: str = PUBLISHED) -> None:
-    """Draw linear and conv weights, set biases to 0; norms and GRN keep their start.
+    """Initialise linear and convolution weights, and set their biases to 0; norms and GRN are left alone.
 
-    `init` "published": normal with deviation .02, cut at two deviations. "fan_in": normal with deviation
-    1/sqrt(inputs of a unit), half of it where a block's branch ends. With .02 the branches of a narrow network
-    are all but silent, and the first hundreds of steps go into waking them.
+    Args:
+        module: Changed in place.
+        generator: Source of the draws; None: torch's global generator.
+        init: "published" draws from a normal distribution of standard deviation 0.02, truncated at two deviations;
+            "fan_in" uses 1/sqrt(fan-in), and half of it in the last layer of a block. With 0.02 the branches of a
+            narrow network contribute almost nothing, and training takes hundreds of steps to change that.
     """
     for name, m in module.named_modules():
         if isinstance(m, nn.Conv2d | nn.Linear):
             if init == PUBLISHED:
                 nn.init.trunc_normal_(m.weight, std=0.02, a=-0.04, b=0.04, generator=generator)
             else:
-                share = 0.5 if name.endswith("pwconv2") else 1.0
-                nn.init.normal_(m.weight, std=share / m.weight[0].numel() ** 0.5, generator=generator)
+                gain = 0.5 if name.endswith("pwconv2") else 1.0
+                nn.init.normal_(m.weight, std=gain / m.weight[0].numel() ** 0.5, generator=generator)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
 
@@ -201,11 +234,17 @@ def build_encoder(
     generator: torch.Generator | None = None,
     init: str = PUBLISHED,
 ) -> Encoder:
-    """A ConvNeXt V2 encoder, freshly initialised (from `generator`, else torch's global one).
+    """Build an encoder with initial weights.
 
-    `variant`: a key of VARIANTS; `stem_stride` in pixels: 4 as published, 2 for images up to 96 px, 1 up to
-    48 px; `drop_path`: rate of the last block, rising linearly from 0; `init`: as `init_weights` takes it.
-    Raises ValueError on unknown values.
+    Args:
+        variant: As in `Encoder`.
+        stem_stride: As in `Encoder`: 4 as published, 2 for images of up to 96 px, 1 up to 48 px.
+        drop_path: As in `Encoder`.
+        generator: As in `init_weights`.
+        init: As in `init_weights`.
+
+    Raises:
+        ValueError: Unknown variant or stem stride.
     """
     encoder = Encoder(variant, stem_stride, drop_path)
     init_weights(encoder, generator, init)

@@ -1,4 +1,12 @@
-"""Random patch masks with an exact ratio, and the bookkeeping of which sites of a feature map are visible."""
+r"""Random masks that hide an exact share of the patches, and the visible sites of a feature map.
+
+Of n patches, each image keeps
+
+.. math:: k = \operatorname{round}\big((1 - \rho)\, n\big), \qquad 1 \le k \le n - 1,
+
+at random, where :math:`\rho` is the mask ratio: every sample draws one uniform number per patch, and the k patches
+with the smallest numbers stay visible.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +18,17 @@ from torch import Tensor
 
 
 def n_visible(n_patches: int, mask_ratio: float) -> int:
-    """Number of patches that stay visible: round((1 - mask_ratio) n), at least one visible and one hidden.
+    """Number k of patches that stay visible.
 
-    `n_patches` >= 2; `mask_ratio` in (0, 1). Raises ValueError otherwise.
+    Args:
+        n_patches: At least 2.
+        mask_ratio: In (0, 1).
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    >>> n_visible(16, 0.6), n_visible(4, 0.99)
+    (6, 1)
     """
     if n_patches < 2:
         raise ValueError(f"a grid of {n_patches} patch cannot be masked: at least 2 patches are needed")
@@ -22,9 +38,19 @@ def n_visible(n_patches: int, mask_ratio: float) -> int:
 
 
 def random_masks(batch: int, grid: tuple[int, int], mask_ratio: float, generator: torch.Generator) -> Tensor:
-    """One random mask a sample: bool (B, gh, gw), True = visible, the same count of visible patches in each.
+    """Draw one random mask per sample.
 
-    A CPU `generator` makes it reproducible on every device. Source: Woo et al. 2023, section 3.1.
+    Args:
+        batch: Number of samples B.
+        grid: Patches along height and width (gh, gw).
+        mask_ratio: Share of the patches to hide, in (0, 1).
+        generator: On the CPU, so that the masks are the same on every device.
+
+    Returns:
+        bool (B, gh, gw), True where visible, with the same number of visible patches in every sample.
+
+    References:
+        He et al. 2022; Woo et al. 2023, section 3.1.
     """
     n = grid[0] * grid[1]
     keep = n_visible(n, mask_ratio)
@@ -35,17 +61,21 @@ def random_masks(batch: int, grid: tuple[int, int], mask_ratio: float, generator
 
 
 def upsample_mask(visible: Tensor, factor: int) -> Tensor:
-    """Repeat a patch mask to a finer grid: bool (B, gh, gw) -> bool (B, gh*factor, gw*factor)."""
+    """Repeat a patch mask on a finer grid: bool (B, gh, gw) -> bool (B, gh*factor, gw*factor)."""
     return visible.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
 
 
 @dataclass(frozen=True)
 class VisiblePatches:
-    """Which patches of the grid are visible, as indices: (B, K) into the gh*gw patches, ascending.
+    """Indices of the visible patches, and the visible part of a feature map.
 
-    At a stage where one patch spans r x r sites, visible features are held as (B, K, r, r, C): no hidden
-    site is computed, and a 2x2 downsampling never leaves its patch, since r is a power of two times the
-    last stage's single site.
+    At a stage where one patch spans r x r sites, visible features have the shape (B, K, r, r, C), so that no hidden
+    site is computed. A 2 x 2 downsampling never crosses the border of a patch, since r is a power of two that ends at
+    1 in the last stage.
+
+    Attributes:
+        index: (B, K) positions among the gh*gw patches in raster order, ascending.
+        grid: (gh, gw).
     """
 
     index: Tensor
@@ -53,7 +83,11 @@ class VisiblePatches:
 
     @classmethod
     def from_mask(cls, visible: Tensor) -> VisiblePatches:
-        """From bool (B, gh, gw). Raises ValueError unless every sample has the same count K >= 1."""
+        """Convert a mask, bool (B, gh, gw).
+
+        Raises:
+            ValueError: It has another type or shape, or the number of visible patches differs between samples or is 0.
+        """
         if visible.dim() != 3 or visible.dtype != torch.bool:
             raise ValueError(f"a mask is bool (B, gh, gw); got {visible.dtype} {tuple(visible.shape)}")
         flat = visible.flatten(1)
@@ -66,41 +100,39 @@ class VisiblePatches:
         return cls(index, (visible.shape[1], visible.shape[2]))
 
     def gather(self, x: Tensor) -> Tensor:
-        """Visible part of a map: (B, C, gh*r, gw*r) -> (B, K, r, r, C)."""
+        """Select the visible part of a map: (B, C, gh*r, gw*r) -> (B, K, r, r, C)."""
         return _Gather.apply(x, self)
 
     def scatter(self, tokens: Tensor) -> Tensor:
-        """Back to the full map, zeros where hidden: (B, K, r, r, C) -> (B, C, gh*r, gw*r)."""
+        """Write it back into a map with zeros at hidden sites: (B, K, r, r, C) -> (B, C, gh*r, gw*r)."""
         return _Scatter.apply(tokens, self)
 
-    def _where(self) -> tuple[Tensor, Tensor, Tensor]:
-        rows = torch.arange(len(self.index), device=self.index.device)[:, None]
-        return rows, self.index // self.grid[1], self.index % self.grid[1]
+    def _positions(self) -> tuple[Tensor, Tensor, Tensor]:
+        samples = torch.arange(len(self.index), device=self.index.device)[:, None]
+        return samples, self.index // self.grid[1], self.index % self.grid[1]
 
-    def take(self, x: Tensor) -> Tensor:
-        """`gather` outside autograd."""
+    def _gather(self, x: Tensor) -> Tensor:
         batch, channels, height, _ = x.shape
         gh, gw = self.grid
         r = height // gh
-        return x.reshape(batch, channels, gh, r, gw, r).permute(0, 2, 4, 3, 5, 1)[self._where()]
+        return x.reshape(batch, channels, gh, r, gw, r).permute(0, 2, 4, 3, 5, 1)[self._positions()]
 
-    def put(self, tokens: Tensor) -> Tensor:
-        """`scatter` outside autograd."""
+    def _scatter(self, tokens: Tensor) -> Tensor:
         batch, _, r, _, channels = tokens.shape
         gh, gw = self.grid
         full = tokens.new_zeros(batch, gh, r, gw, r, channels)
         # Sites lie in raster order in memory (channels last), so the result needs no copy.
-        full.permute(0, 1, 3, 2, 4, 5)[self._where()] = tokens
+        full.permute(0, 1, 3, 2, 4, 5)[self._positions()] = tokens
         return full.view(batch, gh * r, gw * r, channels).permute(0, 3, 1, 2)
 
 
 class _Gather(torch.autograd.Function):
-    """No site is taken twice, so the gradient is the scatter: autograd's own would accumulate, one by one."""
+    """No site is gathered twice, so the gradient is the scatter; autograd would accumulate site by site."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, patches: VisiblePatches) -> Tensor:
         ctx.patches = patches
-        return patches.take(x)
+        return patches._gather(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -108,12 +140,12 @@ class _Gather(torch.autograd.Function):
 
 
 class _Scatter(torch.autograd.Function):
-    """The other way round."""
+    """The gradient of the scatter is the gather."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, patches: VisiblePatches) -> Tensor:
         ctx.patches = patches
-        return patches.put(tokens)
+        return patches._scatter(tokens)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

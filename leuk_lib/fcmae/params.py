@@ -1,8 +1,9 @@
-"""Parameters of stage fcmae; the defaults are the laptop profile."""
+"""Parameters of the stage fcmae; the defaults are the laptop profile."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,61 +11,71 @@ from leuk_lib.runs.params import TrainParams
 
 
 class FcmaeParams(TrainParams):
-    """Masked pretraining of a ConvNeXt V2 encoder and the probes that judge it."""
+    """Masked pretraining of a ConvNeXt V2 encoder, and the probes of its features."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {**TrainParams.RENAMED, "lr_scale": "base_lr"}
 
     images: Literal["alhe", "raw"] = Field("alhe", description="pretrain on enhanced or on raw images")
     variant: Literal["zepto", "atto", "femto", "pico", "nano", "tiny", "base"] = Field(
         "zepto", description="size of the ConvNeXt V2 encoder"
     )
     stem_stride: Literal[1, 2, 4] = Field(
-        2, description="stride of the stem in px; the mask patch is 8 times it and must divide the image side"
+        2,
+        description="stride of the stem in px; the side of a mask patch is 8 times as large and must divide that of the image",
     )
     mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of patches hidden from the encoder")
     decoder_dim: int = Field(128, ge=8, le=1024, description="channels of the decoder (512 as published)")
     norm_pix: bool = Field(
-        False, description="predict pixels standardised within their patch (as published), else their colours"
+        False, description="predict pixels standardised within their patch (as published) instead of colours"
     )
     norm_pix_eps: float = Field(
         1e-3,
         ge=1e-8,
         le=1.0,
-        description="added to the patch variance (pixels in [0,1]); keeps flat background from counting as detail",
+        description="added to the variance of a patch (pixels in [0,1]), so that flat background does not count as detail",
     )
     init: Literal["fan_in", "published"] = Field(
-        "fan_in", description="deviation of fresh weights: 1/sqrt(inputs), or .02 for all as published (for long runs)"
+        "fan_in",
+        description="standard deviation of initial weights: 1/sqrt(fan-in), or 0.02 as published (for long runs)",
     )
     contrast: float = Field(
         0.0,
         ge=0,
         le=100,
-        description="weight of a contrastive term between two masked views of a cell; 0: none, as published "
-        "(1 helps where slides do not differ by patient, and harms where they do)",
+        description="weight of the contrastive term between two masked views of a cell; 0: none, as published "
+        "(meant for cells whose stain does not reveal the patient)",
     )
     muon: float = Field(
         10.0,
         ge=0,
         le=1000,
-        description="Muon's learning rate for matrices over AdamW's for the rest; 0: AdamW for all "
-        "(equal on any number of processes to 1e-5; Muon rounds to bfloat16)",
+        description="Muon's learning rate, for matrices, divided by AdamW's, for the rest; 0: AdamW for all "
+        "(then equal to 1e-5 on any number of processes; Muon rounds to bfloat16)",
     )
     steps: int = Field(400, ge=2, le=10_000_000, description="optimiser steps")
     batch_size: int = Field(32, ge=2, le=65536, description="images per optimiser step, all processes together")
-    accumulate: int = Field(1, ge=1, le=1024, description="forward passes the batch is cut into")
-    lr_scale: float = Field(
-        2.4e-3, gt=0, le=1.0, description="base learning rate per 256 images (1.5e-4 as published, for long runs)"
+    accumulate: int = Field(1, ge=1, le=1024, description="forward passes that share one batch")
+    base_lr: float = Field(
+        2.4e-3, gt=0, le=1.0, description="learning rate per 256 images of a batch (1.5e-4 as published, for long runs)"
     )
-    weight_decay: float = Field(0.05, ge=0, le=1.0, description="AdamW decay of matrices; vectors have none")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises from 0")
+    weight_decay: float = Field(
+        0.05, ge=0, le=1.0, description="weight decay of matrices and kernels; vectors have none"
+    )
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     ema_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="memory of the weights' moving average, which then is the result; 0: the last weights",
+        description="EMA decay of the weights; 0 disables averaging",
     )
-    crop_min: float = Field(0.4, gt=0, le=1, description="least area share of a random crop (0.2 as published)")
+    crop_min: float = Field(
+        0.4, gt=0, le=1, description="smallest share of the area of a random crop (0.2 as published)"
+    )
     stain: float = Field(
-        0.15, ge=0, lt=1, description="largest change of a stain's amount between the contrastive term's two views"
+        0.15, ge=0, lt=1, description="largest relative change of a stain's amount in a view of the contrastive term"
     )
-    probe_points: int = Field(3, ge=2, le=50, description="checkpoints of pretraining that are probed, with the start")
-    probe_limit: int = Field(600, ge=50, le=1_000_000, description="most training images a probe sees")
-    knn_k: int = Field(20, ge=1, le=1000, description="neighbours that vote in the k-NN probe")
+    probe_points: int = Field(
+        3, ge=2, le=50, description="points of pretraining at which the encoder is probed, besides the start"
+    )
+    probe_limit: int = Field(600, ge=50, le=1_000_000, description="largest number of training images used by a probe")
+    knn_k: int = Field(20, ge=1, le=1000, description="neighbours in the k-NN probe")

@@ -1,4 +1,4 @@
-"""Masked pretraining of an encoder on unlabelled images: one function, resumable, on one or many processes."""
+"""Masked pretraining of an encoder on unlabelled images; resumable, on one or several processes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from leuk_lib.training.schedules import warming_decay, warmup_cosine
 
 
 class Monitor(Protocol):
-    """Looks at the encoder after `steps` optimiser steps (0: the start); its state joins the checkpoint.
+    """Called with the encoder after each number of optimiser steps in `steps` (0: before the first).
 
-    Of several processes the first looks, and its state is handed to the others.
+    Its state is part of the checkpoint. With several processes only the first calls it, and the others receive its
+    state.
     """
 
     steps: Collection[int]
@@ -42,7 +43,7 @@ class Monitor(Protocol):
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """The trained encoder, its autoencoder, and one row of `history` a step (step, loss, stained, field, lr)."""
+    """The trained encoder, its autoencoder, and one row of `history` per step (step, loss, stained, field, lr)."""
 
     encoder: Encoder
     autoencoder: MaskedAutoencoder
@@ -50,7 +51,11 @@ class PretrainResult:
 
 
 def mask_grid(size: int, params: FcmaeParams) -> tuple[int, int]:
-    """Patches along the sides of S x S images. Raises LeukError if the mask patch does not divide them."""
+    """Number of patches along height and width of images with `size` x `size` pixels.
+
+    Raises:
+        LeukError: The mask patch does not divide the image into at least 2 x 2 patches.
+    """
     patch = 8 * params.stem_stride
     if size % patch or size // patch < 2:
         fitting = [s for s in (1, 2, 4) if size % (8 * s) == 0 and size // (8 * s) >= 2]
@@ -63,7 +68,7 @@ def mask_grid(size: int, params: FcmaeParams) -> tuple[int, int]:
 
 
 def build_autoencoder(params: FcmaeParams) -> MaskedAutoencoder:
-    """The untrained autoencoder of these parameters; its weights are a function of the seed."""
+    """Build the untrained autoencoder; its weights depend on `params` only, the seed included."""
     generator = torch_generator(params.seed, "fcmae", "init")
     encoder = build_encoder(params.variant, params.stem_stride, generator=generator, init=params.init)
     autoencoder = MaskedAutoencoder(encoder, params.decoder_dim, params.norm_pix, params.norm_pix_eps)
@@ -72,7 +77,7 @@ def build_autoencoder(params: FcmaeParams) -> MaskedAutoencoder:
 
 
 def build_projector(params: FcmaeParams, channels: int) -> Projector | None:
-    """The untrained projector of the contrastive term, or None without one."""
+    """Build the untrained projector of the contrastive term; None without such a term."""
     if not params.contrast:
         return None
     projector = Projector(channels)
@@ -88,12 +93,22 @@ def pretrain(
     fabric: Fabric,
     monitor: Monitor | None = None,
 ) -> PretrainResult:
-    """Train an encoder to fill in hidden patches of `images`; continues from a checkpoint of the same identity.
+    """Train an encoder to reconstruct hidden patches, or continue from a checkpoint of the same identity.
 
-    images (N, 3, S, S) uint8, the training part only; labels are not asked for. `folder` takes the checkpoint.
-    Weights are bit-identical however often the run was killed; `devices` and `accumulate` change them by
-    rounding only. With `ema_decay` the weights' moving average is what is looked at and returned.
-    Raises LeukError if S, the batch, the processes or the chunks do not fit together.
+    The weights are equal to the bit however often the run was interrupted; `devices` and `accumulate` change them by
+    rounding only. With `ema_decay` the moving average of the weights is monitored and returned.
+
+    Args:
+        images: (N, 3, S, S) uint8, the training part only.
+        params: Parameters of the stage.
+        folder: Where the checkpoint is kept.
+        identity: A checkpoint with another identity is not continued.
+        fabric: From `make_fabric`.
+        monitor: Called during training; see `Monitor`.
+
+    Raises:
+        LeukError: The image size, the batch, the processes and `accumulate` do not fit together, or the loss is no
+            longer finite.
     """
     grid = mask_grid(images.shape[-1], params)
     batch, world = params.batch_size, fabric.world_size
@@ -106,48 +121,48 @@ def pretrain(
             f"accumulate {params.accumulate} with contrast {params.contrast:g}: the contrastive term compares the whole "
             "batch at once; set contrast to 0 or accumulate to 1"
         )
-    bare = build_autoencoder(params)
-    some = torch.linspace(0, len(images) - 1, min(len(images), 256)).round().long()
-    bare.start_at(images[some].float() / 255)
-    projector = build_projector(params, bare.encoder.channels[-1])
+    model = build_autoencoder(params)
+    sample = torch.linspace(0, len(images) - 1, min(len(images), 256)).round().long()
+    model.init_output_bias(images[sample].float() / 255)
+    projector = build_projector(params, model.encoder.channels[-1])
     if projector is None:
-        bare.encoder.norm.requires_grad_(False)  # belongs to the head: no pretraining gradient reaches it
+        model.encoder.norm.requires_grad_(False)  # part of the head, which reconstruction does not train
     else:
-        bare.projector = projector
-    # Muon, as AdamW's early updates have few directions: on images as alike as blood cells the features then lose the
-    # other directions within some hundred steps.
+        model.projector = projector
+    # Blood cells look much alike, so that AdamW's early updates have low rank and the features lose directions within
+    # some hundred steps. Muon's updates have full rank.
     optimisers = build_optimisers(
-        bare, params.weight_decay, params.muon, lambda name, _: name == "pred", betas=(0.9, 0.95)
+        model, params.weight_decay, params.muon, lambda name, _: name == "pred", betas=(0.9, 0.95)
     )
-    peak, warmup = params.lr_scale * batch / 256, round(params.warmup * params.steps)
-    model, *steppers = fabric.setup(bare, *optimisers.values())
-    average = WeightAverage(bare) if params.ema_decay else None
-    kept = bare if average is None else cast(MaskedAutoencoder, average.model)
+    peak, warmup = params.base_lr * batch / 256, round(params.warmup * params.steps)
+    wrapped, *wrapped_optimisers = fabric.setup(model, *optimisers.values())
+    average = WeightAverage(model) if params.ema_decay else None
+    result = model if average is None else cast(MaskedAutoencoder, average.model)
     loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, "FCMAE", params.checkpoint_every)
-    states: dict[str, Stateful | None] = {"model": bare, **optimisers, "average": average, "monitor": monitor}
+    states: dict[str, Stateful | None] = {"model": model, **optimisers, "average": average, "monitor": monitor}
     loop.register(**{name: state for name, state in states.items() if state is not None})
 
-    def look(step: int) -> None:
+    def run_monitor(step: int) -> None:
         if monitor is None or step not in monitor.steps:
             return
         if fabric.global_rank == 0:
-            kept.eval()
-            monitor(step, kept.encoder)
-            bare.train()
-        if fabric.world_size > 1:  # one process looks, but all go on to read what it saw
+            result.eval()
+            monitor(step, result.encoder)
+            model.train()
+        if fabric.world_size > 1:
             monitor.load_state_dict(fabric.broadcast(monitor.state_dict()))
 
-    bare.train()
+    model.train()
     views = 2 if params.contrast else 1
-    # Every view draws for itself: the global batch of draws is as many times as long.
+    # Each view has its own random draws, so the global batch of draws is `views` times as long.
     total = batch * views
     rows = torch.cat([loop.shard(torch.arange(batch)) + view * batch for view in range(views)])
     for step in loop:
-        look(step)
+        run_monitor(step)
         lr = warmup_cosine(step, params.steps, peak, warmup + 1, warmup)
         set_learning_rate(optimisers, lr, params.muon)
-        mine = loop.shard(loop.batch(step, len(images), batch)).repeat(views)
-        x = images[mine].to(fabric.device).float() / 255
+        positions = loop.shard(loop.batch(step, len(images), batch)).repeat(views)
+        x = images[positions].to(fabric.device).float() / 255
         x = random_resized_crop(
             x, loop.generator(step, "crop"), scale=(params.crop_min, 1.0), rows=rows, total=total
         ).clamp(0, 1)
@@ -155,58 +170,58 @@ def pretrain(
         if projector is not None:
             x = stain_jitter(x, loop.generator(step, "stain"), params.stain, rows=rows, total=total)
         visible = random_masks(total, grid, params.mask_ratio, loop.generator(step, "mask"))[rows]
-        losses, parts = _backward(fabric, model, x, visible.to(fabric.device), params, projector)
-        for stepper in steppers:
-            stepper.step()
-            stepper.zero_grad(set_to_none=True)
+        losses, sums = _backward(fabric, wrapped, x, visible.to(fabric.device), params, projector)
+        for optimiser in wrapped_optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         if average is not None:
-            average.update(bare, warming_decay(params.ema_decay, step))
-        _log(loop, fabric, losses, parts, lr)
-    look(params.steps)
-    kept.requires_grad_(True).train()
-    return PretrainResult(kept.encoder, kept, loop.history)
+            average.update(model, warming_decay(params.ema_decay, step))
+        _log(loop, fabric, losses, sums, lr)
+    run_monitor(params.steps)
+    result.requires_grad_(True).train()
+    return PretrainResult(result.encoder, result, loop.history)
 
 
 def _backward(
     fabric: Fabric, model: Any, x: Tensor, visible: Tensor, params: FcmaeParams, projector: Projector | None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Gradients of the batch in `accumulate` passes; returns its mean losses and the sums of `split_loss`."""
+    """Accumulate the gradients of the batch in `accumulate` passes; return mean losses and sums of `split_loss`."""
     patch, chunks = x.shape[-1] // visible.shape[-1], params.accumulate
     losses = {"loss": torch.zeros((), device=x.device)}
-    parts = torch.zeros(4, device=x.device)
+    sums = torch.zeros(4, device=x.device)
     pairs = list(zip(x.chunk(chunks), visible.chunk(chunks), strict=True))
     for position, (part, mask) in enumerate(pairs):
-        wait = fabric.no_backward_sync(model) if position < len(pairs) - 1 else nullcontext()
-        with wait:
+        last = position == len(pairs) - 1
+        with nullcontext() if last else fabric.no_backward_sync(model):
             out = model(part, mask)
-            whole = out.loss
+            loss = out.loss
             if projector is not None:
-                losses["contrast"] = info_nce(projector(_everybodys(fabric, out.pooled)))
-                whole = whole + params.contrast * losses["contrast"]
-            fabric.backward(whole / chunks)
+                losses["contrast"] = info_nce(projector(_gather_views(fabric, out.pooled)))
+                loss = loss + params.contrast * losses["contrast"]
+            fabric.backward(loss / chunks)
         losses["loss"] += out.loss.detach() / chunks
-        parts += split_loss(out.patch_loss, mask, stained_patches(part, patch))
-    return {name: value.detach() for name, value in losses.items()}, parts
+        sums += split_loss(out.patch_loss, mask, stained_patches(part, patch))
+    return {name: value.detach() for name, value in losses.items()}, sums
 
 
-def _everybodys(fabric: Fabric, pooled: Tensor) -> Tensor:
-    """All processes' pooled features (2n, C) as one batch (2N, C), first views first, with their gradients."""
+def _gather_views(fabric: Fabric, pooled: Tensor) -> Tensor:
+    """Pooled features (2n, C) of all processes as one batch (2N, C), first views first, with gradients."""
     if fabric.world_size == 1:
         return pooled.float()
     gathered: Any = fabric.all_gather(pooled.float(), sync_grads=True)  # (world, 2n, C)
     return torch.cat([view.flatten(0, 1) for view in gathered.chunk(2, dim=1)])
 
 
-def _log(loop: TrainingLoop, fabric: Fabric, losses: dict[str, Tensor], parts: Tensor, lr: float) -> None:
-    """One history row of the global batch: mean losses, and the error on stained patches and empty field apart."""
+def _log(loop: TrainingLoop, fabric: Fabric, losses: dict[str, Tensor], sums: Tensor, lr: float) -> None:
+    """Log the global batch's mean losses, and its error on stained patches and on empty field separately."""
     means: dict[str, Any] = {name: fabric.all_reduce(value, reduce_op="mean") for name, value in losses.items()}
-    sums: Any = fabric.all_reduce(parts, reduce_op="sum")
-    stained, n_stained, field, n_field = sums.tolist()
+    totals: Any = fabric.all_reduce(sums, reduce_op="sum")
+    stained, n_stained, field, n_field = totals.tolist()
     row = {name: float(mean) for name, mean in means.items()} | {"lr": lr}
     if n_stained:
         row["stained"] = stained / n_stained
     if n_field:
         row["field"] = field / n_field
     if not math.isfinite(row["loss"]):
-        raise LeukError(f"FCMAE: the loss became {row['loss']} at step {loop.step}; lower lr_scale")
+        raise LeukError(f"FCMAE: the loss became {row['loss']} at step {loop.step}; lower base_lr")
     loop.log(**row)

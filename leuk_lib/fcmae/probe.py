@@ -1,6 +1,6 @@
-"""What a frozen encoder knows: k-NN, k-NN on whitened features and linear probe on the validation part, beside three untrained baselines.
+"""Probes of a frozen encoder: k-NN, k-NN on whitened features and logistic regression, compared with baselines.
 
-Nothing here trains or changes the encoder, and nothing here ever sees a test image.
+The baselines are the encoder at its random start, a colour histogram, and principal components of the raw pixels.
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ from torch import Tensor
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.training.augment import normalise
 
 ENCODER = "FCMAE encoder"
+RANDOM_START = "random initialisation"
 PROBES = ("k-NN", "k-NN, whitened", "linear")
+TAILS = (0.025, 0.975)  # quantiles of the 95 % intervals
 
 
 @torch.no_grad()
 def encode(encoder: Encoder, images: Tensor, batch_size: int = 64) -> NDArray[np.float32]:
-    """Pooled features of a frozen encoder: images (N, 3, S, S) uint8 -> (N, C_4) float32."""
+    """Pooled features (N, C_4) of images (N, 3, S, S) uint8; the encoder's mode is restored."""
     device = next(encoder.parameters()).device
     training = encoder.training
     encoder.eval()
@@ -41,7 +44,18 @@ def encode(encoder: Encoder, images: Tensor, batch_size: int = 64) -> NDArray[np
 
 
 def colour_histogram(images: Tensor, bins: int = 8) -> NDArray[np.float32]:
-    """Square roots of the joint RGB histogram: (N, 3, S, S) uint8 -> (N, bins**3), each row of length 1."""
+    """Square roots of the joint RGB histogram, rows of Euclidean length 1.
+
+    Args:
+        images: (N, 3, S, S) uint8.
+        bins: Bins per channel.
+
+    Returns:
+        (N, bins**3).
+
+    >>> colour_histogram(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), bins=2)
+    array([[1., 0., 0., 0., 0., 0., 0., 0.]], dtype=float32)
+    """
     level = (images.long() * bins) // 256
     code = (level[:, 0] * bins + level[:, 1]) * bins + level[:, 2]
     counts = torch.zeros(len(images), bins**3)
@@ -50,17 +64,37 @@ def colour_histogram(images: Tensor, bins: int = 8) -> NDArray[np.float32]:
 
 
 def pixel_pca(train: Tensor, other: Tensor, components: int = 64) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Principal components of raw pixels, fitted on `train`: two (N, 3, S, S) uint8 -> two (N, components)."""
+    """Principal components of raw pixels, fitted on `train`.
+
+    Args:
+        train: (N, 3, S, S) uint8.
+        other: (M, 3, S, S) uint8.
+        components: Largest number of components.
+
+    Returns:
+        (N, D) and (M, D) with D = min(components, N - 1, 3 S S).
+    """
     flat = train.flatten(1).numpy().astype(np.float32) / 255
     pca = PCA(min(components, len(flat) - 1, flat.shape[1]), svd_solver="randomized", random_state=0).fit(flat)
     return pca.transform(flat), pca.transform(other.flatten(1).numpy().astype(np.float32) / 255)
 
 
 def whiten(train: NDArray[Any], other: NDArray[Any], components: int = 64) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Principal components of features, each scaled to deviation 1 on `train`: (N, C), (M, C) -> (N, D), (M, D).
+    """Principal components of features, each scaled to standard deviation 1 on `train`.
 
-    D = min(`components`, N - 1, C). Pooled features vary most with the size of a cell and the strength of its stain;
-    whitened, every direction counts alike. Source: Jegou & Chum 2012.
+    Pooled features vary most with the size of a cell and the strength of its stain; whitening gives all directions the
+    same weight.
+
+    Args:
+        train: Features (N, C).
+        other: Features (M, C).
+        components: Largest number of components.
+
+    Returns:
+        (N, D) and (M, D) with D = min(components, N - 1, C).
+
+    References:
+        Jegou & Chum 2012.
     """
     pca = PCA(min(components, len(train) - 1, train.shape[1]), whiten=True, svd_solver="full").fit(train)
     return pca.transform(train), pca.transform(other)
@@ -69,23 +103,31 @@ def whiten(train: NDArray[Any], other: NDArray[Any], components: int = 64) -> tu
 def knn_correct(
     train_x: NDArray[Any], train_y: NDArray[Any], x: NDArray[Any], y: NDArray[Any], k: int
 ) -> NDArray[np.bool_]:
-    """Which of `x` the vote of the k nearest training features (cosine) gets right."""
+    """Which of `x` (M, C) the k nearest training features (cosine) classify correctly, by majority: bool (M,)."""
     model = KNeighborsClassifier(min(k, len(train_x)), metric="cosine").fit(train_x, train_y)
     return model.predict(x) == y
 
 
 def linear_correct(train_x: NDArray[Any], train_y: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which of `x` a logistic regression on standardised training features gets right."""
+    """Which of `x` (M, C) a logistic regression on standardised features classifies correctly: bool (M,)."""
     if len(np.unique(train_y)) < 2:
         return np.full(len(y), train_y[0]) == y
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000, tol=1e-3)).fit(train_x, train_y)
     return model.predict(x) == y
 
 
-def judge(
+def probe_correct(
     train_x: NDArray[Any], train_y: NDArray[Any], x: NDArray[Any], y: NDArray[Any], k: int
 ) -> dict[str, NDArray[np.bool_]]:
-    """Which of `x` each probe gets right: by name, in the order of `PROBES`."""
+    """Which of the M cells each probe of `PROBES` classifies correctly: bool (M,) by name.
+
+    Args:
+        train_x: Training features (N, C).
+        train_y: Their labels (N,).
+        x: Features (M, C).
+        y: Their labels (M,).
+        k: Neighbours that vote.
+    """
     white_train, white = whiten(train_x, x)
     return {
         "k-NN": knn_correct(train_x, train_y, x, y, k),
@@ -94,30 +136,23 @@ def judge(
     }
 
 
-def group_bootstrap(
-    values: NDArray[Any], groups: NDArray[Any], seed: int = 0, resamples: int = 2000
-) -> tuple[float, float]:
-    """95 % percentile interval of the mean of `values`, whole groups (patients) resampled.
-
-    With one group only there is nothing to resample: (nan, nan), not a false certainty.
-    """
-    _, inverse = np.unique(groups, return_inverse=True)
-    count = np.bincount(inverse).astype(float)
-    if len(count) < 2:
-        return float("nan"), float("nan")
-    total = np.bincount(inverse, weights=values.astype(float))
-    rng = numpy_rng(seed, "fcmae", "bootstrap")
-    weights = rng.multinomial(len(count), np.full(len(count), 1 / len(count)), size=resamples)
-    low, high = np.quantile((weights @ total) / (weights @ count), [0.025, 0.975])
-    return float(low), float(high)
-
-
 @dataclass
 class Probe:
-    """Probes an encoder at several steps of its pretraining; hand it to `pretrain` as its monitor.
+    """Probes an encoder during its pretraining, as a `leuk_lib.fcmae.pretrain.Monitor`.
 
-    images (N, 3, S, S) uint8 and labels (N,) of all cells; `train` and `val` are positions, `groups` (N,) str.
-    At most `limit` training cells (evenly spaced ones) are used. `steps`: after which optimiser steps to look.
+    Args:
+        images: (N, 3, S, S) uint8, all cells.
+        labels: (N,) int64.
+        groups: (N,) str, patient or slide.
+        train: Positions of the training cells.
+        val: Positions of the validation cells.
+        steps: Numbers of optimiser steps after which to probe.
+        k: Neighbours that vote.
+        limit: Largest number of training cells; evenly spaced ones are taken.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        LeukError: Fewer than two training cells or no validation cell.
     """
 
     images: Tensor
@@ -141,60 +176,68 @@ class Probe:
         self._train_y, self._val_y = self.labels[self.train].numpy(), self.labels[self.val].numpy()
 
     def __call__(self, step: int, encoder: Encoder) -> None:
-        """Probe the encoder as it is after `step` optimiser steps."""
-        self._judge(ENCODER, step, encode(encoder, self.images[self.train]), encode(encoder, self.images[self.val]))
+        """Probe the encoder after `step` optimiser steps."""
+        self._probe(ENCODER, step, encode(encoder, self.images[self.train]), encode(encoder, self.images[self.val]))
 
     def baselines(self) -> None:
-        """Probe what needs no training: colour histogram and principal components of raw pixels."""
+        """Probe the features that need no training: colour histogram and principal components of raw pixels."""
         train, val = self.images[self.train], self.images[self.val]
-        self._judge("colour histogram", 0, colour_histogram(train), colour_histogram(val))
-        self._judge("raw-pixel PCA", 0, *pixel_pca(train, val))
+        self._probe("colour histogram", 0, colour_histogram(train), colour_histogram(val))
+        self._probe("raw-pixel PCA", 0, *pixel_pca(train, val))
 
-    def _judge(self, features: str, step: int, train_x: NDArray[Any], val_x: NDArray[Any]) -> None:
-        truth = self._train_y, self._val_y
-        for probe, correct in judge(train_x, truth[0], val_x, truth[1], self.k).items():
+    def _probe(self, features: str, step: int, train_x: NDArray[Any], val_x: NDArray[Any]) -> None:
+        for probe, correct in probe_correct(train_x, self._train_y, val_x, self._val_y, self.k).items():
             self._correct[features, probe, step] = correct
 
+    def _bootstrap(self) -> ClusterBootstrap:
+        return ClusterBootstrap(self.groups[self.val.numpy()], 2000, numpy_rng(self.seed, "fcmae", "bootstrap"))
+
     def table(self) -> pd.DataFrame:
-        """One row a probe: features, probe, step, accuracy, low, high (95 %, by group), n."""
-        groups = self.groups[self.val.numpy()]
-        rows = []
+        """Accuracy of each probe on the validation cells: features, probe, step, accuracy, low, high, n.
+
+        Low and high bound the 95 % interval, for which whole groups are resampled; NaN for a single group.
+        """
+        bootstrap, rows = self._bootstrap(), []
         for (features, probe, step), correct in sorted(self._correct.items()):
-            low, high = group_bootstrap(correct, groups, self.seed)
+            low, high = bootstrap.mean_interval(correct.astype(float), tails=TAILS)
             rows.append((features, probe, step, float(correct.mean()), low, high, len(correct)))
         return pd.DataFrame(rows, columns=["features", "probe", "step", "accuracy", "low", "high", "n"])
 
     def gains(self) -> pd.DataFrame:
-        """Accuracy of the pretrained encoder minus that of its rivals on the same cells, paired intervals.
+        """Accuracy of the pretrained encoder minus that of each baseline on the same cells.
 
-        Columns: probe, against, difference, low, high, n, verdict ("better", "worse", "not told apart").
+        Columns: probe, baseline, difference, low, high (95 %, paired), n, verdict. The verdict is "better" or "worse"
+        where the interval excludes 0, else "inconclusive".
         """
-        groups = self.groups[self.val.numpy()]
+        bootstrap, rows = self._bootstrap(), []
         last = max(step for features, _, step in self._correct if features == ENCODER)
-        rivals = {"random initialisation": (ENCODER, 0)} | {
+        baselines = {RANDOM_START: (ENCODER, 0)} | {
             name: (name, 0) for name in sorted({f for f, _, _ in self._correct} - {ENCODER})
         }
-        rows = []
         for probe in PROBES:
-            ours = self._correct[ENCODER, probe, last].astype(float)
-            for name, (features, step) in rivals.items():
-                difference = ours - self._correct[features, probe, step]
-                low, high = group_bootstrap(difference, groups, self.seed)
-                verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+            pretrained = self._correct[ENCODER, probe, last].astype(float)
+            for name, (features, step) in baselines.items():
+                difference = pretrained - self._correct[features, probe, step]
+                low, high = bootstrap.mean_interval(difference, tails=TAILS)
+                verdict = "better" if low > 0 else "worse" if high < 0 else "inconclusive"
                 rows.append((probe, name, float(difference.mean()), low, high, len(difference), verdict))
-        return pd.DataFrame(rows, columns=["probe", "against", "difference", "low", "high", "n", "verdict"])
+        return pd.DataFrame(rows, columns=["probe", "baseline", "difference", "low", "high", "n", "verdict"])
 
     def state_dict(self) -> dict[str, Any]:
-        """What was judged so far, for a checkpoint."""
+        """Outcomes so far, for a checkpoint."""
         return {"|".join(map(str, key)): torch.from_numpy(value) for key, value in self._correct.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what was judged before an interruption."""
+        """Restore the outcomes of `state_dict`."""
         for key, value in state_dict.items():
             features, probe, step = key.split("|")
             self._correct[features, probe, int(step)] = value.numpy()
 
 
 def probe_steps(steps: int, points: int) -> tuple[int, ...]:
-    """0 and `points` evenly spaced steps up to the last."""
+    """0 and `points` evenly spaced numbers of steps up to the last.
+
+    >>> probe_steps(300, 3)
+    (0, 100, 200, 300)
+    """
     return tuple(sorted({round(i * steps / points) for i in range(points + 1)}))

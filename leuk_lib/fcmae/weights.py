@@ -1,6 +1,6 @@
-"""Reading and writing backbones: ours, the official ConvNeXt V2 (dense and sparse layouts) and timm's names.
+"""Read and write backbones: files of this library, of the official ConvNeXt V2 (dense and sparse) and of timm.
 
-Strict: every non-head key of the encoder must be found with its shape, and nothing else may remain.
+Loading is strict: every key of the encoder must be present with its shape, and only keys of a head may be left over.
 """
 
 from __future__ import annotations
@@ -23,29 +23,36 @@ from leuk_lib.runs.files import atomic
 from leuk_lib.runs.tensors import named_tensors, read_tensors
 
 FORMAT = "leuk_lib.fcmae.encoder/1"
-KEY = "encoder"  # the metadata entry that holds our description, as JSON
-ADVICE = "make it or fetch it again"
+KEY = "encoder"  # metadata entry with the architecture, as JSON
+ADVICE = "create or download it again"
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_backbone` did: counts and names of keys."""
+    """Outcome of `load_backbone`.
+
+    Attributes:
+        loaded: Number of tensors loaded.
+        total: Number of tensors of the encoder.
+        ignored: Keys of the file that belong to no backbone.
+        not_in_file: Keys of the encoder that kept their initial values.
+    """
 
     loaded: int
     total: int
     ignored: tuple[str, ...]
-    left_at_start: tuple[str, ...]
+    not_in_file: tuple[str, ...]
 
     def __str__(self) -> str:
         text = f"{self.loaded} of {self.total} tensors loaded"
-        if self.left_at_start:
-            text += f"; left at their start: {', '.join(self.left_at_start)}"
+        if self.not_in_file:
+            text += f"; not in the file: {', '.join(self.not_in_file)}"
         if self.ignored:
             text += f"; not part of a backbone: {', '.join(self.ignored)}"
         return text
 
 
-# timm's names -> the official ones (the order matters: the head's norm before the head).
+# timm's names -> the official ones; the order matters: the head's norm before the head.
 _TIMM = [
     (r"^head\.norm\.", "norm."),
     (r"^head\.fc\.", "head."),
@@ -57,13 +64,13 @@ _TIMM = [
     (r"\.mlp\.grn\.bias$", ".grn.beta"),
     (r"\.mlp\.fc([12])\.", r".pwconv\1."),
 ]
-# The sparse pretraining code wraps the encoder, its linear layers and its norms once more.
+# Wrappers of the sparse pretraining code around the encoder, its linear layers and its norms.
 _SPARSE = [
     (r"^encoder\.", ""),
     (r"\.linear\.(weight|bias)$", r".\1"),
     (r"\.ln\.(weight|bias)$", r".\1"),
 ]
-# Parts of published files that no backbone has: classifier, and the pretraining decoder.
+# Classifier and pretraining decoder in published files.
 _NOT_BACKBONE = ("head.", "decoder.", "proj.", "pred.", "mask_token")
 
 
@@ -74,20 +81,20 @@ def _official(key: str) -> str:
 
 
 def _unroll_kernel(value: Tensor) -> Tensor:
-    """A sparse conv's kernel as a dense weight; its k*k offsets run down the columns (x slowest).
+    """Convert the kernel of a sparse convolution, whose k*k offsets have x slowest, to a dense weight.
 
-    (k*k, C) depthwise -> (C, 1, k, k); (k*k, C, D) -> (D, C, k, k).
+    Depthwise: (k*k, C) -> (C, 1, k, k); else (k*k, C, D) -> (D, C, k, k).
     """
     k = math.isqrt(value.shape[0]) if value.dim() in (2, 3) else 0
     if not k or k * k != value.shape[0]:
-        raise LeukError(f"a sparse kernel of shape {tuple(value.shape)} is no square convolution")
+        raise LeukError(f"a sparse kernel of shape {tuple(value.shape)} does not belong to a square convolution")
     if value.dim() == 2:
-        value = value[:, None, :]  # (k*k, 1, C): one input channel an output channel
+        value = value[:, None, :]  # (k*k, 1, C): one input channel per output channel
     return value.unflatten(0, (k, k)).permute(3, 2, 1, 0).contiguous()
 
 
 def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename foreign keys (timm, sparse FCMAE) to the official dense names; kernels of sparse convs unrolled."""
+    """Convert a state dict of timm or of sparse FCMAE to the official dense names and shapes."""
     out = {}
     for key, value in state.items():
         if key.endswith(".kernel"):
@@ -96,20 +103,27 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def _squeezed(shape: torch.Size) -> tuple[int, ...]:
+def _without_ones(shape: torch.Size) -> tuple[int, ...]:
     return tuple(s for s in shape if s != 1)
 
 
-def _describe(names: list[str]) -> str:
+def _count_and_names(names: list[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
 
 
 def load_state(encoder: Encoder, state: Mapping[str, Tensor], source: str = "state dict") -> LoadReport:
-    """Fill `encoder` from a state dict in any of the known layouts; counts the keys.
+    """Load a state dict in any known layout into `encoder`.
 
-    Dimensions of size 1 may differ (1x1 convs for linears, the GRN's shape); everything else must agree.
-    The final norm belongs to the head (FCMAE checkpoints have none) and keeps its start if absent.
-    Raises LeukError on a missing or unexpected non-head key or a wrong shape; then nothing was loaded.
+    Shapes may differ in dimensions of size 1 only (1x1 convolutions for linear layers, GRN). The final norm belongs to
+    the head; where it is absent, as in FCMAE checkpoints, it keeps its initial values.
+
+    Args:
+        encoder: Changed in place.
+        state: Tensors by name.
+        source: Named in error messages.
+
+    Raises:
+        LeukError: A key outside the head is missing or unexpected, or a shape is wrong; nothing is loaded then.
     """
     given = to_official(state)
     ignored = tuple(sorted(k for k in given if k.startswith(_NOT_BACKBONE)))
@@ -119,13 +133,13 @@ def load_state(encoder: Encoder, state: Mapping[str, Tensor], source: str = "sta
     extra = sorted(k for k in given if k not in target and k not in ignored)
     if missing or extra:
         raise LeukError(
-            f"backbone {source}: not a ConvNeXt V2 {encoder.variant}; missing keys: {_describe(missing)}, "
-            f"unexpected keys: {_describe(extra)}"
+            f"backbone {source}: not a ConvNeXt V2 {encoder.variant}; missing keys: {_count_and_names(missing)}, "
+            f"unexpected keys: {_count_and_names(extra)}"
         )
     new = {}
     for key, old in target.items():
         value = given.get(key, old)
-        if _squeezed(value.shape) != _squeezed(old.shape):
+        if _without_ones(value.shape) != _without_ones(old.shape):
             raise LeukError(
                 f"backbone {source}: {key} has shape {tuple(value.shape)}, a {encoder.variant} with stem stride "
                 f"{encoder.stem_stride} needs {tuple(old.shape)}"
@@ -136,15 +150,18 @@ def load_state(encoder: Encoder, state: Mapping[str, Tensor], source: str = "sta
 
 
 def save_backbone(encoder: Encoder, path: Path, extra: Mapping[str, str | int | float] | None = None) -> Path:
-    """Write an encoder as safetensors (atomically); its metadata is enough for `load_backbone` to rebuild it.
+    """Write an encoder as safetensors, atomically; the same weights give the same bytes.
 
-    `extra`: more facts for the metadata (where the weights come from). The same weights give the same bytes.
+    Args:
+        encoder: The encoder; its architecture goes into the metadata.
+        path: Usually ending in ``.safetensors``; folders are created.
+        extra: Further metadata, such as the origin of the weights.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     config = {"format": FORMAT, "variant": encoder.variant, "stem_stride": encoder.stem_stride}
-    # One entry only: safetensors writes several in an order that changes from call to call.
+    # A single entry, because safetensors writes several in an order that changes from call to call.
     metadata = {KEY: json.dumps(dict(extra or {}) | config, sort_keys=True)}
     with atomic(path) as temporary:
         save_file(tensors, str(temporary), metadata=metadata)
@@ -161,8 +178,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return named_tensors(content, f"backbone {path}", ADVICE), metadata
 
 
-def _described(metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
-    """Variant and stem stride by the metadata of our own files; None for a foreign file, whatever its metadata are."""
+def _architecture(metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
+    """Variant and stem stride in the metadata of a file of this library; None for other files."""
     try:
         config = json.loads(metadata.get(KEY, "{}"))
     except json.JSONDecodeError:
@@ -172,7 +189,11 @@ def _described(metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
 
 
 def infer_variant(state: Mapping[str, Tensor], source: str = "state dict") -> tuple[str, int]:
-    """(variant, stem stride) from the shapes of a state dict in any known layout. Raises LeukError if none fits."""
+    """Infer variant and stem stride from the shapes of a state dict in any known layout.
+
+    Raises:
+        LeukError: No variant fits.
+    """
     official = to_official(state)
     depths = tuple(
         len({k.split(".")[2] for k in official if k.startswith(f"stages.{i}.") and k.count(".") > 2}) for i in range(4)
@@ -194,27 +215,35 @@ def load_backbone(
     stem_stride: int | None = None,
     drop_path: float = 0.0,
 ) -> Encoder:
-    """An encoder with the weights of a file: ours (.safetensors), official, sparse FCMAE or timm (also .pt/.pth).
+    """Load an encoder from a file of this library, of the official code (dense or sparse) or of timm.
 
-    Variant and stem stride come from our metadata, else from the shapes; giving them demands them.
-    The encoder's `load_report` counts the keys. Raises LeukError on a missing file, code in a pickle, a
-    damaged file, values that are not finite, an unknown architecture, a missing or extra non-head key, or a wrong shape.
+    The encoder's `load_report` counts the keys.
+
+    Args:
+        path: ``.safetensors``, ``.pt`` or ``.pth``; no code in it is executed.
+        variant: Required variant; None: that of the file's metadata or, without such, of its shapes.
+        stem_stride: Required stride of the stem; None as for `variant`.
+        drop_path: As in `Encoder`.
+
+    Raises:
+        LeukError: The file is missing, damaged or contains code, a value is not finite, the architecture is unknown or
+            not the required one, or the keys or shapes do not match.
     """
     path = Path(path)
     state, metadata = _read(path)
-    found = _described(metadata)
-    if found is None and variant is not None and stem_stride is not None:
-        found = (variant, stem_stride)  # told both: let the shapes be checked against them, key by key
-    found = found or infer_variant(state, str(path))
-    wanted = (variant or found[0], stem_stride or found[1])
-    if wanted != found:
+    actual = _architecture(metadata)
+    if actual is None and variant is not None and stem_stride is not None:
+        actual = (variant, stem_stride)  # load_state checks the shapes against these
+    actual = actual or infer_variant(state, str(path))
+    required = (variant or actual[0], stem_stride or actual[1])
+    if required != actual:
         raise LeukError(
-            f"backbone {path}: is a {found[0]} with stem stride {found[1]}, not the {wanted[0]} with stem stride "
-            f"{wanted[1]} that was asked for"
+            f"backbone {path}: is a {actual[0]} with stem stride {actual[1]}, not the required {required[0]} with stem "
+            f"stride {required[1]}"
         )
     try:
-        encoder = Encoder(found[0], found[1], drop_path)
+        encoder = Encoder(*actual, drop_path)
     except (TypeError, ValueError) as error:
-        raise LeukError(f"backbone {path}: no encoder of this library ({error}); {ADVICE}") from error
+        raise LeukError(f"backbone {path}: not an encoder of this library ({error}); {ADVICE}") from error
     encoder.load_report = load_state(encoder, state, str(path))
     return encoder

@@ -15,8 +15,8 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
+from leuk_lib.chapters.fcmae import peak_memory
 from leuk_lib.fcmae.encoder import build_encoder
-from leuk_lib.fcmae.speed import peak_memory
 from leuk_lib.wpat.cost import SIDES, cost_table
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams

@@ -48,7 +48,7 @@ def test_visible_only_and_dense_give_the_same_loss_and_gradients():
         assert (a - b).abs().max() <= 1e-5 * max(1, float(b.abs().max()))
 
 
-def test_the_loss_is_over_hidden_patches_only_and_predictions_do_not_see_them():
+def test_the_loss_is_over_hidden_patches_only_and_predictions_do_not_depend_on_them():
     images, visible = batch()
     autoencoder = model().eval()
     out = autoencoder(images, visible)
@@ -82,15 +82,15 @@ def test_fresh_loss_is_of_order_one():
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
-def test_painting_keeps_visible_patches(norm_pix):
+def test_reconstruction_copies_visible_patches(norm_pix):
     images, visible = batch()
-    painted = model(norm_pix).eval().paint(images, visible)
-    seen = upsample_mask(visible, 8)[:, None].expand_as(images)
-    assert torch.equal(painted[seen], images[seen])
-    assert not torch.equal(painted, images) and painted.min() >= 0 and painted.max() <= 1
+    reconstructed = model(norm_pix).eval().reconstruct(images, visible)
+    copied = upsample_mask(visible, 8)[:, None].expand_as(images)
+    assert torch.equal(reconstructed[copied], images[copied])
+    assert not torch.equal(reconstructed, images) and reconstructed.min() >= 0 and reconstructed.max() <= 1
 
 
-def test_stain_is_told_from_field_and_from_black_surroundings():
+def test_stain_differs_from_field_and_from_black_surroundings():
     image = torch.full((1, 3, 32, 32), 0.93)
     image[:, :, :16, :16] = torch.tensor([0.4, 0.25, 0.6])[:, None, None]  # a nucleus
     image[:, :, 16:, 16:] = 0.0  # cut away
@@ -108,18 +108,18 @@ def test_split_loss_adds_up():
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
-def test_a_prediction_that_equals_the_target_paints_the_image(norm_pix):
+def test_a_prediction_that_equals_the_target_gives_the_image(norm_pix):
     images, visible = batch()
     autoencoder = model(norm_pix).eval()
     perfect = Reconstruction(torch.zeros(()), torch.zeros(()), autoencoder.target(images), torch.zeros(()))
     autoencoder.forward = lambda *_: perfect
-    torch.testing.assert_close(autoencoder.paint(images, visible), images, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(autoencoder.reconstruct(images, visible), images, atol=1e-5, rtol=1e-5)
 
 
-def test_it_starts_at_the_mean_colour():
+def test_predictions_start_at_the_mean_colour():
     images, visible = batch()
     autoencoder = model(norm_pix=False, stirred=False)
-    autoencoder.start_at(images)
+    autoencoder.init_output_bias(images)
     hidden = ~upsample_mask(visible, 8)[:, None].expand_as(images)
-    painted = autoencoder.eval().paint(images, visible)
-    assert (painted[hidden].mean() - images.mean()).abs() < 0.05
+    reconstructed = autoencoder.eval().reconstruct(images, visible)
+    assert (reconstructed[hidden].mean() - images.mean()).abs() < 0.05

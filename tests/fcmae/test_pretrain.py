@@ -71,7 +71,7 @@ def test_accumulation_is_the_large_batch(tmp_path):
 
 
 def test_a_few_steps_lower_the_loss_and_everything_is_trainable_again(tmp_path):
-    result = run(tmp_path, steps=40, lr_scale=0.1, checkpoint_every=40, crop_min=0.8)
+    result = run(tmp_path, steps=40, base_lr=0.1, checkpoint_every=40, crop_min=0.8)
     losses = [row["loss"] for row in result.history]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
     assert all(np.isfinite(v) for row in result.history for v in row.values())

@@ -4,11 +4,11 @@ import torch
 
 from fcmae.toys import cells, encoder, generator
 from leuk_lib.fcmae.probe import (
+    ENCODER,
     PROBES,
     Probe,
     colour_histogram,
     encode,
-    group_bootstrap,
     knn_correct,
     linear_correct,
     pixel_pca,
@@ -19,7 +19,7 @@ from leuk_lib.runs.errors import LeukError
 
 
 def coloured(n=60, seed=0):
-    """Two classes that colour alone tells apart."""
+    """Two classes that differ in colour."""
     g = generator(seed)
     labels = torch.arange(n) % 2
     images = torch.randint(0, 90, (n, 3, 16, 16), generator=g)
@@ -42,11 +42,11 @@ def test_histogram_counts_every_pixel_once():
     assert h[0, 0] == 1 and h[1, 0] == h[1, 63] == pytest.approx(0.5)
 
 
-def test_what_can_be_told_is_told_and_noise_is_not():
+def test_probes_separate_what_differs_and_not_noise():
     images, labels = coloured()
     x, y = colour_histogram(images), labels.numpy()
-    for judge in (lambda *a: knn_correct(*a, k=5), linear_correct):
-        assert judge(x[:40], y[:40], x[40:], y[40:]).all()
+    for correct in (lambda *a: knn_correct(*a, k=5), linear_correct):
+        assert correct(x[:40], y[:40], x[40:], y[40:]).all()
     rng = np.random.default_rng(0)
     noise, random_y = rng.normal(size=(400, 8)), rng.integers(0, 2, 400)
     assert 0.35 < knn_correct(noise[:200], random_y[:200], noise[200:], random_y[200:], 20).mean() < 0.65
@@ -67,10 +67,10 @@ def test_pca_is_fitted_on_train_only():
     assert a.shape == (40, 8) and b.shape == (20, 8) and np.array_equal(a, again)
 
 
-def test_whitened_features_have_one_deviation_on_train_and_find_what_size_hides():
+def test_whitening_gives_unit_deviation_on_train_and_uncovers_small_directions():
     rng = np.random.default_rng(0)
     labels = np.arange(300) % 2
-    # The label is in a small direction, beside a large one that means nothing.
+    # The label is in a direction of small variance; one of large variance is noise.
     x = np.stack([100 * rng.normal(size=300), labels + 0.1 * rng.normal(size=300), np.full(300, 50.0)], axis=1)
     train, other = whiten(x[:200], x[200:])
     assert np.allclose(train.std(axis=0, ddof=1)[:2], 1)
@@ -78,15 +78,26 @@ def test_whitened_features_have_one_deviation_on_train_and_find_what_size_hides(
     assert knn_correct(train[:, :2], labels[:200], other[:, :2], labels[200:], 5).mean() > 0.95 > plain
 
 
+def with_outcomes(correct, groups):
+    """A probe of random features and of an encoder that classifies the given validation cells correctly."""
+    n = len(correct)
+    images, labels = torch.zeros(n + 2, 3, 16, 16, dtype=torch.uint8), torch.zeros(n + 2)
+    p = Probe(images, labels, np.append(groups, ["x", "x"]), torch.arange(n, n + 2), torch.arange(n), (0,))
+    p.load_state_dict({f"{ENCODER}|{name}|0": torch.from_numpy(correct) for name in PROBES})
+    return p
+
+
 def test_interval_is_wider_when_cells_come_in_groups():
-    rng = np.random.default_rng(0)
-    groups = np.repeat(np.arange(20), 10)
-    values = np.repeat(rng.integers(0, 2, 20), 10)  # all cells of a patient right or wrong together
-    grouped, alone = group_bootstrap(values, groups), group_bootstrap(values, np.arange(200))
-    assert grouped[1] - grouped[0] > 2 * (alone[1] - alone[0])
-    assert grouped[0] < values.mean() < grouped[1]
-    assert group_bootstrap(values, groups) == grouped
-    assert all(np.isnan(group_bootstrap(values, np.zeros(200))))
+    patients = np.repeat(np.arange(20), 10)
+    # All cells of a patient are classified correctly, or none.
+    correct = np.repeat(np.random.default_rng(0).integers(0, 2, 20), 10).astype(bool)
+    grouped, independent = (
+        with_outcomes(correct, groups.astype(str)).table().iloc[0] for groups in (patients, np.arange(200))
+    )
+    assert grouped["high"] - grouped["low"] > 2 * (independent["high"] - independent["low"])
+    assert grouped["low"] < correct.mean() < grouped["high"]
+    alone = with_outcomes(correct, np.zeros(200).astype(str)).table()
+    assert alone[["low", "high"]].isna().all(axis=None)
 
 
 def test_tables_hold_every_probe_and_the_difference_is_paired():
@@ -97,17 +108,17 @@ def test_tables_hold_every_probe_and_the_difference_is_paired():
     table, gains = p.table(), p.gains()
     assert len(table) == 12 and set(table["probe"]) == set(PROBES) and (table["n"] == 20).all()
     assert ((table["low"] <= table["accuracy"]) & (table["accuracy"] <= table["high"])).all()
-    same = gains[gains["against"] == "random initialisation"]
-    assert (same[["difference", "low", "high"]] == 0).all(axis=None) and (same["verdict"] == "not told apart").all()
-    assert set(gains["against"]) == {"random initialisation", "colour histogram", "raw-pixel PCA"}
+    same = gains[gains["baseline"] == "random initialisation"]
+    assert (same[["difference", "low", "high"]] == 0).all(axis=None) and (same["verdict"] == "inconclusive").all()
+    assert set(gains["baseline"]) == {"random initialisation", "colour histogram", "raw-pixel PCA"}
 
 
-def test_the_limit_keeps_training_cells_of_the_whole_range():
+def test_limited_training_cells_are_evenly_spaced():
     p = probe(limit=10)
     assert len(p.train) == 10 and p.train[0] == 0 and p.train[-1] == 39
 
 
-def test_one_class_or_a_class_with_one_cell_is_no_crash():
+def test_one_class_or_a_class_with_one_cell_is_accepted():
     images, labels = coloured()
     for odd in (torch.zeros_like(labels), torch.where(torch.arange(60) == 3, 2, labels)):
         p = Probe(images, odd, np.arange(60).astype(str), torch.arange(40), torch.arange(40, 60), (0,), k=5)
@@ -115,7 +126,7 @@ def test_one_class_or_a_class_with_one_cell_is_no_crash():
         assert len(p.table()) == 6
 
 
-def test_no_cells_to_probe_is_said():
+def test_no_validation_cells_are_refused():
     with pytest.raises(LeukError, match="validation cells"):
         probe(val=torch.arange(0))
 

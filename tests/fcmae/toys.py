@@ -1,4 +1,4 @@
-"""Small things that the tests of this room share."""
+"""Small networks, parameters and images shared by the tests of FCMAE."""
 
 import math
 
@@ -14,7 +14,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def stir(module: nn.Module, seed: int = 0) -> None:
-    """Give norms, biases and GRN values away from their start, so that a wrong use of them shows."""
+    """Move norms, biases and GRN away from their initial values, so that a wrong use of them shows."""
     g = generator(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():

@@ -1,0 +1,188 @@
+"""Chapter 4: reconstructions, the map, metrics, the cost of a step, and what the figures draw."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fcmae.toys import cells, encoder, generator, small_params
+from leuk_lib.chapters import fcmae as chapter
+from leuk_lib.chapters.fcmae import DENSE, FORMS, VISIBLE, measure_seconds, peak_memory, step_costs, training_step
+from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
+from leuk_lib.fcmae.params import FcmaeParams
+from leuk_lib.fcmae.probe import Probe
+from leuk_lib.figures import fcmae as figures
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    model = MaskedAutoencoder(encoder("zepto", 1), 16)
+    model.init_decoder(generator())
+    return model
+
+
+def drawn(figure):
+    """The axes of a figure that was laid out and drawn."""
+    figure.draw_without_rendering()
+    return figure.axes
+
+
+def test_visible_patches_are_copied(autoencoder):
+    images = cells(3)
+    result = chapter.reconstruct(autoencoder, images, 0.5)
+    visible = result.visible
+    assert np.array_equal(result.reconstructed[visible], result.images[visible]) and visible.mean() == 0.5
+    assert not np.array_equal(result.reconstructed[~visible], result.images[~visible])
+    tensors = result.tensors()
+    assert torch.equal(tensors["images"], images) and tensors["reconstructed"].dtype == torch.uint8
+
+
+def test_error_is_drawn_in_hidden_pixels_only():
+    images = np.full((2, 4, 4, 3), 0.5)
+    visible = np.zeros((2, 4, 4), bool)
+    visible[:, :2] = True
+    axes = drawn(figures.reconstructions(images, visible, np.where(visible[..., None], images, 0.75), ["a", "b"]))
+    original, masked, reconstructed, error = (ax.images[0].get_array() for ax in axes[:4])
+    assert np.array_equal(original, images[0]) and (masked[2:] == figures.HIDDEN).all()
+    assert (reconstructed[2:] == 0.75).all()
+    assert np.ma.getmaskarray(np.ma.masked_invalid(error))[:2].all() and np.allclose(error[2:], 0.25)
+    assert [ax.get_ylabel() for ax in axes[0:8:4]] == ["a", "b"]
+
+
+@pytest.mark.parametrize("columns", [["stained", "field"], ["field", "contrast"], []])
+def test_learning_curves_draw_each_loss_that_was_logged(columns):
+    history = pd.DataFrame({"step": range(30), "loss": np.linspace(1, 0.5, 30), "lr": np.linspace(0, 1e-3, 30)})
+    for factor, column in enumerate(columns, start=2):
+        history[column] = history["loss"] * factor
+    axes = drawn(figures.learning_curves(history))
+    curves = [line.get_ydata() for ax in axes for line in ax.lines]
+    for column in ["loss", "lr", *columns]:
+        assert any(np.allclose(values, history[column]) for values in curves), column
+    assert len(axes) == (3 if "contrast" in columns else 2)
+    assert len(curves) == 1 + 2 * (1 + len(columns))  # the rate once; each loss with its running median
+
+
+def probed(groups):
+    images, labels = cells(30), torch.arange(30) % 3
+    probe = Probe(images, labels, groups, torch.arange(20), torch.arange(20, 30), (0, 4), k=3)
+    model = encoder("zepto", 1)
+    probe(0, model)
+    probe(4, model)
+    probe.baselines()
+    return probe
+
+
+class Recorder:
+    def __init__(self):
+        self.numbers, self.notes = {}, []
+
+    def record(self, key, value, low=None, high=None, n=None, unit=""):
+        assert np.isfinite(value) and (low is None or np.isfinite([low, high]).all())
+        self.numbers[key] = (value, low, high, n)
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("groups", [np.arange(30).astype(str), np.zeros(30).astype(str)])
+def test_metrics_with_and_without_intervals(groups):
+    probe, stage = probed(groups), Recorder()
+    chapter.record_metrics(stage, probe, [{"step": 0, "loss": 1.0, "lr": 0.1, "stained": 1.1}])
+    probes = ("knn", "knn_whitened", "linear")
+    features = ("pretrained", "random", "gain", "colour_histogram", "raw_pixel_pca")
+    assert set(stage.numbers) == {f"{p}_{f}" for p in probes for f in features} | {"loss", "loss_stained"}
+    assert stage.numbers["knn_gain"][0] == 0
+    has_interval = len(set(groups)) > 1
+    assert bool(stage.notes) != has_interval and (stage.numbers["knn_random"][1] is not None) == has_interval
+    assert len(drawn(figures.probe_over_time(probe.table()))) == 3
+
+
+def test_one_cell_per_class_that_is_present():
+    labels = torch.tensor([0, 0, 2, 2, 5])
+    positions, names = chapter.one_per_class(labels, torch.tensor([1, 3, 4]), list("abcdef"))
+    assert positions.tolist() == [1, 3, 4] and names == ["a", "c", "f"]
+    assert len(chapter.one_per_class(labels, torch.arange(5), list("abcdef"), limit=2)[1]) == 2
+
+
+@pytest.mark.parametrize("n", [1, 4, 20])
+def test_map_of_few_cells(n):
+    images = cells(n)
+    points, axes = chapter.feature_map(encoder("zepto", 1), images)
+    assert points.shape == (n, 2) and np.isfinite(points).all() and len(axes) == 2
+    small = chapter.thumbnails(images, 8)
+    assert small.shape == (n, 8, 8, 3) and small.dtype == np.uint8
+    assert np.abs(small.mean((1, 2)) - images.float().mean((2, 3)).numpy()).max() < 1
+    assert np.array_equal(chapter.thumbnails(images, 99), images.permute(0, 2, 3, 1).numpy())
+
+
+def test_a_large_map_is_thinned_evenly():
+    assert chapter.evenly_spaced(5, 10).tolist() == [0, 1, 2, 3, 4]
+    assert chapter.evenly_spaced(101, 5).tolist() == [0, 25, 50, 75, 100]
+
+
+def study_tables():
+    rows = [
+        {"arm": arm, "probe": probe, "step": step, "value": 0.5 + step / 1000, "low": 0.4, "high": 0.7, "n": 40}
+        for arm in ("FCMAE", "FCMAE + contrast")
+        for probe in ("k-NN", "linear")
+        for step in (0, 50, 100)
+    ]
+    curve = pd.DataFrame(rows)
+    ends = curve[curve["step"] == 100].rename(columns={"probe": "condition"}).drop(columns="step")
+    baselines = ends[ends["arm"] == "FCMAE"]
+    more = [baselines.assign(arm=name) for name in ("colour histogram", "random initialisation")]
+    return curve, pd.concat([ends, *more], ignore_index=True)
+
+
+def test_study_tables_become_curves_and_bands():
+    table = figures.from_study(*study_tables())
+    assert set(table["features"]) == {"FCMAE", "FCMAE + contrast", "colour histogram"}
+    assert len(table) == 12 + 2 and (table.loc[table["features"] == "colour histogram", "step"] == 0).all()
+    axes = drawn(figures.probe_over_time(table, "test cells"))
+    assert [ax.get_title() for ax in axes] == ["k-NN (n = 40)", "linear (n = 40)"]
+    for ax in axes:
+        curves = [line.get_ydata() for line in ax.lines]
+        assert sum(np.allclose(values, [0.5, 0.55, 0.6]) for values in curves if len(values) == 3) == 2
+        assert any(np.allclose(values, 0.6) for values in curves if len(values) == 2)  # the colour histogram
+        assert len(ax.patches) == 1  # its band
+
+
+def test_label_efficiency_has_one_curve_per_start():
+    rows = [
+        {"condition": share, "arm": arm, "value": value, "low": value - 0.1, "high": value + 0.1, "n": 40, "seeds": 3}
+        for share in ("0.05", "0.25", "1")
+        for arm, value in (("random initialisation", 0.5), ("FCMAE + contrast", 0.6))
+    ]
+    axes = drawn(figures.label_efficiency(pd.DataFrame(rows)))[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["5 %", "25 %", "100 %"]
+    assert [container.lines[0].get_ydata().tolist() for container in axes.containers] == [[0.5] * 3, [0.6] * 3]
+
+
+def test_steps_are_timed_in_turns():
+    calls = []
+    seconds = measure_seconds({name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2)
+    assert calls == list("ababab") and all(len(v) == 2 for v in seconds.values())
+
+
+def test_cost_table_has_all_forms():
+    table = step_costs(small_params(), 16, batch=2, repeats=1)
+    assert tuple(table["form"]) == FORMS and table["relative time"].iloc[0] == 1
+    assert (table["peak MiB"] > 0).all()
+    with pytest.raises(ValueError, match="none of"):
+        training_step("blind", small_params(), 16, 2)
+
+
+def test_peak_memory_is_what_is_allocated_at_one_time():
+    def step():
+        first = torch.zeros(1000, 1000)
+        second = first + 1
+        del first
+        return second * 2
+
+    assert peak_memory(step) == pytest.approx(8e6 / 2**20, rel=0.01)
+
+
+def test_visible_only_takes_at_most_two_thirds_of_the_dense_memory():
+    params = FcmaeParams(variant="atto")
+    visible, dense = (peak_memory(training_step(form, params, 96, 4)) for form in (VISIBLE, DENSE))
+    assert visible <= 0.65 * dense
