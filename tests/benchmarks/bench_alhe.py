@@ -1,7 +1,7 @@
-"""Speed of ALHE beside OpenCV's and scikit-image's CLAHE, in one process: ``python tests/benchmarks/bench_alhe.py``.
+"""Speed of ALHE and of OpenCV's and scikit-image's CLAHE, in one process: ``python tests/benchmarks/bench_alhe.py``.
 
-Ratios travel between machines, milliseconds do not. Each figure is the fastest of several interleaved rounds, so that
-other work on the machine disturbs all methods alike.
+Ratios can be compared between machines, milliseconds cannot. Each figure is the fastest of several interleaved rounds,
+so that other work on the machine disturbs all methods alike.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from leuk_lib.alhe.enhance import alhe
 from leuk_lib.alhe.torch_alhe import alhe_batch
 
 
-def picture(side: int, seed: int = 0) -> np.ndarray:
+def toy_smear(side: int, seed: int = 0) -> np.ndarray:
     """(side,side,3) uint8: stained discs on a bright, noisy ground."""
     rng = np.random.default_rng(seed)
     image = np.full((side, side, 3), (235, 220, 225), np.float32)
@@ -31,7 +31,7 @@ def picture(side: int, seed: int = 0) -> np.ndarray:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def best(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def fastest(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Fastest seconds of each function over interleaved ``rounds``."""
     seconds = dict.fromkeys(functions, float("inf"))
     for function in functions.values():
@@ -45,11 +45,11 @@ def best(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, f
 
 
 def on_one_thread(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """`best` with OpenCV on one thread: what the functions cost in processor time."""
+    """`fastest` with OpenCV on one thread: the processor time of the functions."""
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # outside of what is timed: it stops and starts OpenCV's pool
+    cv2.setNumThreads(1)  # outside the timed part: it stops and starts OpenCV's pool
     try:
-        return best(calls, rounds)
+        return fastest(calls, rounds)
     finally:
         cv2.setNumThreads(threads)
 
@@ -58,14 +58,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds, the fastest counts")
     rounds = parser.parse_args().rounds
-    image = picture(512)
-    peers = {
+    image = toy_smear(512)
+    methods = {
         "cv2 Lab CLAHE 2": lambda: clahe_2(image),
         "ALHE": lambda: alhe(image),
         "skimage equalize_adapthist": lambda: equalize_adapthist(image),
     }
-    seconds = best(peers, rounds)
-    one_core = on_one_thread({name: peers[name] for name in list(peers)[:2]}, rounds)
+    seconds = fastest(methods, rounds)
+    one_core = on_one_thread({name: methods[name] for name in list(methods)[:2]}, rounds)
     seconds |= {f"{name}, OpenCV on one thread": value for name, value in one_core.items()}
     print(f"ALHE bench, {torch.get_num_threads()} threads, OpenCV {cv2.__version__}, torch {torch.__version__}")
     print("512x512 RGB                                       ms   over cv2   over ALHE")
@@ -75,23 +75,23 @@ def main() -> None:
         )
         print(f"{name:46s} {value * 1e3:6.2f} {over_cv2:9.2f}x {over_alhe:9.2f}x")
 
-    print(f"\nns a pixel, {torch.get_num_threads()} threads and one   ALHE   on one   cv2 Lab CLAHE 2   on one")
+    print(f"\nns per pixel, {torch.get_num_threads()} threads and one   ALHE   on one   cv2 Lab CLAHE 2   on one")
     sides = np.array([256, 512, 1024, 2048])
-    ours = []
+    alhe_seconds = []
     for side in sides.tolist():
-        shot = picture(side)
-        calls = {"alhe": lambda shot=shot: alhe(shot), "cv2": lambda shot=shot: clahe_2(shot)}
+        large = toy_smear(side)
+        calls = {"alhe": lambda image=large: alhe(image), "cv2": lambda image=large: clahe_2(image)}
         repeats = max(5, rounds * 512 // side)
-        taken, single = best(calls, repeats), on_one_thread(calls, repeats)
-        both, peer, one, peer_one = (value * 1e9 / side**2 for value in (*taken.values(), *single.values()))
-        ours.append(single["alhe"])
-        print(f"{side:>4d} px {both:31.1f} {one:8.1f} {peer:17.1f} {peer_one:8.1f}")
-    # What every image costs, and every pixel on top; relative errors count alike.
-    weight = 1 / np.array(ours)
+        threaded, single = fastest(calls, repeats), on_one_thread(calls, repeats)
+        both, clahe, one, clahe_one = (value * 1e9 / side**2 for value in (*threaded.values(), *single.values()))
+        alhe_seconds.append(single["alhe"])
+        print(f"{side:>4d} px {both:31.1f} {one:8.1f} {clahe:17.1f} {clahe_one:8.1f}")
+    # Time per image plus time per pixel, fitted with equal weight on relative errors.
+    weight = 1 / np.array(alhe_seconds)
     fixed, each = np.linalg.lstsq(np.column_stack([weight, sides**2 * weight]), np.ones(len(sides)), rcond=None)[0]
-    print(f"on one thread: {fixed * 1e3:.2f} ms an image and {each * 1e9:.1f} ns a pixel")
+    print(f"on one thread: {fixed * 1e3:.2f} ms per image and {each * 1e9:.1f} ns per pixel")
 
-    print("\nbatch of 32, ms an image    NumPy    torch on one thread (times as fast)    torch (times as fast)")
+    print("\nbatch of 32, ms per image    NumPy    torch on one thread (times as fast)    torch (times as fast)")
     threads = torch.get_num_threads()
 
     def one_thread(batch: torch.Tensor) -> None:
@@ -100,9 +100,9 @@ def main() -> None:
         torch.set_num_threads(threads)
 
     for size in (64, 128, 224):
-        cells = np.stack([picture(size, seed) for seed in range(32)])
+        cells = np.stack([toy_smear(size, seed) for seed in range(32)])
         batch = torch.from_numpy(cells).permute(0, 3, 1, 2).contiguous()
-        pair = best(
+        pair = fastest(
             {
                 "numpy": lambda c=cells: [alhe(cell) for cell in c],
                 "one": lambda b=batch: one_thread(b),
