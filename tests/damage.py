@@ -1,4 +1,4 @@
-"""Files as they come out of broken downloads, full disks and wrong links; what a reader of files must survive."""
+"""Damaged and foreign files, as broken downloads, full disks and wrong links leave them, for tests of readers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from leuk_lib.runs.errors import LeukError
 
-STRANGERS = {
+OTHER_FILES = {
     "empty": b"",
     "HTML page": b"<!DOCTYPE html>\n<html><body>404: not found</body></html>\n",
     "LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 12345\n",
@@ -19,26 +19,26 @@ STRANGERS = {
 
 
 def damaged(whole: bytes, times: int, seed: int = 0) -> Iterator[bytes]:
-    """``whole`` cut short, with some bytes changed (many near its ends, where formats keep their tables), and noise."""
-    draw = random.Random(seed)
+    """Yield damaged copies: with changed bytes (many near the ends, where formats keep their tables), cut, and noise."""
+    rng = random.Random(seed)
     for number in range(times):
         changed = bytearray(whole)
-        for _ in range(draw.choice((1, 3, 30))):
-            reach = min(draw.choice((40, 2000, len(whole))), len(whole))
-            changed[draw.choice((1, -1)) * draw.randrange(1, reach)] = draw.randrange(256)
+        for _ in range(rng.choice((1, 3, 30))):
+            reach = min(rng.choice((40, 2000, len(whole))), len(whole))
+            changed[rng.choice((1, -1)) * rng.randrange(1, reach)] = rng.randrange(256)
         yield bytes(changed)
-        yield whole[: draw.randrange(len(whole))]
-        yield draw.randbytes(1 + number * 20)
+        yield whole[: rng.randrange(len(whole))]
+        yield rng.randbytes(1 + number * 20)
 
 
 def survives(load: Callable[[Path], Any], path: Path, times: int = 30) -> list[Any]:
-    """What ``load`` makes of the damaged copies of ``path``: read nevertheless, or one line that names the file."""
-    whole, read = path.read_bytes(), []
-    for content in (*STRANGERS.values(), *damaged(whole, times)):
+    """Return what ``load`` reads from damaged copies of ``path``; any error must be one line that names the file."""
+    whole, loaded = path.read_bytes(), []
+    for content in (*OTHER_FILES.values(), *damaged(whole, times)):
         path.write_bytes(content)
         try:
-            read.append(load(path))
+            loaded.append(load(path))
         except LeukError as error:
             assert path.name in str(error) and "\n" not in str(error), error
     path.write_bytes(whole)
-    return read
+    return loaded

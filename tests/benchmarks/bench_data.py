@@ -1,7 +1,7 @@
-"""Speed of the data room against its peers, in one process: decoding with OpenCV, augmentation with torchvision, feeding a training step.
+"""Speed of reading, augmenting and feeding images, against OpenCV, torchvision and a training step, in one process.
 
-Run by ``make bench``. Synthetic files and rendered cells only, so that it runs anywhere; with LEUK_SHARED_DATA or
-``../shared/data`` also the decoding of real files.
+Run by ``make bench``. It uses synthetic files and rendered cells; with LEUK_SHARED_DATA or ``../shared/data`` also real
+files.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ RUNS = 7
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """CPU seconds of one call."""
+    """Measure the CPU seconds of one call."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
-def ratio(ours: Callable[[], object], peer: Callable[[], object]) -> tuple[float, float, float]:
-    """Median of the ratios of RUNS pairs of calls, taken in turns, and the medians of both in seconds."""
-    ours(), peer()
-    pairs = np.array([(seconds(ours), seconds(peer)) for _ in range(RUNS)])
+def ratio(ours: Callable[[], object], baseline: Callable[[], object]) -> tuple[float, float, float]:
+    """Return the median ratio of RUNS alternating pairs of calls, and both medians in seconds."""
+    ours(), baseline()
+    pairs = np.array([(seconds(ours), seconds(baseline)) for _ in range(RUNS)])
     return float(np.median(pairs[:, 0] / pairs[:, 1])), *np.median(pairs, axis=0).tolist()
 
 
 def bench_decoding(files: list[Path], name: str) -> None:
-    """``decode_file`` (with all its checks) against a bare loop of OpenCV over the same files."""
+    """Compare ``decode_file``, which checks each file, with a bare OpenCV loop over the same files."""
 
     def bare() -> None:
         for path in files:
@@ -60,24 +60,24 @@ def bench_decoding(files: list[Path], name: str) -> None:
     times, a, b = ratio(ours, bare)
     print(
         f"decoding {name}: {times:.2f} x a bare OpenCV loop ({1e3 * a / len(files):.3f} ms and "
-        f"{1e3 * b / len(files):.3f} ms a file, n = {len(files)}); goal: at most 1.3"
+        f"{1e3 * b / len(files):.3f} ms per file, n = {len(files)}); goal: at most 1.3"
     )
 
 
 def bench_check(folder: Path, name: str) -> None:
-    """The whole of ``leuk data check``, for the record: hashes, thumbnails, features, comparisons."""
+    """Time ``leuk data check``: hashes, thumbnails, features, comparisons."""
     count = sum(path.suffix in (".png", ".jpg") for path in folder.rglob("*"))
     cost = min(seconds(lambda: check_folder(folder, workers=1)) for _ in range(2))
-    print(f"whole check of {name}: {1e3 * cost / count:.2f} ms of CPU a file, n = {count}")
+    print(f"whole check of {name}: {1e3 * cost / count:.2f} ms of CPU per file, n = {count}")
 
 
 def augmented(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """What fine-tuning does to a batch."""
+    """Augment a batch as fine-tuning does."""
     return stain_jitter(random_resized_crop(dihedral(x, generator), generator, (0.7, 1.0)), generator)
 
 
 def bench_feeding(size: int, batch: int, variant: str, stem: int) -> None:
-    """Everything between the memory-mapped cells and the network, against the optimiser step that it feeds."""
+    """Compare the time from memory-mapped cells to a batch with that of an optimiser step."""
     images = torch.randint(0, 256, (4 * batch, 3, size, size), dtype=torch.uint8)
     feed = Batches(images, torch.arange(4 * batch) % 4, torch.arange(4 * batch), batch, 1000, augment=augmented)
     model = WPAT(build_encoder(variant, stem), 4, WpatParams())
@@ -103,7 +103,7 @@ def bench_feeding(size: int, batch: int, variant: str, stem: int) -> None:
         train(*ready)
         pairs.append((middle - start, time.perf_counter() - middle))
     a, b = np.median(pairs, axis=0)
-    share = float(np.median([one / two for one, two in pairs]))
+    share = float(np.median([feeding / training for feeding, training in pairs]))
     print(
         f"feeding {batch} cells of {size} px to WPAT ({variant}): {100 * share:.1f} % of a training step "
         f"({1e3 * a:.1f} ms and {1e3 * b:.0f} ms, 2 threads); goal: at most 10 %"
@@ -111,10 +111,10 @@ def bench_feeding(size: int, batch: int, variant: str, stem: int) -> None:
 
 
 def bench_augmentation(size: int, batch: int) -> None:
-    """Our batched crop, turn and mirror, drawn for each sample, against torchvision's v2 applied sample by sample."""
+    """Compare the batched crop, rotation and reflection with torchvision's v2 applied to one sample at a time."""
     x = torch.rand(batch, 3, size, size)
     generator = torch.Generator().manual_seed(0)
-    peer = v2.Compose(
+    per_sample = v2.Compose(
         [
             v2.RandomResizedCrop(size, scale=(0.7, 1.0), antialias=False),
             v2.RandomHorizontalFlip(),
@@ -122,25 +122,26 @@ def bench_augmentation(size: int, batch: int) -> None:
         ]
     )
     times, a, b = ratio(
-        lambda: random_resized_crop(dihedral(x, generator), generator, (0.7, 1.0)), lambda: [peer(one) for one in x]
+        lambda: random_resized_crop(dihedral(x, generator), generator, (0.7, 1.0)),
+        lambda: [per_sample(image) for image in x],
     )
     print(
-        f"crop, turn, mirror, {batch} cells of {size} px: {times:.2f} x torchvision v2 sample by sample "
+        f"crop, rotation, reflection, {batch} cells of {size} px: {times:.2f} x torchvision v2 sample by sample "
         f"({1e3 * a:.1f} ms and {1e3 * b:.1f} ms of CPU)"
     )
 
 
 def bench_rendering() -> None:
-    """Rendered cells a second (no peer: the goals are the issue's): CPU of one process, and a whole call with two."""
-    people = [draw_patient(0, label, number) for label in CLASSES for number in range(3)]
+    """Measure rendered cells per second: CPU of one process, and a whole call with two processes."""
+    patients = [draw_patient(0, label, number) for label in CLASSES for number in range(3)]
     for size, cells, goal in ((64, 2400, 300), (224, 480, 60)):
-        render(0, 0, people[0], size)
-        cost = min(seconds(lambda s=size: [render(0, i, people[i % 12], s) for i in range(100)]) for _ in range(3))
+        render(0, 0, patients[0], size)
+        cost = min(seconds(lambda s=size: [render(0, i, patients[i % 12], s) for i in range(100)]) for _ in range(3))
         start = time.perf_counter()
         render_smear(cells=cells, patients=6, size=size, workers=2)
         whole = time.perf_counter() - start
         print(
-            f"rendering at {size} px: {100 / cost:.0f} images a second of CPU, so {200 / cost:.0f} images/s on two cores; "
+            f"rendering at {size} px: {100 / cost:.0f} images per second of CPU, so {200 / cost:.0f} images/s on two cores; "
             f"{cells} cells with two processes, their start included: {whole:.1f} s; goal: {goal} images/s"
         )
 

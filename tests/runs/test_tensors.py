@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from damage import STRANGERS, survives
+from damage import OTHER_FILES, survives
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.tensors import named_tensors, read_tensors
 
@@ -45,11 +45,11 @@ def test_damaged_bytes_are_one_line_and_checksums_are_looked_at(tmp_path: Path, 
             assert all(torch.equal(content[name], TENSORS[name]) for name in TENSORS)
 
 
-@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest.mark.parametrize("stranger", OTHER_FILES)
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_other_kinds_of_file_are_called_foreign(tmp_path: Path, stranger: str, suffix: str):
     path = tmp_path / f"file.{suffix}"
-    path.write_bytes(STRANGERS[stranger])
+    path.write_bytes(OTHER_FILES[stranger])
     with pytest.raises(LeukError, match=rf"^file .*file\.{suffix}: damaged or foreign \(.+\); get it again$") as caught:
         read(path)
     assert caught.value.exit_code == 1
