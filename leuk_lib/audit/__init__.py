@@ -1,1 +1,1 @@
-"""The paper's claims and published figures, and the comparison of a run with a committed reference."""
+"""Audit: the paper's claims, its published figures, and the comparison of a run with its reference."""

@@ -1,4 +1,4 @@
-"""The paper's claims: read as data, judged by a run's numbers, never tested on data that cannot decide them."""
+"""Verdicts on the paper's claims: claims are data, a run's numbers decide them, and unsuitable data never do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.paths import project_root
 
 REPRODUCED, NOT_REPRODUCED, CANNOT = "reproduced", "not reproduced", "cannot be tested here"
-# What a claim may need besides a run: the published figures alone, or a study's committed record.
+# Needs that no data set meets: the published figures alone, or the committed record of a study.
 PUBLISHED, STUDY = "published", "study"
 
 
@@ -23,7 +23,17 @@ class _Strict(BaseModel):
 
 
 class Need(_Strict):
-    """What a claim needs: data of a kind, name and classes; the profiles that may confirm or refute; the command."""
+    """What a claim needs in order to be tested.
+
+    Attributes:
+        what: the data, in words.
+        command: the command that tests the claim on them.
+        confirm: profiles that may confirm a claim.
+        refute: profiles that may refute one; a smaller run may only confirm.
+        kind: kind of data, if it matters.
+        name: part of the data set's name, if it matters.
+        classes: its classes, if they matter.
+    """
 
     what: str
     command: str
@@ -34,9 +44,9 @@ class Need(_Strict):
     classes: tuple[str, ...] | None = None
 
     def lacks(self, facts: Mapping[str, Any]) -> str | None:
-        """Why the data of a run are not what is needed; None where they are. Case of names does not matter."""
+        """Reason why the data of a run are unsuitable, or None; the case of names does not matter."""
         if self.kind and facts["kind"] != self.kind:
-            return f"these are {_cells(facts)}, not {self.what}"
+            return f"these are {_cells_in_words(facts)}, not {self.what}"
         if self.classes and {c.lower() for c in self.classes} != {c.lower() for c in facts["classes"]}:
             return f"{facts['dataset']} has the classes {', '.join(facts['classes'])}, not {', '.join(self.classes)}"
         if self.name and self.name.lower() not in facts["dataset"].lower():
@@ -45,7 +55,7 @@ class Need(_Strict):
 
 
 class Claim(_Strict):
-    """One claim of the paper; see ``book/claims.yml`` for what the fields mean."""
+    """One claim of the paper; ``book/claims.yml`` explains the fields."""
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
     text: str
@@ -64,7 +74,7 @@ class Claim(_Strict):
 
 
 class Reported(_Strict):
-    """One published comparison of the proposed model with another; ``p_below`` where only a bound was printed."""
+    """One published comparison of the proposed model with another; ``p_below`` if only a bound was printed."""
 
     versus: str
     metric: str
@@ -74,7 +84,7 @@ class Reported(_Strict):
 
 
 class PublishedAccuracy(_Strict):
-    """The published accuracy, and the number of test cells that it was presumably measured on."""
+    """The published accuracy and the presumable number of test cells behind it."""
 
     value: float = Field(gt=0, lt=1)
     n: int = Field(ge=1)
@@ -82,7 +92,7 @@ class PublishedAccuracy(_Strict):
 
 
 class Published(_Strict):
-    """The published figures: five values a model and metric, and the comparisons made of them."""
+    """The published figures: five values per model and metric, and the comparisons made from them."""
 
     source: str
     proposed: str
@@ -91,12 +101,12 @@ class Published(_Strict):
     reported: tuple[Reported, ...]
 
     def comparisons(self) -> list[dict[str, Any]]:
-        """The reported rows as plain mappings, without what was not printed."""
+        """The reported comparisons as mappings, without the fields that were not printed."""
         return [row.model_dump(exclude_none=True) for row in self.reported]
 
 
 class ClaimBook(_Strict):
-    """The whole of ``book/claims.yml``."""
+    """The content of ``book/claims.yml``."""
 
     needs: dict[str, Need]
     claims: tuple[Claim, ...]
@@ -104,29 +114,33 @@ class ClaimBook(_Strict):
 
 
 def read_claims(path: Path | None = None) -> ClaimBook:
-    """Read ``book/claims.yml`` (or another file). Raises ``LeukError`` naming what is wrong in it."""
+    """Read the claims, by default from ``book/claims.yml``.
+
+    Raises:
+        LeukError: a file that cannot be read, an unknown or invalid field, a repeated id, or an undefined need.
+    """
     path = path or project_root() / "book" / "claims.yml"
     try:
-        found = ClaimBook(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        book = ClaimBook(**yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, TypeError) as error:
         raise LeukError(f"{path}: cannot be read ({error})") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise LeukError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    names = [claim.id for claim in found.claims]
-    for claim in found.claims:
-        if names.count(claim.id) > 1:
-            raise LeukError(f"{path}: claim {claim.id!r} stands there twice")
-        if claim.needs not in found.needs:
-            raise LeukError(f"{path}: claim {claim.id!r} needs {claim.needs!r}, which is not described")
-    return found
+    ids = [claim.id for claim in book.claims]
+    for claim in book.claims:
+        if ids.count(claim.id) > 1:
+            raise LeukError(f"{path}: there are two claims with the id {claim.id!r}")
+        if claim.needs not in book.needs:
+            raise LeukError(f"{path}: claim {claim.id!r} needs {claim.needs!r}, which is not defined under 'needs'")
+    return book
 
 
-def _cells(facts: Mapping[str, Any]) -> str:
+def _cells_in_words(facts: Mapping[str, Any]) -> str:
     return "rendered cells" if facts["kind"] == "rendered" else f"micrographs of {facts['dataset']}"
 
 
-def _meets(claim: Claim, value: float) -> bool:
+def _is_met(claim: Claim, value: float) -> bool:
     if claim.direction == "about":
         return abs(value - claim.paper) <= claim.tolerance
     if claim.direction == "at_most":
@@ -135,7 +149,7 @@ def _meets(claim: Claim, value: float) -> bool:
 
 
 def _outcome(claim: Claim, value: float, met: bool) -> str:
-    """What the number says, as a clause without its full stop."""
+    """Comparison of our value with the claim, a clause without a full stop."""
     if claim.interval == "above":
         return f"The lower bound of the interval, {value:.4g}, is {'' if met else 'not '}above {claim.paper:g}"
     slack = f" by more than the tolerance of {claim.tolerance:g}" if claim.tolerance else ""
@@ -148,16 +162,24 @@ def _outcome(claim: Claim, value: float, met: bool) -> str:
     return f"Our value, {value:.4g}, {words[claim.direction][0 if met else 1]}"
 
 
-def judge(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> tuple[str, str]:
-    """``(verdict, why)`` of one claim.
+def decide(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> tuple[str, str]:
+    """Decide one claim.
 
-    ``entry`` is the run's number (``value``, perhaps ``low`` and ``high``) or None where the run has none; ``facts``
-    describe its data (kind, dataset, classes, profile). Data that cannot decide give "cannot be tested here", whatever
-    the number; so does a run whose profile is too small for the outcome: a small run may confirm, not refute.
+    Unsuitable data give "cannot be tested here", whatever the number. So does a run whose profile is too small for
+    the outcome: a small run may confirm but not refute.
+
+    Args:
+        claim: the claim.
+        need: what it needs.
+        entry: the run's number (``value``, perhaps ``low`` and ``high``), or None if the run has none.
+        facts: the run's data: kind, dataset, classes, profile.
+
+    Returns:
+        The verdict, and the reason in words.
     """
-    order = f"The command that tests it: {need.command}"
+    command = f"The command that tests it: {need.command}"
     if lack := need.lacks(facts):
-        return CANNOT, f"{lack[0].upper()}{lack[1:]}. {order}"
+        return CANNOT, f"{lack[0].upper()}{lack[1:]}. {command}"
     if entry is None:
         return CANNOT, claim.absent or f"This run has no number {claim.metric}."
     value = float(entry["value"])
@@ -166,86 +188,105 @@ def judge(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Mapp
         if "low" not in entry:
             return CANNOT, f"{claim.metric} has no interval in this run."
         decisive = float(entry["low"])
-    met = _meets(claim, decisive)
+    met = _is_met(claim, decisive)
     if claim.interval == "above":
         met = decisive > claim.paper - claim.tolerance
     profile = str(facts["profile"])
     if profile not in (need.confirm if met else need.refute):
-        kind = (
+        reason = (
             "a smoke run is not a result"
             if profile == "smoke"
             else f"a run in the profile {profile} is too small to refute it"
         )
-        return CANNOT, f"{kind[0].upper()}{kind[1:]}. {order}"
+        return CANNOT, f"{reason[0].upper()}{reason[1:]}. {command}"
     where = {PUBLISHED: "", STUDY: " on the study's real cells"}.get(
-        claim.needs, f" on {_cells(facts)}, profile {profile}"
+        claim.needs, f" on {_cells_in_words(facts)}, profile {profile}"
     )
     why = f"{_outcome(claim, decisive, met)}{where}."
     if not met and "high" in entry and claim.direction == "at_least":
         if claim.interval == "above":
             below = float(entry["high"]) < claim.paper
-            why += " All of it lies below." if below else " The difference cannot be told from none."
+            why += (
+                " The whole interval is below."
+                if below
+                else f" The interval includes {claim.paper:g}: no difference is shown."
+            )
         else:
-            reach = float(entry["high"]) >= claim.paper - claim.tolerance
-            why += " Its interval reaches it: more cells could decide." if reach else " So does its whole interval."
+            included = float(entry["high"]) >= claim.paper - claim.tolerance
+            why += " Its interval includes it: more cells could decide." if included else " So does its whole interval."
     return (REPRODUCED if met else NOT_REPRODUCED), " ".join(part for part in (why, claim.remark) if part)
 
 
-def verdicts(
+def verdict_table(
     book: ClaimBook, numbers: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], run: str
 ) -> pd.DataFrame:
-    """One row a claim: claim, id, stated, paper, ours, data, run, tolerance, verdict, why, tested, evidence.
+    """Decide all claims.
 
-    ``numbers`` maps ``<stage>.<key>`` to entries of ``metrics.json`` (and ``audit.<key>`` to the audit's). Our value is
-    shown for information also where it cannot decide.
+    Args:
+        book: the claims.
+        numbers: ``<stage>.<key>`` -> entry of ``metrics.json``, and ``audit.<key>`` -> entry of the audit.
+        facts: as in :func:`decide`.
+        run: name of the run.
+
+    Returns:
+        One row per claim: claim, id, stated, paper, ours (also where it cannot decide), data, run, tolerance, verdict,
+        why, tested, evidence.
     """
     rows = []
     for claim in book.claims:
         entry = numbers.get(claim.metric)
-        verdict, why = judge(claim, book.needs[claim.needs], entry, facts)
+        verdict, why = decide(claim, book.needs[claim.needs], entry, facts)
         data = {PUBLISHED: "published figures", STUDY: "real cells of a study"}.get(
             claim.needs, f"{facts['dataset']} ({facts['kind']})"
         )
-        made = {PUBLISHED: "–", STUDY: "committed record"}.get(claim.needs, f"{run} ({facts['profile']})")
+        source = {PUBLISHED: "–", STUDY: "committed record"}.get(claim.needs, f"{run} ({facts['profile']})")
         rows.append(
-            {"claim": claim.text, "id": claim.id, "stated": claim.stated, "paper": told(claim.paper, claim.unit) if claim.quantified else "no figure",
-             "ours": "–" if entry is None else told_entry(entry, claim.unit),
-             "data": data, "run": made,
+            {"claim": claim.text, "id": claim.id, "stated": claim.stated, "paper": format_value(claim.paper, claim.unit) if claim.quantified else "no figure",
+             "ours": "–" if entry is None else format_entry(entry, claim.unit),
+             "data": data, "run": source,
              "tolerance": f"{claim.direction.replace('_', ' ')}, {claim.tolerance:g}",
              "verdict": verdict, "why": why, "tested": claim.tested, "evidence": claim.metric}
         )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def short(table: pd.DataFrame) -> pd.DataFrame:
-    """The verdicts narrow enough for a page: claim, paper, ours, verdict, and why with tolerance, data and run."""
-    measured = table["why"] + " (" + table["tolerance"] + "; " + table["data"] + "; run " + table["run"] + ")"
-    return table[["claim", "paper", "ours", "verdict"]].assign(why=measured)
+def display_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The verdict table for a page: claim, paper, ours, verdict, and why with tolerance, data and run."""
+    why = table["why"] + " (" + table["tolerance"] + "; " + table["data"] + "; run " + table["run"] + ")"
+    return table[["claim", "paper", "ours", "verdict"]].assign(why=why)
 
 
-def tally(table: pd.DataFrame) -> str:
-    """The verdicts counted, in words."""
+def count_in_words(table: pd.DataFrame) -> str:
+    """Number of claims with each verdict, in words."""
     return ", ".join(f"{int((table['verdict'] == name).sum())} {name}" for name in (REPRODUCED, NOT_REPRODUCED, CANNOT))
 
 
-def told(value: float, unit: str = "") -> str:
-    """A number as the table shows it."""
+def format_value(value: float, unit: str = "") -> str:
+    """Format a number to four digits, with its unit.
+
+    >>> format_value(0.96204)
+    '0.962'
+    """
     return f"{value:.4g} {unit}".strip()
 
 
-def told_entry(entry: Mapping[str, Any], unit: str = "") -> str:
-    """A number with its interval and sample size as the table shows it."""
-    text = told(float(entry["value"]), unit)
+def format_entry(entry: Mapping[str, Any], unit: str = "") -> str:
+    """Format a number with its interval and sample size, as far as it has them.
+
+    >>> format_entry({"value": 0.8, "low": 0.7, "high": 0.9, "n": 50})
+    '0.8 [0.7, 0.9], n = 50'
+    """
+    text = format_value(float(entry["value"]), unit)
     if "low" in entry and "high" in entry:
         text += f" [{entry['low']:.4g}, {entry['high']:.4g}]"
     return text + (f", n = {entry['n']}" if "n" in entry else "")
 
 
-def collect(
+def merge_numbers(
     metrics: Mapping[str, Mapping[str, Mapping[str, Any]]], audit: Mapping[str, float]
 ) -> dict[str, Mapping[str, Any]]:
-    """``<stage>.<key>`` -> entry for every stage's metrics, and ``audit.<key>`` for the audit's figures."""
-    found: dict[str, Mapping[str, Any]] = {
+    """``<stage>.<key>`` -> entry for the metrics of all stages, and ``audit.<key>`` for the figures of the audit."""
+    numbers: dict[str, Mapping[str, Any]] = {
         f"{stage}.{key}": entry for stage, entries in metrics.items() for key, entry in entries.items()
     }
-    return found | {f"audit.{key}": {"value": value} for key, value in audit.items()}
+    return numbers | {f"audit.{key}": {"value": value} for key, value in audit.items()}

@@ -1,4 +1,4 @@
-"""Two runs side by side, number by number: equal to the bit, within tolerance, outside, and why."""
+"""Comparison of two runs, number by number: equal to the bit, within tolerance or outside, and the likely cause."""
 
 from __future__ import annotations
 
@@ -27,43 +27,46 @@ def _few(words: list[str], limit: int = 3) -> str:
 
 
 def card_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """What differs between two cards of one stage and can change a number, the likeliest cause first."""
-    found = []
+    """Differences between two run cards of one stage that can change a number, the likeliest cause first."""
+    causes = []
     params, other = ours.get("params", {}), theirs.get("params", {})
     changed = [key for key in _changed(params, other) if key not in NOT_A_CAUSE]
     if changed:
-        found.append("parameters: " + _few([f"{key} {params.get(key)!r} not {other.get(key)!r}" for key in changed]))
+        causes.append("parameters: " + _few([f"{key} {params.get(key)!r} not {other.get(key)!r}" for key in changed]))
     data = [(card.get("inputs", {}).get("dataset") or {}).get("content") for card in (ours, theirs)]
     if ours.get("dataset") != theirs.get("dataset"):
-        found.append(f"data: {ours.get('dataset')} not {theirs.get('dataset')}")
+        causes.append(f"data: {ours.get('dataset')} not {theirs.get('dataset')}")
     elif data[0] != data[1]:
-        found.append("data: other files")
+        causes.append("data: other files")
     code, code_then = (card.get("hashes", {}).get("code") or {} for card in (ours, theirs))
     if modules := [name for name in _changed(code, code_then) if not is_presentation(name)]:
-        found.append("code: " + _few([name.removeprefix("leuk_lib.") for name in modules]))
+        causes.append("code: " + _few([name.removeprefix("leuk_lib.") for name in modules]))
     if ours.get("hashes", {}).get("notebook") != theirs.get("hashes", {}).get("notebook"):
-        found.append("notebook: changed")
+        causes.append("notebook: changed")
     versions, versions_then = ours.get("versions", {}), theirs.get("versions", {})
     if changed := _changed(versions, versions_then):
-        found.append("versions: " + _few([f"{n} {versions.get(n)} not {versions_then.get(n)}" for n in changed]))
+        causes.append("versions: " + _few([f"{n} {versions.get(n)} not {versions_then.get(n)}" for n in changed]))
     elif ours.get("hashes", {}).get("lock") != theirs.get("hashes", {}).get("lock"):
-        found.append("versions: other packages (requirements.lock differs)")
+        causes.append("versions: other packages (requirements.lock differs)")
     if ours.get("device") != theirs.get("device"):
-        found.append(f"device: {ours.get('device')} not {theirs.get('device')}")
+        causes.append(f"device: {ours.get('device')} not {theirs.get('device')}")
     if (count := params.get("threads")) != (count_then := other.get("threads")):
-        found.append(f"threads: {count} not {count_then}")
-    return found
+        causes.append(f"threads: {count} not {count_then}")
+    return causes
 
 
 def likely_cause(stage: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """Why a number of ``stage`` may differ: what differs in its own cards, else in those of what it reads.
+    """Differences in the cards of ``stage``, and in those of the stages that it reads.
 
-    ``ours`` and ``theirs`` map stages to cards.
+    Args:
+        stage: name of the stage.
+        ours: stage -> card of our run.
+        theirs: stage -> card of the reference.
     """
     if stage not in ours or stage not in theirs:
         return "no card to read the cause from"
     own = card_differences(ours[stage], theirs[stage])
-    above: list[str] = []
+    inherited: list[str] = []
     pending, seen = [stage], {stage}
     while pending:
         for name in ours[pending.pop()].get("inputs", {}):
@@ -71,61 +74,72 @@ def likely_cause(stage: str, ours: Mapping[str, Any], theirs: Mapping[str, Any])
                 continue
             seen.add(name)
             pending.append(name)
-            above += [text for line in card_differences(ours[name], theirs[name]) if (text := f"{line} (stage {name})")]
-    told = set(own)
-    above = [line for line in above if line.rsplit(" (stage", 1)[0] not in told]
-    return "; ".join([*own, *above][:4]) or NO_CAUSE
+            inherited += [
+                f"{cause} (stage {name})" for cause in card_differences(ours[name], theirs[name]) if cause not in own
+            ]
+    return "; ".join([*own, *inherited][:4]) or NO_CAUSE
 
 
 def compare_runs(run: Path, reference: Path, rules: Rules | None = None) -> pd.DataFrame:
-    """One row a number: stage, metric, value, reference, difference, tolerance, rule, verdict, cause, detail.
+    """Compare all numbers of two runs.
 
-    ``run`` and ``reference`` are run folders or reference files. Verdicts: "equal" (value, interval and sample size to
-    the bit), "within" tolerance, "outside", "missing" (in one of the two). A reference file brings its tolerances; for a
-    run, ``rules`` (default: the stated ones) give them. The cause (one for all
-    unequal numbers of a stage) is empty for equal ones. Raises ``LeukError`` for a
-    source that is neither.
+    Args:
+        run: a run's folder or a reference file.
+        reference: the same; a file contains its own tolerances.
+        rules: tolerances of a reference that is a folder; default: ``book/reference/tolerances.yml``.
+
+    Returns:
+        One row per number: stage, metric, value, reference, difference, tolerance, rule, verdict, cause, detail. The
+        verdict is "equal" (value, interval and sample size to the bit), "within" tolerance, "outside", or "missing" (in
+        one of the two). All unequal numbers of a stage share one cause.
+
+    Raises:
+        LeukError: a source that is neither a run nor a reference.
     """
     ours, theirs = load_run(run), load_run(reference)
     rows: list[tuple[Any, ...]] = []
     for stage in dict.fromkeys([*theirs["metrics"], *ours["metrics"]]):
-        mine, other = ours["metrics"].get(stage, {}), theirs["metrics"].get(stage, {})
+        entries, wanted_entries = ours["metrics"].get(stage, {}), theirs["metrics"].get(stage, {})
         cause = likely_cause(stage, ours["cards"], theirs["cards"])
-        for key in dict.fromkeys([*other, *mine]):
-            if key not in mine or key not in other:
-                value, wanted = (float(part[key]["value"]) if key in part else math.nan for part in (mine, other))
-                detail = f"not in {'the run' if key not in mine else 'the reference'}"
+        for key in dict.fromkeys([*wanted_entries, *entries]):
+            if key not in entries or key not in wanted_entries:
+                value, wanted = (
+                    float(part[key]["value"]) if key in part else math.nan for part in (entries, wanted_entries)
+                )
+                detail = f"not in {'the run' if key not in entries else 'the reference'}"
                 rows.append((stage, key, value, wanted, math.nan, math.nan, "", "missing", cause, detail))
                 continue
-            value, wanted = float(mine[key]["value"]), float(other[key]["value"])
-            told = theirs["tolerances"].get(f"{stage}.{key}")
-            if told is None:
+            entry, wanted_entry = entries[key], wanted_entries[key]
+            value, wanted = float(entry["value"]), float(wanted_entry["value"])
+            stated = theirs["tolerances"].get(f"{stage}.{key}")
+            if stated is None:
                 rules = rules or read_rules()
-                allowed, rule = rules.tolerance(f"{stage}.{key}", other[key])
+                allowed, rule = rules.tolerance(f"{stage}.{key}", wanted_entry)
             else:
-                allowed, rule = float(told["value"]), str(told["rule"])
-            equal = dict(mine[key]) == dict(other[key])
+                allowed, rule = float(stated["value"]), str(stated["rule"])
+            equal = dict(entry) == dict(wanted_entry)
             verdict = "equal" if equal else "within" if abs(value - wanted) <= allowed else "outside"
-            detail = "" if equal else _entry_difference(mine[key], other[key])
-            why = "" if equal else cause
-            rows.append((stage, key, value, wanted, value - wanted, allowed, rule, verdict, why, detail))
+            detail = "" if equal else _entry_difference(entry, wanted_entry)
+            rows.append(
+                (stage, key, value, wanted, value - wanted, allowed, rule, verdict, "" if equal else cause, detail)
+            )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _entry_difference(mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """What besides the value differs: the sample size, or the interval alone."""
-    if mine.get("n") != other.get("n"):
-        return f"n {mine.get('n')} not {other.get('n')}"
-    return "the interval alone differs" if mine["value"] == other["value"] else ""
+def _entry_difference(entry: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Differences besides the value: the sample size, or the interval alone."""
+    if entry.get("n") != wanted.get("n"):
+        return f"n {entry.get('n')} not {wanted.get('n')}"
+    return "the interval alone differs" if entry["value"] == wanted["value"] else ""
 
 
 def counts(table: pd.DataFrame) -> dict[str, int]:
-    """How many numbers have each verdict, all verdicts named."""
+    """Verdict -> number of rows that have it, for all verdicts."""
     return {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
 
 
 def by_stage(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a stage: how many numbers have each verdict, and the cause that its unequal numbers share."""
+    """Counts of each verdict per stage, and the cause that the unequal numbers share."""
     rows = []
     for stage, part in table.groupby("stage", sort=False):
         causes = [cause for cause in part["cause"] if cause]
@@ -135,9 +149,9 @@ def by_stage(table: pd.DataFrame) -> pd.DataFrame:
 
 def sentence(table: pd.DataFrame) -> str:
     """The outcome of a comparison in one sentence."""
-    found, whole = counts(table), len(table)
-    if found["equal"] == whole:
-        return f"All {whole} numbers are equal to the bit."
-    told = [f"{found['equal']} equal to the bit", f"{found['within']} within tolerance", f"{found['outside']} outside"]
-    told += [f"{found['missing']} in one of the two only"] if found["missing"] else []
-    return f"Of {whole} numbers: {', '.join(told)}."
+    n, total = counts(table), len(table)
+    if n["equal"] == total:
+        return f"All {total} numbers are equal to the bit."
+    parts = [f"{n['equal']} equal to the bit", f"{n['within']} within tolerance", f"{n['outside']} outside"]
+    parts += [f"{n['missing']} in one of the two only"] if n["missing"] else []
+    return f"Of {total} numbers: {', '.join(parts)}."

@@ -1,4 +1,4 @@
-"""Reference records: what a finished run found, with its cards and stated tolerances, small enough to be committed."""
+"""Reference records: the numbers, run cards and tolerances of a finished run, small enough to commit."""
 
 from __future__ import annotations
 
@@ -27,17 +27,22 @@ Entry = Mapping[str, Any]
 
 
 class Rule(FrozenParams):
-    """One rule of ``book/reference/tolerances.yml``: which numbers, how far they may lie apart, and why."""
+    """One rule of ``book/reference/tolerances.yml``: which numbers it covers, how far they may differ, and why.
 
-    numbers: tuple[str, ...] = Field(min_length=1, description="patterns of stage.metric, * allowed")
+    Kinds of tolerance: half the width of the reference's interval (``half_interval``); half the width of Wilson's
+    interval of a share of n cells (``proportion``); the square root of a count (``count``); ``size`` times the value
+    (``relative``); none but rounding (``exact``).
+    """
+
+    numbers: tuple[str, ...] = Field(min_length=1, description="patterns of stage.metric; * is a wildcard")
     kind: Literal["half_interval", "proportion", "count", "relative", "exact"] = Field(
-        description="how the tolerance is found"
+        description="how the tolerance is computed"
     )
-    size: float = Field(0.0, ge=0, description="of a relative tolerance: the share of the reference's value")
-    why: str = Field(min_length=10, description="the reason, one sentence")
+    size: float = Field(0.0, ge=0, description="relative tolerance, as a share of the reference's value")
+    why: str = Field(min_length=10, description="reason, in one sentence")
 
     def fits(self, name: str, entry: Entry) -> bool:
-        """True if this rule speaks of the number ``stage.metric`` whose reference is ``entry``."""
+        """True if the rule covers the number ``stage.metric`` whose reference is ``entry``."""
         interval = "low" in entry and "high" in entry
         if self.kind == "half_interval" and not interval:
             return False
@@ -48,7 +53,7 @@ class Rule(FrozenParams):
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.numbers)
 
     def allows(self, entry: Entry) -> float:
-        """The largest absolute difference that still agrees, without the allowance for rounding."""
+        """Largest absolute difference that still agrees, without the allowance for rounding."""
         if self.kind == "half_interval":
             return (float(entry["high"]) - float(entry["low"])) / 2
         if self.kind == "proportion":
@@ -60,15 +65,21 @@ class Rule(FrozenParams):
 
 
 class Rules(FrozenParams):
-    """The rules in their order; the first that fits a number decides."""
+    """Ordered rules; the first that fits a number decides."""
 
-    rounding: float = Field(1e-6, ge=0, lt=0.01, description="share of the value that sums in another order may change")
-    rules: tuple[Rule, ...] = Field(min_length=1, description="rules, the first that fits decides")
+    rounding: float = Field(
+        1e-6, ge=0, lt=0.01, description="relative change that another order of summation may cause"
+    )
+    rules: tuple[Rule, ...] = Field(min_length=1, description="rules; the first that fits decides")
 
     def tolerance(self, name: str, entry: Entry) -> tuple[float, str]:
-        """``(largest absolute difference, kind of the rule)`` of the number ``stage.metric``.
+        """Tolerance of the number ``stage.metric``.
 
-        Raises ``LeukError`` where no rule fits.
+        Returns:
+            The largest absolute difference, rounding included, and the kind of the rule.
+
+        Raises:
+            LeukError: no rule fits.
         """
         for rule in self.rules:
             if rule.fits(name, entry):
@@ -77,7 +88,11 @@ class Rules(FrozenParams):
 
 
 def read_rules(path: Path | None = None) -> Rules:
-    """The stated rules (default: ``book/reference/tolerances.yml``). Raises ``LeukError`` for a missing or wrong file."""
+    """Read the rules, by default from ``book/reference/tolerances.yml``.
+
+    Raises:
+        LeukError: a missing or invalid file.
+    """
     path = path or paths.project_root() / FOLDER / "tolerances.yml"
     try:
         whole = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -87,7 +102,11 @@ def read_rules(path: Path | None = None) -> Rules:
 
 
 def check_metrics(source: object, metrics: Any) -> dict[str, dict[str, dict[str, Any]]]:
-    """``metrics`` if it maps stages to keys to entries with a number "value". Raises ``LeukError`` naming what does not."""
+    """Return ``metrics`` if it maps stage -> key -> entry with a finite number "value".
+
+    Raises:
+        LeukError: something else; the message names it.
+    """
     if not isinstance(metrics, dict):
         raise LeukError(f"{source}: not a reference: it has no 'metrics' (a run's folder can be given as well)")
     for stage, entries in metrics.items():
@@ -101,18 +120,25 @@ def check_metrics(source: object, metrics: Any) -> dict[str, dict[str, dict[str,
 
 
 def load_run(source: Path) -> dict[str, Any]:
-    """``metrics`` (stage -> key -> entry), ``cards`` (stage -> card) and ``tolerances`` of a run or of a reference.
+    """Read a run or a reference.
 
-    A run is a folder that holds ``<stage>/metrics.json`` and ``<stage>/card.json``; a reference is a JSON file as
-    :func:`reference_of` makes it. Raises ``LeukError`` where there is neither, or one that cannot be read.
+    Args:
+        source: a run's folder, which contains ``<stage>/metrics.json`` and ``<stage>/card.json``, or a JSON file from
+            :func:`write_reference`.
+
+    Returns:
+        ``metrics`` (stage -> key -> entry), ``cards`` (stage -> card) and ``tolerances`` (empty for a run).
+
+    Raises:
+        LeukError: neither of them, or one that cannot be read.
     """
     source = Path(source)
     if source.is_dir():
-        found = sorted(source.glob("*/metrics.json"))
-        if not found:
+        files = sorted(source.glob("*/metrics.json"))
+        if not files:
             raise LeukError(f"{source}: no finished stage (no */metrics.json); `leuk run` makes one")
-        cards = {path.parent.name: read_json(path.with_name("card.json")) for path in found}
-        cards = dict(sorted(cards.items(), key=lambda item: str(item[1].get("started"))))  # in the order they ran
+        cards = {path.parent.name: read_json(path.with_name("card.json")) for path in files}
+        cards = dict(sorted(cards.items(), key=lambda item: str(item[1].get("started"))))  # in the order of the run
         metrics = {stage: read_json(source / stage / "metrics.json").get("metrics") for stage in cards}
         return {"metrics": check_metrics(source, metrics), "cards": cards, "tolerances": {}}
     if not source.is_file():
@@ -123,15 +149,19 @@ def load_run(source: Path) -> dict[str, Any]:
 
 
 def portable(value: Any) -> Any:
-    """A parameter's value without the folders of the machine that it ran on."""
+    """Strip the folders of the machine from a parameter that is a path.
+
+    >>> portable("C:/data/smears"), portable(0.5)
+    ('smears', 0.5)
+    """
     return Path(value.replace("\\", "/")).name if isinstance(value, str) and ("/" in value or "\\" in value) else value
 
 
 def public_card(card: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run card may be published: no host name, no process, no folders."""
+    """The part of a run card that may be published: no host name, process or folder."""
     kept = {key: card[key] for key in CARD_KEYS if key in card}
     kept["params"] = {key: portable(value) for key, value in kept.get("params", {}).items()}
-    if "inputs" in kept:  # a file of the project keeps its path, one from elsewhere its name
+    if "inputs" in kept:  # a file of the project keeps its path, any other its name
         kept["inputs"] = {
             stage: {portable(file) if Path(file).is_absolute() else file: sha for file, sha in files.items()}
             for stage, files in kept["inputs"].items()
@@ -140,9 +170,14 @@ def public_card(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reference_of(run_folder: Path, rules: Rules) -> dict[str, Any]:
-    """What a reference file holds: ``metrics``, ``cards``, and of every number its ``tolerances`` entry.
+    """Content of a reference file.
 
-    A tolerance is ``{"value": largest absolute difference, "rule": kind}`` under ``stage.metric``.
+    Returns:
+        ``dataset``, ``profile``, ``run``, ``metrics``, ``cards`` (public parts), and ``tolerances``: ``stage.metric`` ->
+        ``{"value": largest absolute difference, "rule": kind}``.
+
+    Raises:
+        LeukError: a number that no rule fits, or a folder without a finished stage.
     """
     whole = load_run(run_folder)
     tolerances = {}
@@ -159,14 +194,14 @@ def reference_of(run_folder: Path, rules: Rules) -> dict[str, Any]:
 
 
 def reference_file(dataset: str, profile: str) -> Path:
-    """Where the reference of a data set (name or folder) and a profile is committed."""
+    """Path of the committed reference of a data set (name or folder) and a profile."""
     return paths.project_root() / FOLDER / f"{paths.run_name(dataset, profile, 0).removesuffix('-s0')}.json"
 
 
 def write_reference(run_folder: Path, path: Path | None = None, rules: Rules | None = None) -> Path:
-    """Write the reference record of a finished run (default: where it is committed); returns its path.
+    """Write the reference of a finished run, by default to `reference_file`, and return its path.
 
-    One number, and one part of a card, a line: a changed reference shows in a review what changed.
+    Each number and each part of a card is one line, so that a diff shows what changed.
     """
     reference = reference_of(run_folder, rules or read_rules())
     path = path or reference_file(reference["dataset"], reference["profile"])
@@ -174,7 +209,7 @@ def write_reference(run_folder: Path, path: Path | None = None, rules: Rules | N
 
 
 def _lines(reference: Mapping[str, Any]) -> str:
-    """The reference as JSON with one line an entry."""
+    """The reference as JSON with one line per entry."""
 
     def line(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -194,5 +229,5 @@ def _lines(reference: Mapping[str, Any]) -> str:
 
 
 def all_references() -> dict[str, dict[str, Any]]:
-    """Name (``<dataset>-<profile>``) -> every reference that is committed, as :func:`load_run` gives it."""
+    """All committed references: ``<dataset>-<profile>`` -> output of :func:`load_run`."""
     return {path.stem: load_run(path) for path in sorted((paths.project_root() / FOLDER).glob("*.json"))}

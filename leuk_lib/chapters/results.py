@@ -1,32 +1,49 @@
-"""The tables of the results chapter: every model scored on the same cells and the same resamples."""
+"""Chapter 6, results: all models scored on the same cells and resamples, and the numbers of the stages before."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from leuk_lib.data.cellset import CellSet
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.evaluation.resampling import resampled_metrics, score_interval
+from leuk_lib.runs import paths
+from leuk_lib.runs.display import Link
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import read_json
 from leuk_lib.runs.params import nearest
-from leuk_lib.runs.recorder import Notes
+from leuk_lib.runs.recorder import Notes, Recorder
 from leuk_lib.statistics import significance
 from leuk_lib.statistics.bootstrap import ClusterBootstrap, paired_difference
 from leuk_lib.statistics.intervals import clustered_wilson
 
 Array = NDArray[np.float64]
-FEW = 20  # groups below which a percentile interval of a mean is noticeably too narrow
-COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
+Entry = dict[str, Any]  # value, low, high, n
+MIN_GROUPS = 20  # with fewer groups, the percentile interval of a mean is noticeably too narrow
+HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
+FURTHER = ("macro_precision", "macro_recall", "nll", "brier", "ece")
 
 
 @dataclass(frozen=True)
 class Score:
-    """One model on one part: its predictions, its metrics, and the same metrics in every resample of groups."""
+    """One model on one part of the data.
+
+    Attributes:
+        predictions: its predictions.
+        values: its metrics.
+        samples: the metrics in each resample of groups, (R,) each.
+        level: coverage of the intervals.
+    """
 
     predictions: Predictions
     values: Mapping[str, float]
@@ -35,7 +52,7 @@ class Score:
 
     @property
     def one_group(self) -> bool:
-        """True if all cells belong to one group: nothing can then be said about other groups."""
+        """True if all cells belong to one group, so that nothing can be said about other groups."""
         return len(set(self.predictions.groups.tolist())) < 2
 
     def interval(self, metric: str) -> tuple[float, float]:
@@ -43,40 +60,49 @@ class Score:
         return score_interval(self.predictions, metric, self.values[metric], self.samples[metric], self.level)
 
 
-def part_of(found: Mapping[str, Mapping[str, Predictions]], split: str, full: str) -> dict[str, Predictions]:
-    """Model -> predictions on one split, the full model first. Raises ``LeukError`` where one of them is missing."""
-    if full not in found:
-        raise LeukError(f"predictions hold no model {full!r}; {nearest(full, found)}")
-    order = [full, *(name for name in found if name != full)]
-    lacking = [name for name in order if split not in found[name]]
+def part_of(predictions: Mapping[str, Mapping[str, Predictions]], split: str, full: str) -> dict[str, Predictions]:
+    """Predictions of all models on one split, the full model first.
+
+    Args:
+        predictions: model -> split -> predictions.
+        split: name of the split.
+        full: name of the full model.
+
+    Raises:
+        LeukError: the full model is missing, or a model has no such split.
+    """
+    if full not in predictions:
+        raise LeukError(f"predictions hold no model {full!r}; {nearest(full, predictions)}")
+    order = [full, *(name for name in predictions if name != full)]
+    lacking = [name for name in order if split not in predictions[name]]
     if lacking:
         raise LeukError(f"predictions of model {lacking[0]!r} hold no split {split!r}; run 05_wpat.ipynb again")
-    return {name: found[name][split] for name in order}
+    return {name: predictions[name][split] for name in order}
 
 
 def cautions(stage: Notes, predictions: Predictions) -> pd.DataFrame:
-    """What must be known of the test part before any figure is read: one row a caution, each noted in the card too."""
+    """Limitations of the test part, one row each; each is noted in the run card too."""
     groups, cells = len(set(predictions.groups.tolist())), len(predictions)
-    found = []
+    rows = []
     if predictions.absent:
-        found.append(f"no cell of {', '.join(predictions.absent)} is in the test part: macro averages leave it out")
+        rows.append(f"the test part has no cell of {', '.join(predictions.absent)}: macro averages leave it out")
     if groups == 1:
-        found.append("all test cells belong to one group: no interval can be given")
-    elif groups < FEW:
-        found.append(
-            f"only {groups} groups in the test part: intervals over so few are rough and tend to be too narrow"
+        rows.append("all test cells belong to one group: no interval can be given")
+    elif groups < MIN_GROUPS:
+        rows.append(
+            f"the test part has only {groups} groups: intervals over so few are rough and tend to be too narrow"
         )
     if groups == cells:
-        found.append("every cell is its own group (no patients or slides are known): all figures are upper bounds")
-    for caution in found:
-        stage.note(caution)
-    return pd.DataFrame({"caution": found or ["none"]})
+        rows.append("each cell is its own group (patients and slides are unknown): all figures are upper bounds")
+    for row in rows:
+        stage.note(row)
+    return pd.DataFrame({"caution": rows or ["none"]})
 
 
 def score_models(
     models: Mapping[str, Predictions], bootstrap: ClusterBootstrap, level: float = 0.95, ece_bins: int = 10
 ) -> dict[str, Score]:
-    """Every model's metrics and their resamples; the resamples are shared, so differences are paired."""
+    """Score all models on the same resamples, so that differences are paired."""
     return {
         name: Score(
             part, metrics.evaluate(part, ece_bins), resampled_metrics(part, bootstrap, ece_bins=ece_bins), level
@@ -86,7 +112,7 @@ def score_models(
 
 
 def score_table(scores: Mapping[str, Score], names: Sequence[str] = tuple(metrics.HIGHER_IS_BETTER)) -> pd.DataFrame:
-    """One row a model and metric: model, metric, value, low, high."""
+    """One row per model and metric: model, metric, value, low, high."""
     rows = [
         (model, metric, score.values[metric], *score.interval(metric))
         for model, score in scores.items()
@@ -95,27 +121,28 @@ def score_table(scores: Mapping[str, Score], names: Sequence[str] = tuple(metric
     return pd.DataFrame(rows, columns=["model", "metric", "value", "low", "high"])
 
 
-def wide(table: pd.DataFrame, names: Sequence[str], digits: int = 3) -> pd.DataFrame:
-    """A score table as people read it: one row a model, ``value [low, high]`` a metric."""
+def format_scores(table: pd.DataFrame, names: Sequence[str], digits: int = 3) -> pd.DataFrame:
+    """`score_table` for display: one row per model, ``value [low, high]`` per metric."""
 
-    def told(row: pd.Series) -> str:
+    def cell(row: pd.Series) -> str:
         if not np.isfinite(row["value"]):
             return "–"
         interval = f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if np.isfinite(row["low"]) else ""
         return f"{row['value']:.{digits}f}{interval}"
 
-    shown = table[table["metric"].isin(names)].copy()
-    shown["told"] = shown.apply(told, axis=1)
-    found = shown.pivot(index="model", columns="metric", values="told")
-    order = list(dict.fromkeys(shown["model"]))
-    return found.loc[order, list(names)].rename(columns=lambda name: name.replace("_", " ")).reset_index()
+    rows = table[table["metric"].isin(names)]
+    wide = rows.assign(text=rows.apply(cell, axis=1)).pivot(index="model", columns="metric", values="text")
+    wide = wide.loc[rows["model"].unique(), list(names)]
+    return wide.rename(columns=lambda name: name.replace("_", " ")).reset_index()
 
 
 def difference_table(scores: Mapping[str, Score], full: str) -> pd.DataFrame:
-    """The full model minus every other one, per metric of ``COMPARED``, over the same resamples.
+    """The full model minus each baseline, for the metrics in ``HEADLINE``, over the same resamples.
 
-    Columns: baseline, metric, difference, low, high, p (bootstrap), p_holm; for accuracy also only_full, only_baseline
-    (cells that one of the two alone gets right), p_mcnemar, p_mcnemar_holm. Holm counts all baselines of a metric.
+    Returns:
+        Columns baseline, metric, difference, low, high, p (bootstrap), only_full and only_baseline (cells that only one
+        of the two gets right; for accuracy), p_mcnemar (for accuracy), p_holm, p_mcnemar_holm (over all baselines of a
+        metric).
     """
     ours = scores[full]
     rows = []
@@ -123,7 +150,7 @@ def difference_table(scores: Mapping[str, Score], full: str) -> pd.DataFrame:
         if name == full:
             continue
         test = significance.mcnemar_exact(ours.predictions.correct, theirs.predictions.correct)
-        for metric in COMPARED:
+        for metric in HEADLINE:
             low = high = p = float("nan")
             if not ours.one_group:
                 low, high, p = paired_difference(ours.samples[metric], theirs.samples[metric], ours.level)
@@ -142,15 +169,17 @@ def difference_table(scores: Mapping[str, Score], full: str) -> pd.DataFrame:
 
 
 def strongest_baseline(scores: Mapping[str, Score], full: str) -> str | None:
-    """The other model of highest accuracy on these very cells: a choice that favours the baseline. None without one."""
+    """Baseline with the highest accuracy on these cells, a choice that favours the baseline; None without one."""
     others = [name for name in scores if name != full]
     return max(others, key=lambda name: scores[name].values["accuracy"]) if others else None
 
 
 def delong_table(ours: Predictions, theirs: Predictions) -> pd.DataFrame:
-    """DeLong's test of the one-versus-rest areas of two models, a row a class: areas, standard error, z, p, p_holm.
+    """DeLong's test of the one-versus-rest areas of two models, per class.
 
-    Classes with fewer than two cells (or fewer than two of the rest) get NaN: there is nothing to test.
+    Returns:
+        Columns class, n, full, baseline (areas), standard error, z, p, p_holm; NaN if the class or the rest has fewer
+        than two cells.
     """
     rows = []
     for k, name in enumerate(ours.classes):
@@ -167,13 +196,13 @@ def delong_table(ours: Predictions, theirs: Predictions) -> pd.DataFrame:
 
 
 def recall_table(predictions: Predictions, level: float = 0.95) -> pd.DataFrame:
-    """Recall of each class with Wilson's interval over groups: class, n, groups, correct, recall, low, high."""
+    """Recall per class with `clustered_wilson`: class, n, groups, correct, recall, low, high."""
     table = metrics.recalls(predictions)
     bounds, groups = [], []
     for k in range(len(predictions.classes)):
-        mine = predictions.labels == k
-        bounds.append(clustered_wilson(predictions.correct[mine], predictions.groups[mine], level)[:2])
-        groups.append(len(np.unique(predictions.groups[mine])))
+        cells = predictions.labels == k
+        bounds.append(clustered_wilson(predictions.correct[cells], predictions.groups[cells], level)[:2])
+        groups.append(len(np.unique(predictions.groups[cells])))
     table.insert(2, "groups", groups)
     table[["low", "high"]] = np.array(bounds).reshape(-1, 2)
     return table
@@ -182,7 +211,11 @@ def recall_table(predictions: Predictions, level: float = 0.95) -> pd.DataFrame:
 def calibrate(
     validation: Mapping[str, Predictions], test: Mapping[str, Predictions]
 ) -> tuple[dict[str, float], dict[str, Predictions]]:
-    """Model -> temperature fitted on validation, and model -> test predictions at that temperature."""
+    """Fit a temperature per model on the validation part and apply it to the test part.
+
+    Returns:
+        Model -> temperature, and model -> scaled test predictions.
+    """
     temperatures = {name: calibration.fit_temperature(validation[name]) for name in test}
     scaled = {
         name: part.with_probs(calibration.apply_temperature(part.probs, temperatures[name]))
@@ -199,7 +232,7 @@ def calibration_table(
     ece_bins: int = 10,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Temperature, NLL, Brier score and adaptive ECE before and after scaling, with intervals: `scaling_table` of every model."""
+    """`calibration.scaling_table` of all models, with a column model."""
     tables = [
         calibration.scaling_table([(validation[name], part)], resamples, seed, ece_bins, level).assign(model=name)
         for name, part in test.items()
@@ -207,8 +240,8 @@ def calibration_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def read_calibration(table: pd.DataFrame) -> pd.DataFrame:
-    """`calibration_table` as people read it: a row a model, a column a measure and moment, value and interval."""
+def format_calibration(table: pd.DataFrame) -> pd.DataFrame:
+    """`calibration_table` for display: one row per model, ``value [low, high]`` per measure and moment."""
     shown = table[table["moment"] != "change"]
     names = {"temperature": "temperature", "nll": "log loss", "brier": "Brier score", "ece": "calibration error"}
     moments = {"fitted": "", "before": ", before", "after": ", after"}
@@ -221,9 +254,11 @@ def read_calibration(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def vote_table(models: Mapping[str, Predictions], level: float = 0.95) -> tuple[pd.DataFrame, str]:
-    """Accuracy when the cells of a group (patient) vote, with Wilson's interval over groups, and a word on what it means.
+    """Accuracy when the cells of each group (patient) vote, with Wilson's interval over groups.
 
-    Columns: model, groups, accuracy, low, high. The table is empty where groups hold cells of several classes.
+    Returns:
+        Columns model, groups, accuracy, low, high (no row if a group has cells of several classes), and a note on
+        what the figure means.
     """
     columns = ["model", "groups", "accuracy", "low", "high"]
     first = next(iter(models.values()))
@@ -236,7 +271,123 @@ def vote_table(models: Mapping[str, Predictions], level: float = 0.95) -> tuple[
     for name, part in voted.items():
         low, high, _ = clustered_wilson(part.correct, part.groups, level)
         rows.append((name, len(part), float(part.correct.mean()), low, high))
-    word = f"{len(first)} cells of {n_groups} groups vote"
+    note = f"{len(first)} cells of {n_groups} groups vote"
     if n_groups == len(first):
-        word = "every cell is a group of its own (no patients or slides are known), so a vote changes nothing"
-    return pd.DataFrame(rows, columns=columns), word
+        note = "each cell is its own group (patients and slides are unknown), so a vote changes nothing"
+    return pd.DataFrame(rows, columns=columns), note
+
+
+def data_facts(cells: CellSet, test: Predictions, dataset: str, profile: str) -> dict[str, Any]:
+    """Facts about the data that chapter 7 needs: name without folder, kind, classes, parts, groups."""
+    n = {part: int((cells.parts == part).sum()) for part in ("train", "val", "test")}
+    return {
+        "dataset": Path(dataset).name,
+        "profile": profile,
+        "kind": cells.kind,
+        "classes": list(cells.classes),
+        "cells": n,
+        "shares": {part: count / len(cells) for part, count in n.items()},
+        "groups_test": len(np.unique(test.groups)),
+    }
+
+
+def upstream_numbers(folders: Mapping[str, Path]) -> pd.DataFrame:
+    """All numbers in the ``metrics.json`` of other stages: stage, key, value, low, high, n, unit (NaN if not given)."""
+    rows = [
+        {"stage": stage, "key": key, **entry}
+        for stage, folder in folders.items()
+        for key, entry in read_json(folder / "metrics.json")["metrics"].items()
+    ]
+    table = pd.DataFrame(rows, columns=["stage", "key", "value", "low", "high", "n", "unit"])
+    table["unit"] = table["unit"].fillna("")
+    return table
+
+
+def cost_table(folders: Mapping[str, Path]) -> pd.DataFrame:
+    """Time, memory and device of each stage from its card, and their sum in the last row.
+
+    The costs differ between runs and machines: display them, do not save them.
+    """
+    cards = [read_json(folder / "card.json") for folder in folders.values()]
+    rows: list[dict[str, Any]] = [
+        {
+            "stage": card["stage"], "run": card["run"], "profile": card["profile"], "seconds": float(card["seconds"] or 0),
+            "peak memory (MB)": float(card["peak_rss_mb"] or 0), "peak GPU memory (MB)": float(card["peak_gpu_mb"] or 0),
+            "device": card["device"], "commit": (card["git"]["commit"] or "none")[:10] + ("*" if card["git"]["dirty"] else ""),
+        }
+        for card in cards
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    total = dict.fromkeys(table.columns, "") | {"stage": "total", "seconds": table["seconds"].sum()}
+    total |= {name: table[name].max() for name in ("peak memory (MB)", "peak GPU memory (MB)")}
+    return pd.concat([table, pd.DataFrame([total])], ignore_index=True)
+
+
+def link_stages(table: pd.DataFrame) -> pd.DataFrame:
+    """Table for display whose column ``stage`` links to the chapters."""
+    notebooks = {name: path.name for name, path in paths.stage_notebooks().items()}
+    shown = [Link(name, notebooks[name]) if name in notebooks else name for name in table["stage"]]
+    return table.assign(stage=pd.Series(shown, index=table.index, dtype=object))
+
+
+def slugs(names: Sequence[str]) -> list[str]:
+    """Turn names into parts of keys: lower case letters, digits and underscores, all different.
+
+    >>> slugs(["B cell", "b-cell", "ALL"])
+    ['b_cell_0', 'b_cell_1', 'all']
+    """
+    plain = [re.sub(r"\W+", "_", name).strip("_").lower() or "class" for name in names]
+    return [slug if plain.count(slug) == 1 else f"{slug}_{position}" for position, slug in enumerate(plain)]
+
+
+def _entry(value: float, low: float = math.nan, high: float = math.nan, n: int | None = None) -> Entry:
+    return {"value": value, "low": low, "high": high, "n": n}
+
+
+def chapter_metrics(
+    scores: Mapping[str, Score], full: str, baseline: str | None, differences: pd.DataFrame, recalls: pd.DataFrame,
+    votes: pd.DataFrame, calibration: pd.DataFrame, facts: Mapping[str, Any],
+) -> dict[str, Entry]:  # fmt: skip
+    """The chapter's numbers: key -> value, low, high, n; the headline figures first.
+
+    ``margin`` is the accuracy minus that of ``baseline``, the strongest one; ``ahead_of_<baseline>`` the same for each
+    baseline; ``patient_accuracy`` that of the vote of groups; ``*_calibrated`` are after temperature scaling.
+    """
+    ours = scores[full]
+    n = len(ours.predictions)
+    entries = {name: _entry(ours.values[name], *ours.interval(name), n) for name in HEADLINE}
+    accuracy = differences[differences["metric"] == "accuracy"].set_index("baseline")
+    ahead = {
+        str(name): _entry(row["difference"], row["low"], row["high"], n)
+        for name, row in accuracy.to_dict("index").items()
+    }
+    if baseline is not None:
+        entries["margin"] = ahead[baseline]
+    vote = votes[votes["model"] == full].to_dict("records")
+    if vote and int(vote[0]["groups"]) < n:  # without known patients there is no patient-level figure
+        entries["patient_accuracy"] = _entry(
+            vote[0]["accuracy"], vote[0]["low"], vote[0]["high"], int(vote[0]["groups"])
+        )
+    entries |= {name: _entry(ours.values[name], *ours.interval(name), n) for name in FURTHER}
+    scaled = calibration[(calibration["model"] == full) & calibration["moment"].isin(["fitted", "after"])]
+    for row in scaled.to_dict("records"):
+        key = row["measure"] if row["moment"] == "fitted" else f"{row['measure']}_calibrated"
+        entries[key] = _entry(row["value"], row["low"], row["high"], int(row["n"]))
+    for slug, row in zip(slugs(list(recalls["class"])), recalls.to_dict("records"), strict=True):
+        entries[f"recall_{slug}"] = _entry(row["recall"], row["low"], row["high"], int(row["n"]))
+    for slug, (name, entry) in zip(slugs(list(ahead)), ahead.items(), strict=True):
+        entries[f"accuracy_of_{slug}"] = _entry(scores[name].values["accuracy"], *scores[name].interval("accuracy"), n)
+        entries[f"ahead_of_{slug}"] = entry
+    entries |= {f"{part}_share": _entry(share) for part, share in facts["shares"].items()}
+    entries |= {"n_test": _entry(n), "n_test_groups": _entry(facts["groups_test"])}
+    return entries
+
+
+def record_metrics(stage: Recorder, entries: Mapping[str, Entry]) -> None:
+    """Record the chapter's numbers in the stage's metrics; a number without a value becomes a note."""
+    for key, entry in entries.items():
+        if not np.isfinite(entry["value"]):
+            stage.note(f"{key} has no value: the test part has no cell of this class, or of no other class")
+            continue
+        known = np.isfinite(entry["low"]) and np.isfinite(entry["high"])
+        stage.record(key, entry["value"], entry["low"] if known else None, entry["high"] if known else None, entry["n"])

@@ -1,17 +1,16 @@
-"""Verdicts: data that cannot decide never do, small runs never refute, and every claim of the file is judged."""
+"""Verdicts: unsuitable data never decide, small runs never refute, and each claim of the file gets a verdict."""
 
 from __future__ import annotations
 
 import pytest
 import yaml
 
-from leuk_lib.audit import claims
-from leuk_lib.audit import published as audit
+from leuk_lib.audit import claims, published
 from leuk_lib.runs.errors import LeukError
 
 RAABIN = {"kind": "micrographs", "dataset": "raabin", "classes": ["all", "AML", "CLL", "CML"], "profile": "paper"}
 RENDERED = {"kind": "rendered", "dataset": "smear", "classes": ["ALL", "AML", "CLL", "CML"], "profile": "paper"}
-FOREIGN = {"kind": "micrographs", "dataset": "pbc", "classes": ["basophil", "platelet"], "profile": "paper"}
+OTHER_CELLS = {"kind": "micrographs", "dataset": "pbc", "classes": ["basophil", "platelet"], "profile": "paper"}
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +20,17 @@ def book():
 
 def verdict(book, name, entry, facts):
     claim = next(claim for claim in book.claims if claim.id == name)
-    return claims.judge(claim, book.needs[claim.needs], entry, facts)
+    return claims.decide(claim, book.needs[claim.needs], entry, facts)
 
 
 @pytest.mark.parametrize(
-    "facts", [RENDERED, FOREIGN, {**FOREIGN, "classes": RAABIN["classes"]}, {**RAABIN, "classes": ["ALL", "AML"]}]
+    "facts",
+    [RENDERED, OTHER_CELLS, {**OTHER_CELLS, "classes": RAABIN["classes"]}, {**RAABIN, "classes": ["ALL", "AML"]}],
 )
 @pytest.mark.parametrize("value", [0.2, 0.96, 1.0])
 def test_the_headline_is_never_decided_on_other_cells(book, facts, value):
-    found, why = verdict(book, "accuracy", {"value": value, "low": value, "high": value}, facts)
-    assert found == claims.CANNOT
+    outcome, why = verdict(book, "accuracy", {"value": value, "low": value, "high": value}, facts)
+    assert outcome == claims.CANNOT
     assert "make book DATA=raabin-leukemia PROFILE=paper" in why
 
 
@@ -50,7 +50,7 @@ def test_the_headline_on_the_papers_cells(book, value, profile, expected):
     assert verdict(book, "accuracy", entry, {**RAABIN, "profile": profile})[0] == expected
 
 
-def test_a_verdict_says_whether_the_interval_reaches_the_claim(book):
+def test_a_verdict_states_whether_the_interval_includes_the_claim(book):
     assert "could decide" in verdict(book, "accuracy", {"value": 0.93, "low": 0.9, "high": 0.96}, RAABIN)[1]
     assert "whole interval" in verdict(book, "accuracy", {"value": 0.9, "low": 0.89, "high": 0.91}, RAABIN)[1]
 
@@ -60,14 +60,15 @@ def test_a_verdict_says_whether_the_interval_reaches_the_claim(book):
     [(0.01, 0.05, claims.REPRODUCED), (-0.01, 0.05, claims.NOT_REPRODUCED), (-0.05, -0.01, claims.NOT_REPRODUCED)],
 )
 def test_ahead_means_the_whole_interval(book, low, high, expected):
-    found, why = verdict(book, "wpat", {"value": (low + high) / 2, "low": low, "high": high}, RENDERED)
-    assert found == expected
-    assert ("cannot be told from none" in why) == (low < 0 < high)
+    outcome, why = verdict(book, "wpat", {"value": (low + high) / 2, "low": low, "high": high}, RENDERED)
+    assert outcome == expected
+    assert ("no difference is shown" in why) == (low < 0 < high)
 
 
-def test_a_missing_number_is_said_to_be_missing(book):
+def test_a_missing_number_cannot_decide(book):
     assert verdict(book, "robustness", None, RENDERED)[0] == claims.CANNOT
-    assert verdict(book, "accuracy", None, RAABIN) == (claims.CANNOT, "This run has no number results.accuracy.")
+    outcome, why = verdict(book, "accuracy", None, RAABIN)
+    assert outcome == claims.CANNOT and "results.accuracy" in why
     assert "no interval" in verdict(book, "wpat", {"value": 0.1}, RENDERED)[1]
 
 
@@ -75,26 +76,26 @@ def test_a_missing_number_is_said_to_be_missing(book):
     ("claim", "expected"),
     [("t-tests", claims.REPRODUCED), ("significance", claims.REPRODUCED), ("margin-published", claims.NOT_REPRODUCED), ("lists-fit", claims.NOT_REPRODUCED)],
 )  # fmt: skip
-def test_the_published_figures_are_judged_in_any_run(book, claim, expected):
-    numbers = claims.collect({}, audit.figures(book.published))
-    table = claims.verdicts(book, numbers, {**RENDERED, "profile": "smoke"}, "r").set_index("id")
+def test_the_published_figures_are_decided_in_any_run(book, claim, expected):
+    numbers = claims.merge_numbers({}, published.figures(book.published))
+    table = claims.verdict_table(book, numbers, {**RENDERED, "profile": "smoke"}, "r").set_index("id")
     assert table.loc[claim, "verdict"] == expected
     assert table.loc[claim, "data"] == "published figures"
 
 
-def test_a_study_decides_in_any_run_and_the_row_says_so(book):
+def test_a_study_decides_in_any_run_and_is_named_in_the_row(book):
     entry = {"value": 0.03, "low": 0.01, "high": 0.05}
-    numbers = claims.collect({"wpat": {"ladder_wpat_minus_fcmae": entry}}, audit.figures(book.published))
-    row = claims.verdicts(book, numbers, {**RENDERED, "profile": "smoke"}, "r").set_index("id").loc["wpat"]
+    numbers = claims.merge_numbers({"wpat": {"ladder_wpat_minus_fcmae": entry}}, published.figures(book.published))
+    row = claims.verdict_table(book, numbers, {**RENDERED, "profile": "smoke"}, "r").set_index("id").loc["wpat"]
     assert row["verdict"] == claims.REPRODUCED and "study's real cells" in row["why"]
     assert row["data"] == "real cells of a study" and row["run"] == "committed record"
 
 
 def test_every_claim_gets_a_row_and_our_value_is_shown_for_information(book):
-    numbers = claims.collect(
-        {"results": {"accuracy": {"value": 0.8, "low": 0.7, "high": 0.9, "n": 50}}}, audit.figures(book.published)
+    numbers = claims.merge_numbers(
+        {"results": {"accuracy": {"value": 0.8, "low": 0.7, "high": 0.9, "n": 50}}}, published.figures(book.published)
     )
-    table = claims.verdicts(book, numbers, RENDERED, "r")
+    table = claims.verdict_table(book, numbers, RENDERED, "r")
     assert table["id"].tolist() == [claim.id for claim in book.claims]
     assert set(table["verdict"]) <= {claims.REPRODUCED, claims.NOT_REPRODUCED, claims.CANNOT}
     assert table["why"].str.len().min() > 10
@@ -103,10 +104,10 @@ def test_every_claim_gets_a_row_and_our_value_is_shown_for_information(book):
 
 
 def test_every_audit_key_exists(book):
-    found = audit.figures(book.published)
+    audit = published.figures(book.published)
     for claim in book.claims:
         if claim.metric.startswith("audit."):
-            assert claim.metric.removeprefix("audit.") in found, claim.id
+            assert claim.metric.removeprefix("audit.") in audit, claim.id
 
 
 @pytest.mark.parametrize(
@@ -114,11 +115,11 @@ def test_every_audit_key_exists(book):
     [
         (lambda b: b["claims"][0].update(tolerence=1), "claims.0.tolerence"),
         (lambda b: b["claims"][0].update(needs="moon"), "needs 'moon'"),
-        (lambda b: b["claims"].append(b["claims"][0]), "stands there twice"),
+        (lambda b: b["claims"].append(b["claims"][0]), "two claims with the id"),
         (lambda b: b.pop("published"), "published"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path, root, change, message):
+def test_an_invalid_file_is_refused(tmp_path, root, change, message):
     whole = yaml.safe_load((root / "book" / "claims.yml").read_text(encoding="utf-8"))
     change(whole)
     path = tmp_path / "claims.yml"

@@ -1,4 +1,4 @@
-"""Comparing runs: verdict per number, causes from the cards."""
+"""Comparison of runs: a verdict per number, causes from the cards."""
 
 from __future__ import annotations
 
@@ -58,30 +58,30 @@ def test_a_run_equals_itself_to_the_bit(tmp_path):
 @pytest.mark.parametrize(("value", "verdict"), [(0.9 + 1e-12, "within"), (0.94, "within"), (0.951, "outside")])
 def test_within_half_the_interval_of_the_reference(tmp_path, value, verdict):
     table = compare.compare_runs(write_run(tmp_path / "a", value), write_run(tmp_path / "b"))
-    found = row(table)
-    assert found["verdict"] == verdict
-    assert found["tolerance"] == pytest.approx(0.05, abs=2e-6) and found["difference"] == pytest.approx(value - 0.9)
+    result = row(table)
+    assert result["verdict"] == verdict
+    assert result["tolerance"] == pytest.approx(0.05, abs=2e-6) and result["difference"] == pytest.approx(value - 0.9)
 
 
-def test_a_reference_brings_its_own_tolerances(tmp_path):
+def test_a_reference_file_contains_its_tolerances(tmp_path):
     reference = reference_of(write_run(tmp_path / "b"), RULES)
     reference["tolerances"]["wpat.accuracy"] = {"value": 0.001, "rule": "relative"}
     write_json(tmp_path / "r.json", reference)
-    found = row(compare.compare_runs(write_run(tmp_path / "a", 0.91), tmp_path / "r.json"))
-    assert (found["verdict"], found["rule"], found["tolerance"]) == ("outside", "relative", 0.001)
+    result = row(compare.compare_runs(write_run(tmp_path / "a", 0.91), tmp_path / "r.json"))
+    assert (result["verdict"], result["rule"], result["tolerance"]) == ("outside", "relative", 0.001)
 
 
 def test_equal_means_the_whole_entry(tmp_path):
     """The same value with another interval or another n is not the same number."""
     ours = write_run(tmp_path / "a")
-    for part, told in (({"n": 99}, "n 99 not 100"), ({"low": 0.8}, "the interval alone differs")):
+    for part, detail in (({"n": 99}, "n 99 not 100"), ({"low": 0.8}, "the interval alone differs")):
         entry = {"value": 0.9, "low": 0.85, "high": 0.95, "n": 100, **part}
         write_json(ours / "wpat" / "metrics.json", {"metrics": {"accuracy": entry}})
-        found = row(compare.compare_runs(ours, write_run(tmp_path / "b")))
-        assert (found["verdict"], found["detail"]) == ("within", told)
+        result = row(compare.compare_runs(ours, write_run(tmp_path / "b")))
+        assert (result["verdict"], result["detail"]) == ("within", detail)
 
 
-def test_other_numbers_are_missing_not_forgotten(tmp_path):
+def test_numbers_of_one_run_alone_are_missing(tmp_path):
     table = compare.compare_runs(
         write_run(tmp_path / "a", extra={"new": {"value": 1}}), write_run(tmp_path / "b", extra={"old": {"value": 1}})
     )
@@ -109,13 +109,13 @@ def test_the_likely_cause_is_read_from_the_cards(tmp_path, card, cause):
     assert row(table, "loss")["cause"] == ""
 
 
-def test_a_cause_upstream_is_named_with_its_stage(tmp_path):
+def test_an_upstream_cause_is_named_with_its_stage(tmp_path):
     first = changed(stage="data", inputs={"dataset": {"content": "other"}})
     table = compare.compare_runs(write_run(tmp_path / "a", 0.91, data_card=first), write_run(tmp_path / "b"))
     assert row(table)["cause"] == "data: other files (stage data)"
 
 
-def test_the_summary_counts_every_number_and_names_one_cause_a_stage(tmp_path):
+def test_the_summary_counts_all_numbers_and_names_one_cause_per_stage(tmp_path):
     table = compare.compare_runs(write_run(tmp_path / "a", 0.91, card=changed(device="GPU")), write_run(tmp_path / "b"))
     stages = compare.by_stage(table).set_index("stage")
     assert stages.loc["wpat", "likely cause"] == "device: GPU not CPU" and stages.loc["data", "likely cause"] == ""
@@ -124,13 +124,13 @@ def test_the_summary_counts_every_number_and_names_one_cause_a_stage(tmp_path):
     assert compare.sentence(table[table["verdict"] == "equal"]) == "All 2 numbers are equal to the bit."
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_other_sources_are_refused(tmp_path):
     with pytest.raises(LeukError, match="no finished stage"):
         compare.compare_runs(tmp_path, tmp_path)
     with pytest.raises(LeukError, match="neither"):
         compare.compare_runs(write_run(tmp_path / "a"), tmp_path / "none.json")
-    for wrong, told in (({"a": 1}, "not a reference"), ([1], "not a reference"), ({"metrics": {"wpat": {"k": {}}}}, r"wpat\.k has no"),
+    for wrong, message in (({"a": 1}, "not a reference"), ([1], "not a reference"), ({"metrics": {"wpat": {"k": {}}}}, r"wpat\.k has no"),
                         ({"metrics": {"wpat": {"k": {"value": None}}}}, r"wpat\.k has no")):  # fmt: skip
         write_json(tmp_path / "x.json", wrong)
-        with pytest.raises(LeukError, match=told):
+        with pytest.raises(LeukError, match=message):
             compare.compare_runs(tmp_path / "a", tmp_path / "x.json")

@@ -1,14 +1,14 @@
-"""Reference records: what they hold, what they hide, and where their tolerances come from."""
+"""Reference records: content, privacy, and the rules of their tolerances."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from audit.test_compare import CARD, changed, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit.test_compare import CARD, changed, write_run
 from leuk_lib.audit import compare, reference
 from leuk_lib.runs.errors import LeukError
 
@@ -21,7 +21,7 @@ def rules(root):
 
 
 @given(value=values, low=values, width=st.floats(0, 1e6))
-def test_half_the_interval_decides_where_there_is_one(rules, value, low, width):
+def test_half_the_interval_is_the_tolerance_if_there_is_one(rules, value, low, width):
     allowed, kind = rules.tolerance("wpat.accuracy", {"value": value, "low": low, "high": low + width})
     assert kind == "half_interval"
     assert ((low + width) - low) / 2 <= allowed <= ((low + width) - low) / 2 + 1.1e-6 * max(1, abs(value))
@@ -49,10 +49,10 @@ def test_a_reference_names_the_rule_of_every_number(tmp_path, rules):
     whole = reference.reference_of(write_run(tmp_path / "a"), rules)
     named = {f"{stage}.{key}" for stage, entries in whole["metrics"].items() for key in entries}
     assert set(whole["tolerances"]) == named
-    assert {told["rule"] for told in whole["tolerances"].values()} == {"half_interval", "relative", "exact"}
+    assert {entry["rule"] for entry in whole["tolerances"].values()} == {"half_interval", "relative", "exact"}
 
 
-def test_it_holds_no_host_no_process_and_no_folder(tmp_path, rules):
+def test_a_reference_contains_no_host_process_or_folder(tmp_path, rules):
     card = changed(
         params={**CARD["params"], "weights": "C:\\Users\\x\\w.safetensors"}, process={"host": "secret"}, seconds=3.5,
         inputs={"files": {"/home/x/split.json": "1", "book/record.json": "2"}},
@@ -68,7 +68,7 @@ def test_it_holds_no_host_no_process_and_no_folder(tmp_path, rules):
     assert set(compare.compare_runs(tmp_path / "a", path)["verdict"]) == {"equal"}
 
 
-def test_one_line_a_number_and_the_same_bytes_each_time(tmp_path, rules):
+def test_one_line_per_number_and_the_same_bytes_each_time(tmp_path, rules):
     run = write_run(tmp_path / "a")
     first = reference.write_reference(run, tmp_path / "1.json", rules).read_text()
     assert reference.write_reference(run, tmp_path / "2.json", rules).read_text() == first
@@ -78,7 +78,7 @@ def test_one_line_a_number_and_the_same_bytes_each_time(tmp_path, rules):
     assert json.loads(first) == reference.reference_of(run, rules)
 
 
-def test_references_lie_beside_each_other_by_data_set_and_profile(tmp_path, monkeypatch, rules):
+def test_references_are_named_after_data_set_and_profile(tmp_path, monkeypatch, rules):
     monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
     assert reference.reference_file("/x/my cells", "paper") == tmp_path / reference.FOLDER / "my-cells-paper.json"
     path = reference.write_reference(write_run(tmp_path / "a"), rules=rules)
@@ -90,14 +90,14 @@ def test_references_lie_beside_each_other_by_data_set_and_profile(tmp_path, monk
     "text", ["", "rules: []", "rules: [{numbers: ['*'], kind: guess, why: because of that}]", "rules: [{kind: exact}]", "a: [",
              "rules: [{numbers: ['*'], kind: relative, size: -1, why: because of that}]"],
 )  # fmt: skip
-def test_wrong_rules_are_one_line(tmp_path, text):
+def test_invalid_rules_are_one_line(tmp_path, text):
     path = tmp_path / "t.yml"
     path.write_text(text)
     with pytest.raises(LeukError, match=r"t\.yml: no readable tolerance rules"):
         reference.read_rules(path)
 
 
-def test_a_number_without_a_rule_is_said(tmp_path):
+def test_a_number_without_a_rule_is_an_error(tmp_path):
     rules = reference.Rules(rules=(reference.Rule(numbers=("data.*",), kind="exact", why="a test's rule"),))
     with pytest.raises(LeukError, match=r"no tolerance rule fits wpat\.accuracy"):
         reference.reference_of(write_run(tmp_path / "a"), rules)

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from evaluation.toys import made_up
-from leuk_lib.audit import claims
-from leuk_lib.audit import published as audit
+from leuk_lib.audit import claims, published
 from leuk_lib.chapters import results as report
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.figures import claims as draw_claims
@@ -61,13 +60,13 @@ def test_figures_without_a_baseline_or_an_interval():
 
 def test_claims_figures():
     public = claims.read_claims().published
-    figure = draw_claims.f1_bound(audit.f1_check(public.values))
+    figure = draw_claims.f1_bound(published.f1_check(public.values))
     assert "model A, run 4" in texts(figure)
     for drawn in (
         figure,
         draw_claims.published(public.values, "A"),
-        draw_claims.p_values(audit.t_tests(public.values, public.comparisons(), "A"), "A"),
-        draw_claims.interval_width(audit.interval_by_size(0.96, 186), 0.96, 186),
+        draw_claims.p_values(published.t_tests(public.values, public.comparisons(), "A"), "A"),
+        draw_claims.interval_width(published.interval_by_size(0.96, 186), 0.96, 186),
     ):
         drawn.canvas.draw()
         assert all(ax.get_xlabel() and ax.get_ylabel() for ax in drawn.axes)

@@ -1,0 +1,44 @@
+"""Chapter 7, claims: what it reads from chapter 6, and what it records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from leuk_lib.audit.claims import CANNOT, NOT_REPRODUCED, REPRODUCED
+from leuk_lib.runs.files import read_json
+from leuk_lib.runs.recorder import Recorder
+
+
+def read_results(folder: Path) -> tuple[dict[str, dict[str, dict[str, Any]]], dict[str, Any]]:
+    """Read what stage ``results`` wrote.
+
+    Args:
+        folder: the stage's folder.
+
+    Returns:
+        Stage -> key -> entry, for its own numbers and those of the stages before; and the facts about the data.
+    """
+    metrics: dict[str, dict[str, dict[str, Any]]] = {"results": read_json(folder / "metrics.json")["metrics"]}
+    text = {"stage": str, "key": str, "unit": str}
+    upstream = pd.read_csv(
+        folder / "upstream.csv", dtype=text, keep_default_na=False, na_values={"low": [""], "high": [""], "n": [""]}
+    )
+    for row in upstream.to_dict("records"):
+        entry = {name: row[name] for name in ("value", "low", "high") if pd.notna(row[name])}
+        entry |= {"n": int(row["n"])} if pd.notna(row["n"]) else {}
+        metrics.setdefault(row["stage"], {})[row["key"]] = entry
+    return metrics, read_json(folder / "facts.json")
+
+
+def record_audit(stage: Recorder, verdicts: pd.DataFrame, audit: Mapping[str, float]) -> None:
+    """Record the number of claims with each verdict and the figures of the audit in the stage's metrics."""
+    for name in (REPRODUCED, NOT_REPRODUCED, CANNOT):
+        stage.record(name.replace(" ", "_"), int((verdicts["verdict"] == name).sum()), None, None, len(verdicts))
+    stage.record("published_accuracy", audit["accuracy"], audit["accuracy_low"], audit["accuracy_high"], None)
+    for key, value in audit.items():
+        if not key.startswith("accuracy"):
+            stage.record(key, value, None, None, None)
