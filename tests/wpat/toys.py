@@ -1,10 +1,17 @@
-"""Tiny cells that a network can learn in seconds: a class is a brightness and a size of blob."""
+"""Parameters of a training run of seconds, and images that a network learns in it: a class is a size of blob."""
 
 import torch
 
+from leuk_lib.wpat.params import WpatParams
+
+TINY = WpatParams(
+    steps=12, batch_size=8, evaluations=3, dim=16, heads=2, latents=4, levels=2, accelerator="cpu", threads=1,
+    checkpoint_every=5,
+)  # fmt: skip
+
 
 def blobs(n, n_classes=3, size=32, seed=0):
-    """uint8 images (n,3,S,S), labels (n,), masks (n,S,S): a disc whose radius and colour tell the class."""
+    """Images (n,3,S,S) uint8 of a disc whose radius depends on the class, labels (n,), masks (n,S,S)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % n_classes
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
