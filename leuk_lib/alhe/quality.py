@@ -1,4 +1,4 @@
-r"""Quality of an enhancement: measures on cells whose masks are known, and a few that need no mask.
+"""Quality of an enhancement: measures on cells whose masks are known, and a few that need no mask.
 
 All on CIELAB lightness L* (0-100). ``before`` and ``after`` are (H,W,3) uint8 RGB; ``mask`` is (H,W) uint8 with
 0 background, 128 cytoplasm, 255 nucleus. Where a region is missing or too small its measures are NaN for that image,

@@ -198,8 +198,8 @@ def trade_off(sample: Sample, params: EnhanceParams, seed: int) -> pd.DataFrame:
     part = sample.first(TRADE_OFF_CELLS)
     variants = {
         "ALHE": params,
-        "ALHE without contrast floor": params.model_copy(update={"contrast_floor": 0.0}),
-        "with a spread limit instead": SPREAD_LIMITED,
+        "no contrast floor": params.model_copy(update={"contrast_floor": 0.0}),
+        "spread limit": SPREAD_LIMITED,
     }
     settings = {
         (name, limit): variant.model_copy(update={"clip_limit": limit})
