@@ -1,4 +1,4 @@
-"""Build the book of one run: gate, chapters, pages, Sphinx, checks of what was built."""
+"""Build the book of one run: check the run, write chapters and pages, call Sphinx, check the built pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file, write_text
 from leuk_lib.stages import STAGES, StageSpec
 
-FRONT_DOOR = """<!DOCTYPE html>
+REDIRECT = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -31,15 +31,15 @@ FRONT_DOOR = """<!DOCTYPE html>
 <link rel="icon" href="_static/favicon.svg">
 <title>Leukemia classification, step by step</title>
 </head>
-<body><main><h1>Leukemia classification, step by step</h1><p><a href="book/index.html">To the book</a></p></main></body>
+<body><main><h1>Leukemia classification, step by step</h1><p><a href="book/index.html">Open the book</a></p></main></body>
 </html>
 """
 GENERATED = {"_build", "__pycache__", "generated", "chapters"}
-TELLING = re.compile(r"WARNING|ERROR|CRITICAL|Exception|Traceback|error:", re.IGNORECASE)
+MESSAGE = re.compile(r"WARNING|ERROR|CRITICAL|Exception|Traceback|error:", re.IGNORECASE)
 
 
 def book_inputs(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Path]:
-    """Every file that the built book depends on."""
+    """Return every file that the built book depends on."""
     prose = [path for path in sorted((root / "book").rglob("*"))
              if path.is_file() and not GENERATED & set(path.relative_to(root / "book").parts)]  # fmt: skip
     library = sorted(Path(leuk_lib.__file__).parent.rglob("*.py"))
@@ -52,41 +52,40 @@ def book_inputs(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Path]
 
 
 def inputs_hash(root: Path, run: str, stages: Sequence[StageSpec]) -> str:
-    """SHA-256 over the names and contents of :func:`book_inputs`."""
-    whole = hashlib.sha256(run.encode())
+    """Return the SHA-256 over the names and contents of all :func:`book_inputs`."""
+    digest = hashlib.sha256(run.encode())
     for path in book_inputs(root, run, stages):
-        whole.update(f"{path.name}\0{sha256_file(path)}\n".encode())
-    return whole.hexdigest()
+        digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def run_sphinx(root: Path, out: Path) -> None:
-    """``jupyter-book build . -W -n --keep-going`` as a child process. Raises ``LeukError`` after showing what it said."""
+    """Run ``jupyter-book build . -W -n --keep-going`` as a child process.
+
+    Raises:
+        LeukError: If Sphinx fails. Its warnings and errors are printed first.
+    """
     command = [
         sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
         "build", ".", "--path-output", str(out), "--all", "-W", "-n", "--keep-going", "-q",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "NO_COLOR": "1", "LEUK_ROOT": str(root)}
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
-    said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr).replace(f"{root}{os.sep}", "")
-    lines = [line for line in said.splitlines() if line.strip()]
-    if done.returncode == 0:
+    process = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
+    if process.returncode == 0:
         return
-    telling = [line for line in lines if TELLING.search(line)] or lines[-20:]
-    print("\n".join(telling[:60]), file=sys.stderr)
-    raise LeukError(f"the book could not be built: Sphinx stopped with {len(telling)} messages (above)")
-
-
-def write_front_door(folder: Path) -> None:
-    """``index.html`` beside the pages: sends the browser on to the first page, and says so where that is switched off."""
-    write_text(folder / "index.html", FRONT_DOOR)
+    output = re.sub(r"\x1b\[[0-9;]*m", "", process.stdout + process.stderr).replace(f"{root}{os.sep}", "")
+    lines = [line for line in output.splitlines() if line.strip()]
+    messages = [line for line in lines if MESSAGE.search(line)] or lines[-20:]
+    print("\n".join(messages[:60]), file=sys.stderr)
+    raise LeukError(f"the book could not be built: Sphinx stopped with {len(messages)} messages (above)")
 
 
 def check_html(folder: Path) -> None:
-    """Raise ``LeukError`` after listing every problem of the built pages."""
-    found = list(html.problems(folder))
-    if found:
-        print("\n".join(found[:60]), file=sys.stderr)
-        raise LeukError(f"the built book has {len(found)} problems (above), first: {found[0]}")
+    """Raise ``LeukError`` if the built pages have problems. All of them are printed first."""
+    problems = list(html.problems(folder))
+    if problems:
+        print("\n".join(problems[:60]), file=sys.stderr)
+        raise LeukError(f"the built book has {len(problems)} problems (above), first: {problems[0]}")
 
 
 def build_book(
@@ -96,28 +95,35 @@ def build_book(
     stages: Sequence[StageSpec] = STAGES,
     fingerprint: Callable[[str], str] | None = None,
 ) -> Path:
-    """Build the book of ``run``; returns the path of ``index.html``.
+    """Build the book of ``run``. Does nothing if nothing changed since the last build.
 
-    ``out`` is the folder that gets ``_build/html`` (default ``book/``). ``fingerprint`` maps a data set to its content
-    hash, so that changed data count as stale. Nothing is rebuilt where nothing changed.
+    Args:
+        root: The project's folder.
+        run: Name of a finished run.
+        out: Folder that gets ``_build/html``; ``book/`` by default.
+        stages: The chapters.
+        fingerprint: Maps a data set to its content hash, so that changed data count as stale.
 
-    Raises ``LeukError`` naming the chapter that is missing, failed or stale, or what is wrong with the pages.
+    Returns:
+        Path of ``index.html``.
+
+    Raises:
+        LeukError: If a chapter is missing, failed or stale, or if the built pages have problems.
     """
     root = root.resolve()
     out = (out or root / "book").resolve()
     index = out / "_build" / "html" / "index.html"
     check_run(run, stages, fingerprint)
     stamp = out / "_build" / "inputs.json"
-    present = {"run": run, "inputs": inputs_hash(root, run, stages)}
-    fresh = index.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == json.dumps(present)
-    if not fresh:
+    present = json.dumps({"run": run, "inputs": inputs_hash(root, run, stages)})
+    if not (index.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == present):
         stamp.unlink(missing_ok=True)
         copy_chapters(root, run, stages)
         generate_pages(root, run, stages, fingerprint)
         shutil.rmtree(index.parent, ignore_errors=True)
         run_sphinx(root, out)
         slim_pages(index.parent)
-        write_front_door(index.parent)
+        write_text(index, REDIRECT)
         check_html(index.parent)
-        write_text(stamp, json.dumps(present))
+        write_text(stamp, present)
     return index

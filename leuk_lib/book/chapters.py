@@ -1,4 +1,4 @@
-"""Chapters of the book: executed notebooks, cleaned of what papermill adds for itself."""
+"""Chapters of the book: executed notebooks without papermill's bookkeeping."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from typing import Any
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.stages import StageSpec
 
-# Cells that papermill adds to show where a run failed; a finished chapter has no use for them.
-NOISE = {"papermill-error-cell-tag"}
+ERROR_CELL = "papermill-error-cell-tag"  # papermill marks where a run failed
 INJECTED = "injected-parameters"
 CHAPTER = re.compile(r'(?<=<a href=")(\d\d_\w+)\.ipynb(?=["#])')  # a link from a table to another chapter
 
 
 def chapter_name(stage: StageSpec) -> str:
-    """The chapter's file name without ending: ``04_fcmae``."""
+    """Return the chapter's file name without suffix, such as ``04_fcmae``."""
     return stage.notebook.stem
 
 
 def chapter_link(stage: StageSpec) -> str:
-    """The chapter's address from a page in ``book/<part>/``."""
+    """Return the chapter's address as seen from a page in ``book/<part>/``."""
     return f"../chapters/{chapter_name(stage)}.ipynb"
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
-    """A notebook as a dictionary; a damaged file is one readable line."""
+    """Read a notebook as a dictionary. Raises ``LeukError`` for a damaged file."""
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -39,15 +38,16 @@ def read_notebook(path: Path) -> dict[str, Any]:
 
 
 def clean(notebook: dict[str, Any]) -> dict[str, Any]:
-    """The notebook without papermill's error cells and bookkeeping; metadata that the book uses stays.
+    """Return the notebook as the book shows it. The notebook in the run's folder stays as it was.
 
-    The parameters cells fold away, progress bars keep their last state, and what a cell wrote to the error stream
-    (progress, library chatter) is left out, and so are bare paths of the machine that it ran on, which a cell shows when
-    it ends in a save; links to other notebooks become links to pages. The run folder keeps the notebook as it was.
+    - The cells with parameters fold away.
+    - Progress bars keep their last state.
+    - Output on stderr goes, and so do bare paths, which a cell shows when it ends in a save.
+    - Links to other notebooks become links to pages.
     """
-    shown = copy.deepcopy(notebook)
-    shown["metadata"].pop("papermill", None)
-    cells = [cell for cell in shown["cells"] if not NOISE & set(cell.get("metadata", {}).get("tags", []))]
+    cleaned = copy.deepcopy(notebook)
+    cleaned["metadata"].pop("papermill", None)
+    cells = [cell for cell in cleaned["cells"] if ERROR_CELL not in cell.get("metadata", {}).get("tags", [])]
     for cell in cells:
         metadata = cell.setdefault("metadata", {})
         metadata.pop("papermill", None)
@@ -64,15 +64,15 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
                 output["text"] = _last_states("".join(output["text"]))
             elif "text/html" in output.get("data", {}):
                 output["data"]["text/html"] = CHAPTER.sub(r"\g<1>.html", "".join(output["data"]["text/html"]))
-    shown["cells"] = cells
-    return shown
+    cleaned["cells"] = cells
+    return cleaned
 
 
 def _is_path(output: dict[str, Any]) -> bool:
-    """True for a result that is nothing but ``PosixPath('…')``."""
+    """Tell whether a result is only ``PosixPath('…')``."""
     return "".join(output.get("data", {}).get("text/plain", "")).startswith(("PosixPath(", "WindowsPath("))
 
 
 def _last_states(text: str) -> str:
-    """Lines as a terminal leaves them: what a carriage return overwrote is gone."""
+    """Return the lines as a terminal shows them, without what a carriage return overwrote."""
     return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))

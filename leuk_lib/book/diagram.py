@@ -1,23 +1,24 @@
-"""Boxes and arrows as SVG: ranks from left to right (or from top to bottom), links, a description in words."""
+"""Directed acyclic graphs as SVG: boxes in ranks, arrows, links, and a description in words."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 
-# Readable on light and dark ground where no style sheet of a page colours the figure.
+# Colours for a light and a dark background, where no page styles the figure.
 STYLE_FILE = (
     "<style>.box{fill:#f7f7f4;stroke:#0f6e84}.name{fill:#0b3d49}.word{fill:#333}.arrow{stroke:#5a5a5a}.tip{fill:#5a5a5a}"
     "@media(prefers-color-scheme:dark){.box{fill:#16262b;stroke:#5cc3d8}.name{fill:#d5f0f6}.word{fill:#ddd}"
     ".arrow{stroke:#aaa}.tip{fill:#aaa}}</style>"
 )
-LINE = 16  # pixels from one line of words to the next
+LINE_HEIGHT = 16  # pixels
 
 
 @dataclass(frozen=True)
 class Node:
-    """One box: its name, its title, the nodes whose arrows end in it, words of a line each, and where it leads."""
+    """One box: its name, its title, the nodes whose arrows end in it, its lines of text, and its link."""
 
     name: str
     title: str
@@ -28,73 +29,78 @@ class Node:
 
 @dataclass(frozen=True)
 class Size:
-    """Pixels of a box and of the gaps between boxes: (width, height)."""
+    """Width and height of a box and of the gaps between boxes, pixels."""
 
     box: tuple[int, int] = (112, 92)
     gap: tuple[int, int] = (26, 20)
 
 
 def ranks(nodes: Sequence[Node]) -> dict[str, int]:
-    """Name -> length of the longest way to it; nodes of one rank are not joined. Any order of ``nodes`` will do.
+    """Return ``{name: length of the longest path to it}``. Nodes of the same rank have no arrow between them.
 
-    Raises ``ValueError`` for a circle and for an input that is no node.
+    >>> ranks([Node("b", "B", ("a",)), Node("a", "A", ())])
+    {'a': 0, 'b': 1}
+
+    Raises:
+        ValueError: If the graph has a cycle, or if an input is not a node.
     """
     inputs = {node.name: node.inputs for node in nodes}
     if unknown := {name for given in inputs.values() for name in given} - set(inputs):
         raise ValueError(f"no node named {', '.join(sorted(unknown))}")
-    found: dict[str, int] = {}
-    while len(found) < len(inputs):
-        ready = {name: given for name, given in inputs.items() if name not in found and set(given) <= set(found)}
-        if not ready:
-            raise ValueError(f"a circle through {', '.join(sorted(set(inputs) - set(found)))}")
-        found |= {name: 1 + max((found[other] for other in given), default=-1) for name, given in ready.items()}
-    return found
+    rank: dict[str, int] = {}
+    for name in TopologicalSorter(inputs).static_order():
+        rank[name] = 1 + max((rank[other] for other in inputs[name]), default=-1)
+    return rank
 
 
-def above(nodes: Sequence[Node]) -> dict[str, set[str]]:
-    """Name -> every node from which some way leads to it."""
+def ancestors_of(nodes: Sequence[Node]) -> dict[str, set[str]]:
+    """Return ``{name: all nodes from which a path leads to it}``."""
     inputs = {node.name: node.inputs for node in nodes}
-    order = ranks(nodes)
-    found: dict[str, set[str]] = {}
-    for name in sorted(inputs, key=order.__getitem__):
-        found[name] = set(inputs[name]).union(*(found[other] for other in inputs[name]))
-    return found
+    ancestors: dict[str, set[str]] = {}
+    for name in ranks(nodes):  # in topological order
+        ancestors[name] = set(inputs[name]).union(*(ancestors[other] for other in inputs[name]))
+    return ancestors
 
 
 def arrows(nodes: Sequence[Node]) -> list[tuple[str, str]]:
-    """``(from, to)`` of every input that the other inputs do not imply (the transitive reduction)."""
-    over = above(nodes)
+    """Return the ``(start, end)`` of every arrow that no longer path implies (the transitive reduction)."""
+    ancestors = ancestors_of(nodes)
     return [
         (name, node.name)
         for node in nodes
         for name in node.inputs
-        if not any(name in over[other] for other in node.inputs)
+        if not any(name in ancestors[other] for other in node.inputs)
     ]
 
 
 def layout(nodes: Sequence[Node]) -> dict[str, tuple[int, float]]:
-    """Name -> (rank, place within it); nodes of one rank lie beside each other, in the middle."""
+    """Return ``{name: (rank, position within the rank)}``, each rank centred."""
     rank = ranks(nodes)
-    together = [[node.name for node in nodes if rank[node.name] == level] for level in range(max(rank.values()) + 1)]
-    most = max(map(len, together))
+    by_rank = [[node.name for node in nodes if rank[node.name] == level] for level in range(max(rank.values()) + 1)]
+    most = max(map(len, by_rank))
     return {
         name: (level, position + (most - len(group)) / 2)
-        for level, group in enumerate(together)
+        for level, group in enumerate(by_rank)
         for position, name in enumerate(group)
     }
 
 
 def describe(nodes: Sequence[Node], opening: str) -> str:
-    """The figure in words, for those who cannot see it."""
+    """Describe the figure in words, for those who cannot see it."""
     titles = {node.name: node.title for node in nodes}
     return f"{opening} Arrows: {', '.join(f'{titles[start]} to {titles[end]}' for start, end in arrows(nodes))}."
 
 
 def svg(nodes: Sequence[Node], opening: str, upright: bool = False, size: Size | None = None, style: str = "") -> str:
-    """The figure as one line of SVG; ``opening`` begins its description.
+    """Return the figure as one line of SVG.
 
-    ``upright``: from top to bottom, for narrow screens. ``style``: a ``<style>`` element; without it the classes ``box``,
-    ``name``, ``word``, ``arrow`` and ``tip`` are coloured by the page.
+    Args:
+        nodes: The boxes.
+        opening: First sentence of the figure's description.
+        upright: Draw from top to bottom, for narrow screens, instead of from left to right.
+        size: Sizes of boxes and gaps.
+        style: A ``<style>`` element. Without it the page styles the classes ``box``, ``name``, ``word``, ``arrow``
+            and ``tip``.
     """
     size = size or Size()
     places = layout(nodes)
@@ -116,7 +122,7 @@ def svg(nodes: Sequence[Node], opening: str, upright: bool = False, size: Size |
 
 
 def _arrow(start: tuple[float, float], end: tuple[float, float], box: tuple[int, int], upright: bool) -> str:
-    """A line from one box to the next, and its tip."""
+    """Draw a line from one box to another, and its tip."""
     if upright:
         x1, y1, x2, y2 = start[0] + box[0] / 2, start[1] + box[1], end[0] + box[0] / 2, end[1]
         line, tip = (x1, y1, x2, y2 - 6), f"{x2:g},{y2:g} {x2 - 5:g},{y2 - 8:g} {x2 + 5:g},{y2 - 8:g}"
@@ -131,5 +137,5 @@ def _box(corner: tuple[float, float], node: Node, box: tuple[int, int]) -> str:
     x, y = corner
     text = f'<text class="name" x="{x + 9:g}" y="{y + 22:g}" font-weight="bold" font-size="13.5">{html.escape(node.title)}</text>'
     for position, words in enumerate(node.words):
-        text += f'<text class="word" x="{x + 9:g}" y="{y + 43 + position * LINE:g}">{html.escape(words)}</text>'
+        text += f'<text class="word" x="{x + 9:g}" y="{y + 43 + position * LINE_HEIGHT:g}">{html.escape(words)}</text>'
     return f'<rect class="box" x="{x:g}" y="{y:g}" width="{box[0]}" height="{box[1]}" rx="6" stroke-width="1.5"/>{text}'

@@ -1,4 +1,4 @@
-"""The gate: a chapter that is missing, never executed, failed or stale stops the book, by name."""
+"""The gate: no book is built from a chapter that is missing, not executed, failed or stale."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SLACK = timedelta(seconds=2)  # cards and papermill round their clocks
 
 
 def executed_notebook(run: str, stage: StageSpec) -> Path:
-    """The executed notebook of a stage: ``results/<run>/<stage>/notebook.ipynb``."""
+    """Return the path of a stage's executed notebook, ``results/<run>/<stage>/notebook.ipynb``."""
     return paths.stage_folder(run, stage.name) / "notebook.ipynb"
 
 
 def execution_problem(notebook: dict[str, Any]) -> str | None:
-    """Why a notebook does not count as executed from end to end; None where it does.
+    """Return why a notebook does not count as fully executed, or None if it does.
 
-    A code cell that has source must have run, none may show an error, and something must have been shown.
+    Every code cell with source must have run without an error, and at least one must have an output.
     """
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
     for position, cell in enumerate(code, 1):
@@ -42,9 +42,9 @@ def execution_problem(notebook: dict[str, Any]) -> str | None:
 
 
 def is_of_card(notebook: dict[str, Any], card: dict[str, Any]) -> bool:
-    """True unless papermill's clock says that the notebook is of another execution than the card.
+    """Tell whether notebook and card come from the same execution, by papermill's clock.
 
-    Somebody may run a notebook by hand into a file of their own: the card is then newer than the kept notebook.
+    If someone runs a notebook by hand into another file, the card is newer than the kept notebook.
     """
     clock = notebook["metadata"].get("papermill") or {}
     if not (clock.get("start_time") and clock.get("end_time") and card.get("started") and card.get("finished")):
@@ -55,13 +55,13 @@ def is_of_card(notebook: dict[str, Any], card: dict[str, Any]) -> bool:
 
 
 def _moment(text: str) -> datetime:
-    """A point in time; papermill's times without a zone are UTC."""
+    """Parse a time. Papermill's times without a zone are UTC."""
     moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def chapter_problem(run: str, stage: StageSpec, fingerprint: Callable[[str], str] | None = None) -> str | None:
-    """Why the book cannot show a stage's chapter; None where it can.
+    """Return why the book cannot show a stage's chapter, or None if it can.
 
     ``fingerprint`` maps a data set to its content hash (see ``leuk_lib.runs.card.stale_reasons``).
     """
@@ -70,10 +70,9 @@ def chapter_problem(run: str, stage: StageSpec, fingerprint: Callable[[str], str
     why = "; ".join(reason for reason in reasons if reason)
     if state == "missing" and not path.exists():
         return "is missing: this stage never ran"
-    if state in ("failed", "running", "interrupted"):
-        return {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}[state] + (
-            f": {why}" if why else ""
-        )
+    unfinished = {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}
+    if state in unfinished:
+        return ": ".join(filter(None, (unfinished[state], why)))
     if not path.exists():
         return "is missing: the stage ran, but its executed notebook was not kept"
     notebook = read_notebook(path)
@@ -88,7 +87,7 @@ def chapter_problem(run: str, stage: StageSpec, fingerprint: Callable[[str], str
 
 
 def check_run(run: str, stages: Sequence[StageSpec], fingerprint: Callable[[str], str] | None = None) -> None:
-    """Raise ``LeukError`` naming the first chapter of ``run`` that cannot be shown, what is wrong, and what to do."""
+    """Raise ``LeukError`` if a chapter of ``run`` cannot be shown. It names the chapter, the reason and the remedy."""
     problems = {stage.name: chapter_problem(run, stage, fingerprint) for stage in stages}
     broken = [stage for stage in stages if problems[stage.name]]
     if not broken:
@@ -96,7 +95,7 @@ def check_run(run: str, stages: Sequence[StageSpec], fingerprint: Callable[[str]
     first, others = broken[0], [stage.name for stage in broken[1:]]
     raise LeukError(
         f"chapter {chapter_name(first)} of run {run!r} {problems[first.name]}. "
-        f"The book shows only what was executed: run `make book` again with the same DATA, PROFILE and SEEDS, or up to here "
+        f"The book shows only executed chapters: run `make book` again with the same DATA, PROFILE and SEEDS, or "
         f"`leuk run {first.name} --run {run}` with the run's --dataset, --profile and --seed"
         + (f" (also not ready: {', '.join(others)})" if others else "")
     )

@@ -1,8 +1,7 @@
-"""Lays down what the book is made of: executed chapters in ``book/chapters/``, generated pages in ``book/generated/``."""
+"""Write the sources of the book: executed chapters in ``book/chapters/``, generated pages in ``book/generated/``."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,32 +18,29 @@ from leuk_lib.stages import StageSpec
 
 
 def copy_chapters(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Path]:
-    """Put the cleaned executed notebooks of ``run`` into ``book/chapters/``; anything else there is removed."""
+    """Replace the content of ``book/chapters/`` by the cleaned executed notebooks of ``run``."""
     folder = root / "book" / "chapters"
-    wanted = {folder / f"{chapter_name(stage)}.ipynb": stage for stage in stages}
-    for old in folder.glob("*") if folder.exists() else ():
-        if old not in wanted:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-    for path, stage in wanted.items():
-        notebook = clean(read_notebook(executed_notebook(run, stage)))
-        write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    return list(wanted)
+    shutil.rmtree(folder, ignore_errors=True)
+    paths = [folder / f"{chapter_name(stage)}.ipynb" for stage in stages]
+    for path, stage in zip(paths, stages, strict=True):
+        write_json(path, clean(read_notebook(executed_notebook(run, stage))))
+    return paths
 
 
 def sibling_runs(run: str, profile: str) -> dict[str, dict[str, Any]]:
-    """Metrics of the results stage of every run that differs from ``run`` in its seed alone (by its name)."""
+    """Return the metrics of stage ``results`` of every run whose name differs from ``run`` only in its seed."""
     stem = run.rsplit("-s", 1)[0] if f"-{profile}-s" in run else None
     folders = sorted(paths.results_root().glob(f"{stem}-s*")) if stem else [paths.run_folder(run)]
-    found = {}
+    metrics = {}
     for folder in folders:
         path, card = folder / "results" / "metrics.json", read_card(folder.name, "results")
         if path.exists() and card and card["state"] == "finished":
-            found[folder.name] = read_json(path)["metrics"]
-    return found
+            metrics[folder.name] = read_json(path)["metrics"]
+    return metrics
 
 
 def run_facts(run: str, cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What every page must know of the run: its profile, its data set, whether its cells are rendered, its commit."""
+    """Return what the banner of every page says about the run: profile, data set, rendered or not, commit."""
     first = next(iter(cards.values()))
     git = first.get("git") or {}
     return {
@@ -58,7 +54,7 @@ def run_facts(run: str, cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _headline(run: str, stages: Sequence[StageSpec]) -> str:
-    """The landing page's figures, from the stages ``results`` and ``claims`` of ``run``."""
+    """Return the landing page's figures, from the stages ``results`` and ``claims`` of ``run``."""
     metrics, chapters = {}, {}
     for stage in stages:
         if stage.name in ("results", "claims"):
@@ -78,8 +74,8 @@ def generate_pages(
     states = {stage.name: stage_state(run, stage.name, fingerprint) for stage in stages}
     siblings = sibling_runs(run, next(iter(cards.values()))["profile"])
     keys = pages.headline_keys(next(iter(siblings.values()), {}))
-    known = all_references()
-    reproduced, agreement = reproduction.agreement(paths.run_folder(run), cards, known)
+    references = all_references()
+    reproduced, agreement = reproduction.agreement(paths.run_folder(run), cards, references)
     times = reading.reading_times(root)
     texts = {
         "pipeline.md": pipeline.page_figure(
@@ -91,7 +87,7 @@ def generate_pages(
         "reproduction.md": reproduced,
         "tolerances.md": reproduction.tolerance_rules(read_rules()),
         "expected.md": reproduction.expected(
-            {"this book's": cards, **{f"reference {name}": whole["cards"] for name, whole in known.items()}}
+            {"this book": cards, **{f"reference {name}": record["cards"] for name, record in references.items()}}
         ),
         "architecture.md": architecture.architecture_page(),
         "run_cards.md": pages.run_cards(stages, cards),

@@ -1,4 +1,4 @@
-"""Small pieces of MyST markdown: escaped text, tables, numbers."""
+"""Pieces of MyST Markdown: escaped text, tables, numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|$~^])")
 
 
 def escape(text: Any) -> str:
-    """``text`` as it should read: no character of it is markup, no line break breaks a table."""
+    r"""Escape ``text`` so that no character of it is markup, and put it on one line.
+
+    >>> print(escape("a_b | c"))
+    a\_b \| c
+    """
     return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
 
 
 def code(text: Any) -> str:
-    """``text`` as an inline literal that is safe in a table cell."""
+    """Return ``text`` as an inline literal that is safe in a table cell."""
     plain = " ".join(str(text).split()).replace("|", "\\|")
     fence = "``" if "`" in plain else "`"
     pad = " " if fence == "``" else ""
@@ -24,7 +28,11 @@ def code(text: Any) -> str:
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A number to ``digits`` significant digits, thousands apart; ``–`` for nothing."""
+    """Format a number to ``digits`` significant digits. None and NaN become ``–``.
+
+    >>> number(0.123456), number(12345), number(None)
+    ('0.1235', '12,345', '–')
+    """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, bool):
@@ -35,7 +43,11 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: ``4.2 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """Format seconds.
+
+    >>> duration(4.2), duration(185), duration(7800)
+    ('4.2 s', '3 min 05 s', '2 h 10 min')
+    """
     if seconds is None:
         return "–"
     if seconds < 60:
@@ -47,7 +59,7 @@ def duration(seconds: float | None) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
-    """A table of cells that are markdown already. ``align``: one of ``l``, ``r``, ``c`` a column, default left."""
+    """Return a table whose cells are Markdown. ``align`` has a letter ``l``, ``r`` or ``c`` per column; default left."""
     marks = {"l": ":--", "r": "--:", "c": ":-:"}
     rule = [marks[letter] for letter in (align or "l" * len(header))]
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(rule) + " |"]

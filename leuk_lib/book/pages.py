@@ -1,4 +1,4 @@
-"""Pages of the book that are made from run cards, metrics and parameter models: pure functions, markdown out."""
+"""Pages made from run cards, metrics and parameter models, as functions that return Markdown."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Card = Mapping[str, Any]
 Metrics = Mapping[str, Any]
 
 STATES = {
-    "fresh": "fresh: everything it depends on is as it was",
-    "stale": "stale: something changed since it ran",
+    "fresh": "fresh: nothing that it depends on has changed",
+    "stale": "stale: something has changed since it ran",
     "failed": "failed",
     "running": "running",
     "interrupted": "interrupted",
@@ -28,18 +28,18 @@ STATES = {
 
 
 def chapter(stage: StageSpec) -> str:
-    """A link to a stage's chapter under its title."""
+    """Return a link to a stage's chapter."""
     return f"[{escape(stage.title)}]({chapter_link(stage)})"
 
 
 def _shown(value: Any) -> str:
-    """A parameter's value without the folders of the machine that it ran on."""
-    kept = portable(value)
-    return "(empty)" if value == "" else code(kept if kept == value else f"…/{kept}")
+    """Format a parameter's value without the folders of the machine that it ran on."""
+    name = portable(value)
+    return "(empty)" if value == "" else code(name if name == value else f"…/{name}")
 
 
 def commit(card: Card) -> str:
-    """The commit that a card names, and whether the tree had other changes."""
+    """Return the commit of a card, and whether there were uncommitted changes."""
     git = card.get("git") or {}
     if not git.get("commit"):
         return "no git checkout"
@@ -53,7 +53,7 @@ def _files(hashes: Mapping[str, str]) -> str:
 
 
 def run_card(stage: StageSpec, card: Card) -> str:
-    """One section: what the stage was, where and on what it ran, what it read and wrote."""
+    """Return one section: when and where the stage ran, its parameters, its inputs and outputs."""
     gpu = card.get("peak_gpu_mb")
     facts = [
         ("run", code(card["run"])),
@@ -71,12 +71,12 @@ def run_card(stage: StageSpec, card: Card) -> str:
     if card.get("notes"):
         parts.append("**Notes**\n")
         parts.append("\n".join(f"- {escape(note)}" for note in card["notes"]) + "\n")
-    own = [(code(name), _shown(value)) for name, value in (card.get("params") or {}).items()]
-    parts += [_dropdown("Parameters", table(("parameter", "value"), own))] if own else []
+    params = [(code(name), _shown(value)) for name, value in (card.get("params") or {}).items()]
+    parts += [_dropdown("Parameters", table(("parameter", "value"), params))] if params else []
     inputs = public_card(card).get("inputs", {})
     reads = {f"{name}/{file}": sha for name, files in inputs.items() for file, sha in files.items()}
-    parts += [_dropdown("Files it read", _files(reads))] if reads else []
-    parts += [_dropdown("Files it wrote", _files(card["outputs"]))] if card.get("outputs") else []
+    parts += [_dropdown("Input files", _files(reads))] if reads else []
+    parts += [_dropdown("Output files", _files(card["outputs"]))] if card.get("outputs") else []
     versions = [(code(name), code(version)) for name, version in (card.get("versions") or {}).items()]
     parts += [_dropdown("Versions", table(("package", "version"), versions))] if versions else []
     return "\n".join(parts)
@@ -87,31 +87,31 @@ def _dropdown(title: str, body: str) -> str:
 
 
 def run_cards(stages: Sequence[StageSpec], cards: Mapping[str, Card]) -> str:
-    """One section a stage that has a card."""
+    """Return one section per stage with a card."""
     return "\n".join(run_card(stage, cards[stage.name]) for stage in stages if stage.name in cards)
 
 
 def cost_table(stages: Sequence[StageSpec], cards: Mapping[str, Card]) -> str:
-    """Seconds, memory and device of each chapter, and their sum, with the profile they belong to."""
-    known = [(stage, cards[stage.name]) for stage in stages if stage.name in cards]
+    """Return a table of the time, memory and device of each chapter, with totals."""
+    finished = [(stage, cards[stage.name]) for stage in stages if stage.name in cards]
     rows = [
         (chapter(stage), escape(card["profile"]), duration(card.get("seconds")),
          f"{number(card.get('peak_rss_mb'))} MB", f"{number(card.get('peak_gpu_mb') or 0)} MB",
          escape(card.get("device") or "–"))
-        for stage, card in known
+        for stage, card in finished
     ]  # fmt: skip
-    if known:
-        total = sum(card.get("seconds") or 0.0 for _, card in known)
-        memory = max(card.get("peak_rss_mb") or 0.0 for _, card in known)
-        gpu = max(card.get("peak_gpu_mb") or 0.0 for _, card in known)
-        profiles = ", ".join(sorted({card["profile"] for _, card in known}))
-        rows.append(("**together**", escape(profiles), f"**{duration(total)}**", f"{number(memory)} MB at most",
-                     f"{number(gpu)} MB at most", ""))  # fmt: skip
+    if finished:
+        total = sum(card.get("seconds") or 0.0 for _, card in finished)
+        memory = max(card.get("peak_rss_mb") or 0.0 for _, card in finished)
+        gpu = max(card.get("peak_gpu_mb") or 0.0 for _, card in finished)
+        profiles = ", ".join(sorted({card["profile"] for _, card in finished}))
+        rows.append(("**all chapters**", escape(profiles), f"**{duration(total)}**", f"{number(memory)} MB peak",
+                     f"{number(gpu)} MB peak", ""))  # fmt: skip
     return table(("chapter", "profile", "time", "memory", "GPU memory", "device"), rows, "llrrrl")
 
 
 def status_table(stages: Sequence[StageSpec], states: Mapping[str, tuple[str, Sequence[str]]]) -> str:
-    """State of each stage (``leuk_lib.runs.card.stage_state``) and why."""
+    """Return a table of the state of each stage (``leuk_lib.runs.card.stage_state``) and its reasons."""
     rows = []
     for stage in stages:
         state, reasons = states[stage.name]
@@ -122,7 +122,7 @@ def status_table(stages: Sequence[StageSpec], states: Mapping[str, tuple[str, Se
 
 
 def _allowed(field: FieldInfo) -> str:
-    """The range that a field's constraints leave, in words."""
+    """Describe the range that a field's constraints allow."""
     limits = {}
     for item in field.metadata:
         for name in ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern", "multiple_of"):
@@ -140,18 +140,15 @@ def _allowed(field: FieldInfo) -> str:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """The values that a ``Literal`` allows, also inside ``… | None`` or a tuple."""
-    found: list[str] = []
+    """Return the values that a ``Literal`` allows, also inside ``… | None`` or a tuple."""
+    choices: list[str] = []
     for argument in get_args(annotation):
-        if isinstance(argument, (str, int, float, bool)):
-            found.append(str(argument))
-        else:
-            found += _choices(argument)
-    return list(dict.fromkeys(found))
+        choices += [str(argument)] if isinstance(argument, (str, int, float, bool)) else _choices(argument)
+    return list(dict.fromkeys(choices))
 
 
 def parameter_table(model: type[BaseModel], leave_out: Sequence[str] = ()) -> str:
-    """Name, default, allowed values and meaning of every field of a parameter model."""
+    """Return a table of the name, default, allowed values and meaning of every parameter of a model."""
     rows = []
     for name, field in model.model_fields.items():
         if name not in leave_out:
@@ -161,7 +158,7 @@ def parameter_table(model: type[BaseModel], leave_out: Sequence[str] = ()) -> st
 
 
 def parameters(stages: Sequence[StageSpec]) -> str:
-    """The parameters that all stages share, then one section a stage with its own."""
+    """Return the parameters that all stages share, then one section per stage."""
     models = [(stage, stage.params_model()) for stage in stages]
     if not models:
         return "No stages.\n"
@@ -169,7 +166,7 @@ def parameters(stages: Sequence[StageSpec]) -> str:
     shared = [name for name, field in first.items()
               if all(name in model.model_fields and repr(model.model_fields[name]) == repr(field) for _, model in models)]  # fmt: skip
     others = [name for name in first if name not in shared]
-    parts = ["## Every stage\n", parameter_table(models[0][1], leave_out=others)]
+    parts = ["## All stages\n", parameter_table(models[0][1], leave_out=others)]
     for stage, model in models:
         own = [name for name in model.model_fields if name not in shared]
         parts.append(f"\n## {escape(stage.title)}\n")
@@ -179,9 +176,9 @@ def parameters(stages: Sequence[StageSpec]) -> str:
 
 
 def seeds_table(runs: Mapping[str, Metrics], keys: Sequence[str]) -> str:
-    """The same figures over runs that differ in their seed: each value, their mean and sample standard deviation.
+    """Return a table of the same numbers over several seeds, with mean and sample standard deviation.
 
-    ``runs`` maps a run's name to the ``metrics`` of its results stage; a key that no run has is left out.
+    ``runs`` maps a run's name to the metrics of its stage ``results``. A key that no run has is left out.
     """
     names = sorted(runs)
     shown = [key for key in keys if any(key in runs[name] for name in names)]
@@ -195,23 +192,23 @@ def seeds_table(runs: Mapping[str, Metrics], keys: Sequence[str]) -> str:
         rows.append(
             (escape(key.replace("_", " ")), *(number(v) for v in values), number(statistics.fmean(present)), spread)
         )
-    header = ("figure", *(code(name) for name in names), "mean", "standard deviation")
+    header = ("number", *(code(name) for name in names), "mean", "standard deviation")
     return table(header, rows, "l" + "r" * (len(header) - 1))
 
 
 def headline_keys(metrics: Metrics, limit: int = 12) -> list[str]:
-    """Keys that a seeds table shows: those recorded with an interval, in their order; else the first ones."""
+    """Return the keys of the seeds table: those with an interval, or else the first ones."""
     with_interval = [key for key, entry in metrics.items() if "low" in entry and "high" in entry]
     return (with_interval or list(metrics))[:limit]
 
 
 HEADLINE = {
     "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy (mean recall of the classes)",
+    "balanced_accuracy": "Balanced accuracy (mean recall over classes)",
     "macro_f1": "Macro F1",
     "macro_auc": "Macro AUC, one class against the rest",
     "margin": "Accuracy minus that of the strongest baseline",
-    "patient_accuracy": "Accuracy of the vote of each group",
+    "patient_accuracy": "Accuracy of majority votes per group",
 }
 VERDICTS = {
     "reproduced": "reproduced",
@@ -221,9 +218,13 @@ VERDICTS = {
 
 
 def headline(results: Metrics, claims: Metrics, results_chapter: str, claims_chapter: str) -> str:
-    """The landing page's figures, each glued from the chapter that made it; figures that a run lacks are left out.
+    """Return the landing page's numbers, each glued from its chapter. Numbers that the run lacks are left out.
 
-    ``results`` and ``claims`` are the ``metrics`` of these stages, the chapters their addresses from the landing page.
+    Args:
+        results: Metrics of stage ``results``.
+        claims: Metrics of stage ``claims``.
+        results_chapter: Address of the results chapter as seen from the landing page.
+        claims_chapter: Address of the claims chapter as seen from the landing page.
     """
 
     def glued(chapter: str, key: str, form: str = ":.0f") -> str:
@@ -240,39 +241,39 @@ def headline(results: Metrics, claims: Metrics, results_chapter: str, claims_cha
             interval = f"{low} to {high}"
         count = glued(results_chapter, f"{full}.n") if "n" in entry else "–"
         rows.append((name, glued(results_chapter, full, ":.3f"), interval, count))
-    text = found_sentence(results, glued, results_chapter)
-    text += table(("on the test part", "value", "interval", "n"), rows, "lrrr")
-    told = [f"{glued(claims_chapter, f'claims.{key}')} {word}" for key, word in VERDICTS.items() if key in claims]
-    if told:
-        text += f"\nOf the paper's claims and the checks of its published figures: {', '.join(told)}.\n"
+    text = main_result(results, glued, results_chapter)
+    text += table(("on the test set", "value", "95 % interval", "n"), rows, "lrrr")
+    verdicts = [f"{glued(claims_chapter, f'claims.{key}')} {word}" for key, word in VERDICTS.items() if key in claims]
+    if verdicts:
+        text += f"\nThe paper's claims and published figures: {', '.join(verdicts)}.\n"
     return text
 
 
-def found_sentence(results: Metrics, glued: Callable[[str, str, str], str], chapter: str) -> str:
-    """What the run found, in one sentence; the words follow from the interval of the margin, the numbers are glued."""
+def main_result(results: Metrics, glued: Callable[[str, str, str], str], chapter: str) -> str:
+    """State the run's main result. The words follow from the interval of the margin; the numbers are glued."""
     if not {"accuracy", "margin"} <= set(results) or "low" not in results["margin"]:
         return ""
     margin = results["margin"]
-    rival = next((key for key, entry in results.items() if key.startswith("ahead_of_") and entry == margin), None)
-    if rival is None:
+    baseline = next((key for key, entry in results.items() if key.startswith("ahead_of_") and entry == margin), None)
+    if baseline is None:
         return ""
-    rival = rival.removeprefix("ahead_of_")
+    baseline = baseline.removeprefix("ahead_of_")
     verdict = (
-        "the whole sequence is better" if margin["low"] > 0
-        else "the plain model is better" if margin["high"] < 0
-        else "the interval of the difference includes zero, so the two cannot be told apart"
+        "the full pipeline is better" if margin["low"] > 0
+        else "the baseline is better" if margin["high"] < 0
+        else "the interval of the difference includes zero, so neither is shown to be better"
     )  # fmt: skip
-    ours, theirs = (glued(chapter, f"results.{key}", ":.3f") for key in ("accuracy", f"accuracy_of_{rival}"))
+    ours, theirs = (glued(chapter, f"results.{key}", ":.3f") for key in ("accuracy", f"accuracy_of_{baseline}"))
     return (
-        f"**Accuracy {ours} for the whole sequence, {theirs} for the strongest plain model ({code(rival)}): {verdict}.** "
-        "Which model is the strongest was decided on these test cells, which favours it a little.\n\n"
+        f"**Accuracy {ours} for the full pipeline, {theirs} for the strongest baseline ({code(baseline)}): {verdict}.** "
+        "The strongest baseline was selected on these test cells, which favours it slightly.\n\n"
     )
 
 
 def reading_line(times: Mapping[str, int]) -> str:
-    """How long the book takes: this page, the chapters, all written pages."""
+    """Return the reading time of the landing page, the chapters and all written pages."""
     chapters = [minutes for page, minutes in times.items() if page.startswith("book/chapters/")]
     return (
-        f"Reading time: this page {times.get('book/index', 1)} min, the {len(chapters)} chapters about {sum(chapters)} min, "
-        f"every written page about {sum(times.values())} min.\n"
+        f"Reading time: {times.get('book/index', 1)} min for this page, about {sum(chapters)} min for the "
+        f"{len(chapters)} chapters, about {sum(times.values())} min for all pages without the reference.\n"
     )

@@ -1,4 +1,4 @@
-"""The pipeline as one clickable figure, drawn from the stages and what they read; the same figure for the README.
+"""The pipeline as a clickable figure, drawn from the stages and their inputs; also the figure of the README.
 
 ``python -m leuk_lib.book.pipeline`` writes ``book/_static/pipeline.svg``.
 """
@@ -14,21 +14,21 @@ from leuk_lib.runs.files import write_text
 from leuk_lib.stages import STAGES, StageSpec
 
 README_FIGURE = "book/_static/pipeline.svg"
-OPENING = "The pipeline, one chapter a box."
-# What a stage does, in lines that fit a box.
+OPENING = "The pipeline, one box per chapter."
+# What each stage does, in lines that fit into a box.
 WORDS: Mapping[str, tuple[str, ...]] = {
-    "data": ("cells, patients,", "a split that", "does not leak"),
-    "alhe": ("local contrast,", "background", "spared"),
+    "data": ("cells, patients,", "a split", "without leakage"),
+    "alhe": ("local contrast", "without", "background noise"),
     "acdb_gan": ("synthetic cells", "for rare classes"),
-    "fcmae": ("learning from", "hidden patches"),
-    "wpat": ("attention in", "windows gives", "a cell its class"),
-    "results": ("intervals,", "plain rivals,", "calibration"),
+    "fcmae": ("pretraining on", "masked patches"),
+    "wpat": ("classification", "by windowed", "attention"),
+    "results": ("intervals,", "baselines,", "calibration"),
     "claims": ("what holds,", "what does not,", "what is open"),
 }
 
 
 def nodes(stages: Sequence[StageSpec], links: Mapping[str, str] | None = None) -> list[Node]:
-    """The stages as boxes, numbered as the chapters are; ``links`` maps stages to addresses."""
+    """Return the stages as boxes, numbered like the chapters. ``links`` maps stages to addresses."""
     return [
         Node(
             stage.name,
@@ -42,7 +42,7 @@ def nodes(stages: Sequence[StageSpec], links: Mapping[str, str] | None = None) -
 
 
 def page_figure(stages: Sequence[StageSpec], links: Mapping[str, str]) -> str:
-    """Both forms for a page of the book; the style sheet shows the one that fits the screen."""
+    """Return a wide and a narrow form of the figure. The style sheet shows the one that fits the screen."""
     forms = (("across", False), ("upright", True))
     return "".join(
         f'<div class="leuk-diagram leuk-{name}">{svg(nodes(stages, links), OPENING, upright)}</div>' for name, upright in forms
@@ -50,12 +50,12 @@ def page_figure(stages: Sequence[StageSpec], links: Mapping[str, str]) -> str:
 
 
 def readme_figure(stages: Sequence[StageSpec] = STAGES) -> str:
-    """The picture in the README: a file of its own, readable on light and dark ground."""
+    """Return the README's figure, which is readable on a light and on a dark background."""
     return svg(nodes(stages), OPENING, style=STYLE_FILE) + "\n"
 
 
 def write_readme_figure(root: Path) -> Path:
-    """Write the README's picture where it is committed."""
+    """Write the README's figure to its place in the repository."""
     return write_text(root / README_FIGURE, readme_figure())
 
 

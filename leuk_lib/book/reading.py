@@ -1,4 +1,4 @@
-"""How long a page takes to read: its words, and a look at each figure."""
+"""Reading time of a page, from its words and figures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import re
 from pathlib import Path
 
-WORDS_A_MINUTE = 200  # of technical prose; a common rule of thumb, not measured on readers of this book
-SECONDS_A_FIGURE = 15
+WORDS_PER_MINUTE = 200  # a rule of thumb for technical prose, not measured
+SECONDS_PER_FIGURE = 15
 NOT_READ = re.compile(
     r"^(`{3,}|~{3,})[^\n]*\n.*?^\1[^\n]*$|<[^>]+>|\{[a-z:-]+\}|https?://\S+", re.DOTALL | re.MULTILINE
 )
@@ -16,17 +16,21 @@ WORD = re.compile(r"[^\W_][\w’'-]*")
 
 
 def words(markdown: str) -> int:
-    """Words of a markdown text without code blocks, directives' names, tags and addresses."""
+    """Count the words of a Markdown text without code blocks, names of directives, tags and addresses.
+
+    >>> words("Two words `x`{term}")
+    3
+    """
     return len(WORD.findall(NOT_READ.sub(" ", markdown)))
 
 
 def minutes(word_count: int, figures: int = 0) -> int:
-    """Whole minutes, at least one."""
-    return max(1, math.ceil(word_count / WORDS_A_MINUTE + figures * SECONDS_A_FIGURE / 60))
+    """Return the reading time in whole minutes, at least 1."""
+    return max(1, math.ceil(word_count / WORDS_PER_MINUTE + figures * SECONDS_PER_FIGURE / 60))
 
 
 def page_minutes(path: Path) -> int:
-    """Reading time of a page's source: ``.md``, or a notebook, of which the text cells and the figures count."""
+    """Return the reading time of an ``.md`` file or of a notebook's text and figures, in minutes."""
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".ipynb":
         return minutes(words(text))
@@ -37,7 +41,7 @@ def page_minutes(path: Path) -> int:
 
 
 def reading_times(root: Path) -> dict[str, int]:
-    """Page name (as Sphinx calls it) -> minutes, of every written page and chapter; generated reference pages are left out."""
+    """Return ``{Sphinx's page name: minutes}`` of every written page and chapter, without generated pages."""
     pages = [*sorted((root / "book").rglob("*.md")), *sorted((root / "book" / "chapters").glob("*.ipynb"))]
-    told = [path for path in pages if not {"generated", "_build"} & set(path.relative_to(root / "book").parts)]
-    return {path.relative_to(root).with_suffix("").as_posix(): page_minutes(path) for path in told}
+    written = [path for path in pages if not {"generated", "_build"} & set(path.relative_to(root / "book").parts)]
+    return {path.relative_to(root).with_suffix("").as_posix(): page_minutes(path) for path in written}

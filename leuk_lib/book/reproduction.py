@@ -1,4 +1,4 @@
-"""The page "Did it reproduce?" and what follows from committed references: pure functions, markdown out."""
+"""The page "Did it reproduce?" and other comparisons with committed references, as functions that return Markdown."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ Card = Mapping[str, Any]
 PAGE = "reproduce/did_it_reproduce.md"
 KINDS = {
     "half_interval": "half the width of the reference's interval",
-    "proportion": "half the width of Wilson's interval of a share of so many",
+    "proportion": "half the width of Wilson's interval for the proportion",
     "count": "the square root of the reference's value",
     "relative": "{size:.0%} of the reference's value",
-    "exact": "nothing but rounding",
+    "exact": "rounding only",
 }
 
 
 def made_by(card: Card) -> tuple[str, str, str, str, str]:
-    """What a reader compares first of two runs: day, device, threads, versions, commit."""
+    """Return the start, device, threads, versions and commit of a run."""
     git, versions = card.get("git") or {}, card.get("versions") or {}
     commit = code((git.get("commit") or "none")[:10]) + (" with uncommitted changes" if git.get("dirty") else "")
-    told = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "numpy") if name in versions)
+    packages = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "numpy") if name in versions)
     threads = (card.get("params") or {}).get("threads")
     return (
-        escape(str(card.get("started") or "–")[:10]), escape(card.get("device") or "–"), number(threads), escape(told or "–"), commit,
+        escape(str(card.get("started") or "–")[:10]), escape(card.get("device") or "–"), number(threads), escape(packages or "–"), commit,
     )  # fmt: skip
 
 
 def side_by_side(ours: Card, theirs: Card) -> str:
-    """The two runs and where they were made."""
+    """Return a table of the two runs: when, where and with what they were made."""
     header = ("fact", "this run", "reference")
     names = ("run", "started", "device", "threads", "versions", "commit")
     rows = zip(names, (code(ours["run"]), *made_by(ours)), (code(theirs["run"]), *made_by(theirs)), strict=True)
@@ -43,7 +43,7 @@ def side_by_side(ours: Card, theirs: Card) -> str:
 
 
 def number_rows(frame: pd.DataFrame) -> str:
-    """The numbers of a comparison, one a row."""
+    """Return the numbers of a comparison, one per row."""
     rows = [
         (code(f"{row['stage']}.{row['metric']}"), number(row["value"], 6), number(row["reference"], 6),
          number(row["difference"], 3), number(row["tolerance"], 3), escape(": ".join(filter(None, (row["verdict"], row["detail"])))))
@@ -53,75 +53,83 @@ def number_rows(frame: pd.DataFrame) -> str:
 
 
 def outcome(frame: pd.DataFrame, ours: Card, theirs: Card) -> str:
-    """The body of the page where there is a reference."""
+    """Return the body of the page if there is a reference."""
     parts = [f"**{escape(sentence(frame))}**\n", side_by_side(ours, theirs)]
     stages = by_stage(frame)
     rows = [
         (code(row["stage"]), *(number(row[verdict]) for verdict in VERDICTS), escape(row["likely cause"]) or "–")
         for row in stages.to_dict("records")
     ]
-    parts += ["## By stage\n", table(("stage", *VERDICTS, "likely cause of what differs"), rows, "lrrrrl")]
+    parts += ["## By stage\n", table(("stage", *VERDICTS, "likely cause of differences"), rows, "lrrrrl")]
     for verdict, title in (
         ("outside", "Numbers outside their tolerance"),
-        ("missing", "Numbers that only one of the two has"),
+        ("missing", "Numbers of only one run"),
     ):
-        found = frame[frame["verdict"] == verdict]
-        if len(found):
-            parts += [f"## {title}\n", number_rows(found)]
+        rows_of_verdict = frame[frame["verdict"] == verdict]
+        if len(rows_of_verdict):
+            parts += [f"## {title}\n", number_rows(rows_of_verdict)]
     parts.append("## All numbers\n")
     for stage, part in frame.groupby("stage", sort=False):
-        told = ", ".join(f"{count} {verdict}" for verdict, count in counts(part).items() if count)
-        parts.append(f":::{{dropdown}} {stage}: {told}\n{number_rows(part)}:::\n")
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts(part).items() if count)
+        parts.append(f":::{{dropdown}} {stage}: {verdicts}\n{number_rows(part)}:::\n")
     return "\n".join(parts)
 
 
-def no_reference(dataset: str, profile: str, known: Sequence[str]) -> str:
-    """The body of the page where there is none for this data set and profile."""
+def no_reference(dataset: str, profile: str, references: Sequence[str]) -> str:
+    """Return the body of the page if there is no reference for this data set and profile."""
     others = (
-        f"There are references for {', '.join(code(name) for name in known)}."
-        if known
-        else "There are none yet at all."
+        f"There are references for {', '.join(code(name) for name in references)}."
+        if references
+        else "There are no references yet."
     )
-    return (
-        f"**There is no reference of the data set {code(dataset)} in the profile {code(profile)} in this version of the book**, "
-        f"so the run that these pages show cannot be set beside one. {others}\n"
-    )
+    return f"**There is no reference for data set {code(dataset)} and profile {code(profile)}.** {others}\n"
 
 
-def agreement(run_folder: Path, cards: Mapping[str, Card], known: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
-    """``(body of the page, one line for the landing page)`` of the run in ``run_folder``; ``known``: all references."""
+def agreement(
+    run_folder: Path, cards: Mapping[str, Card], references: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, str]:
+    """Compare the run in ``run_folder`` with its reference.
+
+    Args:
+        run_folder: Folder of the run.
+        cards: The run's cards by stage.
+        references: All references by name.
+
+    Returns:
+        The body of the page, and one line for the landing page.
+    """
     first = next(iter(cards.values()))
     path = reference_file(first["dataset"], first["profile"])
-    if path.stem not in known:
-        line = f"No reference of this data set and profile has been recorded yet ([Did it reproduce?]({PAGE})).\n"
-        return no_reference(first["dataset"], first["profile"], sorted(known)), line
+    if path.stem not in references:
+        line = f"There is no reference for this data set and profile ([Did it reproduce?]({PAGE})).\n"
+        return no_reference(first["dataset"], first["profile"], sorted(references)), line
     frame = compare_runs(run_folder, path)
-    theirs = next(iter(known[path.stem]["cards"].values()))
-    line = f"Beside the recorded reference run: {sentence(frame)[0].lower()}{sentence(frame)[1:]} [Did it reproduce?]({PAGE})\n"
+    theirs = next(iter(references[path.stem]["cards"].values()))
+    line = f"Compared with the reference run: {sentence(frame)[0].lower()}{sentence(frame)[1:]} [Did it reproduce?]({PAGE})\n"
     return outcome(frame, first, theirs), line
 
 
 def tolerance_rules(rules: Rules) -> str:
-    """The stated rules as a table, in the order in which they are tried."""
+    """Return the rules as a table, in the order in which they are tried."""
     rows = [
         (str(position), ", ".join(code(pattern) for pattern in rule.numbers), KINDS[rule.kind].format(size=rule.size), escape(rule.why))
         for position, rule in enumerate(rules.rules, 1)
     ]  # fmt: skip
-    return table(("rule", "numbers", "largest difference that agrees", "why"), rows, "rlll")
+    return table(("rule", "numbers", "tolerance", "reason"), rows, "rlll")
 
 
 def expected(cards: Mapping[str, Mapping[str, Card]]) -> str:
-    """Time and memory of whole runs; ``cards`` maps what a run is called to its cards."""
+    """Return a table of the time and memory of whole runs. ``cards`` maps a run's label to its cards."""
     rows = []
     for name, run in cards.items():
-        known = list(run.values())
-        longest = max(known, key=lambda card: card.get("seconds") or 0.0)
-        gpu = max(card.get("peak_gpu_mb") or 0.0 for card in known)
+        stages = list(run.values())
+        longest = max(stages, key=lambda card: card.get("seconds") or 0.0)
+        gpu = max(card.get("peak_gpu_mb") or 0.0 for card in stages)
         rows.append((
-            escape(name), code(known[0]["dataset"]), escape(known[0]["profile"]), escape(longest.get("device") or "–"),
-            duration(sum(card.get("seconds") or 0.0 for card in known)),
+            escape(name), code(stages[0]["dataset"]), escape(stages[0]["profile"]), escape(longest.get("device") or "–"),
+            duration(sum(card.get("seconds") or 0.0 for card in stages)),
             f"{code(longest['stage'])} {duration(longest.get('seconds'))}",
-            f"{number(max(card.get('peak_rss_mb') or 0.0 for card in known))} MB", f"{number(gpu)} MB" if gpu else "–",
+            f"{number(max(card.get('peak_rss_mb') or 0.0 for card in stages))} MB", f"{number(gpu)} MB" if gpu else "–",
         ))  # fmt: skip
     return table(
         ("run", "data set", "profile", "device", "all stages", "longest stage", "memory", "GPU memory"),

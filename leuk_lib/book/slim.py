@@ -1,8 +1,8 @@
-"""Built pages without what they do not use: together over 3.8 MB of scripts that the theme puts on every page.
+"""Remove scripts that a built page does not use. The theme puts more than 3.8 MB of them on every page.
 
 - ``fontawesome.js`` draws as SVG the icons that the theme's own style sheet draws with a font.
-- ``searchindex.js`` with its tools serves search-as-you-type, which this book does not use; the search page keeps them.
-- MathJax goes where a page has no formula.
+- ``searchindex.js`` with its tools serves search-as-you-type, which this book does not use. The search page keeps them.
+- MathJax is removed from pages without a formula.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FORMULA = re.compile(r'class="[^"]*\bmath\b')
 
 
 def slim(markup: str, is_search: bool = False) -> str:
-    """One page without the scripts that it does not use."""
+    """Return one page without the scripts that it does not use."""
     markup = ICONS.sub("", markup)
     if not is_search:
         markup = SEARCH.sub("", markup)
@@ -27,7 +27,7 @@ def slim(markup: str, is_search: bool = False) -> str:
 
 
 def slim_pages(html: Path) -> None:
-    """Rewrite every page of a built book by :func:`slim`."""
+    """Apply :func:`slim` to every page of a built book."""
     for page in sorted(html.rglob("*.html")):
         if "_static" not in page.relative_to(html).parts:
             write_text(page, slim(page.read_text(encoding="utf-8"), is_search=page.name == "search.html"))

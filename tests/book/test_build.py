@@ -1,4 +1,4 @@
-"""Building the book: nothing twice, nothing unexecuted, nothing with a fault."""
+"""Building the book: not twice, not from unexecuted chapters, not with faulty pages."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def test_changed_run_builds_again(project: Path, sphinx_calls: list[Path]) -> No
     assert len(sphinx_calls) == 2
 
 
-def test_what_was_deleted_is_built_again(project: Path, sphinx_calls: list[Path]) -> None:
+def test_deleted_book_is_built_again(project: Path, sphinx_calls: list[Path]) -> None:
     make(project).unlink()
     make(project)
     assert len(sphinx_calls) == 2
 
 
-def test_gate_stands_before_everything(project: Path, sphinx_calls: list[Path]) -> None:
+def test_gate_comes_first(project: Path, sphinx_calls: list[Path]) -> None:
     (paths.stage_folder(fake.RUN, "data") / "notebook.ipynb").unlink()
     with pytest.raises(LeukError, match="chapter 01_data"):
         make(project)
@@ -91,17 +91,17 @@ def test_gate_stands_before_everything(project: Path, sphinx_calls: list[Path]) 
     assert not (project / "book" / "chapters").exists()
 
 
-def test_faulty_pages_are_not_taken_for_built(
+def test_faulty_pages_do_not_count_as_built(
     project: Path, sphinx_calls: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def with_a_hole(root: Path, out: Path) -> None:
+    def page_without_its_image(root: Path, out: Path) -> None:
         sphinx_calls.append(out)
         files.write_text(out / "_build" / "html" / "book" / "index.html", '<img src="gone.png" alt="a cell">')
         files.write_text(out / "_build" / "html" / "_static" / "favicon.svg", "<svg/>")
 
-    monkeypatch.setattr(build, "run_sphinx", with_a_hole)
-    for _ in range(2):  # the second build must not believe the first
-        with pytest.raises(LeukError, match=r"names a file that is not there: gone\.png"):
+    monkeypatch.setattr(build, "run_sphinx", page_without_its_image)
+    for _ in range(2):  # the second call must not take the first build as finished
+        with pytest.raises(LeukError, match=r"names a missing file: gone\.png"):
             make(project)
     assert len(sphinx_calls) == 2
 
@@ -113,11 +113,11 @@ def test_old_chapters_disappear(project: Path, sphinx_calls: list[Path]) -> None
     assert names == ["01_data.ipynb", "02_results.ipynb"]
 
 
-def test_messages_of_sphinx_are_shown_without_the_rest(
+def test_only_warnings_of_sphinx_are_shown(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = f"building\n{project}/book/index.md:3: WARNING: a label is missing\nmore\n"
-    done = subprocess.CompletedProcess([], 1, stdout=said, stderr="")
+    output = f"building\n{project}/book/index.md:3: WARNING: a label is missing\nmore\n"
+    done = subprocess.CompletedProcess([], 1, stdout=output, stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *given, **named: done)
     with pytest.raises(LeukError, match="could not be built"):
         build.run_sphinx(project, project / "book")
@@ -134,12 +134,12 @@ def test_a_small_book_for_real(
     notebook = json.loads(good)
     del notebook["cells"][2]["metadata"]["mystnb"]["image"]
     files.write_json(paths.stage_folder(fake.RUN, "data") / "notebook.ipynb", notebook)
-    files.write_text(project / "book" / "index.md", INDEX.replace("results.accuracy", "results.unheard_of"))
+    files.write_text(project / "book" / "index.md", INDEX.replace("results.accuracy", "results.missing"))
     with pytest.raises(LeukError, match="could not be built"):
         make(project)
-    assert "unheard_of" in capsys.readouterr().err
+    assert "results.missing" in capsys.readouterr().err
     problems = list(html.problems(project / "book" / "_build" / "html"))
-    assert any("01_data.html: a picture has no alt text" in problem for problem in problems)
+    assert any("01_data.html: an image has no alt text" in problem for problem in problems)
 
     files.write_text(project / "book" / "index.md", INDEX)
     files.write_text(paths.stage_folder(fake.RUN, "data") / "notebook.ipynb", good)

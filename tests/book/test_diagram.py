@@ -1,4 +1,4 @@
-"""Boxes and arrows: ranks, implied arrows, links, and the figures made of them."""
+"""Diagrams: ranks, implied arrows, links, and the two figures of the book."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leuk_lib.book import architecture, pipeline
-from leuk_lib.book.diagram import Node, above, arrows, layout, ranks, svg
+from leuk_lib.book.diagram import Node, ancestors_of, arrows, layout, ranks, svg
 from leuk_lib.stages import STAGES
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -28,24 +28,24 @@ def graphs(draw: st.DrawFn) -> list[Node]:
 
 
 @given(graphs())
-def test_arrows_lose_no_way_and_none_is_implied(nodes: list[Node]) -> None:
+def test_arrows_keep_every_path_and_none_is_implied(nodes: list[Node]) -> None:
     kept = arrows(nodes)
     thin = [Node(node.name, node.title, tuple(start for start, end in kept if end == node.name)) for node in nodes]
-    assert above(thin) == above(nodes)
+    assert ancestors_of(thin) == ancestors_of(nodes)
     for start, end in kept:
         rest = [Node(n.name, n.title, tuple(i for i in n.inputs if (i, n.name) != (start, end))) for n in thin]
-        assert start not in above(rest)[end]
+        assert start not in ancestors_of(rest)[end]
 
 
 @given(graphs())
-def test_every_arrow_leads_to_a_higher_rank_and_no_box_covers_another(nodes: list[Node]) -> None:
+def test_arrows_lead_to_higher_ranks_and_boxes_do_not_overlap(nodes: list[Node]) -> None:
     rank, places = ranks(nodes), layout(nodes)
     assert all(rank[start] < rank[end] for start, end in arrows(nodes))
     assert len(set(places.values())) == len(nodes)
 
 
 @given(graphs(), st.booleans())
-def test_it_is_well_formed_and_inside_its_frame(nodes: list[Node], upright: bool) -> None:
+def test_svg_is_well_formed_and_boxes_lie_inside_it(nodes: list[Node], upright: bool) -> None:
     whole = ElementTree.fromstring(svg(nodes, "A <figure>.", upright))
     _, _, wide, high = map(float, whole.attrib["viewBox"].split())
     boxes = [{key: float(box.attrib[key]) for key in ("x", "y", "width", "height")} for box in whole.iter(f"{SVG}rect")]
@@ -55,14 +55,14 @@ def test_it_is_well_formed_and_inside_its_frame(nodes: list[Node], upright: bool
     assert len(list(whole.iter(f"{SVG}line"))) == len(arrows(nodes))
 
 
-def test_circles_and_strangers_are_refused() -> None:
-    with pytest.raises(ValueError, match="circle"):
+def test_cycles_and_unknown_inputs_are_refused() -> None:
+    with pytest.raises(ValueError, match="cycle"):
         ranks([Node("a", "a", ("b",)), Node("b", "b", ("a",))])
     with pytest.raises(ValueError, match="no node named c"):
         ranks([Node("a", "a", ("c",))])
 
 
-def test_the_pipeline_is_that_of_the_stages() -> None:
+def test_pipeline_figure_follows_the_stages() -> None:
     assert arrows(pipeline.nodes(STAGES)) == [
         ("data", "alhe"), ("alhe", "acdb_gan"), ("alhe", "fcmae"), ("acdb_gan", "wpat"), ("fcmae", "wpat"),
         ("wpat", "results"), ("results", "claims"),
@@ -70,25 +70,25 @@ def test_the_pipeline_is_that_of_the_stages() -> None:
     assert set(pipeline.WORDS) == {spec.name for spec in STAGES}
 
 
-def test_every_box_of_the_page_figure_is_a_named_link() -> None:
+def test_every_box_of_the_pipeline_is_a_named_link() -> None:
     links = {spec.name: f"chapters/{spec.name}.html" for spec in STAGES}
     page = pipeline.page_figure(STAGES, links)
-    for form in ElementTree.fromstring(f"<div>{page}</div>"):
-        (figure,) = form
+    for diagram in ElementTree.fromstring(f"<div>{page}</div>"):
+        (figure,) = diagram
         assert "Arrows: 1 Data to 2 ALHE" in figure.attrib["aria-label"]
-        found = list(figure.iter(f"{SVG}a"))
-        assert [link.attrib["href"] for link in found] == list(links.values())
-        assert all(spec.title in link.attrib["aria-label"] for spec, link in zip(STAGES, found, strict=True))
+        boxes = list(figure.iter(f"{SVG}a"))
+        assert [link.attrib["href"] for link in boxes] == list(links.values())
+        assert all(spec.title in link.attrib["aria-label"] for spec, link in zip(STAGES, boxes, strict=True))
     assert "\n" not in page.strip()  # a blank line would end the HTML block
 
 
-def test_the_picture_in_the_readme_is_what_the_code_draws(root: Path) -> None:
+def test_readme_figure_is_up_to_date(root: Path) -> None:
     committed = (root / pipeline.README_FIGURE).read_text(encoding="utf-8")
     assert committed == pipeline.readme_figure(), "run `python -m leuk_lib.book.pipeline`"
     assert f"]({pipeline.README_FIGURE})" in (root / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_import_graph_is_that_of_the_code() -> None:
+def test_import_graph_follows_the_code() -> None:
     pairs, summaries = architecture.imports(), architecture.packages()
     assert ("wpat", "fcmae") in pairs and ("runs", "data") not in pairs
     assert {name for pair in pairs for name in pair} <= set(summaries)

@@ -17,7 +17,7 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def found(site: Path, body: str) -> list[str]:
+def problems_of(site: Path, body: str) -> list[str]:
     (site / "page.html").write_text(f"<html><head></head><body>{body}</body></html>", encoding="utf-8")
     return list(html.problems(site))
 
@@ -37,13 +37,13 @@ def found(site: Path, body: str) -> list[str]:
     ],
 )
 def test_good_pages_pass(site: Path, body: str) -> None:
-    assert found(site, body) == []
+    assert problems_of(site, body) == []
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ('<img src="gone.png" alt="x">', "not there: gone.png"),
+        ('<img src="gone.png" alt="x">', "missing file: gone.png"),
         ('<img src="_static/empty.png" alt="x">', "empty file"),
         ('<img src="_static/a%20b.png">', "no alt text"),
         ('<img src="_static/a%20b.png" alt=" ">', "no alt text"),
@@ -51,18 +51,18 @@ def test_good_pages_pass(site: Path, body: str) -> None:
         ('<img src="https://example.org/x.png" alt="x">', "loads from outside"),
         ('<script src="//example.org/x.js"></script>', "loads from outside"),
         ('<link rel="stylesheet" href="https://example.org/x.css">', "loads from outside"),
-        ('<link rel="preload" href="gone.woff2">', "not there"),
+        ('<link rel="preload" href="gone.woff2">', "missing file"),
         ("<style>@import 'https://example.org/x.css';</style>", "style loads from outside"),
         ('<p style="background:url(http://example.org/x.png)">x</p>', "style loads from outside"),
-        ('<a href="gone.html">x</a>', "a link leads nowhere: gone.html"),
-        ('<a href="_static/">x</a>', "a link leads nowhere: _static/"),
-        ('<a href="page.html#gone">x</a>', "no place of its page: page.html#gone"),
-        ('<a href="#gone">x</a>', "no place of its page: #gone"),
-        ('<img srcset="_static/a%20b.png 1x, gone.png 2x" alt="x">', "not there: gone.png"),
+        ('<a href="gone.html">x</a>', "a link names a missing file: gone.html"),
+        ('<a href="_static/">x</a>', "a link names a missing file: _static/"),
+        ('<a href="page.html#gone">x</a>', "missing anchor: page.html#gone"),
+        ('<a href="#gone">x</a>', "missing anchor: #gone"),
+        ('<img srcset="_static/a%20b.png 1x, gone.png 2x" alt="x">', "missing file: gone.png"),
     ],
 )
 def test_problems_are_named(site: Path, body: str, message: str) -> None:
-    problems = found(site, body)
+    problems = problems_of(site, body)
     assert len(problems) == 1
     assert message in problems[0] and problems[0].startswith("page.html: ")
 
@@ -70,7 +70,7 @@ def test_problems_are_named(site: Path, body: str, message: str) -> None:
 def test_style_sheets_and_scripts_are_read(site: Path) -> None:
     (site / "a.css").write_text("@font-face { src: url('https://example.org/f.woff2') }")
     (site / "a.js").write_text("fetch('https://example.org/x.json')")
-    assert len(found(site, "")) == 2
+    assert len(problems_of(site, "")) == 2
 
 
 def test_a_folder_without_pages_is_a_problem(tmp_path: Path) -> None:

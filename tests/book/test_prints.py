@@ -34,7 +34,7 @@ def test_page_names_chapter_run_and_commit_and_offers_the_pdf() -> None:
     rows = [line for line in page.splitlines() if line.startswith(("| rates", "| cells"))]
     assert "{download}`PDF <../generated/prints/data-rates.pdf>`" in rows[0] and "Title of data" in rows[0]
     assert "download" not in rows[1]
-    assert "no figure yet" in prints.figures_page(STAGES, {}, "x")
+    assert "no figures yet" in prints.figures_page(STAGES, {}, "x")
 
 
 def test_copies_are_those_of_the_run_and_nothing_older(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page "Did it reproduce?": with a reference, without one, and what a reader is told."""
+"""The page "Did it reproduce?" with and without a reference, and the landing page."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
     monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
     monkeypatch.delenv("LEUK_RESULTS", raising=False)
     fake.make_project(tmp_path, STAGES)
-    told = (root / reference.FOLDER / "tolerances.yml").read_text(encoding="utf-8")
-    files.write_text(tmp_path / reference.FOLDER / "tolerances.yml", told)
+    rules = (root / reference.FOLDER / "tolerances.yml").read_text(encoding="utf-8")
+    files.write_text(tmp_path / reference.FOLDER / "tolerances.yml", rules)
     for stage in STAGES:
         fake.finish_stage(stage, metrics={"accuracy": 0.75, "loss": 2.0})
     return paths.run_folder(fake.RUN)
 
 
-def told(run: Path) -> tuple[str, str]:
-    own = {stage.name: cards.read_card(fake.RUN, stage.name) for stage in STAGES}
-    return reproduction.agreement(run, own, reference.all_references())
+def agreement(run: Path) -> tuple[str, str]:
+    run_cards = {stage.name: cards.read_card(fake.RUN, stage.name) for stage in STAGES}
+    return reproduction.agreement(run, run_cards, reference.all_references())
 
 
 def change(path: Path, stage: str, key: str, shift: float) -> None:
@@ -42,25 +42,25 @@ def change(path: Path, stage: str, key: str, shift: float) -> None:
 
 
 def test_without_a_reference_the_page_says_so(run: Path) -> None:
-    page, line = told(run)
-    assert "There is no reference of the data set `smear` in the profile `smoke`" in page and "none yet at all" in page
-    assert "No reference" in line and "equal" not in page
+    page, line = agreement(run)
+    assert "no reference for data set `smear` and profile `smoke`" in page
+    assert "no reference" in line and "equal" not in page
 
 
-def test_the_run_beside_itself(run: Path) -> None:
+def test_run_equals_itself(run: Path) -> None:
     assert reference.write_reference(run).name == "smear-smoke.json"
-    page, line = told(run)
+    page, line = agreement(run)
     assert "**All 4 numbers are equal to the bit.**" in page
-    assert line.startswith("Beside the recorded reference run: all 4 numbers are equal to the bit. [Did it reproduce?]")
+    assert "all 4 numbers are equal to the bit" in line and "[Did it reproduce?]" in line
     assert "outside their tolerance" not in page
     assert page.count(":::{dropdown}") == len(STAGES)
 
 
-def test_what_differs_is_shown_with_its_likely_cause(run: Path) -> None:
+def test_differences_are_shown_with_their_likely_cause(run: Path) -> None:
     path = reference.write_reference(run)
     change(path, "results", "accuracy", 0.15)
     change(path, "data", "accuracy", 0.05)
-    page, line = told(run)
+    page, line = agreement(run)
     assert "2 equal to the bit, 1 within tolerance, 1 outside" in line
     assert "## Numbers outside their tolerance" in page and "`results.accuracy`" in page
     assert "device: A processor (2 cores) not Another processor" in page
@@ -68,13 +68,13 @@ def test_what_differs_is_shown_with_its_likely_cause(run: Path) -> None:
 
 def test_another_profile_has_another_reference(run: Path) -> None:
     reference.write_reference(run, reference.reference_file("smear", "laptop"))
-    page, _ = told(run)
+    page, _ = agreement(run)
     assert "There are references for `smear-laptop`" in page
 
 
 def test_expected_cost_comes_from_the_cards(run: Path) -> None:
-    own = {stage.name: cards.read_card(fake.RUN, stage.name) for stage in STAGES}
-    row = reproduction.expected({"this book's": own}).splitlines()[-1]
+    run_cards = {stage.name: cards.read_card(fake.RUN, stage.name) for stage in STAGES}
+    row = reproduction.expected({"this book": run_cards}).splitlines()[-1]
     assert "25.0 s" in row and "812.4 MB" in row and "A processor (2 cores)" in row
 
 
@@ -86,16 +86,16 @@ def test_every_rule_is_explained(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [(0.1, 0.3, "the whole sequence is better"), (-0.3, -0.1, "the plain model is better"), (-0.1, 0.3, "cannot be told apart"),
-     (0.0, 0.3, "cannot be told apart")],
+    [(0.1, 0.3, "the full pipeline is better"), (-0.3, -0.1, "the baseline is better"), (-0.1, 0.3, "neither is shown to be better"),
+     (0.0, 0.3, "neither is shown to be better")],
 )  # fmt: skip
-def test_the_landing_sentence_says_what_the_interval_says(low: float, high: float, words: str) -> None:
+def test_main_result_follows_from_the_interval(low: float, high: float, words: str) -> None:
     margin = {"value": (low + high) / 2, "low": low, "high": high, "n": 40}
     results = {"accuracy": {"value": 0.7}, "margin": margin, "ahead_of_colour": margin,
                "ahead_of_majority": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40}}  # fmt: skip
     text = pages.headline(results, {}, "c/r.ipynb", "c/c.ipynb")
     assert words in text and "`colour`" in text and "{glue:text}`c/r.ipynb::results.accuracy_of_colour:.3f`" in text
-    assert "strongest plain model" not in pages.headline({"accuracy": {"value": 0.7}}, {}, "r", "c")
+    assert "strongest baseline" not in pages.headline({"accuracy": {"value": 0.7}}, {}, "r", "c")
 
 
 def test_reading_time_counts_prose_and_figures_only(tmp_path: Path) -> None:
