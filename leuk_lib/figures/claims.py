@@ -1,49 +1,57 @@
-"""Figures of the claims chapter: verdicts, the published values, their tests, and what cannot stand together."""
+"""Figures of chapter 7: the published values, their tests, the bound of F1, and the interval of the accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
-from leuk_lib.figures.style import INK, MARKERS, PALETTE, new_figure
+from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, light_grid, new_figure
 
 NAMES = {"auc": "AUC", "recall": "recall (%)", "f1": "F1 (%)"}
-LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 TESTS = {"p unpaired": "unpaired, as published", "p paired": "paired", "p corrected": "corrected for repeated splits"}
 
 
 def published(values: Mapping[str, Mapping[str, Sequence[float]]], proposed: str) -> Figure:
-    """The five published values of every model, one panel a metric; the dash is the mean."""
+    """Plot the published values of each model, one panel per metric; the dash is the mean.
+
+    Args:
+        values: model -> metric -> one value per run.
+        proposed: name of the proposed model.
+    """
     metrics = list(values[proposed])
     figure, axes = new_figure(7.2, 2.8, 1, len(metrics), squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):
         for position, lists in enumerate(values.values()):
-            given = np.asarray(lists[metric])
-            spread = np.linspace(-0.18, 0.18, len(given))
-            ax.plot(position + spread, given, MARKERS[position], color=PALETTE[position], ms=4, ls="")
-            ax.plot([position - 0.32, position + 0.32], [given.mean()] * 2, color=PALETTE[position], lw=1.4)
+            runs = np.asarray(lists[metric])
+            offset = np.linspace(-0.18, 0.18, len(runs))
+            ax.plot(position + offset, runs, MARKERS[position], color=PALETTE[position], ms=4, ls="")
+            ax.plot([position - 0.32, position + 0.32], [runs.mean()] * 2, color=PALETTE[position], lw=1.4)
         ax.set_xticks(range(len(values)), [f"{name}\n(proposed)" if name == proposed else name for name in values])
         ax.set_ylabel(NAMES.get(metric, metric))
         ax.set_xlabel("model")
-        ax.grid(axis="y", color="#E6E6E6", lw=0.6)
-        ax.set_axisbelow(True)
+        light_grid(ax, "y")
     return figure
 
 
 def p_values(tests: pd.DataFrame, proposed: str, level: float = 0.05) -> Figure:
-    """p of the same nine comparisons under three tests, on a logarithmic axis; dotted: the usual level."""
+    """Plot the p-values of the same comparisons under three tests; the dotted line is the usual level.
+
+    Args:
+        tests: columns versus, metric and those in ``TESTS``.
+        proposed: name of the proposed model.
+        level: significance level to mark.
+    """
     figure, ax = new_figure(6.8, 0.9 + 0.34 * len(tests))
     y = np.arange(len(tests), dtype=float)
     for position, (column, label) in enumerate(TESTS.items()):
         ax.plot(tests[column], y, MARKERS[position], color=PALETTE[position], ms=6, ls="", label=label)
     for at, row in zip(y, tests.to_dict("records"), strict=True):
-        known = [row[column] for column in TESTS]
-        ax.plot([min(known), max(known)], [at, at], color="#CCCCCC", lw=1, zorder=0)
+        p = [row[column] for column in TESTS]
+        ax.plot([min(p), max(p)], [at, at], color="#CCCCCC", lw=1, zorder=0)
     ax.axvline(level, color=INK, lw=0.9, ls=":")
     ax.text(level, -0.7, f"p = {level:g}", ha="center", va="bottom", fontsize=8)
     ax.set_xscale("log")
@@ -58,16 +66,17 @@ def p_values(tests: pd.DataFrame, proposed: str, level: float = 0.05) -> Figure:
 
 
 def f1_bound(check: pd.DataFrame) -> Figure:
-    """Published F1 against recall, run by run, with the largest F1 that a recall allows, 2R/(1+R).
+    """Plot the published F1 of each run against its recall, with the largest F1 that a recall R allows, 2R/(1+R).
 
-    ``check`` has columns model, run, recall, F1, exceeds (percentages).
+    Args:
+        check: columns model, run, recall, F1 (in %), exceeds.
     """
     figure, ax = new_figure(7.0, 4.0)
     low, high = check["recall"].min() - 2, min(100.0, check["recall"].max() + 2)
-    line = np.linspace(low, high, 200)
-    bound = 100 * 2 * line / (100 + line)
-    ax.plot(line, bound, color=INK, lw=1.2, label="largest possible: 2R/(1+R)")
-    ax.fill_between(line, bound, 101, color="#BBBBBB", alpha=0.35, lw=0, label="not possible")
+    recall = np.linspace(low, high, 200)
+    bound = 100 * 2 * recall / (100 + recall)
+    ax.plot(recall, bound, color=INK, lw=1.2, label="largest possible: 2R/(1+R)")
+    ax.fill_between(recall, bound, 101, color="#BBBBBB", alpha=0.35, lw=0, label="not possible")
     for position, (model, rows) in enumerate(check.groupby("model", sort=False)):
         ax.plot(
             rows["recall"], rows["F1"], MARKERS[position], color=PALETTE[position], ms=5, ls="", label=f"model {model}"
@@ -87,7 +96,14 @@ def f1_bound(check: pd.DataFrame) -> Figure:
 
 
 def interval_width(table: pd.DataFrame, p: float, marked: int, level: float = 0.95) -> Figure:
-    """Interval of one accuracy against the number of test cells; ``table`` has columns n, low, high (fractions)."""
+    """Plot the interval of an accuracy against the number of test cells.
+
+    Args:
+        table: columns n, low, high (fractions).
+        p: the accuracy.
+        marked: number of cells to mark.
+        level: coverage, for the label.
+    """
     figure, ax = new_figure(6.0, 3.2)
     ax.fill_between(
         table["n"],

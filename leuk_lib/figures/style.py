@@ -1,18 +1,19 @@
-"""One look for all figures: readable in print, in dark mode (opaque light card) and by colour-blind eyes."""
+"""Style of all figures: readable in print, in dark mode (an opaque light background) and with colour blindness."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-# Okabe & Ito's colours, in an order that keeps neighbours apart in lightness too.
+# Colours of Okabe & Ito, ordered so that neighbours differ in lightness too.
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#B8A500", "#6A3D9A", "#333333"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
 PAPER = "#FCFCFB"
 INK = "#222222"
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 
 RC: Any = {
     "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "axes.facecolor": PAPER,
@@ -23,20 +24,26 @@ RC: Any = {
 
 
 def new_figure(width: float, height: float, nrows: int = 1, ncols: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
-    """A figure of ``width`` x ``height`` inches and its axes (as ``Figure.subplots`` returns them), in the house's look."""
+    """Make a figure of ``width`` x ``height`` inches and its axes, as ``Figure.subplots`` returns them."""
     with rc_context(RC):
         figure = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
         axes = figure.subplots(nrows, ncols, **kwargs)
     return figure, axes
 
 
+def light_grid(ax: Any, axis: Literal["both", "x", "y"] = "both") -> None:
+    """Draw light grid lines below the data."""
+    ax.grid(axis=axis, color="#E6E6E6", lw=0.6)
+    ax.set_axisbelow(True)
+
+
 def class_colours(classes: Sequence[str]) -> dict[str, str]:
-    """A colour for every class, the same in every figure of a run."""
+    """Colour of each class, the same in all figures of a run."""
     return {name: PALETTE[position % len(PALETTE)] for position, name in enumerate(classes)}
 
 
 def image_axes(ax: Any, title: str = "") -> None:
-    """Take ticks and frame from axes that show an image."""
+    """Remove ticks and frame from axes that show an image."""
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():
