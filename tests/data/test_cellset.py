@@ -1,4 +1,4 @@
-"""CellSet: round trip, the lock on the test part, other pictures of the same cells."""
+"""CellSet: round trip, the closed test part, other images of the same cells."""
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ def test_round_trip(tmp_path, masks):
     assert again.counts("train").to_dict() == {"NA": 1, "b": 1}
 
 
-def test_the_test_part_opens_only_on_the_record():
+def test_opening_the_test_part_is_noted():
     cells, notes = tiny(), Notes()
     assert cells.indices("train").tolist() == [0, 1] and cells.indices("val").tolist() == [2, 4]
     with pytest.raises(LeukError, match="open_test"):
@@ -65,7 +65,7 @@ def test_with_images(tmp_path):
         cells.with_images(tmp_path / "none.safetensors")
 
 
-def test_missing_and_torn_files_are_one_line(tmp_path):
+def test_missing_and_damaged_files_are_one_line(tmp_path):
     with pytest.raises(LeukError, match="01_data"):
         CellSet.open(tmp_path)
     tiny().save(tmp_path)

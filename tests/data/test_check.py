@@ -12,13 +12,11 @@ from data.toys import coded, folder, picture
 from leuk_lib.book.html import page_problems, read_page
 from leuk_lib.cli.main import main
 from leuk_lib.data.check import FINDINGS, check_folder, exit_code
-from leuk_lib.data.decode import Unreadable, decode, read_file
-from leuk_lib.data.image_files import MAX_SCANS
 from leuk_lib.data.report import render_page, render_text
 
 
-def sick(root):
-    """A folder with one file for every kind of trouble: file -> what must be found."""
+def faulty(root):
+    """A folder with one file for every kind of fault: file -> expected finding."""
     folder(root, each=6)
     whole = (root / "a/a0.png").read_bytes()
     grey_rgb = np.repeat(picture(60)[..., :1], 3, axis=2)
@@ -54,18 +52,18 @@ def sick(root):
 
 
 @pytest.fixture(scope="module")
-def sick_folder(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sick") / "cells"
-    return root, sick(root)
+def faulty_folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("faulty") / "cells"
+    return root, faulty(root)
 
 
 @pytest.fixture(scope="module")
-def findings(sick_folder):
-    return check_folder(sick_folder[0])
+def findings(faulty_folder):
+    return check_folder(faulty_folder[0])
 
 
-def test_every_kind_of_trouble_is_found(sick_folder, findings):
-    for name, kind in sick_folder[1].items():
+def test_every_kind_of_fault_is_found(faulty_folder, findings):
+    for name, kind in faulty_folder[1].items():
         found = findings.loc[findings["path"] == name, ["finding", "kind"]].to_numpy().ravel().tolist()
         assert any(kind in words for words in found), (name, kind, found)
     assert exit_code(findings) == FINDINGS
@@ -73,8 +71,8 @@ def test_every_kind_of_trouble_is_found(sick_folder, findings):
     assert not healthy & set(findings["path"])
 
 
-def test_the_summary_and_the_page_name_them_all(sick_folder, findings, tmp_path):
-    _, expected = sick_folder
+def test_text_and_page_name_all_faulty_files(faulty_folder, findings, tmp_path):
+    _, expected = faulty_folder
     report = render_text(findings)
     assert all(name in report for name in expected)
     assert report.splitlines()[0].endswith("no masks") and report.splitlines()[-1] == "Verdict: findings: see above"
@@ -86,44 +84,17 @@ def test_the_summary_and_the_page_name_them_all(sick_folder, findings, tmp_path)
     assert "http" not in text and 'alt="a/copy.png"' in text and 'alt="a/a0.png"' in text
 
 
-def test_the_page_of_hostile_names_is_only_text(tmp_path):
+def test_the_page_escapes_file_names(tmp_path):
     root = folder(tmp_path / "cells")
     (root / 'a/<script>alert("x")<!--.png').write_bytes(b"")
     text = render_page(check_folder(root))
     assert "<script" not in text and "&lt;script&gt;" in text
 
 
-def test_the_command_writes_csv_and_page(sick_folder, tmp_path, capsys):
-    root, expected = sick_folder
+def test_the_command_writes_csv_and_page(faulty_folder, tmp_path, capsys):
+    root, expected = faulty_folder
     csv, page = tmp_path / "out/f.csv", tmp_path / "out/f.html"
     assert main(["data", "check", str(root), "--csv", str(csv), "--html", str(page)]) == FINDINGS
     table = pd.read_csv(csv)
     assert set(expected) <= set(table["path"]) and {"finding", "severity", "advice", "other", "kind"} <= set(table)
     assert page.read_text().startswith("<!DOCTYPE html>") and "ERROR" in capsys.readouterr().out
-
-
-def test_a_jpeg_of_endless_scans_is_refused():
-    data = coded(picture(1), "JPEG", progressive=True)
-    end = data.rindex(b"\xff\xd9")
-    with pytest.raises(Unreadable, match="scans"):
-        decode(data[:end] + b"\xff\xda\x00\x02" * (MAX_SCANS + 1) + data[end:])
-
-
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(Unreadable, match="regular"):
-        read_file(tmp_path / "pipe.png")
-
-
-@pytest.mark.parametrize("mode", [None, "L"])
-@pytest.mark.parametrize("kind", ["TIFF", "PNG", "JPEG"])
-@pytest.mark.parametrize("turned", [3, 6, 8])
-def test_orientation_is_applied_once_whatever_the_container(kind, mode, turned):
-    from PIL import Image
-
-    tags = Image.Exif()
-    tags[0x0112] = turned
-    image = np.vstack([picture(5), picture(6)])
-    plain, rotated = (decode(coded(image, kind, mode, **kw)).image for kw in ({}, {"exif": tags}))
-    upright = np.rot90(plain, {3: 2, 6: -1, 8: 1}[turned])
-    assert rotated.shape == upright.shape and np.abs(rotated.astype(int) - upright).mean() < 2

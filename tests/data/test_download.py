@@ -1,4 +1,4 @@
-"""Fetching against a server on the loopback: whole, broken off and resumed, without ranges, wrong bytes, changed file."""
+"""Downloads from a local server: complete, resumed, without ranges, wrong bytes, changed file."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from leuk_lib.runs.errors import LeukError
 
 @dataclass
 class Server:
-    """What is served, and how badly."""
+    """What is served, and its faults."""
 
     content: bytes = b""
     break_after: int = 0  # bytes of each answer, then the connection is cut; 0: never
     ranges: bool = True
     status: list[int] = field(default_factory=list)  # answers to give first
-    asked: list[str] = field(default_factory=list)  # Range header of every request
+    requested: list[str] = field(default_factory=list)  # Range header of every request
     url: str = ""
 
     @property
@@ -50,7 +50,7 @@ def server() -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             wanted = self.headers.get("Range", "")
-            state.asked.append(wanted)
+            state.requested.append(wanted)
             if state.status:
                 self.send_error(state.status.pop(0))
                 return
@@ -89,70 +89,70 @@ def quick(folder, file="set.zip", tries=3) -> ResumingDownloader:
 
 
 @pytest.fixture
-def bytes_() -> bytes:
+def content() -> bytes:
     return np.random.default_rng(0).integers(0, 256, 50_000, dtype=np.uint8).tobytes()
 
 
-def test_a_download_that_breaks_off_is_resumed_by_ranges(tmp_path, server, bytes_):
-    server.content, server.break_after = bytes_, 12_000
-    digest = hashlib.sha256(bytes_).hexdigest()
+def test_a_download_that_breaks_off_is_resumed_by_ranges(tmp_path, server, content):
+    server.content, server.break_after = content, 12_000
+    digest = hashlib.sha256(content).hexdigest()
     file = download(Download(server.url, "set.zip", digest), tmp_path, quick(tmp_path))
-    assert file.read_bytes() == bytes_
-    assert server.asked == ["", "bytes=12000-", "bytes=24000-", "bytes=36000-", "bytes=48000-"]
+    assert file.read_bytes() == content
+    assert server.requested == ["", "bytes=12000-", "bytes=24000-", "bytes=36000-", "bytes=48000-"]
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob("*.etag"))
 
 
-def test_a_later_call_goes_on_where_an_earlier_one_gave_up(tmp_path, server, bytes_):
-    server.content, server.break_after = bytes_, 20_000
+def test_a_later_call_resumes_an_earlier_one(tmp_path, server, content):
+    server.content, server.break_after = content, 20_000
     source = Download(server.url, "set.zip")
     assert quick(tmp_path)._attempt(server.url) is False
     assert (tmp_path / "set.zip.part").stat().st_size == 20_000
     server.break_after = 0
-    assert download(source, tmp_path, quick(tmp_path)).read_bytes() == bytes_
-    assert server.asked == ["", "bytes=20000-"]
+    assert download(source, tmp_path, quick(tmp_path)).read_bytes() == content
+    assert server.requested == ["", "bytes=20000-"]
 
 
-def test_a_server_without_ranges_is_read_from_the_start(tmp_path, server, bytes_):
-    server.content, server.ranges = bytes_, False
+def test_a_server_without_ranges_is_read_from_the_start(tmp_path, server, content):
+    server.content, server.ranges = content, False
     (tmp_path / "set.zip.part").write_bytes(b"old bytes")
-    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == bytes_
+    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == content
 
 
-def test_a_file_that_changed_between_two_calls_is_read_from_the_start(tmp_path, server, bytes_):
-    server.content, server.break_after = bytes_, 20_000
+def test_a_file_that_changed_between_two_calls_is_read_from_the_start(tmp_path, server, content):
+    server.content, server.break_after = content, 20_000
     quick(tmp_path)._attempt(server.url)
-    server.content, server.break_after = bytes_[::-1], 0
-    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == bytes_[::-1]
+    server.content, server.break_after = content[::-1], 0
+    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == content[::-1]
 
 
-def test_a_whole_part_is_not_asked_for_again(tmp_path, server, bytes_):
-    server.content = bytes_
-    (tmp_path / "set.zip.part").write_bytes(bytes_)
-    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == bytes_
-    assert server.asked == ["bytes=50000-"]
+def test_a_complete_part_is_not_requested_again(tmp_path, server, content):
+    server.content = content
+    (tmp_path / "set.zip.part").write_bytes(content)
+    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == content
+    assert server.requested == ["bytes=50000-"]
 
 
-def test_wrong_bytes_are_refused_and_removed(tmp_path, server, bytes_):
-    server.content = bytes_
+def test_wrong_contentare_refused_and_removed(tmp_path, server, content):
+    server.content = content
     with pytest.raises(LeukError, match="SHA-256 of the download is not"):
         download(Download(server.url, "set.zip", "0" * 64), tmp_path, quick(tmp_path))
     assert not (tmp_path / "set.zip").exists() and not (tmp_path / "set.zip.part").exists()
 
 
-def test_the_first_hash_is_written_down_and_demanded_from_then_on(tmp_path, server, bytes_):
-    server.content = bytes_
+def test_the_first_hash_is_saved_and_expected_later(tmp_path, server, content):
+    server.content = content
     source = Download(server.url, "set.zip")
     download(source, tmp_path, quick(tmp_path)).unlink()
-    assert json.loads((tmp_path / "hashes.json").read_text()) == {"set.zip": hashlib.sha256(bytes_).hexdigest()}
+    assert json.loads((tmp_path / "hashes.json").read_text()) == {"set.zip": hashlib.sha256(content).hexdigest()}
     download(source, tmp_path, quick(tmp_path)).unlink()
     server.content = b"something else"
     with pytest.raises(LeukError, match=r"delete its line in .*hashes\.json"):
         download(source, tmp_path, quick(tmp_path))
 
 
-def test_busy_servers_are_asked_again_and_wrong_addresses_are_not(tmp_path, server, bytes_):
-    server.content, server.status = bytes_, [503, 429]
-    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == bytes_
+def test_busy_servers_are_retried_and_wrong_addresses_are_not(tmp_path, server, content):
+    server.content, server.status = content, [503, 429]
+    assert download(Download(server.url, "set.zip"), tmp_path, quick(tmp_path)).read_bytes() == content
     server.status = [404]
     with pytest.raises(LeukError, match="check the address"):
         download(Download(server.url, "other.zip"), tmp_path, quick(tmp_path, "other.zip"))
@@ -197,7 +197,7 @@ def test_fetching_class_folders(home, server, nested):
     assert any("24 images, but the published set has 17092" in line for line in lines)
     data = load_dataset("pbc", size=16)
     assert data.classes == tuple(sorted(KNOWN_SETS["pbc"].classes)) and len(data.table) == 24
-    assert "exists already" in fetch_dataset("pbc", url=server.url)[1][0] and len(server.asked) == 1
+    assert "exists already" in fetch_dataset("pbc", url=server.url)[1][0] and len(server.requested) == 1
 
 
 def test_fetching_cells_with_masks(home, server):
@@ -236,7 +236,7 @@ def test_fetching_boxes_cuts_cells_and_groups_them_by_field(home, server):
 
 
 @pytest.mark.parametrize("trouble", ["not a zip", "empty", "no labels", "entity"])
-def test_archives_that_are_not_what_they_should_be(home, server, trouble):
+def test_wrong_archives_are_refused(home, server, trouble):
     name = {"no labels": "segmentation-wbc", "entity": "bccd"}.get(trouble, "pbc")
     files = {
         "entity": {"J/F.jpg": coded(picture(1), "JPEG"), "A/F.xml": b'<!DOCTYPE a [<!ENTITY b "c">]><annotation/>'},
@@ -249,7 +249,7 @@ def test_archives_that_are_not_what_they_should_be(home, server, trouble):
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("ENOSPC", "the disk is full; free some space"),
         ("EDQUOT", "the disk is full; free some space"),
@@ -257,7 +257,7 @@ def test_archives_that_are_not_what_they_should_be(home, server, trouble):
         ("EROFS", "check the folder's rights"),
     ],
 )
-def test_a_full_or_closed_disk_is_not_blamed_on_the_archive(home, server, monkeypatch, code, said):
+def test_a_full_or_read_only_disk_is_not_blamed_on_the_archive(home, server, monkeypatch, code, message):
     server.content = packed(pbc_archive())
     real = Path.write_bytes
 
@@ -268,14 +268,14 @@ def test_a_full_or_closed_disk_is_not_blamed_on_the_archive(home, server, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", refuse)
-        with pytest.raises(LeukError, match=said) as caught:
+        with pytest.raises(LeukError, match=message) as caught:
             fetch_dataset("pbc", url=server.url)
     assert "ZIP" not in str(caught.value) and str(home / "pbc") in str(caught.value)
     assert [path.name for path in home.iterdir()] == ["downloads"], "what was written gives its room back"
-    assert fetch_dataset("pbc", url=server.url)[0] == home / "pbc" and len(server.asked) == 1
+    assert fetch_dataset("pbc", url=server.url)[0] == home / "pbc" and len(server.requested) == 1
 
 
-def test_names_in_an_archive_lead_nowhere_else(home, server):
+def test_names_in_an_archive_cannot_leave_the_folder(home, server):
     files = {**pbc_archive(), "../../neutrophil/escaped.jpg": coded(picture(1), "JPEG"), "/neutrophil/root.jpg": b"x"}
     server.content = packed(files)
     fetch_dataset("pbc", url=server.url)
@@ -283,7 +283,7 @@ def test_names_in_an_archive_lead_nowhere_else(home, server):
     assert outside == []
 
 
-def test_what_cannot_be_fetched_says_what_to_do(home):
+def test_errors_say_what_to_do(home):
     with pytest.raises(LeukError, match="has to be asked for"):
         fetch_dataset("raabin-leukemia")
     with pytest.raises(LeukError, match="did you mean 'pbc'"):

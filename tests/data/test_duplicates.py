@@ -9,7 +9,7 @@ import pytest
 from data.toys import coded, picture
 from leuk_lib.data.check import CLEAN, FINDINGS, check_folder, exit_code
 from leuk_lib.data.decode import decode_file
-from leuk_lib.data.duplicates import ORIENTATIONS, near_pairs, orient
+from leuk_lib.data.duplicates import ORIENTATIONS, components, near_pairs, orient
 from leuk_lib.data.folder import read_folder
 from leuk_lib.data.overlaps import candidate_shifts, orb_features, register, small_grey
 from leuk_lib.data.smear.field import red_cells
@@ -29,7 +29,7 @@ def slide(seed: int, side: int = 640) -> np.ndarray:
 
 
 def photographed(image: np.ndarray, seed: int) -> np.ndarray:
-    """The same glass once more: other brightness, noise, compression."""
+    """The same field photographed again: other brightness, noise, compression."""
     rng = np.random.default_rng(seed)
     noisy = image * rng.uniform(0.93, 1.07) + rng.normal(0, 2.5, image.shape)
     stream = cv2.imencode(".jpg", np.clip(noisy, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
@@ -57,7 +57,7 @@ def test_planted_overlaps_are_found_and_nothing_else(fields: list[np.ndarray], s
     assert confirmed[0][3] == pytest.approx((320 - shift) * 226 / (320 * 240), abs=0.03)
 
 
-def test_the_check_names_an_overlap_and_keeps_both_in_one_group(tmp_path, fields: list[np.ndarray]):
+def test_the_check_finds_an_overlap_and_keeps_both_in_one_group(tmp_path, fields: list[np.ndarray]):
     glass = slide(60)
     pair = [photographed(glass[:240, :320], 3), photographed(glass[40:280, 120:440], 4)]
     for i, image in enumerate([*fields, *pair]):
@@ -72,6 +72,15 @@ def test_the_check_names_an_overlap_and_keeps_both_in_one_group(tmp_path, fields
     assert table.loc["b/13.png", "group"] == table.loc["a/12.png", "group"] and table["group"].nunique() == 13
 
 
+def test_near_pairs_and_components():
+    thumbs = np.stack([picture(i, 32) for i in range(20)])
+    shifted = np.clip(thumbs[3].astype(int) + 6, 0, 255).astype(np.uint8)
+    pairs = near_pairs(np.concatenate([thumbs, shifted[None]]))
+    assert pairs.tolist() == [[3, 20, 0]]
+    assert components(4, np.array([[0, 2], [2, 3]])).tolist() == [0, 1, 0, 0]
+    assert len(near_pairs(thumbs[:0])) == 0
+
+
 @pytest.mark.parametrize("k", range(ORIENTATIONS))
 def test_turned_and_mirrored_copies_are_found(k: int):
     thumbs = np.stack([picture(i, 32) for i in range(12)])
@@ -80,7 +89,7 @@ def test_turned_and_mirrored_copies_are_found(k: int):
     assert np.array_equal(orient(orient(thumbs[5], k), int(pairs[0, 2])), thumbs[5])
 
 
-def test_blank_pictures_are_no_copies_of_each_other(tmp_path):
+def test_blank_images_are_not_duplicates(tmp_path):
     for i in range(4):
         (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
         (tmp_path / "ab"[i % 2] / f"{i}.png").write_bytes(coded(np.full((40, 40, 3), 200 + i, np.uint8)))
@@ -89,7 +98,7 @@ def test_blank_pictures_are_no_copies_of_each_other(tmp_path):
     assert not findings["kind"].str.contains("duplicate|overlaps").any()
 
 
-def test_other_cells_do_not_correlate(fields: list[np.ndarray]):
+def test_different_cells_do_not_correlate(fields: list[np.ndarray]):
     every = [small_grey(image) for image in fields]
     scores = [register(every[i], every[j], (0, 0))[0] for i in range(6) for j in range(i + 1, 6)]
     assert max(scores) < 0.4
@@ -107,7 +116,7 @@ SEEN = {
 
 
 @pytest.mark.parametrize("name", SEEN)
-def test_real_folders_hold_the_pairs_that_were_seen_and_no_others(real_data, name: str):
+def test_real_folders_hold_the_pairs_seen_by_eye_and_no_others(real_data, name: str):
     findings = read_folder(real_data / name, 16).findings
     rows = findings[findings["other"] != ""]
     number = rows[["path", "other"]].map(lambda path: path.rpartition("_")[2].partition(".")[0])
@@ -129,7 +138,7 @@ def test_planted_pairs_of_real_fields(real_data):
         assert len(found & planted) >= least and not found - planted
 
 
-def test_a_clean_folder_stays_clean(tmp_path, fields: list[np.ndarray]):
+def test_a_folder_without_duplicates_is_clean(tmp_path, fields: list[np.ndarray]):
     for i, image in enumerate(fields):
         (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
         (tmp_path / "ab"[i % 2] / f"{i:02d}.png").write_bytes(coded(image))

@@ -1,6 +1,10 @@
-"""Known sets: class folders by any spelling and depth, metadata, foreign test sets, mapped and merged classes."""
+"""Known sets: class folders by any spelling and depth, metadata, external test sets, renamed and merged classes."""
 
 from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
 
 import pytest
 
@@ -51,7 +55,7 @@ def test_class_folders_at_any_depth_and_spelling(data_folder):
 
 
 @pytest.mark.parametrize("how", ["path", "name", "stem"])
-def test_metadata_tells_the_patient(data_folder, how):
+def test_metadata_gives_the_patient(data_folder, how):
     root = leukemia(data_folder / "raabin-leukemia")
     rows = ["File Name,Patient ID"] if how != "stem" else ["image,slide"]
     for file in root.rglob("*.png"):
@@ -65,7 +69,7 @@ def test_metadata_tells_the_patient(data_folder, how):
     assert data.table.set_index("path").loc["ALL/d5.png", "group"] == "Pd2"
 
 
-def alike(root):
+def same_names(root):
     """Two classes whose images have the same names."""
     for k, name in enumerate(("CLL", "CML")):
         for i in range(3):
@@ -73,8 +77,8 @@ def alike(root):
     return root
 
 
-def doubts(root):
-    """What the check says of the images whose mask or owner is unclear: image -> finding."""
+def ambiguities(root):
+    """Findings about ambiguous masks and groups: image -> finding."""
     findings = check_folder(root)
     some = findings[findings["finding"].isin([AMBIGUOUS_MASK, AMBIGUOUS_GROUP])]
     assert set(some["severity"]) <= {"warning"}
@@ -82,45 +86,45 @@ def doubts(root):
 
 
 def test_a_mask_whose_bare_name_fits_two_images_is_not_used(tmp_path):
-    root = alike(tmp_path / "mine")
+    root = same_names(tmp_path / "mine")
     place(root, "masks/0001.png", 50)
     assert not any(entry.mask for entry in list_folder(root).entries)
-    assert doubts(root) == dict.fromkeys(("CLL/0001.png", "CML/0001.png"), AMBIGUOUS_MASK)
+    assert ambiguities(root) == dict.fromkeys(("CLL/0001.png", "CML/0001.png"), AMBIGUOUS_MASK)
     place(root, "masks/CML/0001.png", 51)
     masks = {entry.path: entry.mask for entry in list_folder(root).entries}
     assert masks.pop("CML/0001.png") == "masks/CML/0001.png" and not any(masks.values())
-    assert doubts(root) == {"CLL/0001.png": AMBIGUOUS_MASK}, "the bare name may still mean either"
+    assert ambiguities(root) == {"CLL/0001.png": AMBIGUOUS_MASK}, "the bare name may still mean either"
 
 
 def test_the_mask_of_a_jpeg_is_found_by_path(tmp_path):
-    root = alike(tmp_path / "mine")
+    root = same_names(tmp_path / "mine")
     (root / "CML/0007.jpg").write_bytes(coded(picture(7), "JPEG"))
     place(root, "masks/CML/0007.png", 50)
     assert {e.path: e.mask for e in list_folder(root).entries if e.mask} == {"CML/0007.jpg": "masks/CML/0007.png"}
-    assert doubts(root) == {}
+    assert ambiguities(root) == {}
 
 
 @pytest.mark.parametrize("rows", ["0000.png,p1", "0000,p1", "0000.png,p1\n0000.png,p2", "elsewhere/0000.png,p1"])
-def test_an_owner_whose_bare_name_fits_two_images_is_not_used(tmp_path, rows):
-    root = alike(tmp_path / "mine")
+def test_a_group_whose_bare_name_fits_two_images_is_not_used(tmp_path, rows):
+    root = same_names(tmp_path / "mine")
     (root / "metadata.csv").write_text(f"file,patient\n{rows}\n")
     assert not any(entry.group for entry in list_folder(root).entries)
-    assert doubts(root) == dict.fromkeys(("CLL/0000.png", "CML/0000.png"), AMBIGUOUS_GROUP)
+    assert ambiguities(root) == dict.fromkeys(("CLL/0000.png", "CML/0000.png"), AMBIGUOUS_GROUP)
 
 
-def test_one_image_with_two_owners_has_none(tmp_path):
-    root = alike(tmp_path / "mine")
+def test_one_image_with_two_groups_has_none(tmp_path):
+    root = same_names(tmp_path / "mine")
     (root / "metadata.csv").write_text("file,patient\nCLL/0000.png,p1\nCLL/0000.png,p2\n")
     assert not any(entry.group for entry in list_folder(root).entries)
-    assert doubts(root) == {"CLL/0000.png": AMBIGUOUS_GROUP}
+    assert ambiguities(root) == {"CLL/0000.png": AMBIGUOUS_GROUP}
 
 
 @pytest.mark.parametrize("suffix", [".png", ""])
 def test_a_path_in_the_metadata_is_about_one_image(tmp_path, suffix):
-    root = alike(tmp_path / "mine")
+    root = same_names(tmp_path / "mine")
     (root / "metadata.csv").write_text(f"file,patient\nCLL/0000{suffix},p1\nCML\\0001{suffix},p2\n")
     owners = {entry.path: entry.group for entry in list_folder(root).entries if entry.group}
-    assert owners == {"CLL/0000.png": "p1", "CML/0001.png": "p2"} and doubts(root) == {}
+    assert owners == {"CLL/0000.png": "p1", "CML/0001.png": "p2"} and ambiguities(root) == {}
 
 
 def test_a_metadata_table_without_columns_is_refused(data_folder):
@@ -130,7 +134,7 @@ def test_a_metadata_table_without_columns_is_refused(data_folder):
         list_folder("raabin-leukemia")
 
 
-def test_what_is_missing_says_how_to_get_it():
+def test_errors_say_how_to_get_a_missing_set():
     with pytest.raises(LeukError, match="has to be asked for"):
         list_folder("raabin-leukemia")
     with pytest.raises(LeukError, match="leuk data fetch pbc"):
@@ -151,7 +155,7 @@ def wbc(root):
     return root
 
 
-def test_foreign_test_sets_are_kept_apart_and_closed(data_folder, tmp_path):
+def test_external_test_sets_are_separate_and_closed(data_folder, tmp_path):
     root = wbc(data_folder / "raabin-wbc")
     (root / "TestA/Monocyte/leak.png").write_bytes((root / "Train/Monocyte/020.png").read_bytes())
     stage = FolderStage(tmp_path / "stage")
@@ -172,7 +176,7 @@ def test_foreign_test_sets_are_kept_apart_and_closed(data_folder, tmp_path):
     assert not set(cells.groups[cells.open_test(stage, "TestA")]) & set(cells.groups[cells.indices("train")])
 
 
-def test_near_copies_of_foreign_cells_leave_the_training(data_folder):
+def test_near_duplicates_of_external_cells_leave_training(data_folder):
     root = wbc(data_folder / "raabin-wbc")
     (root / "TestB/Neutrophil").mkdir(parents=True)
     (root / "TestB/Neutrophil/leak.jpg").write_bytes(coded(picture(30), "JPEG", quality=85))
@@ -182,10 +186,11 @@ def test_near_copies_of_foreign_cells_leave_the_training(data_folder):
     assert rows["finding"].str.contains("also in the test set TestB").any()
 
 
-def test_a_manifest_may_name_a_foreign_test_set(tmp_path):
+@pytest.mark.parametrize("column", ["external", "foreign"])
+def test_a_manifest_names_an_external_test_set(tmp_path, column):
     root = folder(tmp_path / "mine", each=6)
     rows = [
-        "path,label,group,foreign",
+        f"path,label,group,{column}",
         *(f"{k}/{k}{i}.png,{k},p{i},{'other lab' if i > 3 else ''}" for k in "ab" for i in range(6)),
     ]
     (root / "manifest.csv").write_text("\n".join(rows))
@@ -207,7 +212,7 @@ def test_classes_are_renamed_merged_and_dropped(tmp_path):
     assert main(["data", "check", str(root), "--map", "band"]) == 1
 
 
-def test_rare_straddling_groups_are_findings_and_common_ones_are_not(tmp_path):
+def test_rare_mixed_groups_are_warnings_and_common_ones_are_not(tmp_path):
     root = folder(tmp_path / "mine", each=6)
     for rare in (True, False):
         owner = {(k, i): f"{k}{i}" if rare and i else f"p{i}" for k in "ab" for i in range(6)}
@@ -227,12 +232,12 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     (root / "manifest.csv").write_text("path,label,mask\na/a0.png,a,../outside/a/a0.png\n")
     listing = list_folder(root)
     assert len(listing.entries) == 7
-    said = {path: what for path, what, _ in listing.left_out}
-    assert said["a/link.png"] == said["a/loop.png"] == "symbolic link out of the folder"
-    assert said["c"] == "symbolic link to a folder" and said["a/a0.png"] == "its mask lies outside the folder"
+    findings = {path: what for path, what, _ in listing.left_out}
+    assert findings["a/link.png"] == findings["a/loop.png"] == "symbolic link out of the folder"
+    assert findings["c"] == "symbolic link to a folder" and findings["a/a0.png"] == "its mask lies outside the folder"
 
 
-def test_every_known_set_tells_what_a_user_must_know(root):
+def test_every_known_set_has_licence_source_and_citation(root):
     readme = (root / "data" / "README.md").read_text(encoding="utf-8")
     for known in KNOWN_SETS.values():
         assert known.licence and known.source and known.ask and len(known.classes) > 1
@@ -241,3 +246,18 @@ def test_every_known_set_tells_what_a_user_must_know(root):
         assert known.cite.rpartition("doi:")[2] in row or "GitHub Shenggan/BCCD_Dataset" in row
         assert (f"leuk data fetch {known.name}" in row) == (known.download is not None)
         assert known.name in known.advice or "data/README.md" in known.advice
+
+
+def test_a_folder_that_may_not_be_listed_is_a_finding(tmp_path, monkeypatch):
+    folder(tmp_path)
+    real = os.scandir
+
+    def closed(path):
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    listing = list_folder(tmp_path)
+    assert {entry.label for entry in listing.entries} == {"a"}
+    assert ("b", "folder cannot be listed (Permission denied)", "check its rights") in listing.left_out

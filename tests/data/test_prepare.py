@@ -1,4 +1,4 @@
-"""Stage data's work: files, split, notes; the same bytes again."""
+"""Stage data: files, split, notes; reproducible to the byte."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The split: groups never cross, proportions hold, nothing depends on order or luck."""
+"""Splits: no group in two parts, proportions kept, independent of the order of the cells."""
 
 import json
 
@@ -28,7 +28,7 @@ cells = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 12)), min_size=1, m
 
 @given(cells, st.integers(0, 5))
 @settings(max_examples=80, deadline=None)
-def test_groups_are_disjoint_and_order_has_no_say(rows, seed):
+def test_groups_are_disjoint_and_order_does_not_matter(rows, seed):
     labels, groups = np.array(rows).T
     parts = split_groups(labels, groups, seed=seed)
     assert parts.shape == labels.shape and set(parts.tolist()) <= {0, 1, 2}
@@ -74,7 +74,7 @@ def test_single_image_class_goes_to_train():
     assert unsplittable(labels, np.arange(61)) == ["basophil"]
 
 
-def test_cells_added_to_one_class_leave_the_others_where_they_are():
+def test_cells_added_to_one_class_do_not_move_the_others():
     labels, groups = np.repeat([0, 1], 60), np.arange(120) // 5
     before = split_groups(labels, groups)
     more = split_groups(np.append(labels, [1] * 30), np.append(groups, 1000 + np.arange(30) // 3))
@@ -84,7 +84,7 @@ def test_cells_added_to_one_class_leave_the_others_where_they_are():
 @given(cells, cells, st.integers(0, 5))
 @settings(max_examples=80, deadline=None)
 def test_what_shares_no_group_with_a_changed_class_stays_exactly(rows, added, seed):
-    """The promise of ``split_groups``: other classes and groups may be added, removed or changed in any way."""
+    """As ``split_groups`` promises, other classes and groups may be added, removed or changed in any way."""
     labels, groups = np.array(rows).T
     more_labels, more_groups = np.array(added).T
     alone = split_groups(labels, groups, seed=seed)
@@ -108,7 +108,7 @@ def test_groups_of_an_earlier_split_never_move_whatever_is_added(rows, added, se
     assert_disjoint(after, np.concatenate([groups, more_groups]))
 
 
-def test_new_groups_go_where_most_is_missing():
+def test_new_groups_go_to_the_parts_that_lack_most():
     labels, groups = np.zeros(40, int), np.arange(40) // 2
     earlier = {str(g): 0 for g in range(10)}
     parts = split_groups(labels, groups, fixed=earlier)
@@ -132,7 +132,7 @@ def test_proportions_of_every_class_under_mixed_groups():
 
 @given(cells, st.integers(2, 5), st.integers(0, 3))
 @settings(max_examples=80, deadline=None)
-def test_folds_are_grouped_cover_everything_and_hold_every_class_they_can(rows, k, seed):
+def test_folds_are_grouped_complete_and_stratified(rows, k, seed):
     labels, groups = np.array(rows).T
     few = np.isin(labels.astype(str), unsplittable(labels, groups, k))
     if len(np.unique(groups)) < k or np.isin(groups, groups[few]).all():
@@ -164,7 +164,7 @@ def test_repeated_splits_are_different_splits_and_do_not_depend_on_their_number(
         assert_disjoint(row, groups)
 
 
-def test_records_round_trip_and_notice_a_change(tmp_path):
+def test_records_round_trip_and_detect_a_change(tmp_path):
     labels, groups = np.repeat([0, 1], 60), (np.arange(120) // 5).astype(str)
     parts = split_groups(labels, groups)
     file = write_json(
@@ -216,7 +216,7 @@ def test_bad_input_is_one_line(labels, groups, fractions):
         split_groups(labels, groups, fractions)
 
 
-def test_the_guard_names_the_leak_and_the_record_has_a_hash():
+def test_a_leak_is_named_and_the_record_has_a_hash():
     with pytest.raises(LeukError, match="'b'"):
         assert_disjoint([0, 0, 1], ["a", "b", "b"])
     record = split_record(np.array([0, 1, 2]), ["a", "b", "c"], (0.7, 0.1, 0.2), 0)

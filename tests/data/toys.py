@@ -1,4 +1,4 @@
-"""Pictures and folders for the tests of files: smooth random colours, every container, class folders."""
+"""Test images: smooth random colours, in any file format, in class folders."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from PIL import Image
 
 
 def picture(seed: int, size: int = 40, knots: int = 8) -> np.ndarray:
-    """A smooth random colour picture (size,size,3) uint8: no two seeds look alike."""
+    """A smooth random colour image (size,size,3) uint8, different for each seed."""
     noise = np.random.default_rng(seed).uniform(0, 255, (knots, knots, 3)).astype(np.uint8)
     return cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def coded(image: np.ndarray, kind: str = "PNG", mode: str | None = None, **options: object) -> bytes:
-    """The picture as a file of ``kind``."""
+    """The image as the bytes of a file of ``kind``."""
     stream = io.BytesIO()
     made = Image.fromarray(image)
     (made.convert(mode) if mode else made).save(stream, kind, **options)
