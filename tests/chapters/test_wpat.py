@@ -1,6 +1,7 @@
 """Chapter 5: inputs, training through the stage, tensors and attention that are drawn, scores under shifts."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from leuk_lib.chapters.wpat import (
     train_wpat,
 )
 from leuk_lib.data.cellset import CellSet
+from leuk_lib.evaluation import sanity
 from leuk_lib.evaluation.robustness import STRENGTHS
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.fcmae.weights import save_backbone
@@ -186,6 +188,14 @@ def test_evenly_spaced_positions():
     assert evenly_spaced(0, 5).tolist() == []
 
 
+def test_the_sanity_check_records_the_fully_randomised_model():
+    rows = [("image alone", "class queries", 0.9, 0.8, 1.0, 7), ("image alone", "… and encoder", 0.2, 0.1, 0.3, 7)]
+    recorded = {}
+    stage = SimpleNamespace(record=lambda key, value, low, high, n: recorded.update({key: (value, low, high, n)}))
+    sanity.record(stage, pd.DataFrame(rows, columns=sanity.COLUMNS))
+    assert recorded == {"sanity_image_alone": (0.2, 0.1, 0.3, 7)}
+
+
 def test_the_best_baseline_is_chosen_on_validation_cells():
     rows = [("wpat", "val", 0.9), ("a", "val", 0.5), ("b", "val", 0.6), ("a", "test", 0.8), ("b", "test", 0.1)]
     scores = pd.DataFrame(rows, columns=["model", "split", "value"]).assign(metric="accuracy")
@@ -250,8 +260,8 @@ def test_figures_show_what_they_are_given(tiny, tmp_path):
     no_masks = pd.DataFrame(columns=["method", "region", "measure", "value", "low", "high", "area", "n"])
     assert "no masks" in figures.shares(no_masks).axes[0].texts[0].get_text()
     rows = [(m, r, v, v - 0.1, v + 0.1) for m in ("attention", "image alone") for r, v in (("head", 0.9), ("all", 0.2))]
-    sanity = figures.sanity(pd.DataFrame(rows, columns=["method", "randomised", "value", "low", "high"]))
-    np.testing.assert_allclose(sanity.axes[0].containers[0].lines[0].get_ydata(), [1, 0.9, 0.2])
+    sanity_figure = figures.sanity(pd.DataFrame(rows, columns=["method", "randomised", "value", "low", "high"]))
+    np.testing.assert_allclose(sanity_figure.axes[0].containers[0].lines[0].get_ydata(), [1, 0.9, 0.2])
     cost = cost_table(model, (64, 128))
     assert np.isfinite(cost.to_numpy(dtype=float)).all()
     drawn = [
@@ -262,7 +272,7 @@ def test_figures_show_what_they_are_given(tiny, tmp_path):
         confusion,
         figures.gallery(cells, pictures, maps, 4),
         figures.cost(cost),
-        sanity,
+        sanity_figure,
     ]
     for figure in drawn:
         figure.canvas.draw()
