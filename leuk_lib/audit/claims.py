@@ -46,7 +46,7 @@ class Need(_Strict):
     def lacks(self, facts: Mapping[str, Any]) -> str | None:
         """Reason why the data of a run are unsuitable, or None; the case of names does not matter."""
         if self.kind and facts["kind"] != self.kind:
-            return f"these are {_cells_in_words(facts)}, not {self.what}"
+            return f"the data are {_cells_in_words(facts)}, not {self.what}"
         if self.classes and {c.lower() for c in self.classes} != {c.lower() for c in facts["classes"]}:
             return f"{facts['dataset']} has the classes {', '.join(facts['classes'])}, not {', '.join(self.classes)}"
         if self.name and self.name.lower() not in facts["dataset"].lower():
@@ -177,7 +177,7 @@ def decide(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Map
     Returns:
         The verdict, and the reason in words.
     """
-    command = f"The command that tests it: {need.command}"
+    command = f"To test it: {need.command}"
     if lack := need.lacks(facts):
         return CANNOT, f"{lack[0].upper()}{lack[1:]}. {command}"
     if entry is None:

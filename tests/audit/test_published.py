@@ -31,7 +31,8 @@ def test_corrected_p_values_are_the_largest_and_still_below_the_level(public):
     assert table.loc[("B", "recall"), "p corrected"] == pytest.approx(0.029, abs=5e-4)
     assert (table["p corrected"] > table[["p paired", "p unpaired"]].max(axis=1)).all()
     factor = table["p corrected"] / table["p unpaired"]
-    assert 4 < factor.min() < 5 and factor.max() > 2000  # the remark of the claim "significance"
+    remark = next(claim.remark for claim in claims.read_claims().claims if claim.id == "significance")
+    assert f"{factor.min():.0f} to {round(factor.max(), -3):,.0f} times" in remark
     assert table["p corrected, Holm"].max() < 0.05
 
 
@@ -81,6 +82,8 @@ def test_ten_points_are_between_a_and_c(public):
     wide = published.margin_table(public.values, public.proposed).set_index("model")
     assert wide.loc["B", "recall, A ahead by"] == audit["margin_B_recall"] and wide.loc["A", "f1, A ahead by"] == 0
     assert audit["margin_best_baseline_recall"] == audit["margin_B_recall"]
+    remark = next(claim.remark for claim in claims.read_claims().claims if claim.id == "margin-published")
+    assert f"{audit['margin_B_recall']:.1f} points of recall and {audit['margin_B_f1']:.1f} points of F1" in remark
 
 
 def test_interval_of_the_published_accuracy(public):
