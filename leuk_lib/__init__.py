@@ -1,8 +1,6 @@
-"""leuk_lib: the tested library under the companion's notebooks (research software, no medical device).
+"""The library of the companion's notebooks. Research software, not a medical device.
 
-Import what you need from its rooms; importing the package itself loads nothing heavy:
-
->>> from leuk_lib.alhe.enhance import alhe  # doctest: +SKIP
+Import from its packages, as in ``from leuk_lib.alhe.enhance import alhe``. Importing ``leuk_lib`` itself is fast.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The seven stages: their order, what reads what, and the parameters of each in every profile."""
+"""The seven stages: their order, their inputs, and their parameters in every profile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROFILES = ("smoke", "laptop", "paper")
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One notebook: name, title, parameters' class (``module:Class``), the stages and the project's files it reads."""
+    """One stage: name, title, parameter model as ``module:Class``, the stages and project files that it reads."""
 
     name: str
     title: str
@@ -31,14 +31,14 @@ class StageSpec:
 
     @property
     def notebook(self) -> Path:
-        """Path of the notebook. Raises ``LeukError`` where it is missing."""
+        """Path of the notebook. Raises ``LeukError`` if it is missing."""
         path = paths.stage_notebooks().get(self.name)
         if path is None:
             raise LeukError(f"stage {self.name}: no notebook notebooks/??_{self.name}.ipynb")
         return path
 
     def params_model(self) -> type[StageParams]:
-        """The stage's parameter model (imports only pydantic)."""
+        """Import and return the stage's parameter model; this loads pydantic but not torch."""
         module, name = self.params.split(":")
         return getattr(importlib.import_module(module), name)
 
@@ -97,7 +97,7 @@ STAGES = (
 
 
 def stage(name: str) -> StageSpec:
-    """The stage of that name. Raises ``LeukError`` with the nearest valid name."""
+    """Return the stage of that name. Raises ``LeukError`` with the nearest valid name."""
     for spec in STAGES:
         if spec.name == name:
             return spec
@@ -105,7 +105,11 @@ def stage(name: str) -> StageSpec:
 
 
 def needed(last: str) -> list[StageSpec]:
-    """The stage of that name and all that it reads, directly or not, in order."""
+    """Return a stage and all stages that it reads, directly or not, in order.
+
+    >>> [spec.name for spec in needed("fcmae")]
+    ['data', 'alhe', 'fcmae']
+    """
     names = {stage(last).name}
     for spec in reversed(STAGES):
         if spec.name in names:
@@ -114,42 +118,47 @@ def needed(last: str) -> list[StageSpec]:
 
 
 def load_profile(profile: str) -> dict[str, dict[str, Any]]:
-    """Stage -> its parameters in ``notebooks/profiles/<profile>.yml``, checked against the models' names.
+    """Return ``{stage: parameters}`` of ``notebooks/profiles/<profile>.yml``.
 
-    Raises ``LeukError`` for an unknown profile, a damaged file, an unknown stage.
+    Raises:
+        LeukError: If the profile or one of its stages is unknown, or if the file cannot be read.
     """
     if profile not in PROFILES:
         raise LeukError(f"unknown profile {profile!r}; {nearest(profile, PROFILES)}")
     path = paths.profile_file(profile)
     try:
-        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise LeukError(f"{path}: cannot be read ({error})") from error
-    sections = whole.get("stages") or {}
+    sections = content.get("stages") or {}
     for name in sections:
         stage(name)
     return {spec.name: dict(sections.get(spec.name) or {}) for spec in STAGES}
 
 
 def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
-    """``["fcmae.epochs=3"]`` -> ``{"fcmae": {"epochs": 3}}``; values are YAML.
+    """Parse settings ``STAGE.NAME=VALUE`` whose values are YAML.
 
-    Raises ``LeukError`` for anything else.
+    >>> parse_overrides(["fcmae.steps=3", "wpat.baselines=[colour]"])
+    {'fcmae': {'steps': 3}, 'wpat': {'baselines': ['colour']}}
+
+    Raises:
+        LeukError: If a setting has another form.
     """
-    found: dict[str, dict[str, Any]] = {}
+    overrides: dict[str, dict[str, Any]] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         name, dot, parameter = key.partition(".")
         if not (equals and dot and parameter):
-            raise LeukError(f"setting {setting!r}: must look like fcmae.epochs=3")
-        found.setdefault(stage(name).name, {})[parameter] = parse_value(setting, value)
-    return found
+            raise LeukError(f"setting {setting!r}: must look like fcmae.steps=3")
+        overrides.setdefault(stage(name).name, {})[parameter] = parse_value(setting, value)
+    return overrides
 
 
 def stage_parameters(
     name: str, dataset: str, profile: str, seed: int, run: str, overrides: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """All papermill parameters of one stage: profile, overrides, checked against the model before anything runs."""
+    """Return the papermill parameters of one stage from its profile and overrides, checked against its model."""
     values = {**load_profile(profile)[name], **overrides.get(name, {})}
     common = {"dataset": dataset, "profile": profile, "seed": seed, "run": run}
     check(f"stage {name}", stage(name).params_model(), {**values, **common})
@@ -158,6 +167,6 @@ def stage_parameters(
 
 @functools.cache
 def depends_on(name: str) -> str:
-    """Digest of what decides a stage besides parameters and inputs: its notebook, its code, its files, the lock file."""
-    read = {file: sha256_file(paths.project_root() / file) for file in stage(name).files}
-    return sha256_json([card.present_hashes(name), read])[:24]
+    """Return a hash of a stage's notebook, code and files and of the lock file, for Snakemake."""
+    file_hashes = {file: sha256_file(paths.project_root() / file) for file in stage(name).files}
+    return sha256_json([card.present_hashes(name), file_hashes])[:24]

@@ -1,4 +1,4 @@
-"""Call Snakemake on ``notebooks/Snakefile``: one lock a results folder, resumable after any death."""
+"""Call Snakemake on ``notebooks/Snakefile``, with one lock per results folder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overr
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[int]:
-    """Hold ``folder/.lock``, and give its file descriptor: a child that inherits it holds the lock as long as it lives.
+    """Lock ``folder`` by its file ``.lock`` and yield the file descriptor.
 
-    The system frees it even after kill -9. Raises ``LeukError`` where another run holds it.
+    A child process that inherits the descriptor holds the lock as long as it lives. The system frees the lock even
+    after ``kill -9``.
+
+    Raises:
+        LeukError: If another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as handle:
@@ -36,9 +40,10 @@ def only_one(folder: Path) -> Iterator[int]:
 
 
 def resolve_dataset(dataset: str) -> str:
-    """``smear`` and the known sets as they are, a folder as its absolute path.
+    """Return a known name as it is, and a folder as an absolute path.
 
-    Raises ``LeukError`` where there is no such folder, and where a known set is not here yet.
+    Raises:
+        LeukError: If there is no such folder, or if a known data set has not been fetched.
     """
     if dataset == "smear":
         return dataset
@@ -55,10 +60,10 @@ def resolve_dataset(dataset: str) -> str:
     return str(path.resolve())
 
 
-def not_whole(runs: Sequence[str], last: str) -> list[str]:
-    """Kept notebooks up to stage ``last`` that the book would refuse: an output is damaged, say, or the card another's.
+def refused_notebooks(runs: Sequence[str], last: str) -> list[str]:
+    """Return the notebooks up to stage ``last`` that the book would refuse, for example because an output is damaged.
 
-    Snakemake sees that a notebook is there, not what was written beside it.
+    Snakemake sees only that a notebook exists, not what was written next to it.
     """
 
     def is_refused(run: str, spec: StageSpec) -> bool:
@@ -67,12 +72,16 @@ def not_whole(runs: Sequence[str], last: str) -> list[str]:
         except LeukError:
             return True
 
-    there = [(run, spec) for run in runs for spec in needed(last) if executed_notebook(run, spec).exists()]
-    return [str(executed_notebook(*one).relative_to(paths.results_root())) for one in there if is_refused(*one)]
+    return [
+        str(executed_notebook(run, spec).relative_to(paths.results_root()))
+        for run in runs
+        for spec in needed(last)
+        if executed_notebook(run, spec).exists() and is_refused(run, spec)
+    ]
 
 
 def snakemake_command(config: Path, jobs: int, extra: Sequence[str] = ()) -> list[str]:
-    """The Snakemake call; ``config`` is the JSON file of the values that the Snakefile reads."""
+    """Return the Snakemake command. ``config`` is a JSON file with the values that the Snakefile reads."""
     return [
         sys.executable, "-m", "snakemake", "--snakefile", str(paths.project_root() / "notebooks" / "Snakefile"),
         "--cores", str(jobs), "--keep-going", "--rerun-incomplete", "--nolock",
@@ -85,15 +94,28 @@ def run_stages(
     dataset: str, profile: str, seeds: Sequence[int], jobs: int = 1, last: str | None = None,
     run: str | None = None, overrides: Sequence[str] = (), extra: Sequence[str] = (),
 ) -> list[str]:  # fmt: skip
-    """Run all stages up to ``last`` for every seed; returns the runs' names.
+    """Run all stages up to ``last`` for every seed, and return the names of the runs.
 
-    All parameters of all stages are checked before the first starts. Raises ``LeukError`` if a stage failed; what
-    finished stays, and the next call starts where this one ended.
+    All parameters of all stages are checked before the first stage starts. Finished stages are kept if a later one
+    fails, and the next call continues from there.
+
+    Args:
+        dataset: ``smear``, a known data set, or a folder of images.
+        profile: ``smoke``, ``laptop`` or ``paper``.
+        seeds: One run per seed.
+        jobs: Number of notebooks that run in parallel.
+        last: Last stage; all by default.
+        run: Name of the run, for one seed only.
+        overrides: Settings such as ``fcmae.steps=3``.
+        extra: Further arguments of Snakemake.
+
+    Raises:
+        LeukError: If a parameter is wrong, another run holds the results folder, or a stage fails.
     """
     dataset = resolve_dataset(dataset)
     load_profile(profile)
     if run and len(seeds) > 1:
-        raise LeukError("a run's name can be given for one seed only; leave it out and the seeds name their runs")
+        raise LeukError("a run's name can be given for one seed only; without it each seed names its run")
     runs = [run or paths.run_name(dataset, profile, seed) for seed in seeds]
     settings = parse_overrides(list(overrides))
     for spec in STAGES:
@@ -108,18 +130,20 @@ def run_stages(
         config["run"] = run
     environment = {**os.environ, "LEUK_ROOT": str(paths.project_root()), "LEUK_RESULTS": str(paths.results_root())}
     with only_one(paths.results_root()) as lock, tempfile.TemporaryDirectory() as folder:
-        given = Path(folder) / "config.json"  # Snakemake's --config would cut "cells #2" short and make 7 of "007"
-        given.write_text(json.dumps(config))
-        again = not_whole(runs, last or STAGES[-1].name)
-        command = snakemake_command(given, jobs, [*extra, *(["--forcerun", *again] if again else [])])
-        done = subprocess.run(command, env=environment, check=False, pass_fds=[lock])
-    if done.returncode:
+        config_file = (
+            Path(folder) / "config.json"
+        )  # Snakemake's --config would cut "cells #2" short and turn "007" into 7
+        config_file.write_text(json.dumps(config))
+        again = refused_notebooks(runs, last or STAGES[-1].name)
+        command = snakemake_command(config_file, jobs, [*extra, *(["--forcerun", *again] if again else [])])
+        process = subprocess.run(command, env=environment, check=False, pass_fds=[lock])
+    if process.returncode:
         raise LeukError(f"not all stages finished in {', '.join(runs)}: see the lines above, or `leuk status`")
     return runs
 
 
 def summary(run: str) -> str:
-    """The closing words of a run: how long each stage took, and the headline figures with their intervals."""
+    """Return a summary of a run: the time of each stage, the main numbers with their intervals, and the notes."""
     rows = [(spec, card.read_card(run, spec.name)) for spec in STAGES]
     seconds = {spec.name: row["seconds"] or 0.0 for spec, row in rows if row}
     lines = [

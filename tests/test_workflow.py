@@ -1,4 +1,4 @@
-"""Runs share nothing: one at a time writes into a results folder, also after the command that started it was killed."""
+"""Only one run at a time writes into a results folder, even if the command that started it was killed."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ workflow.run_stages("smear", "smoke", [0])
 """
 
 
-def test_two_at_once_are_refused_and_the_lock_is_free_afterwards(tmp_path: Path):
+def test_a_second_run_is_refused_until_the_lock_is_free(tmp_path: Path):
     with only_one(tmp_path), pytest.raises(LeukError, match="another run is writing"), only_one(tmp_path):
         pass
     with only_one(tmp_path):
         pass
 
 
-def test_what_a_killed_run_left_running_still_holds_the_lock(results: Path, tmp_path: Path):
-    told = tmp_path / "process.txt"
-    run = subprocess.Popen([sys.executable, "-c", PROGRAM, str(told)], env={**os.environ, "LEUK_RESULTS": str(results)})
-    soon(lambda: told.exists() and told.read_text())
+def test_the_child_of_a_killed_run_still_holds_the_lock(results: Path, tmp_path: Path):
+    pid_file = tmp_path / "process.txt"
+    run = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(pid_file)], env={**os.environ, "LEUK_RESULTS": str(results)}
+    )
+    soon(lambda: pid_file.exists() and pid_file.read_text())
     run.kill()
     run.wait()
-    child = int(told.read_text())
+    child = int(pid_file.read_text())
     try:
         with pytest.raises(LeukError, match="another run is writing"), only_one(results):
             pass

@@ -1,1 +1,1 @@
-"""The stage contract: typed parameters, inputs, atomic outputs, checkpoints, run cards. Knows nothing about cells or models."""
+"""The stage contract: typed parameters, inputs, atomic outputs, checkpoints, run cards."""

@@ -1,4 +1,4 @@
-"""Run cards: what a stage was, where and on what it ran, and whether that still holds."""
+"""Run cards: how and where a stage ran, and whether its result is still up to date."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ PACKAGES = (
 
 
 def git_state(root: Path) -> dict[str, Any]:
-    """``{"commit": hex or None, "dirty": bool or None}`` of the project; None where it is not a git checkout."""
+    """Return ``{"commit": hash, "dirty": bool}`` of the project. Both are None outside a git checkout."""
 
-    def ask(*words: str) -> str | None:
+    def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20)
+            process = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20)
         except (OSError, subprocess.TimeoutExpired):
             return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        return process.stdout.strip() if process.returncode == 0 else None
 
-    commit, changed = ask("rev-parse", "HEAD"), ask("status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": None if changed is None else bool(changed)}
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
 @functools.lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -51,7 +51,7 @@ def package_versions() -> dict[str, str]:
 
 
 def device_name() -> str:
-    """The accelerator's name, else the processor's (torch is asked only if it is loaded already)."""
+    """Return the name of the GPU if torch is loaded and sees one, else of the processor."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
@@ -62,14 +62,14 @@ def device_name() -> str:
 
 
 def peak_rss_mb() -> float:
-    """Peak resident memory of this process and of its largest finished child, MB."""
+    """Return the peak resident memory of this process or its largest finished child, MB."""
     unit = 1024 if sys.platform != "darwin" else 1024**2
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return round(max(peaks) / unit, 1)
 
 
 def peak_gpu_mb() -> float:
-    """Peak GPU memory of this process, MB (0 without a GPU)."""
+    """Return the peak GPU memory of this process, MB; 0 without a GPU."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return 0.0
@@ -77,7 +77,7 @@ def peak_gpu_mb() -> float:
 
 
 def present_hashes(stage: str) -> dict[str, Any]:
-    """Hashes of what the stage depends on besides its inputs: notebook, lock file, code."""
+    """Return the hashes of what a stage depends on besides its inputs: notebook, lock file, code."""
     notebook = paths.stage_notebooks().get(stage)
     lock = paths.project_root() / "requirements.lock"
     return {
@@ -88,7 +88,7 @@ def present_hashes(stage: str) -> dict[str, Any]:
 
 
 def new_card(stage: str, params: dict[str, Any]) -> dict[str, Any]:
-    """A card in state "running"."""
+    """Return a card in state "running"."""
     return {
         "stage": stage, "run": params["run"], "profile": params["profile"], "dataset": Path(params["dataset"]).name,
         "state": "running", "params": params, "identity": None,
@@ -100,18 +100,18 @@ def new_card(stage: str, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def results_of(card: dict[str, Any]) -> dict[str, str]:
-    """File -> hash of what a stage hands on: all its outputs but the pictures, which may be drawn anew at any time."""
+    """Return ``{file: hash}`` of the outputs that other stages read: all but figures, which may be redrawn."""
     return {name: digest for name, digest in card["outputs"].items() if not name.startswith("figures/")}
 
 
 def read_card(run: str, stage: str) -> dict[str, Any] | None:
-    """The card of a stage, or None where it never ran."""
+    """Return the card of a stage, or None if it never ran."""
     path = paths.stage_folder(run, stage) / "card.json"
     return files.read_json(path) if path.exists() else None
 
 
 def is_interrupted(card: dict[str, Any]) -> bool:
-    """True for a card in state "running" whose process is gone (killed, power lost)."""
+    """Tell whether a card is in state "running" although its process is gone."""
     process = card.get("process") or {}
     if card["state"] != "running" or process.get("host") != socket.gethostname():
         return False
@@ -125,9 +125,14 @@ def is_interrupted(card: dict[str, Any]) -> bool:
 
 
 def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None = None) -> list[str]:
-    """Why a finished stage no longer stands for the present: every hash of its card that differs. Empty: fresh.
+    """Return why a finished stage is out of date: one reason per hash that has changed.
 
-    ``fingerprint`` maps a data set (name or folder) to its content hash; without it the data set is not looked at.
+    Args:
+        card: The stage's card.
+        fingerprint: Maps a data set (name or folder) to its content hash. Without it the data set is not checked.
+
+    Returns:
+        The reasons; empty if the stage is fresh.
     """
     reasons = []
     stage, run = card["stage"], card["run"]
@@ -174,7 +179,7 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
 
 
 def stage_state(run: str, stage: str, fingerprint: Callable[[str], str] | None = None) -> tuple[str, list[str]]:
-    """``(state, reasons)`` of a stage: missing, running, interrupted, failed, stale or fresh."""
+    """Return the state of a stage (missing, running, interrupted, failed, stale or fresh) and the reasons."""
     card = read_card(run, stage)
     if card is None:
         return "missing", ["it never ran"]

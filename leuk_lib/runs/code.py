@@ -1,4 +1,4 @@
-"""Which code a stage depends on: its notebook, and every module of the library that the notebook reaches."""
+"""The code that a stage depends on: its notebook and every module of the library that the notebook reaches."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from pathlib import Path
 from leuk_lib.runs.paths import stage_notebooks
 
 PACKAGE = "leuk_lib"
-UNSTATED = (tokenize.COMMENT, tokenize.NL)  # NL ends a blank line, never one inside a string
-# Code that draws or tells: a change re-runs the notebook, but never trains anything again.
+NOT_CODE = (tokenize.COMMENT, tokenize.NL)  # NL ends a blank line, never one inside a string
+# Code that draws or prints. A change runs the notebook again but repeats no training.
 PRESENTATION = (f"{PACKAGE}.figures", f"{PACKAGE}.runs.display")
 
 
-def notebook_source(notebook: Path) -> str:
-    """The code cells of a notebook, one after another, without magics."""
+def code_cells(notebook: Path) -> list[str]:
+    """Return the sources of a notebook's code cells, in order."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    lines = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code").splitlines()
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def notebook_source(notebook: Path) -> str:
+    """Return the code of a notebook without magics."""
+    lines = "\n".join(code_cells(notebook)).splitlines()
     return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
 
 
 def notebook_hash(notebook: Path) -> str:
-    """SHA-256 of the cells' sources, kinds and metadata; outputs and execution counts do not count."""
+    """Return the SHA-256 of the cells' sources, kinds and metadata, without outputs and execution counts."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     kept = [(cell["cell_type"], "".join(cell["source"]), cell.get("metadata", {})) for cell in cells]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
@@ -40,19 +45,19 @@ def _graph():
 
 
 def imported_modules(source: str) -> set[str]:
-    """Modules of the library that Python ``source`` imports anywhere (also inside functions)."""
+    """Return the modules of the library that Python ``source`` imports anywhere, also inside functions."""
     modules = _graph().modules
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found & modules
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names & modules
 
 
 def module_closure(modules: set[str]) -> set[str]:
-    """``modules`` and every module of the library that they reach by imports, with the parent packages."""
+    """Return ``modules``, every module of the library that they reach by imports, and the parent packages."""
     reached = set(modules)
     for module in modules:
         reached |= _graph().find_upstream_modules(module)
@@ -61,21 +66,22 @@ def module_closure(modules: set[str]) -> set[str]:
 
 
 def module_file(module: str) -> Path:
-    """Source file of a module of the library."""
+    """Return the source file of a module of the library."""
     base = Path(__file__).resolve().parents[1].parent / Path(*module.split("."))
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
 def statements(source: str) -> str:
-    """Python ``source`` without comments, blank lines and strings that stand alone, as docstrings do.
+    """Return Python ``source`` without comments, blank lines, and strings that are statements, such as docstrings.
 
-    Cut out of the text, not printed from the syntax tree, so that every version of Python gives the same.
+    They are cut out of the text, so that every version of Python gives the same result; printing the syntax tree
+    would not.
     """
     lines = source.removesuffix("\n").split("\n")
     tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    cuts = [token for token in tokens if token.type in UNSTATED]
-    telling = [token for token in tokens if token.type not in UNSTATED]
-    for before, token, after in zip([None, *telling], telling, telling[1:], strict=False):
+    cuts = [token for token in tokens if token.type in NOT_CODE]
+    code_tokens = [token for token in tokens if token.type not in NOT_CODE]
+    for before, token, after in zip([None, *code_tokens], code_tokens, code_tokens[1:], strict=False):
         starts = before is None or before.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
         if token.type == tokenize.STRING and starts and after.type == tokenize.NEWLINE:
             cuts.append(token)
@@ -90,29 +96,29 @@ def statements(source: str) -> str:
 
 
 def code_hashes(stage: str) -> dict[str, str]:
-    """Module -> SHA-256 for every module that the stage's notebook reaches; the whole library if it has no notebook."""
+    """Return ``{module: SHA-256}`` of every module that the stage's notebook reaches, or of all without a notebook."""
     notebook = stage_notebooks().get(stage)
     return hashes_of(imported_modules(notebook_source(notebook)) if notebook else all_modules())
 
 
 def all_modules() -> set[str]:
-    """Every module of the library."""
+    """Return the names of all modules of the library."""
     return set(_graph().modules)
 
 
 def hashes_of(modules: set[str]) -> dict[str, str]:
-    """Module -> SHA-256 of what it states, for ``modules`` and every module of the library that they reach.
+    """Return ``{module: SHA-256}`` of ``modules`` and every module of the library that they reach.
 
-    Comments and docstrings do not count: a better explanation trains nothing again.
+    Comments and docstrings do not count, so that better explanations repeat no training.
     """
     return {module: source_hash(module_file(module)) for module in sorted(module_closure(modules))}
 
 
 def source_hash(path: Path) -> str:
-    """SHA-256 of a Python file's :func:`statements`."""
+    """Return the SHA-256 of a Python file's :func:`statements`."""
     return hashlib.sha256(statements(path.read_text(encoding="utf-8")).encode()).hexdigest()
 
 
 def is_presentation(module: str) -> bool:
-    """True for modules whose change cannot change a result."""
+    """Tell whether a module only draws or prints, so that its change cannot change a result."""
     return any(module == name or module.startswith(f"{name}.") for name in PRESENTATION)

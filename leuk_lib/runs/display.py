@@ -1,4 +1,4 @@
-"""What a stage shows in its notebook: banners, accessible tables, figures, numbers for the book."""
+"""Output of a stage in its notebook: banners, accessible tables, figures, numbers for the book."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 RESEARCH_USE = "Research software. Not a medical device; nothing on this page may be used for a diagnosis."
-RENDERED = "Rendered cells: this shows that the method and the code work, not how well leukemia is recognised."
-SMOKE = "Smoke run: not a result. Sizes and steps are cut down so that CI can run the whole sequence."
+RENDERED = "Rendered cells: the numbers show that the code works, not how well leukemia is recognised."
+SMOKE = "Smoke run: not a result. Sizes and steps are reduced so that all chapters run in minutes."
 
 
 def shell() -> Any:
-    """The running Jupyter kernel's shell, or None outside a notebook."""
+    """Return the shell of the running Jupyter kernel, or None outside a notebook."""
     try:
         from IPython.core.getipython import get_ipython
     except ImportError:
@@ -24,7 +24,7 @@ def shell() -> Any:
 
 @dataclass(frozen=True)
 class Link:
-    """A table's cell that leads to a chapter: ``target`` is the chapter's notebook, beside the running one."""
+    """A table cell with a link. ``target`` is another chapter's notebook in the same folder."""
 
     text: str
     target: str
@@ -47,7 +47,7 @@ class Html:
 
 
 def show(item: Any) -> None:
-    """Display ``item`` in a notebook, print it elsewhere."""
+    """Display ``item`` in a notebook; print it elsewhere."""
     if shell() is not None:
         from IPython.display import display
 
@@ -57,13 +57,13 @@ def show(item: Any) -> None:
 
 
 def banner(lines: list[str], kind: str = "warning") -> Html:
-    """An admonition, one paragraph a line."""
+    """Return an admonition with one paragraph per line."""
     body = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
     return Html(f'<div class="admonition {kind} leuk-banner" role="note">{body}</div>', "\n".join(lines))
 
 
 def table(frame: Any, caption: str = "") -> Html:
-    """An accessible HTML table of a data frame: caption, column scopes, numbers to four digits."""
+    """Return an accessible HTML table of a data frame: caption, column scopes, numbers to four digits."""
 
     def cell(value: Any) -> str:
         if isinstance(value, float):
@@ -87,7 +87,7 @@ def table(frame: Any, caption: str = "") -> Html:
 
 
 def parameter_table(stage: str, params: Any) -> Html:
-    """The parameters of a stage with their meanings, those that differ from the laptop profile marked."""
+    """Return a table of a stage's parameters with meanings and the laptop profile's value where it differs."""
     import pandas as pd
 
     fields = type(params).model_fields
@@ -102,7 +102,7 @@ def parameter_table(stage: str, params: Any) -> Html:
 
 
 def cost_row(card: dict[str, Any]) -> dict[str, Any]:
-    """What a stage cost: seconds, memory, device, profile."""
+    """Return the time, memory, device and profile of a stage."""
     return {
         "stage": card["stage"], "profile": card["profile"], "seconds": card["seconds"], "peak memory (MB)": card["peak_rss_mb"],
         "peak GPU memory (MB)": card["peak_gpu_mb"], "device": card["device"],
@@ -110,7 +110,7 @@ def cost_row(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def card_table(card: dict[str, Any]) -> Html:
-    """A finished card, short: cost, commit, hashes, notes. The whole card is ``card.json``."""
+    """Return a short form of a finished card: cost, commit, hashes, notes. All of it is in ``card.json``."""
     import pandas as pd
 
     git = card["git"]
@@ -120,13 +120,13 @@ def card_table(card: dict[str, Any]) -> Html:
         ("data, inputs", ", ".join(card["inputs"]) or "none"), ("outputs", f"{len(card['outputs'])} files, hashed in card.json"),
         *(("note", note) for note in card["notes"]), *((key, f"{value:.4g}") for key, value in card["measured"].items()),
     ]  # fmt: skip
-    cost = table(pd.DataFrame([cost_row(card)]), f"What stage {card['stage']} cost")
+    cost = table(pd.DataFrame([cost_row(card)]), f"Cost of stage {card['stage']}")
     rest = table(pd.DataFrame(rows, columns=["item", "value"]), f"Run card of stage {card['stage']}")
     return Html(cost.markup + rest.markup, f"{cost.text}\n{rest.text}")
 
 
 class Picture:
-    """A figure as the notebook shows it: one image, SVG for line art, PNG where the figure holds images."""
+    """A rendered figure: SVG for line art, PNG for figures with images."""
 
     def __init__(self, mime: str, data: bytes) -> None:
         self.mime, self.data = mime, data
@@ -142,7 +142,7 @@ class Picture:
 
 
 def render(figure: Any) -> Picture:
-    """Draw a matplotlib figure to bytes that depend on its content alone (no dates, no random ids)."""
+    """Render a matplotlib figure to bytes that depend only on its content, without dates and random ids."""
     holds_images = any(ax.images or len(ax.collections) > 40 for ax in figure.axes) or bool(figure.images)
     crowded = any(
         sum(c.get_offsets().shape[0] for c in ax.collections if hasattr(c, "get_offsets")) > 2000 for ax in figure.axes
@@ -152,7 +152,7 @@ def render(figure: Any) -> Picture:
 
 
 def render_pdf(figure: Any) -> bytes:
-    """The same figure as one page to print or to put into a paper, its letters kept as letters."""
+    """Render a figure as a PDF page whose text remains text."""
     return _drawn(figure, "pdf")
 
 
@@ -171,7 +171,7 @@ def _drawn(figure: Any, kind: str) -> bytes:
 
 
 def glue(name: str, value: float | int) -> None:
-    """Record a number under ``name`` so that pages of the book can cite it; nothing is shown."""
+    """Glue a number under ``name`` for the pages of the book, without showing it."""
     from myst_nb import glue as record
 
     record(name, value, display=False)

@@ -1,13 +1,14 @@
-"""The one exception a user is meant to see: one readable line and an exit code."""
+"""The exception for users: one readable line and an exit code."""
 
 from __future__ import annotations
 
 
 class LeukError(ValueError):
-    """One readable line that names the thing, what is wrong, and what to do.
+    """An error in one line that names the cause and the remedy. IPython prints it without a traceback.
 
-    ``exit_code`` is what the command line ends with (1 unless told: 2 means "unusable input").
-    In a notebook IPython prints the line alone, without a traceback.
+    Args:
+        message: The line. Line breaks and repeated spaces become single spaces.
+        exit_code: Exit code of the command line; 2 means "unusable input".
     """
 
     def __init__(self, message: str, exit_code: int = 1) -> None:

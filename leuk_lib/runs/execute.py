@@ -1,4 +1,4 @@
-"""Execute one stage's notebook with papermill: the job that Snakemake, a laptop or a cluster runs.
+"""Execute one stage's notebook with papermill. This is the job that Snakemake starts on a laptop or a cluster.
 
 ``python -m leuk_lib.runs.execute fcmae --parameters '{"run": "r", …}' --out results/r/fcmae/notebook.ipynb``
 """
@@ -20,10 +20,15 @@ PARTIAL = "partial.ipynb"
 
 
 def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
-    """Run the notebook of ``stage`` and move it to ``out`` when it has succeeded; returns the seconds it took.
+    """Execute the notebook of ``stage`` and write it to ``out`` if it succeeds.
 
-    While it runs, and after a failure, what was executed so far is ``partial.ipynb`` beside ``out``.
-    Raises ``LeukError`` with the failing cell's last line, or where the kernel died.
+    While it runs, and after a failure, the cells executed so far are in ``partial.ipynb`` next to ``out``.
+
+    Returns:
+        The time it took, in seconds.
+
+    Raises:
+        LeukError: If a cell fails, with the error of that cell, or if the kernel dies.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -46,13 +51,11 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
             extra_arguments=["--IPKernelApp.log_level=40"],
         )
     except PapermillExecutionError as error:
-        raise LeukError(
-            f"stage {stage} failed: {error.ename}: {error.evalue} (the notebook so far: {partial})"
-        ) from error
+        raise LeukError(f"stage {stage} failed: {error.ename}: {error.evalue} (notebook so far: {partial})") from error
     except DeadKernelError as error:
         raise LeukError(
-            f"stage {stage} failed: the kernel died (out of memory?); free some memory and run again, "
-            f"training continues after its last checkpoint (the notebook so far: {partial})"
+            f"stage {stage} failed: the kernel died (out of memory?); free some memory and run again: "
+            f"training continues from its last checkpoint (notebook so far: {partial})"
         ) from error
     partial.replace(out)
     return time.perf_counter() - start
@@ -62,18 +65,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("stage")
     parser.add_argument("--parameters", type=json.loads, required=True, help="papermill parameters as JSON")
-    parser.add_argument("--out", type=Path, required=True, help="where the executed notebook goes")
-    given = parser.parse_args()
-    run = given.parameters.get("run", "default")
-    print(f"{run}: {given.stage} …", file=sys.stderr, flush=True)
-    # The kernel is started by name; the environment that runs this is the one whose kernel is meant.
+    parser.add_argument("--out", type=Path, required=True, help="file of the executed notebook")
+    arguments = parser.parse_args()
+    run = arguments.parameters.get("run", "default")
+    print(f"{run}: {arguments.stage} …", file=sys.stderr, flush=True)
+    # Start the kernel of the environment that runs this module.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     try:
-        seconds = execute(given.stage, given.parameters, given.out.resolve())
+        seconds = execute(arguments.stage, arguments.parameters, arguments.out.resolve())
     except LeukError as error:
         print(f"{run}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
-    print(f"{run}: {given.stage} done in {seconds:.0f} s", file=sys.stderr, flush=True)
+    print(f"{run}: {arguments.stage} done in {seconds:.0f} s", file=sys.stderr, flush=True)
     return 0
 
 

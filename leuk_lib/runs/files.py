@@ -1,4 +1,4 @@
-"""Atomic files and their hashes: a reader sees the old file or the new one, never half of either."""
+"""Atomic files and their hashes. A reader sees the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from leuk_lib.runs.errors import LeukError
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed, on failure removed.
+    """Yield a temporary path next to ``path``. On success it is flushed to disk and renamed, on failure removed.
 
-    A full disk, a missing right or a read-only folder becomes one ``LeukError`` that names the file.
+    Raises:
+        LeukError: If the disk is full, or if the folder may not be written to.
     """
-    # The suffix stays last: writers such as Figure.savefig choose the format by it.
+    # The suffix stays last because writers such as Figure.savefig choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,28 +35,30 @@ def atomic(path: Path) -> Iterator[Path]:
         if refusal in (errno.ENOSPC, errno.EDQUOT):
             raise LeukError(f"{path}: the disk is full; free some space and run again, nothing was lost") from error
         if refusal in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise LeukError(f"{path}: cannot be written ({os.strerror(refusal)}); check the folder's rights") from error
+            raise LeukError(
+                f"{path}: cannot be written ({os.strerror(refusal)}); check the folder's permissions"
+            ) from error
         raise
     finally:
-        with suppress(OSError):  # where nothing may be written, nothing can be removed
+        with suppress(OSError):  # in a read-only folder nothing can be removed
             temporary.unlink(missing_ok=True)
 
 
 def _refusal(error: Exception, temporary: Path) -> int:
-    """The system's number for a failed write (``errno``), 0 where the system refused nothing.
+    """Return the ``errno`` of a failed write, or 0 if the system refused nothing.
 
-    safetensors tells it in words only, and torch not at all: then a little more is written to the same file, to see.
+    safetensors gives it only in its message, and torch not at all; then writing a little more to the file shows it.
     """
     if isinstance(error, OSError):
         return error.errno or 0
-    if told := re.search(r"\(os error (\d+)\)", str(error)):
-        return int(told[1])
+    if match := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(match[1])
     if isinstance(error, RuntimeError):
         try:
             with temporary.open("ab") as handle:
                 handle.write(bytes(1 << 20))
-        except OSError as refused:
-            return refused.errno or 0
+        except OSError as write_error:
+            return write_error.errno or 0
     return 0
 
 
@@ -67,12 +70,12 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Write ``value`` as indented JSON, keys in their order, no NaN."""
+    """Write ``value`` as indented JSON with its keys in order. NaN raises ``ValueError``."""
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a missing or damaged file is one readable line."""
+    """Read JSON. Raises ``LeukError`` for a missing or damaged file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -82,11 +85,15 @@ def read_json(path: Path) -> Any:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """Return the SHA-256 of a file, hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON (sorted keys)."""
+    """Return the SHA-256 of a value's JSON with sorted keys.
+
+    >>> sha256_json({"a": 1, "b": 2}) == sha256_json({"b": 2, "a": 1})
+    True
+    """
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Parameters of a stage: one frozen, strict model, checked before any work starts."""
+"""Parameters of a stage: a frozen, strict pydantic model, checked before any work starts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from leuk_lib.runs.errors import LeukError
 
-INJECTED = "# Parameters"  # the comment that papermill puts on top of the cell it injects
-BEGIN = "Stage.begin("  # what the cell that reads the parameters holds
+INJECTED = "# Parameters"  # first line of the cell that papermill injects
+BEGIN = "Stage.begin("  # marks the cell that reads the parameters
 
 
 class FrozenParams(BaseModel):
-    """Parameters that cannot change, take no unknown name, and convert nothing but lists to tuples."""
+    """Parameters that are frozen, refuse unknown names, and convert nothing but lists to tuples."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
@@ -26,30 +26,30 @@ class FrozenParams(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _lists_are_tuples(cls, values: Any) -> Any:
-        # YAML and papermill know lists only; the frozen models hold tuples.
+        # YAML and papermill have lists only; frozen models hold tuples.
         if not isinstance(values, Mapping):
             return values
         return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 class StageParams(FrozenParams):
-    """What every stage knows. The defaults of all models together are the laptop profile."""
+    """Parameters shared by all stages. The defaults of all models are the laptop profile."""
 
     dataset: str = Field("smear", min_length=1, description="'smear' (rendered cells) or a folder of images")
     profile: Literal["smoke", "laptop", "paper"] = Field("laptop", description="size of the run")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of every random stream")
-    run: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="folder in results/")
-    threads: int = Field(
-        2, ge=1, le=256, description="CPU threads of a stage; fixed, since sums depend on it in the last bit"
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of all random streams")
+    run: str = Field(
+        "default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run: its folder in results/"
     )
+    threads: int = Field(2, ge=1, le=256, description="CPU threads; fixed, since sums depend on them in the last bit")
 
 
 class TrainParams(StageParams):
-    """What every stage that trains knows on top."""
+    """Parameters shared by all stages that train."""
 
-    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of training")
     devices: int = Field(1, ge=1, le=64, description="processes (GPUs) that train together")
-    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="arithmetic of training")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="floating-point precision of training")
     checkpoint_every: int = Field(50, ge=1, description="optimiser steps between two checkpoints")
 
 
@@ -58,16 +58,27 @@ Stage = TypeVar("Stage", bound=StageParams)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A ``; did you mean …`` clause, or the list of what is allowed."""
+    """Return a "did you mean" question with the nearest valid name, or the list of valid names.
+
+    >>> nearest("epohcs", ["epochs", "seed"])
+    "did you mean 'epochs'?"
+    """
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(valid)}"
 
 
 def check(owner: str, model: type[Params], values: Mapping[str, Any]) -> Params:
-    """Validate ``values`` for ``owner`` ("stage fcmae"); the first problem becomes one readable line.
+    """Validate ``values`` against ``model``.
 
-    Raises ``LeukError`` naming the parameter, its value, what is allowed, and the nearest valid name.
+    Args:
+        owner: What the parameters belong to, such as "stage fcmae", for the error message.
+        model: The parameter model.
+        values: Parameters by name.
+
+    Raises:
+        LeukError: For the first wrong parameter. It names the parameter, its value, and what is allowed or the nearest
+            valid name.
     """
     for name, value in values.items():
         if name not in model.model_fields:
@@ -79,15 +90,15 @@ def check(owner: str, model: type[Params], values: Mapping[str, Any]) -> Params:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "parameters"
-        about = model.model_fields[name].description if name in model.model_fields else None
+        meaning = model.model_fields[name].description if name in model.model_fields else None
         raise LeukError(
             f"{owner}: parameter {'.'.join(map(str, first['loc'])) or name} = {values.get(name, first.get('input'))!r}: "
-            f"{first['msg'][0].lower()}{first['msg'][1:]}" + (f" ({about})" if about else "")
+            f"{first['msg'][0].lower()}{first['msg'][1:]}" + (f" ({meaning})" if meaning else "")
         ) from error
 
 
 def parse_value(setting: str, text: str) -> Any:
-    """A value as it was typed, read as YAML. Raises ``LeukError`` that quotes the ``setting`` where it is none."""
+    """Parse a value as YAML. Raises ``LeukError``, which quotes ``setting``, if it is not YAML."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -98,7 +109,11 @@ def parse_value(setting: str, text: str) -> Any:
 
 
 def assigned_names(source: str) -> list[str]:
-    """Names that a cell assigns at its top level (``x = 1``, ``x: int = 1``)."""
+    """Return the names that a cell assigns at its top level.
+
+    >>> assigned_names("x = 1\\ny: int = 2\\nx.z = 3")
+    ['x', 'y']
+    """
     try:
         body = ast.parse(source).body
     except SyntaxError:  # a cell with magics assigns no parameters
@@ -117,30 +132,34 @@ def _is_injected(cell: str) -> bool:
 
 
 def parameter_cells(executed: Iterable[str]) -> list[str]:
-    """Those of the executed cells that tell the parameters: all that ran before ``Stage.begin``.
+    """Return the executed cells that set parameters: those before ``Stage.begin``.
 
-    What runs after it is the chapter's own, until a cell that sets a parameter of every stage: somebody changed the seed,
-    say, and runs the notebook again from its top.
+    Later cells belong to the chapter, until a cell sets a parameter of all stages, such as the seed: then someone runs
+    the notebook again from the top.
     """
-    kept: list[str] = []
+    cells: list[str] = []
     begun = False
     for cell in executed:
         if BEGIN in cell:
             begun = True
         elif not begun:
-            kept.append(cell)
+            cells.append(cell)
         elif set(assigned_names(cell)) & set(StageParams.model_fields) or _is_injected(cell):
-            kept = [*kept, cell] if _is_injected(cell) else [cell]
+            cells = [*cells, cell] if _is_injected(cell) else [cell]
             begun = False
-    return kept
+    return cells
 
 
 def from_namespace(stage: str, model: type[Stage], namespace: Mapping[str, Any], known_stages: Iterable[str]) -> Stage:
-    """Read a notebook's (or a script's) parameters from its global names.
+    """Read the parameters of a notebook or script from its global names.
 
-    In IPython the executed cells before the present one count: the parameters cell gives defaults, the profile's
-    section ``stages[stage]`` overrides them, and names that papermill injected override both. Elsewhere every public
-    name of plain data counts. Any other name is an error here, where papermill alone only warns.
+    In IPython, the cells that were executed before the present one count: the parameters cell gives defaults, the
+    profile's section ``stages[stage]`` overrides them, and the names that papermill injected override both. Elsewhere
+    all public names of plain data count.
+
+    Raises:
+        LeukError: If a name is not a parameter (papermill only warns), if a value is not allowed, or if a profile is
+            named but its values are missing.
     """
     cells = namespace.get("In")
     if isinstance(cells, list):

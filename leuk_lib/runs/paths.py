@@ -1,4 +1,4 @@
-"""Every path of the project, in one place. No notebook and no other module joins paths of its own."""
+"""All paths of the project."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MARKERS = ("_config.yml", "notebooks")
 
 
 def project_root() -> Path:
-    """Folder that holds ``_config.yml`` and ``notebooks``: ``LEUK_ROOT``, else upward from here, else beside the package."""
-    if told := os.environ.get("LEUK_ROOT"):
-        return Path(told).resolve()
+    """Return ``LEUK_ROOT``, or the nearest folder with ``_config.yml`` and ``notebooks`` above here or above the package."""
+    if root := os.environ.get("LEUK_ROOT"):
+        return Path(root).resolve()
     here = Path.cwd().resolve()
     for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
         if all((folder / marker).exists() for marker in MARKERS):
@@ -26,33 +26,37 @@ def project_root() -> Path:
 
 
 def results_root() -> Path:
-    """``results/`` of the project, or the folder that ``LEUK_RESULTS`` names."""
-    told = os.environ.get("LEUK_RESULTS")
-    return Path(told).resolve() if told else project_root() / "results"
+    """Return ``LEUK_RESULTS``, or ``results/`` of the project."""
+    folder = os.environ.get("LEUK_RESULTS")
+    return Path(folder).resolve() if folder else project_root() / "results"
 
 
 def run_folder(run: str) -> Path:
-    """``results/<run>``."""
+    """Return ``results/<run>``."""
     return results_root() / run
 
 
 def stage_folder(run: str, stage: str) -> Path:
-    """``results/<run>/<stage>``."""
+    """Return ``results/<run>/<stage>``."""
     return run_folder(run) / stage
 
 
 def stage_notebooks() -> dict[str, Path]:
-    """Stage name -> its notebook, in the order of the file names (``notebooks/04_fcmae.ipynb`` is stage ``fcmae``)."""
-    found = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    return {path.stem[3:]: path for path in found}
+    """Return ``{stage: notebook}`` in the order of the file names; ``04_fcmae.ipynb`` is stage ``fcmae``."""
+    notebooks = sorted((project_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    return {path.stem[3:]: path for path in notebooks}
 
 
 def profile_file(profile: str) -> Path:
-    """``notebooks/profiles/<profile>.yml``."""
+    """Return ``notebooks/profiles/<profile>.yml``."""
     return project_root() / "notebooks" / "profiles" / f"{profile}.yml"
 
 
 def run_name(dataset: str, profile: str, seed: int) -> str:
-    """Default name of a run: the data set's name, the profile and the seed (``smear-laptop-s0``)."""
+    """Return the default name of a run.
+
+    >>> run_name("data/my cells", "laptop", 0)
+    'my-cells-laptop-s0'
+    """
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(dataset).name).strip("-.") or "data"
     return f"{name}-{profile}-s{seed}"

@@ -1,4 +1,4 @@
-"""What a function needs of a stage that takes numbers and notes; ``leuk_lib.runs.stage.Stage`` is one."""
+"""Protocols for functions that record numbers and notes; ``leuk_lib.runs.stage.Stage`` implements them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any, Protocol
 
 
 class Notes(Protocol):
-    """Takes lines for the run card."""
+    """Accepts notes for the run card."""
 
     def note(self, text: str) -> Any:
-        """Put one line into the run card."""
+        """Add a line to the run card."""
 
 
 class Recorder(Notes, Protocol):
-    """Takes numbers for ``metrics.json`` and lines for the run card."""
+    """Accepts numbers for ``metrics.json`` and notes for the run card."""
 
     def record(
         self,
@@ -24,4 +24,4 @@ class Recorder(Notes, Protocol):
         n: int | None = None,
         unit: str = "",
     ) -> Any:
-        """Put a number with its 95 % interval and sample size into ``metrics.json``."""
+        """Add a number with its 95 % interval and sample size to ``metrics.json``."""

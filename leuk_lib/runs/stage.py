@@ -1,4 +1,4 @@
-"""The stage contract: one notebook, one set of parameters, one folder, one card."""
+"""The stage contract: one notebook, one set of parameters, one folder, one run card."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from leuk_lib.runs.params import StageParams, from_namespace
 
 P = TypeVar("P", bound=StageParams)
 
-# What does not change a result, given the same inputs.
+# Parameters that do not change the result, given the same inputs.
 NOT_IDENTITY = {"run", "dataset", "profile", "devices", "accelerator", "checkpoint_every"}
-SHARED = ("dataset", "profile", "seed")  # what all stages of one run have in common
+SHARED = ("dataset", "profile", "seed")  # equal in all stages of a run
 
 
 class Stage(Generic[P]):
     """A running stage: its parameters, its folder ``results/<run>/<name>/``, its inputs and outputs.
 
-    Made by :meth:`begin`. Everything saved through it is atomic and lands in the card with its hash.
-    As a context manager it finishes itself, or writes a failed card on the way out.
+    It is made by :meth:`begin`. Outputs are written atomically, and the card holds their hashes. As a context manager
+    it finishes at the end, or writes a card in state "failed" after an error.
     """
 
     def __init__(self, name: str, params: P) -> None:
         self.name = name
         self.params = params
-        self._writes = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun) the first keeps the card
+        self._writes = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun) the first writes the card
         self.folder = paths.stage_folder(params.run, name)
         self._start = time.perf_counter()
         self._metrics: dict[str, dict[str, Any]] = {}
@@ -47,11 +47,12 @@ class Stage(Generic[P]):
 
     @classmethod
     def begin(cls, name: str, model: type[P], namespace: Mapping[str, Any]) -> Stage[P]:
-        """Check the parameters found in ``namespace`` (a notebook's ``globals()``), open the stage, show its header.
+        """Check the parameters in ``namespace`` (a notebook's ``globals()``), open the stage, and show its header.
 
-        Raises ``LeukError`` before any work starts if a parameter is unknown, of the wrong type or out of range.
+        Raises:
+            LeukError: If a parameter is unknown, of the wrong type or out of range.
         """
-        # timm and torch-fidelity ask for a notebook's progress bar, whose absence is told with this machine's paths.
+        # timm and torch-fidelity want ipywidgets' progress bar; the warning about it contains paths of this machine.
         warnings.filterwarnings("ignore", message="IProgress not found")
         params = from_namespace(name, model, namespace, paths.stage_notebooks())
         stage = cls(name, params)
@@ -71,7 +72,7 @@ class Stage(Generic[P]):
             self.fail(error)
 
     def finish(self) -> None:
-        """Write ``metrics.json`` and the card, glue the numbers for the book, show the card and the cost."""
+        """Write ``metrics.json`` and the card, glue the numbers for the book, and show card and cost."""
         if not self._writes:
             return
         metrics = files.write_json(
@@ -92,7 +93,7 @@ class Stage(Generic[P]):
         display.show(display.card_table(self._card))
 
     def fail(self, error: BaseException) -> None:
-        """Write the card in state "failed", unless the stage was begun again since: then the card is another's."""
+        """Write the card in state "failed", unless the stage was begun again since then."""
         if self._card["state"] == "running" and self._writes and not self._was_begun_again():
             self._card["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
             self._close("failed")
@@ -108,9 +109,11 @@ class Stage(Generic[P]):
     # -- inputs ------------------------------------------------------------------------------------------------
 
     def input(self, upstream: str) -> Path:
-        """Folder of a finished upstream stage of the same run.
+        """Return the folder of a finished upstream stage of the same run.
 
-        Raises ``LeukError`` that says which notebook to run first, or what does not fit together.
+        Raises:
+            LeukError: If the stage has not finished, had another data set, profile or seed, or if one of its outputs
+                has changed. It says which notebook to run first.
         """
         notebook = paths.stage_notebooks().get(upstream)
         first = f"run notebooks/{notebook.name} first" if notebook else f"run stage {upstream} first"
@@ -124,11 +127,11 @@ class Stage(Generic[P]):
                 f"stage {self.name} needs stage {upstream}, which is {card['state']} in run {self.params.run!r}: {first}"
             )
         for key in SHARED:
-            theirs, ours = card["params"][key], getattr(self.params, key)
-            if theirs != ours:
+            upstream_value, value = card["params"][key], getattr(self.params, key)
+            if upstream_value != value:
                 raise LeukError(
-                    f"stage {self.name} has {key} = {ours!r} but stage {upstream} of run {self.params.run!r} was made with "
-                    f"{theirs!r}: {first} with the same values, or choose another run"
+                    f"stage {self.name} has {key} = {value!r} but stage {upstream} of run {self.params.run!r} was made with "
+                    f"{upstream_value!r}: {first} with the same values, or choose another run"
                 )
         folder = paths.stage_folder(self.params.run, upstream)
         for name, digest in cards.results_of(card).items():
@@ -138,11 +141,15 @@ class Stage(Generic[P]):
         return folder
 
     def use_dataset(self, content: str) -> None:
-        """Note the content hash of the data set that this stage reads (the first stage calls it)."""
+        """Put the content hash of the data set into the card. Only the first stage calls it."""
         self._card["inputs"]["dataset"] = {"content": content}
 
     def use_file(self, name: str) -> Path:
-        """Path of a file of the project that this stage reads (relative to the project's folder); its hash is kept."""
+        """Return the path of a project file that this stage reads, and put its hash into the card.
+
+        Args:
+            name: Path relative to the project's folder.
+        """
         path = paths.project_root() / name
         if not path.is_file():
             raise LeukError(f"stage {self.name} needs {name}, which is not in {paths.project_root()}")
@@ -151,9 +158,9 @@ class Stage(Generic[P]):
 
     @property
     def identity(self) -> str:
-        """Hash of what decides the result: parameters, inputs taken so far, code except figures.
+        """Hash of what decides the result: parameters, the inputs read so far, and code except that of figures.
 
-        Take all inputs before using it. Checkpoints of another identity are not continued.
+        Read all inputs first. Training does not continue from a checkpoint with another identity.
         """
         params = {k: v for k, v in self._card["params"].items() if k not in NOT_IDENTITY}
         modules = {k: v for k, v in self._card["hashes"]["code"].items() if not code.is_presentation(k)}
@@ -161,7 +168,7 @@ class Stage(Generic[P]):
 
     @property
     def checkpoints(self) -> Path:
-        """Folder for the checkpoints of this stage's training loops."""
+        """Folder of the checkpoints of this stage's training loops."""
         return self.folder / "checkpoints"
 
     # -- outputs -----------------------------------------------------------------------------------------------
@@ -177,10 +184,10 @@ class Stage(Generic[P]):
         return self._register(self.folder / f"{name}.csv")
 
     def save_tensors(self, name: str, tensors: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> Path:
-        """Write torch tensors to ``<name>.safetensors``, with ``metadata`` as JSON under its one key "leuk_lib"."""
+        """Write torch tensors to ``<name>.safetensors``, with ``metadata`` as JSON under the key "leuk_lib"."""
         from safetensors.torch import save_file
 
-        # safetensors writes several metadata keys in random order; one key keeps equal content equal in bytes.
+        # safetensors writes several metadata keys in random order; with one key, equal content gives equal bytes.
         header = {"leuk_lib": json.dumps(metadata)} if metadata else None
 
         with files.atomic(self.folder / f"{name}.safetensors") as temporary:
@@ -192,13 +199,13 @@ class Stage(Generic[P]):
         return self._register(files.write_json(self.folder / f"{name}.json", value))
 
     def save_file(self, path: Path) -> Path:
-        """Take a file that was written (atomically) into the stage's folder by a library function into the card."""
+        """Put the hash of a file that was written into the stage's folder into the card."""
         return self._register(path)
 
     def show(self, name: str, figure: Any) -> display.Picture:
         """Write a matplotlib figure to ``figures/<name>.svg`` or ``.png`` and return it for display.
 
-        Line art is written as ``figures/<name>.pdf`` too, to be printed.
+        Line art is also written as ``figures/<name>.pdf``, for printing.
         """
         picture = display.render(figure)
         line_art = picture.mime == "image/svg+xml"
@@ -211,7 +218,7 @@ class Stage(Generic[P]):
         return picture
 
     def table(self, frame: Any, caption: str = "") -> display.Html:
-        """An accessible table of ``frame`` for display."""
+        """Return an accessible table of ``frame`` for display."""
         return display.table(frame, caption)
 
     def record(
@@ -223,10 +230,18 @@ class Stage(Generic[P]):
         n: int | None = None,
         unit: str = "",
     ) -> None:
-        """Put a number with its interval and sample size into ``metrics.json``.
+        """Add a reproducible number to ``metrics.json``. Times and memory go to :meth:`measure`.
 
-        Only what is reproducible belongs there: seconds and memory go to :meth:`measure`.
-        Raises ``LeukError`` for NaN and infinities.
+        Args:
+            key: Name of the number within the stage.
+            value: The number.
+            low: Lower end of its 95 % interval.
+            high: Upper end of its 95 % interval.
+            n: Sample size.
+            unit: Unit, if any.
+
+        Raises:
+            LeukError: If a number is NaN or infinite.
         """
         entry: dict[str, Any] = {"value": _number(key, value)}
         if low is not None and high is not None:
@@ -238,11 +253,11 @@ class Stage(Generic[P]):
         self._metrics[key] = entry
 
     def measure(self, key: str, value: float) -> None:
-        """Put a timing, a speed ratio or a memory figure into the card: it differs from machine to machine."""
+        """Add a time, speed ratio or memory to the card; these differ between machines."""
         self._card["measured"][key] = _number(key, value)
 
     def note(self, text: str) -> None:
-        """Put a line into the card: a fallback taken, the test part opened."""
+        """Add a line to the card, such as a fallback, or that the test set was opened."""
         self._card["notes"].append(" ".join(text.split()))
 
     # -- inside ------------------------------------------------------------------------------------------------
@@ -262,7 +277,7 @@ class Stage(Generic[P]):
             torch.set_num_threads(self.params.threads)
 
     def _watch_failures(self) -> None:
-        """In a notebook, a cell that raises ends the stage: its card says so."""
+        """Write a failed card if a cell raises or the process ends early."""
 
         def on_exit() -> None:
             if self._card["state"] == "running":
@@ -288,15 +303,15 @@ class Stage(Generic[P]):
             lines.append(display.SMOKE)
         display.show(display.banner(lines))
         display.show(display.parameter_table(self.name, self.params))
-        ours, theirs = self._card["params"], (self._previous or self._card)["params"]
-        deciding = {*ours, *theirs} - NOT_IDENTITY
-        if changed := sorted(key for key in deciding if ours.get(key) != theirs.get(key)):
-            display.show(f"Starts anew: {', '.join(changed)} differ from this stage's previous run.")
+        now, before = self._card["params"], (self._previous or self._card)["params"]
+        names = {*now, *before} - NOT_IDENTITY
+        if changed := sorted(name for name in names if now.get(name) != before.get(name)):
+            display.show(f"Starting from the beginning: {', '.join(changed)} changed since this stage's previous run.")
 
 
 def _number(key: str, value: float) -> float | int:
     if isinstance(value, bool) or not math.isfinite(value):
         raise LeukError(
-            f"metric {key!r} = {value!r}: must be a finite number; record why it is missing with stage.note"
+            f"metric {key!r} = {value!r}: must be a finite number; if there is none, say why with stage.note"
         )
     return int(value) if isinstance(value, int) else float(value)

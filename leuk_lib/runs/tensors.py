@@ -1,4 +1,4 @@
-"""Files of tensors, safetensors or torch.save's: what they hold, or one readable line."""
+"""Reading files of tensors, written by safetensors or by torch.save."""
 
 from __future__ import annotations
 
@@ -16,10 +16,19 @@ from leuk_lib.runs.errors import LeukError
 
 
 def read_tensors(path: Path, what: str, advice: str, exit_code: int = 1) -> tuple[Any, dict[str, str]]:
-    """Content and metadata of a file: the tensors of a safetensors file by name, or what ``torch.save`` wrote.
+    """Read a file of tensors without executing any code in it.
 
-    No code in it is executed. ``what`` the file should be and ``advice`` on how to get it are for the line of the
-    ``LeukError`` that a missing, damaged or foreign file raises.
+    Args:
+        path: A safetensors file, or one that ``torch.save`` wrote.
+        what: What the file should be, for the error message.
+        advice: How to get such a file, for the error message.
+        exit_code: Exit code of the error.
+
+    Returns:
+        The tensors of a safetensors file by name, or what ``torch.save`` wrote; and the metadata.
+
+    Raises:
+        LeukError: If the file is missing, damaged, or holds anything but tensors and plain values.
     """
     if not path.is_file():
         raise LeukError(f"{what} {path}: no such file; {advice}", exit_code)
@@ -30,19 +39,23 @@ def read_tensors(path: Path, what: str, advice: str, exit_code: int = 1) -> tupl
             with safe_open(str(path), framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch itself looks at no checksum
+            with zipfile.ZipFile(path) as archive:  # torch does not check checksums
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True), {}
-    except Exception as error:  # one of a dozen kinds: it depends on which byte is wrong
+    except Exception as error:  # its kind depends on which byte is wrong
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
-        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to run the code
+        if isinstance(error, pickle.UnpicklingError):  # torch's own message advises to run the code
             reason = "more than plain tensors; it was not executed"
         raise LeukError(f"{what} {path}: damaged or foreign ({reason}); {advice}", exit_code) from error
 
 
 def named_tensors(content: Any, source: str, advice: str, exit_code: int = 1) -> dict[str, Tensor]:
-    """``content`` of the file ``source``. Raises ``LeukError`` unless it is tensors by name, without NaN and infinity."""
+    """Check that ``content`` of the file ``source`` is a state dict, and return it.
+
+    Raises:
+        LeukError: If it is not tensors by name, or if a tensor has NaN or infinite values.
+    """
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):

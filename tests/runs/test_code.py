@@ -1,4 +1,4 @@
-"""What counts as a change of code: statements do, explanations do not."""
+"""Hashes of code: statements count, comments and docstrings do not."""
 
 import ast
 from pathlib import Path
@@ -32,10 +32,10 @@ class Cell:
 '''
 
 
-def test_statements_stay_and_explanations_go():
+def test_comments_and_docstrings_are_removed():
     stated = code.statements(SOURCE)
-    for gone in ("Module", "why", "Blutkörperchen", "Größe", "Area", "several", "between", "square"):
-        assert gone not in stated
+    for removed in ("Module", "why", "Blutkörperchen", "Größe", "Area", "several", "between", "square"):
+        assert removed not in stated
     for kept in ('"""kept # all of it\n\n        with its blank line"""', "import os", "size = 3"):
         assert kept in stated
     assert code.statements(stated) == stated

@@ -1,4 +1,4 @@
-"""One stage's notebook under papermill: whatever ends it is one line."""
+"""Executing one stage's notebook: every failure is one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strict parameters: whatever a user mistypes is one line that names it, before any work starts."""
+"""Strict parameters: a mistyped name or value is an error in one line before any work starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.params import StageParams, assigned_names, check, from_namespace, parse_value
+from leuk_lib.runs.params import StageParams, check, from_namespace, parse_value
 
 
 class Toy(StageParams):
@@ -19,7 +19,7 @@ KNOWN = ["toy", "other"]
 
 
 def read(cells: list[str], **values: object) -> Toy:
-    """What a notebook with these executed cells would give (the last cell is the one that asks)."""
+    """Return the parameters of a notebook after these cells were executed."""
     return from_namespace("toy", Toy, {"In": ["", *cells, "stage = …"], **values}, KNOWN)
 
 
@@ -80,11 +80,6 @@ def test_outside_a_notebook_plain_public_names_count():
     assert params.epochs == 4
 
 
-def test_assigned_names_reads_top_level_assignments_only():
-    source = "a = 1\nb: int = 2\ndef f():\n    c = 3\nd.e = 4\nf, g = 1, 2"
-    assert assigned_names(source) == ["a", "b"]
-
-
 FIRST = "# Parameters of this stage\nseed = 0\nepochs = 10\nstages = {}"
 BEGIN = "stage = Stage.begin('toy', Toy, globals())"
 
@@ -99,7 +94,7 @@ def test_the_first_cells_may_be_run_again_after_the_chapters_own():
     assert alone.epochs == 7
 
 
-def test_a_mistyped_name_is_forgotten_once_its_cell_is_corrected_and_not_before():
+def test_a_mistyped_name_is_an_error_until_its_cell_is_corrected():
     wrong = "seed = 0\nepohcs = 10"
     assert read([wrong, BEGIN, FIRST], seed=0, epochs=10, epohcs=10, stages={}).epochs == 10
     with pytest.raises(LeukError, match="unknown parameter 'epohcs'"):

@@ -1,4 +1,4 @@
-"""The stage contract: inputs are checked, outputs are hashed, cards are written whatever happens."""
+"""The stage contract: inputs are checked, outputs are hashed, and a card is always written."""
 
 from __future__ import annotations
 
@@ -119,20 +119,22 @@ def test_a_data_set_that_is_gone_is_a_reason_and_no_error(results: Path):
     )
 
 
-def test_what_changes_no_result_does_not_start_a_stage_anew(results: Path, capsys: pytest.CaptureFixture[str]):
+def test_parameters_without_effect_on_the_result_do_not_restart_a_stage(
+    results: Path, capsys: pytest.CaptureFixture[str]
+):
     def header(**values: object) -> str:
         Stage.begin("data", TrainParams, {"run": "r", **values})
         return capsys.readouterr().out
 
     header()
-    assert "Starts anew" not in header(accelerator="cpu", checkpoint_every=7)
-    assert "Starts anew: seed differ" in header(seed=1, checkpoint_every=8)
+    assert "Starting from the beginning" not in header(accelerator="cpu", checkpoint_every=7)
+    assert "beginning: seed changed" in header(seed=1, checkpoint_every=8)
 
 
 def test_a_stage_that_was_begun_again_leaves_the_card_to_the_later_one(results: Path):
     first = begin("data")
     with begin("data") as second:
-        second._card["started"] = "2030-01-01T00:00:00+0000"  # a clock counts seconds, a test takes less
+        second._card["started"] = "2030-01-01T00:00:00+0000"  # the clock counts whole seconds
     first.fail(RuntimeError("the kernel was closed"))
     written = card.read_card("r", "data")
     assert written is not None and written["state"] == "finished"
@@ -170,14 +172,14 @@ def test_a_full_disk_is_one_line(tmp_path: Path):
 
 
 def test_a_full_disk_is_one_line_whatever_the_writing_library_raises(tmp_path: Path):
-    """safetensors tells the number in its text; torch tells nothing, so the file is asked."""
-    told = "Error while serializing: I/O error: {} (os error {})"
+    """safetensors gives the errno only in its message, torch not at all."""
+    template = "Error while serializing: I/O error: {} (os error {})"
     for reason, message in [
         (("No space left on device", 28), "disk is full"),
-        (("Read-only file system", 30), "rights"),
+        (("Read-only file system", 30), "permissions"),
     ]:
         with pytest.raises(LeukError, match=message), files.atomic(tmp_path / "a.safetensors"):
-            raise SafetensorError(told.format(*reason))
+            raise SafetensorError(template.format(*reason))
     with pytest.raises(LeukError, match="the disk is full"), files.atomic(tmp_path / "a.pt") as temporary:
         temporary.symlink_to("/dev/full")
         torch.save({"x": torch.zeros(100_000)}, temporary)
@@ -201,16 +203,16 @@ def test_damaged_json_is_one_line(tmp_path: Path):
         files.read_json(tmp_path / "card.json")
 
 
-def test_a_picture_drawn_anew_changes_nothing_downstream(results: Path):
+def test_a_redrawn_figure_changes_nothing_downstream(results: Path):
     from leuk_lib.figures.style import new_figure
 
-    for title in ("one look", "another look"):
+    for title in ("one title", "another title"):
         with begin("data") as stage:
             stage.save_table("cells", pd.DataFrame({"label": ["a"]}))
             figure, axes = new_figure(2, 2)
             axes.set_title(title)
             stage.show("cells", figure)
-        if title == "one look":
+        if title == "one title":
             with begin("alhe") as downstream:
                 downstream.input("data")
             before = downstream.identity

@@ -96,7 +96,7 @@ def test_a_damaged_or_foreign_checkpoint_is_one_line(fabric, tmp_path: Path, con
 @pytest.mark.parametrize("content", [{"format": 1}, {"format": 0, "identity": "id", "state": {}}, [1], None])
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path, content: object):
     torch.save(content, tmp_path / "state.pt")
-    with pytest.raises(LeukError, match=r"state\.pt: not one of this library; delete"):
+    with pytest.raises(LeukError, match=r"state\.pt: not written by this library; delete"):
         Checkpoint(tmp_path, "id").load()
 
 
