@@ -1,4 +1,4 @@
-"""Figures of chapter 3, ACDB-GAN: arrays and data frames in, matplotlib figures out."""
+"""Figures of chapter 3, ACDB-GAN."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 
 
 def imbalance(table: pd.DataFrame) -> Figure:
-    """Training cells a class, split into inner training and held out; columns class, inner training, held out."""
+    """Draw training cells per class; columns class, training, inner training, held out."""
     fig, ax = new_figure(6.4, 1.2 + 0.36 * len(table))
     rows = np.arange(len(table))[::-1]
     ax.barh(rows, table["inner training"], color=PALETTE[0], label="inner training: the GAN learns from these")
     ax.barh(
         rows, table["held out"], left=table["inner training"], color=PALETTE[1], hatch="//", edgecolor="white",
-        label="held out: set the gate, measure recall",
+        label="held out: set the limits of the gate, measure recall",
     )  # fmt: skip
     for row, total in zip(rows, table["training"], strict=True):
         ax.annotate(f" {total}", (total, row), va="center", fontsize=8)
@@ -34,7 +34,7 @@ def imbalance(table: pd.DataFrame) -> Figure:
 
 
 def game() -> Figure:
-    """A schematic of the game: who sees what, and where a synthetic cell can be turned away."""
+    """Draw a schematic of generator, discriminator and gate."""
     fig, ax = new_figure(7.6, 3.5)
     ax.set(xlim=(0, 100), ylim=(0, 46))
     ax.axis("off")
@@ -59,13 +59,11 @@ def game() -> Figure:
     arrow((40.8, 22), (45.4, 27))
     arrow((59.8, 29), (65.2, 29))
     arrow((81.8, 29), (84.4, 29))
-    ax.text(
-        73.5, 36.5, "learns to make Δ large, gently:\npenalty on its slope at both images", ha="center", fontsize=7.5
-    )
+    ax.text(73.5, 36.5, "learns to make Δ large, with\ngradient penalties at both images", ha="center", fontsize=7.5)
     ax.text(31.5, 12.6, "learns to make Δ small", ha="right", fontsize=7.5)
     box(27, 2, 13, 7, "samples\nof class y", PALETTE[1])
-    box(47, 2, 27, 7, "gate: of its class? real-looking?\nnot a copy? not a repeat?", PALETTE[2])
-    box(84, 2, 15, 7, "handed on, up to\nthe quota of y", PALETTE[2])
+    box(47, 2, 27, 7, "gate: right class? realistic?\nno copy? no duplicate?", PALETTE[2])
+    box(84, 2, 15, 7, "delivered, up to\nthe quota of y", PALETTE[2])
     arrow((33.5, 16.2), (33.5, 9.9))
     arrow((40.8, 5.5), (46.2, 5.5))
     arrow((74.8, 5.5), (83.2, 5.5), "accepted")
@@ -75,9 +73,11 @@ def game() -> Figure:
 
 
 def trade_off(table: pd.DataFrame, controls: pd.DataFrame) -> Figure:
-    """Own cells accepted against cells of other classes accepted, a curve a class; where the gate stands: a star.
+    """Draw accepted cells of the class against accepted cells of other classes.
 
-    table: class, own, other; controls: rows with image and accepted, of which the two with held-out cells are the star.
+    Args:
+        table: One row per class and limit; columns class, own, other.
+        controls: Columns image and accepted; the two rows of held-out cells mark the gate's choice.
     """
     fig, ax = new_figure(5.4, 3.9)
     names = list(dict.fromkeys(table["class"]))
@@ -90,14 +90,10 @@ def trade_off(table: pd.DataFrame, controls: pd.DataFrame) -> Figure:
             100 * part["other"], 100 * part["own"], color=colours[name], label=name, lw=1.4,
             marker=MARKERS[k % len(MARKERS)], markevery=5, ms=4,
         )  # fmt: skip
-    known = controls.set_index("image")["accepted"]
-    ours = [
-        known[known.index.str.startswith("held-out") & known.index.str.contains(word)] for word in ("another", "own")
-    ]
-    if all(len(found) for found in ours):
-        ax.plot(
-            *(100 * float(found.iloc[0]) for found in ours), "*", color=INK, ms=12, label="the gate, all four tests"
-        )
+    holdout = controls[controls["image"].str.startswith("held-out")]
+    other, own = (holdout.loc[holdout["image"].str.contains(word), "accepted"] for word in ("another", "own"))
+    if len(other) and len(own):
+        ax.plot(100 * other.iloc[0], 100 * own.iloc[0], "*", color=INK, ms=12, label="the gate, all four tests")
     ax.set_xlabel("cells of other classes accepted, %")
     ax.set_ylabel("cells of the class accepted, %")
     ax.set_ylim(-3, 103)
@@ -107,7 +103,7 @@ def trade_off(table: pd.DataFrame, controls: pd.DataFrame) -> Figure:
 
 
 def curves(history: pd.DataFrame, classes: Sequence[str], target: float) -> Figure:
-    """Losses, penalties, r_t and p over the steps; columns step, loss_d, loss_g, r1, r2, r_<c>, p_<c>."""
+    """Draw losses, penalties, r_t and p over the steps; columns step, loss_d, loss_g, r1, r2, r_<c>, p_<c>."""
     fig, axes = new_figure(8, 4.6, 2, 2, sharex=True)
     step = history["step"]
     for name, colour, label in (("loss_d", PALETTE[0], "discriminator"), ("loss_g", PALETTE[1], "generator")):
@@ -121,10 +117,10 @@ def curves(history: pd.DataFrame, classes: Sequence[str], target: float) -> Figu
         ("r2", PALETTE[3], "at synthetic cells (R2)"),
     ):
         if name in history:
-            seen = history[["step", name]].dropna()
-            axes[0, 1].plot(seen["step"], seen[name], color=colour, label=label, marker=".", ms=3, lw=0.8)
+            logged = history[["step", name]].dropna()
+            axes[0, 1].plot(logged["step"], logged[name], color=colour, label=label, marker=".", ms=3, lw=0.8)
     axes[0, 1].set_yscale("symlog", linthresh=1e-2)
-    axes[0, 1].set_ylabel("squared slope of D")
+    axes[0, 1].set_ylabel("squared gradient norm of D")
     axes[0, 1].legend(**LEGEND)
     colours = class_colours(classes)
     for c, name in enumerate(classes):
@@ -134,7 +130,7 @@ def curves(history: pd.DataFrame, classes: Sequence[str], target: float) -> Figu
                 ax.plot(step, history[key], color=colours[name], label=name, **marker)
     axes[1, 0].axhline(target, color="#888888", lw=0.8, ls=":")
     axes[1, 0].text(step.iloc[-1], target, "target", ha="right", va="bottom", fontsize=7.5)
-    axes[1, 0].set_ylabel("r_t: share of pairs won − lost")
+    axes[1, 0].set_ylabel("r_t: mean sign of Δ")
     axes[1, 1].set_ylabel("p: probability of augmentation")
     axes[1, 1].set_ylim(-0.03, 1.03)
     axes[1, 1].legend(ncols=1 + len(classes) // 5, **LEGEND)
@@ -147,14 +143,18 @@ def _smooth(values: pd.Series) -> pd.Series:
     return values.rolling(max(1, len(values) // 12), min_periods=1, center=True).mean()
 
 
-def looks(images: np.ndarray, steps: Sequence[int], real: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Rows are classes; columns the same latents at several steps, and real cells.
+def snapshots(images: np.ndarray, steps: Sequence[int], real: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draw samples of the same latents at several steps, one row per class, with real cells in the last column.
 
-    images (T,K,n,S,S,3) uint8, real (K,n,S,S,3) uint8: real cells at the GAN's resolution.
+    Args:
+        images: Samples (T,K,n,S,S,3) uint8.
+        steps: Their T steps.
+        real: Real cells at the same resolution (K,n,S,S,3) uint8.
+        classes: K class names.
     """
-    times, kinds = images.shape[:2]
-    fig, axes = new_figure(1.0 * (times + 1) + 0.7, 1.0 * kinds + 0.3, kinds, times + 1, squeeze=False)
-    for c in range(kinds):
+    times, n_classes = images.shape[:2]
+    fig, axes = new_figure(1.0 * (times + 1) + 0.7, 1.0 * n_classes + 0.3, n_classes, times + 1, squeeze=False)
+    for c in range(n_classes):
         for t in range(times + 1):
             ax = axes[c, t]
             ax.imshow(_tile(images[t, c] if t < times else real[c], 2), interpolation="nearest")
@@ -164,7 +164,7 @@ def looks(images: np.ndarray, steps: Sequence[int], real: np.ndarray, classes: S
 
 
 def _tile(images: np.ndarray, rows: int) -> np.ndarray:
-    """(n,S,S,3) -> one image of ``rows`` rows, laid out row by row; a half-wide picture for half as many."""
+    """Tile (n,S,S,3) row by row into one image of ``rows`` rows, or of one row for fewer than three images."""
     rows = 1 if len(images) < 3 else rows
     columns = -(-len(images) // rows)
     blank = np.full((rows * columns - len(images), *images.shape[1:]), 252, np.uint8)
@@ -176,8 +176,8 @@ def _tile(images: np.ndarray, rows: int) -> np.ndarray:
     )
 
 
-def judged(groups: dict[str, tuple[np.ndarray, int]]) -> Figure:
-    """Rows: accepted, then each reason of rejection, with some images of each; name -> (images (n,S,S,3), total)."""
+def screened(groups: dict[str, tuple[np.ndarray, int]]) -> Figure:
+    """Draw examples of accepted candidates and of each reason of rejection: name -> (images (n,S,S,3), total)."""
     columns = max([len(images) for images, _ in groups.values()] + [1])
     fig, axes = new_figure(
         0.72 * columns + 2.2, 0.8 * max(len(groups), 1) + 0.2, max(len(groups), 1), columns, squeeze=False
@@ -194,8 +194,8 @@ def judged(groups: dict[str, tuple[np.ndarray, int]]) -> Figure:
     return fig
 
 
-def neighbours(rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
-    """Synthetic cells beside their nearest real ones: (name, synthetic (S,S,3), real (n,S,S,3)) a row."""
+def nearest_real(rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
+    """Draw candidates and their nearest real cells, one row per (name, candidate (S,S,3), real cells (n,S,S,3))."""
     columns = 1 + max([len(real) for _, _, real in rows] + [1])
     half = -(-len(rows) // 2) if len(rows) > 5 else max(len(rows), 1)
     blocks = -(-len(rows) // half) if rows else 1
@@ -203,8 +203,8 @@ def neighbours(rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     for ax in axes.flat:
         image_axes(ax)
         ax.patch.set_alpha(0)
-    for place, (name, synthetic, real) in enumerate(rows):
-        row, first = place % half, place // half * columns
+    for i, (name, synthetic, real) in enumerate(rows):
+        row, first = i % half, i // half * columns
         for offset, image in enumerate([synthetic, *real]):
             axes[row, first + offset].imshow(image, interpolation="nearest")
             if row == 0:
@@ -214,11 +214,11 @@ def neighbours(rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
 
 
 def delivered(table: pd.DataFrame) -> Figure:
-    """Real cells a class, what the quota asked for, and what passed; columns class, real, quota, delivered."""
+    """Draw real cells, quota and delivered cells per class; columns class, real, quota, delivered."""
     fig, ax = new_figure(6.4, 1.1 + 0.42 * len(table))
     rows = np.arange(len(table))[::-1]
     ax.barh(rows, table["real"], height=0.6, color=PALETTE[0], label="real")
-    ax.barh(rows, table["delivered"], left=table["real"], height=0.6, color=PALETTE[1], label="synthetic, handed on")
+    ax.barh(rows, table["delivered"], left=table["real"], height=0.6, color=PALETTE[1], label="synthetic, delivered")
     ax.barh(
         rows, table["quota"], left=table["real"], height=0.6, fill=False, ec=INK, ls="--", lw=1, label="quota",
     )  # fmt: skip
@@ -234,8 +234,3 @@ def delivered(table: pd.DataFrame) -> Figure:
     ax.margins(x=0.14)
     fig.legend(loc="outside lower center", ncols=3, **LEGEND)
     return fig
-
-
-def as_rgb(images: Any) -> np.ndarray:
-    """(…,3,S,S) uint8, array or CPU tensor -> (…,S,S,3) array for the functions here."""
-    return np.moveaxis(np.asarray(images), -3, -1)

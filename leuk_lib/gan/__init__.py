@@ -1,4 +1,6 @@
-"""ACDB-GAN: synthetic cells for the classes that need them, of their class, and not copies.
+"""ACDB-GAN: synthetic cells for rare classes, screened for class, realism and novelty.
 
-Import from the modules: ``from leuk_lib.gan.train import train_gan``.
+``balance`` sets sampling weights and quotas. ``networks``, ``losses``, ``ada`` and ``train`` are the GAN, ``generate``
+samples from it. ``features`` and ``verifier`` measure a cell, ``gate`` accepts or rejects it, ``controls`` tests the
+gate. ``deliver`` fills the quotas, ``pipeline`` runs all steps in order. ``fidelity`` and ``inception`` score the result.
 """

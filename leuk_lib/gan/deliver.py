@@ -1,4 +1,4 @@
-"""From a trained generator to the synthetic cells that are handed on: draw, judge, hand on what the quota asks for."""
+"""Delivery: generate candidates, screen them, and deliver accepted ones up to the quota of each class."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from leuk_lib.gan import balance
-from leuk_lib.gan.features import Features, Head
-from leuk_lib.gan.gate import JUDGED, Gate
+from leuk_lib.gan.features import Features
+from leuk_lib.gan.gate import COLUMNS, Gate
 from leuk_lib.gan.params import AcdbGanParams
+from leuk_lib.gan.verifier import LinearHead
 
 FALLBACK = "class-weighted loss"
 
-Draw = Callable[[int, int, int], Tensor]  # (class, first sample, count) -> images uint8
+Generate = Callable[[int, int, int], Tensor]  # (class, first sample, count) -> uint8 images
 Embed = Callable[[Tensor], Features]
+Labelled = tuple[Features, NDArray[np.int64]]  # features and labels of real cells
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What is handed on, and the account of it.
+    """The delivered cells and how they came about.
 
-    images (M,3,S,S) uint8, labels (M,) int64, features (M,D): accepted cells within the quota, class by class.
-    gate: a row a candidate (round, class number, sample, statistics, reason, delivered). candidates: their images,
-    in the order of ``gate``. classes: a row a class. rounds: quota and recall a class in each round.
+    Attributes:
+        images: Delivered images (M,3,S,S) uint8, class by class.
+        labels: Their labels (M,) int64.
+        features: Their features (M,D).
+        gate: One row per candidate: round, sample number, the gate's columns, and whether it was delivered.
+        candidates: Images of all candidates (C,3,S,S) uint8, in the order of ``gate``.
+        classes: One row per class: quota, candidates, acceptance, delivered, and what is used instead.
+        rounds: One row per round and class: recall before and after, and quota.
     """
 
     images: Tensor
@@ -41,15 +48,15 @@ class Delivery:
 
     @property
     def fallbacks(self) -> list[int]:
-        """Numbers of the classes that were owed cells and get a class-weighted loss instead."""
+        """Numbers of the classes that have a quota but get a class-weighted loss instead of synthetic cells."""
         return self.classes.loc[self.classes["instead"] == FALLBACK, "class_number"].tolist()
 
 
-class _Pool:
+class _Candidates:
     """All candidates of one class so far."""
 
-    def __init__(self, label: int, draw: Draw, embed: Embed, gate: Gate) -> None:
-        self.label, self._draw, self._embed, self._gate = label, draw, embed, gate
+    def __init__(self, label: int, generate: Generate, embed: Embed, gate: Gate) -> None:
+        self.label, self._generate, self._embed, self._gate = label, generate, embed, gate
         self.images: list[Tensor] = []
         self.features: list[Features] = []
         self.tables: list[pd.DataFrame] = []
@@ -57,21 +64,34 @@ class _Pool:
     def __len__(self) -> int:
         return sum(len(table) for table in self.tables)
 
-    def more(self, count: int, round_number: int) -> None:
+    def add(self, count: int, round_number: int) -> None:
+        """Generate and screen ``count`` more candidates."""
         start = len(self)
-        images = self._draw(self.label, start, count)
+        images = self._generate(self.label, start, count)
         features = self._embed(images)
-        before = None
+        earlier = None
         if start:
-            kept = self.table["accepted"].to_numpy()
-            known = np.concatenate(self.features)[kept]
-            before = (known, np.full(len(known), self.label), torch.cat(self.images)[torch.tensor(kept.tolist())])
-        table = self._gate.judge(features, np.full(count, self.label), images, before)
+            mask = self.table["accepted"].to_numpy()
+            accepted = np.concatenate(self.features)[mask]
+            accepted_images = torch.cat(self.images)[torch.tensor(mask.tolist())]
+            earlier = (accepted, np.full(len(accepted), self.label), accepted_images)
+        table = self._gate.screen(features, np.full(count, self.label), images, earlier)
         table.insert(0, "sample", range(start, start + count))
         table.insert(0, "round", round_number)
         self.images.append(images)
         self.features.append(features)
         self.tables.append(table)
+
+    def fill(self, quota: int, round_number: int, params: AcdbGanParams) -> None:
+        """Add candidates until ``quota`` are accepted, the acceptance is too low, or ``max_candidates`` is reached."""
+        while self.accepted < quota and len(self) < params.max_candidates:
+            if len(self) >= params.pilot and self.accepted < params.min_acceptance * len(self):
+                return
+            rate = max(self.accepted / len(self), params.min_acceptance) if len(self) else 1.0
+            count = int(np.ceil((quota - self.accepted) / rate))
+            # The first batch is a whole pilot: fewer candidates would not tell a failed class from bad luck.
+            count = max(count, params.pilot - len(self), 1)
+            self.add(min(count, params.max_candidates - len(self), 4 * params.pilot), round_number)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -83,89 +103,86 @@ class _Pool:
 
 
 def deliver(
-    draw: Draw,
+    generate: Generate,
     embed: Embed,
     gate: Gate,
     counts: ArrayLike,
     learned: Sequence[bool] | NDArray[np.bool_],
     recall: ArrayLike,
-    real: tuple[Features, NDArray[np.int64]],
-    held: tuple[Features, NDArray[np.int64]],
+    train: Labelled,
+    holdout: Labelled,
     params: AcdbGanParams,
 ) -> Delivery:
-    """Rounds of quota -> candidates -> gate -> recall with what was delivered -> damped quota.
+    """Fill the quotas in rounds.
 
-    ``counts`` (K,): real training cells a class; ``learned`` (K,): classes the generator knows; ``recall`` (K,):
-    shrunk recall before any synthetic cell; ``real``, ``held``: features and labels of inner-training and held-out
-    cells. A class whose acceptance, over at least ``params.pilot`` candidates, is under ``params.min_acceptance``
-    has failed: its quota is 0 and its need is left to the class-weighted loss.
+    A round computes the quotas from counts and recall, adds candidates until they are filled, and measures the held-out
+    recall with the accepted cells added to the training cells. The quota of the next round is damped. A class has
+    failed if fewer than ``params.min_acceptance`` of its candidates are accepted; it gets no synthetic cell and is left
+    to the class-weighted loss.
+
+    Args:
+        generate: Maps (class, first sample, count) to images (count,3,S,S) uint8.
+        embed: Maps uint8 images to features, as for the gate.
+        gate: The fitted gate.
+        counts: Real training cells per class (K,).
+        learned: Classes that the generator was trained on (K,).
+        recall: Shrunk held-out recall (K,) without synthetic cells.
+        train: Features (N,D) and labels (N,) of inner-training cells.
+        holdout: Features (H,D) and labels (H,) of held-out cells.
+        params: Quotas, rounds, and limits on the number of candidates.
     """
     n = np.asarray(counts, dtype=np.int64)
-    able = np.asarray(learned, dtype=bool) & np.isin(np.arange(len(n)), list(gate.limits))
-    known = np.asarray(recall, dtype=np.float64)
-    pools = {c: _Pool(c, draw, embed, gate) for c in np.flatnonzero(able).tolist()}
+    eligible = np.asarray(learned, dtype=bool) & np.isin(np.arange(len(n)), list(gate.limits))
+    recalls = np.asarray(recall, dtype=np.float64)
+    pools = {c: _Candidates(c, generate, embed, gate) for c in np.flatnonzero(eligible).tolist()}
     failed: set[int] = set()
-    wanted = np.zeros(len(n), dtype=np.int64)
-    accounts = []
+    quotas = np.zeros(len(n), dtype=np.int64)
+    rounds = []
     for number in range(1, params.rounds + 1):
-        fresh = balance.quota(n, known, params.beta, params.quota_need, params.quota_recall, params.rho)
-        wanted = fresh if number == 1 else balance.damped(wanted, fresh, params.damping)
+        fresh = balance.quota(n, recalls, params.beta, params.quota_need, params.quota_recall, params.rho)
+        quotas = fresh if number == 1 else balance.damped(quotas, fresh, params.damping)
         for c, pool in pools.items():
-            if wanted[c] > 0 and c not in failed:
-                _fill(pool, int(wanted[c]), number, params)
+            if quotas[c] > 0 and c not in failed:
+                pool.fill(int(quotas[c]), number, params)
                 if pool.accepted < params.min_acceptance * len(pool):
                     failed.add(c)
-        owed = np.array([wanted[c] if c in pools and c not in failed else 0 for c in range(len(n))])
-        known_now = known
-        features, labels, _ = _chosen(pools, owed)
-        known = _recall_with(gate, real, held, features, labels, len(n))
-        accounts += [
+        granted = np.array([quotas[c] if c in pools and c not in failed else 0 for c in range(len(n))])
+        before = recalls
+        features, labels, images = _first_accepted(pools, granted)
+        recalls = _augmented_recall(gate, train, holdout, features, labels, len(n))
+        rounds += [
             {
-                "round": number,
-                "class_number": c,
-                "recall": known_now[c],
-                "quota": int(wanted[c]),
-                "recall_after": known[c],
+                "round": number, "class_number": c, "recall": before[c], "quota": int(quotas[c]),
+                "recall_after": recalls[c],
             }
             for c in range(len(n))
-        ]
-    features, labels, images = _chosen(pools, owed)
-    table, candidates = _account(pools, owed)
-    size = candidates.shape[-1] if len(candidates) else draw(int(next(iter(pools), 0)), 0, 1).shape[-1]
+        ]  # fmt: skip
+    table, candidates = _candidate_table(pools, granted)
+    size = candidates.shape[-1] if len(candidates) else generate(int(next(iter(pools), 0)), 0, 1).shape[-1]
     return Delivery(
         images=torch.cat(images) if images else torch.zeros(0, 3, size, size, dtype=torch.uint8),
         labels=torch.from_numpy(labels),
         features=features,
         gate=table,
         candidates=candidates,
-        classes=_summary(n, able, wanted, owed, pools, failed),
-        rounds=pd.DataFrame(accounts),
+        classes=_class_table(n, eligible, quotas, granted, pools, failed),
+        rounds=pd.DataFrame(rounds),
     )
 
 
-def _fill(pool: _Pool, wanted: int, number: int, params: AcdbGanParams) -> None:
-    """Draw until ``wanted`` are accepted, the acceptance is too low, or ``max_candidates`` were drawn."""
-    while pool.accepted < wanted and len(pool) < params.max_candidates:
-        if len(pool) >= params.pilot and pool.accepted < params.min_acceptance * len(pool):
-            return
-        rate = max(pool.accepted / len(pool), params.min_acceptance) if len(pool) else 1.0
-        more = int(np.ceil((wanted - pool.accepted) / rate))
-        # The first look is always a whole pilot: less would not tell a failed class from bad luck.
-        more = max(more, params.pilot - len(pool), 1)
-        pool.more(min(more, params.max_candidates - len(pool), 4 * params.pilot), number)
-
-
-def _chosen(pools: dict[int, _Pool], owed: NDArray[np.int64]) -> tuple[Features, NDArray[np.int64], list[Tensor]]:
-    """The first ``owed`` accepted candidates of every class."""
+def _first_accepted(
+    pools: dict[int, _Candidates], granted: NDArray[np.int64]
+) -> tuple[Features, NDArray[np.int64], list[Tensor]]:
+    """Return features, labels and images of the first ``granted`` accepted candidates of each class."""
     features, labels, images = [], [], []
     for c, pool in pools.items():
-        if owed[c] == 0 or not len(pool):
+        if granted[c] == 0 or not len(pool):
             continue
-        rows = np.flatnonzero(pool.table["accepted"].to_numpy())[: owed[c]]
+        rows = np.flatnonzero(pool.table["accepted"].to_numpy())[: granted[c]]
         features.append(np.concatenate(pool.features)[rows])
         images.append(torch.cat(pool.images)[torch.from_numpy(rows)])
         labels.append(np.full(len(rows), c, dtype=np.int64))
-    width = next((p.features[0].shape[1] for p in pools.values() if len(p)), 0)
+    width = next((pool.features[0].shape[1] for pool in pools.values() if len(pool)), 0)
     return (
         np.concatenate(features) if features else np.zeros((0, width), dtype=np.float32),
         np.concatenate(labels) if labels else np.zeros(0, dtype=np.int64),
@@ -173,61 +190,58 @@ def _chosen(pools: dict[int, _Pool], owed: NDArray[np.int64]) -> tuple[Features,
     )
 
 
-def _recall_with(
-    gate: Gate,
-    real: tuple[Features, NDArray[np.int64]],
-    held: tuple[Features, NDArray[np.int64]],
-    features: Features,
-    labels: NDArray[np.int64],
-    n_classes: int,
+def _augmented_recall(
+    gate: Gate, train: Labelled, holdout: Labelled, features: Features, labels: NDArray[np.int64], n_classes: int
 ) -> NDArray[np.float64]:
-    """Shrunk held-out recall of a head that saw the synthetic cells beside the real ones."""
-    x = gate.whitening(np.concatenate([real[0], features]) if len(features) else real[0])
-    y = np.concatenate([real[1], labels])
-    white = gate.whitening(held[0])
-    head = Head.fit(x, y, white, held[1], n_classes)
-    return balance.shrunk_recall(*head.recalled(white, held[1]))
+    """Return the shrunk held-out recall of a discriminant fitted on real and synthetic cells."""
+    x = gate.whitening(np.concatenate([train[0], features]) if len(features) else train[0])
+    y = np.concatenate([train[1], labels])
+    white = gate.whitening(holdout[0])
+    head = LinearHead.fit(x, y, white, holdout[1], n_classes)
+    return balance.shrunk_recall(*head.recalled(white, holdout[1]))
 
 
-def _account(pools: dict[int, _Pool], owed: NDArray[np.int64]) -> tuple[pd.DataFrame, Tensor]:
+def _candidate_table(pools: dict[int, _Candidates], granted: NDArray[np.int64]) -> tuple[pd.DataFrame, Tensor]:
+    """Return the table and the images of all candidates."""
     tables, images = [], []
     for c, pool in pools.items():
         if not len(pool):
             continue
         table = pool.table
-        table["delivered"] = table["accepted"] & (table["accepted"].cumsum() <= owed[c])
+        table["delivered"] = table["accepted"] & (table["accepted"].cumsum() <= granted[c])
         tables.append(table)
         images += pool.images
     if not tables:
-        empty = pd.DataFrame(columns=["round", "sample", *JUDGED, "delivered"])
+        empty = pd.DataFrame(columns=["round", "sample", *COLUMNS, "delivered"])
         return empty, torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
     return pd.concat(tables, ignore_index=True), torch.cat(images)
 
 
-def _summary(
+def _class_table(
     counts: NDArray[np.int64],
-    able: NDArray[np.bool_],
-    wanted: NDArray[np.int64],
-    owed: NDArray[np.int64],
-    pools: dict[int, _Pool],
+    eligible: NDArray[np.bool_],
+    quotas: NDArray[np.int64],
+    granted: NDArray[np.int64],
+    pools: dict[int, _Candidates],
     failed: set[int],
 ) -> pd.DataFrame:
+    """Return one row per class."""
     rows = []
     for c in range(len(counts)):
-        drawn = len(pools[c]) if c in pools else 0
-        accepted = pools[c].accepted if drawn else 0
-        handed = min(int(owed[c]), accepted)
-        if wanted[c] == 0:
+        candidates = len(pools[c]) if c in pools else 0
+        accepted = pools[c].accepted if candidates else 0
+        delivered = min(int(granted[c]), accepted)
+        if quotas[c] == 0:
             instead = "nothing needed"
-        elif not able[c] or c in failed:
+        elif not eligible[c] or c in failed:
             instead = FALLBACK
         else:
-            instead = "" if handed >= wanted[c] else "fewer than asked for"
+            instead = "" if delivered >= quotas[c] else "fewer than the quota"
         rows.append(
             {
-                "class_number": c, "real": int(counts[c]), "quota": int(wanted[c]), "candidates": drawn,
-                "accepted": accepted, "acceptance": accepted / drawn if drawn else float("nan"),
-                "delivered": handed, "instead": instead,
+                "class_number": c, "real": int(counts[c]), "quota": int(quotas[c]), "candidates": candidates,
+                "accepted": accepted, "acceptance": accepted / candidates if candidates else float("nan"),
+                "delivered": delivered, "instead": instead,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)

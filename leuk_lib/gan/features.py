@@ -1,30 +1,55 @@
-"""Frozen features for gate and fidelity: arrays out of any encoder, and a small calibrated head on top of them."""
+"""What the gate and the fidelity measures compare cells by: encoder features, thumbnails and texture."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import log_softmax, softmax
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
+from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.training.augment import normalise
 
 Features = NDArray[np.float32]
 
+THUMBNAIL = 16  # px; side of the thumbnails that reveal copies
+IDENTITY = 32  # number of the unchanged thumbnail in `transformed_thumbnails`
+
+
+def feature_settings(params: AcdbGanParams) -> dict[str, Any]:
+    """Return the parameters (``FcmaeParams``) of the feature network's pretraining.
+
+    Unlike chapter 4 it uses the contrastive term, which places two views of a cell near each other, so that copies can
+    be found. That features may then encode a slide's stain does little harm, because the verifier decides the class.
+    """
+    return shared_settings(params) | {
+        "variant": "zepto", "stem_stride": {16: 1, 32: 1, 64: 2, 128: 4}[params.gan_size],
+        "steps": params.feature_steps, "batch_size": 32, "decoder_dim": 64, "contrast": 1.0,
+    }  # fmt: skip
+
+
+def shared_settings(params: AcdbGanParams) -> dict[str, Any]:
+    """Return the parameters that the networks of the gate take over from this stage."""
+    names = ("dataset", "profile", "seed", "run", "threads", "accelerator", "devices", "precision", "checkpoint_every")
+    return {name: getattr(params, name) for name in (*names, "images")}
+
 
 class FrozenFeatures:
-    """Images to features with an encoder that is not trained any more.
+    """A frozen network that maps images to arrays.
 
-    ``encoder``: nn.Module; ``pool``: its function from standardised images (B,3,S,S) float to (B,D), by default the
-    module itself. The four quarter turns' features are averaged (``turns``): a cell has no up.
+    Args:
+        encoder: The network; it is put into evaluation mode and frozen.
+        pool: Maps standardised images (B,3,S,S) to (B,D); by default the network itself.
+        batch: Images per forward pass.
+        turns: Average over 1, 2 or 4 rotations, since a cell has no upright orientation.
+
+    Raises:
+        ValueError: For another number of turns.
     """
 
     def __init__(
@@ -37,7 +62,7 @@ class FrozenFeatures:
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Features:
-        """(N,3,S,S) uint8 -> (N,D) float32; (0,D) for no images."""
+        """Map uint8 images (N,3,S,S) to features (N,D); N may be 0."""
         device = next((p.device for p in self.encoder.parameters()), torch.device("cpu"))
         if len(images) == 0:
             blank = torch.zeros(1, *images.shape[1:], dtype=torch.uint8)
@@ -52,14 +77,24 @@ class FrozenFeatures:
 
 @dataclass(frozen=True)
 class Whitening:
-    """Standardised principal components: a space in which distances are comparable."""
+    """Projection on standardised principal components, in which distances are comparable.
+
+    ``mean`` (D,), ``basis`` (D,d).
+    """
 
     mean: NDArray[Any]
-    basis: NDArray[Any]  # (D, d)
+    basis: NDArray[Any]
 
     @classmethod
     def fit(cls, features: NDArray[Any], components: int = 48, floor: float = 0.05) -> Whitening:
-        """Of (N,D) features. Components weaker than ``floor`` of the strongest deviation are not blown up to 1."""
+        """Fit on features (N,D).
+
+        Args:
+            features: Features (N,D).
+            components: Largest number d of components.
+            floor: Components with less than this share of the largest standard deviation are divided by that share
+                instead of their own deviation, which would amplify noise.
+        """
         x = np.asarray(features, dtype=np.float64)
         mean = x.mean(axis=0)
         _, s, vt = np.linalg.svd(x - mean, full_matrices=False)
@@ -68,91 +103,58 @@ class Whitening:
         return cls(mean, (vt[:keep] / np.maximum(deviation, 1e-12)[:, None]).T)
 
     def __call__(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        """(N,D) -> (N,d)."""
+        """Map (N,D) to (N,d)."""
         return (np.asarray(features, dtype=np.float64) - self.mean) @ self.basis
 
 
-@dataclass(frozen=True)
-class Head:
-    """Class probabilities from features: linear discriminant analysis, its temperature set on held-out cells.
+def distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """Return the Euclidean distances (M,N) between rows of a (M,d) and b (N,d).
 
-    ``classes`` are the labels it knows, the columns of ``probabilities`` are all K labels (0 for unknown ones).
+    >>> distances(np.zeros((1, 2)), np.array([[3.0, 4.0], [0.0, 0.0]]))
+    array([[5., 0.]])
     """
-
-    weight: NDArray[Any]
-    bias: NDArray[Any]
-    classes: NDArray[np.int64]
-    n_classes: int
-    temperature: float
-
-    @classmethod
-    def fit(
-        cls,
-        features: NDArray[Any],
-        labels: NDArray[Any],
-        held: NDArray[Any],
-        held_labels: NDArray[Any],
-        n_classes: int,
-    ) -> Head:
-        """Fit on (N,d) whitened features, classes equally likely; temperature by held-out likelihood.
-
-        Covariances are shrunk. Source: Ledoit & Wolf 2004.
-        """
-        known = np.unique(labels).astype(np.int64)
-        if len(known) < 2:
-            return cls(np.zeros((features.shape[1], 1)), np.zeros(1), known, n_classes, 1.0)
-        priors = np.full(len(known), 1 / len(known))
-        model = LinearDiscriminantAnalysis("lsqr", shrinkage="auto", priors=priors)
-        with warnings.catch_warnings():  # a class of one cell has no spread; it shares that of the others
-            warnings.filterwarnings("ignore", message="Only one sample available")
-            model.fit(features, labels)
-        weight, bias = model.coef_.T, model.intercept_
-        if len(known) == 2:  # sklearn keeps one column for two classes
-            weight, bias = np.hstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
-        usable = np.isin(held_labels, known)
-        column = np.searchsorted(known, held_labels[usable])
-        temperature = calibrate(held[usable] @ weight + bias, column)
-        return cls(weight, bias, known, n_classes, temperature)
-
-    def probabilities(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        """(N,d) whitened -> (N,K), rows sum to 1."""
-        out = np.zeros((len(features), self.n_classes))
-        out[:, self.classes] = softmax((features @ self.weight + self.bias) / self.temperature, axis=1)
-        return out
-
-    def logits(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        """(N,d) whitened -> (N,K): logarithms of :meth:`probabilities`, at least ln 1e-9."""
-        return np.log(np.maximum(self.probabilities(features), 1e-9))
-
-    def recalled(self, features: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(hits, cells), both (K,): how many held-out cells of each class the head gets right."""
-        right = self.probabilities(features).argmax(axis=1) == labels
-        hits = np.bincount(labels[right], minlength=self.n_classes)
-        return hits.astype(np.int64), np.bincount(labels, minlength=self.n_classes).astype(np.int64)
+    square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
+    return np.sqrt(np.maximum(square, 0))
 
 
-def calibrate(logits: NDArray[Any], labels: NDArray[Any]) -> float:
-    """The temperature under which logits (N,K) give the labels (N,) the highest likelihood; 1 for no cells."""
-    if not len(labels):
-        return 1.0
+def thumbnails(images: Tensor) -> NDArray[np.float32]:
+    """Map uint8 images (N,3,S,S) to blurred thumbnails (N,3*16*16), with distances in [0,1].
 
-    def nll(log_t: float) -> float:
-        return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
-
-    return float(np.exp(minimize_scalar(nll, bounds=(-3, 3), method="bounded").x))
-
-
-def stack(first: NDArray[Any], second: NDArray[Any], labels: NDArray[Any]) -> tuple[float, float]:
-    """Weights >= 0 of two sets of logits (N,K) whose sum gives the labels (N,) the highest likelihood; (1, 1) for no cells.
-
-    A convex problem of two numbers: one temperature for each, and who is listened to. Source: Wolpert 1992 (stacking).
+    Noise, JPEG compression and small shifts change them little.
     """
-    if not len(labels):
-        return 1.0, 1.0
-    rows = np.arange(len(labels))
+    x = F.interpolate(images.float(), size=(THUMBNAIL, THUMBNAIL), mode="area")
+    x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    return (x.flatten(1) / (255 * 3**0.5 * THUMBNAIL)).numpy()
 
-    def nll(weights: NDArray[Any]) -> float:
-        return -float(log_softmax(weights[0] * first + weights[1] * second, axis=1)[rows, labels].mean())
 
-    found = minimize(nll, np.array([0.5, 0.5]), method="L-BFGS-B", bounds=[(0, None), (0, None)]).x
-    return float(found[0]), float(found[1])
+def transformed_thumbnails(images: Tensor) -> Iterator[NDArray[np.float32]]:
+    """Yield thumbnails (N,3*16*16) of uint8 images (N,3,S,S) under 72 transformations.
+
+    These are shifts by up to one pixel in both directions, each with the eight rotations and reflections. Number
+    ``IDENTITY`` is the unchanged image.
+    """
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            flat = torch.from_numpy(thumbnails(images.roll((dy, dx), (-2, -1))))
+            # Rotation and reflection commute with making thumbnails, so they come after it.
+            grid = flat.reshape(len(images), 3, THUMBNAIL, THUMBNAIL)
+            for turns in range(4):
+                turned = grid.rot90(turns, (-2, -1))
+                yield turned.flatten(1).numpy()
+                yield turned.flip(-1).flatten(1).numpy()
+
+
+def texture(images: Tensor) -> NDArray[np.float64]:
+    r"""Return the logarithm of the mean absolute Laplacian, :math:`\ln(\overline{|\nabla^2 g|} + 10^{-3})`.
+
+    Noise has far more texture than any cell, a blank image far less.
+
+    Args:
+        images: uint8 images (N,3,S,S); :math:`g` is the mean over channels in grey levels.
+
+    Returns:
+        (N,).
+    """
+    grey = images.float().mean(dim=1, keepdim=True)
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
+    return torch.log(F.conv2d(grey, kernel).abs().mean(dim=(1, 2, 3)) + 1e-3).double().numpy()

@@ -1,9 +1,7 @@
-"""How near the synthetic set is to the real one, and how far from copying it.
+"""Fidelity, diversity and memorisation of a set of synthetic cells.
 
-FD, KID, precision and recall are torch-fidelity's, on the features they are given: so they are named after the
-feature network (FD-FCMAE), never FID. Density and coverage after Naeem et al. 2020, C_T after Meehan et al. 2020,
-SSIM by piqa. What needs weights that are not there is reported as not computed, never replaced.
-All heavy imports happen inside the functions.
+Distances are computed on given features and named after the feature network (FD-FCMAE); only features of Inception make
+an FID. A metric whose weights are unavailable is reported as not computed and never replaced by another.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from leuk_lib.gan.features import distances
 from leuk_lib.gan.inception import ALEXNET, inception_features, inception_score, load_inception, read_weights
-from leuk_lib.gan.pixels import distances
 from leuk_lib.runs.errors import LeukError
 
 MISSING = "not computed: weights unavailable"
@@ -26,10 +24,24 @@ Features = NDArray[Any]
 
 
 def set_metrics(fake: Features, real: Features, name: str = "FCMAE", k: int = 3, seed: int = 0) -> dict[str, float]:
-    """FD, KID (x 1000), precision, recall of features (M,D) against (N,D), keys with ``name``.
+    r"""Return Fréchet distance, kernel distance (x 1000), precision and recall by torch-fidelity.
 
-    Both need more than ``k`` rows; KID uses subsets of at most half the smaller set. Source: Heusel et al. 2017
-    (Frechet distance), Binkowski et al. 2018 (kernel distance), Kynkaanniemi et al. 2019 (precision, recall).
+    .. math::
+        \mathrm{FD} = \lVert \mu_f - \mu_r \rVert^2
+        + \operatorname{tr}\left(\Sigma_f + \Sigma_r - 2 (\Sigma_f \Sigma_r)^{1/2}\right)
+
+    Args:
+        fake: Features (M,D) of synthetic cells, M > k.
+        real: Features (N,D) of real cells, N > k.
+        name: Feature network, for the keys FD-<name> and KID-<name>.
+        k: Neighbours of precision and recall.
+        seed: Seed of the 50 subsets of KID, each of half the smaller set.
+
+    Raises:
+        LeukError: If a set has too few cells.
+
+    References:
+        Heusel et al. 2017 (FD); Bińkowski et al. 2018 (KID); Kynkäänniemi et al. 2019 (precision, recall).
     """
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_kid import kid_features_to_metric
@@ -39,8 +51,8 @@ def set_metrics(fake: Features, real: Features, name: str = "FCMAE", k: int = 3,
     if least <= k:
         raise LeukError(f"fidelity needs more than {k} synthetic and real cells, got {len(fake)} and {len(real)}")
     raw = [np.asarray(x, dtype=np.float64) for x in (fake, real)]
-    # A shift or a turn of all features changes neither FD nor precision and recall. The shift saves digits; and few
-    # cells span few of many dimensions, in which the covariances' square root is cheap. KID's kernel knows the origin.
+    # FD, precision and recall are invariant to shifts and rotations of all features. The shift preserves digits. The
+    # rotation into the span of few cells makes the square root of the covariances cheap. KID depends on the origin.
     centred = [x - raw[1].mean(axis=0) for x in raw]
     if sum(map(len, centred)) < centred[0].shape[1]:
         basis = np.linalg.qr(np.concatenate(centred).T)[0]
@@ -62,10 +74,24 @@ def set_metrics(fake: Features, real: Features, name: str = "FCMAE", k: int = 3,
 
 
 def density_coverage(fake: Features, real: Features, k: int = 5) -> dict[str, float]:
-    """Density (about 1 for a perfect generator) and coverage in [0,1].
+    r"""Return density (about 1 for a perfect generator) and coverage (in [0,1]).
 
-    density = (1/kM) sum over fakes of the number of real k-NN balls that hold it; coverage = share of real cells
-    whose ball holds a fake. Source: Naeem et al. 2020, eq. 4 and 5.
+    With the k-NN balls :math:`B_j` of the real cells,
+
+    .. math::
+        \text{density} &= \frac{1}{kM} \sum_{i=1}^{M} \sum_{j=1}^{N} [f_i \in B_j], &
+        \text{coverage} &= \frac{1}{N} \sum_{j=1}^{N} [\exists i: f_i \in B_j].
+
+    Args:
+        fake: Features (M,D) of synthetic cells, M > 0.
+        real: Features (N,D) of real cells, N > k.
+        k: Neighbours.
+
+    Raises:
+        LeukError: If a set has too few cells.
+
+    References:
+        Naeem et al. 2020, eq. 4 and 5.
     """
     r, f = np.asarray(real, dtype=np.float64), np.asarray(fake, dtype=np.float64)
     if len(r) <= k or len(f) == 0:
@@ -75,26 +101,47 @@ def density_coverage(fake: Features, real: Features, k: int = 5) -> dict[str, fl
     return {"density": float(inside.sum() / (k * len(f))), "coverage": float(inside.any(axis=1).mean())}
 
 
-def copying_z(fake: Features, train: Features, held: Features) -> float:
-    """C_T: z of the Mann-Whitney test of distances to the training set; << 0 means copying, >> 0 under-fitting.
+def copying_z(fake: Features, train: Features, holdout: Features) -> float:
+    r"""Return :math:`C_T`, the z-score of the Mann-Whitney test on distances to the nearest training cell.
 
-    fake (M,D), train (N,D), held (H,D): held-out real. Source: Meehan et al. 2020, section 3 (one cell).
+    Far below 0, synthetic cells are copies: nearer to training cells than held-out cells are. Far above 0, the
+    generator underfits.
+
+    Args:
+        fake: Features (M,D) of synthetic cells.
+        train: Features (N,D) of training cells.
+        holdout: Features (H,D) of held-out real cells.
+
+    Raises:
+        LeukError: If a set is empty.
+
+    References:
+        Meehan et al. 2020, section 3 (undivided space).
     """
     t = np.asarray(train, dtype=np.float64)
     near_fake = distances(np.asarray(fake, dtype=np.float64), t).min(axis=1)
-    near_held = distances(np.asarray(held, dtype=np.float64), t).min(axis=1)
-    m, h = len(near_fake), len(near_held)
+    near_holdout = distances(np.asarray(holdout, dtype=np.float64), t).min(axis=1)
+    m, h = len(near_fake), len(near_holdout)
     if min(m, h) == 0:
         raise LeukError("C_T needs synthetic and held-out real cells")
-    difference = near_fake[:, None] - near_held[None]
+    difference = near_fake[:, None] - near_holdout[None]
     u = float((difference > 0).sum() + 0.5 * (difference == 0).sum())
     return (u - m * h / 2) / float(np.sqrt(m * h * (m + h + 1) / 12))
 
 
 def nearest_ssim(images: Tensor, bank: Tensor, nearest: NDArray[np.int64]) -> NDArray[np.float64]:
-    """SSIM (M,) of each image (M,3,S,S) uint8 with its nearest real one, ``bank[nearest]``; 1 = the same picture.
+    """Return the SSIM of each image with its nearest real one, a measure of memorisation.
 
-    A measure of memorisation, not of quality. Window 11, smaller where the image is. Source: Wang et al. 2004.
+    Args:
+        images: Synthetic images (M,3,S,S) uint8.
+        bank: Real images (N,3,S,S) uint8.
+        nearest: Positions (M,) in ``bank``.
+
+    Returns:
+        (M,), 1 for identical images.
+
+    References:
+        Wang et al. 2004, with windows of at most 11 px.
     """
     from piqa.ssim import ssim
     from piqa.utils.functional import gaussian_kernel
@@ -108,18 +155,30 @@ def nearest_ssim(images: Tensor, bank: Tensor, nearest: NDArray[np.int64]) -> ND
 
 
 def nearest_lpips(images: Tensor, bank: Tensor, nearest: NDArray[np.int64], weights: Path) -> NDArray[np.float64]:
-    """LPIPS (AlexNet) (M,) with the nearest real image; 0 = the same picture. Zhang et al. 2018.
+    """Return the LPIPS (AlexNet) of each image with its nearest real one.
 
-    ``weights``: torchvision's AlexNet state dict; the metric's own linear layers come with package lpips.
+    Args:
+        images: Synthetic images (M,3,S,S) uint8.
+        bank: Real images (N,3,S,S) uint8.
+        nearest: Positions (M,) in ``bank``.
+        weights: File with torchvision's AlexNet weights. The linear layers come with the package lpips.
+
+    Returns:
+        (M,), 0 for identical images.
+
+    Raises:
+        LeukError: If the file is missing, damaged, or holds other weights.
+
+    References:
+        Zhang et al. 2018.
     """
     import lpips
 
     state = read_weights(weights, ALEXNET)
     model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-    theirs = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
-    mine = model.net.state_dict()
+    layers = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
     try:
-        model.net.load_state_dict({key: theirs[key.split(".", 1)[1]] for key in mine})
+        model.net.load_state_dict({key: layers[key.split(".", 1)[1]] for key in model.net.state_dict()})
     except (KeyError, RuntimeError) as error:
         raise LeukError(f"{weights}: these are other weights; give the path of {ALEXNET}") from error
     a, b = images.float() / 127.5 - 1, bank[torch.from_numpy(np.asarray(nearest, dtype=np.int64))].float() / 127.5 - 1
@@ -130,79 +189,101 @@ def nearest_lpips(images: Tensor, bank: Tensor, nearest: NDArray[np.int64], weig
 def fidelity_table(
     sets: dict[str, tuple[Features, Tensor]],
     train: tuple[Features, Tensor],
-    held: Features,
+    holdout: Features,
     name: str = "FCMAE",
     lpips_weights: Path | None = None,
     seed: int = 0,
     inception_weights: Path | None = None,
-    held_images: Tensor | None = None,
+    holdout_images: Tensor | None = None,
     device: torch.device | None = None,
 ) -> pd.DataFrame:
-    """A row a metric and set: metric, set, value, n, note. ``sets``: features and images (uint8) by name.
+    """Return all metrics of sets of synthetic cells.
 
-    Distances between sets are taken to the held-out real cells, distances to the nearest real cell to the
-    training ones. A metric that cannot be had is a row without a value that says why. FID, KID and IS on Inception's
-    features are there if ``inception_weights`` (torch-fidelity's file) and ``held_images`` are given; ``device``: where
-    Inception runs. Raises ``LeukError`` for weights that are missing, damaged or others.
+    Sets are compared with held-out real cells, single images with their nearest training cell.
+
+    Args:
+        sets: Features (M,D) and images (M,3,S,S) uint8 by name of the set.
+        train: The same of the training cells.
+        holdout: Features (H,D) of the held-out cells.
+        name: Feature network.
+        lpips_weights: File with AlexNet's weights; None: no LPIPS.
+        seed: Seed of subsets.
+        inception_weights: File with Inception's weights; None: no FID, KID and IS.
+        holdout_images: Held-out images (H,3,S,S) uint8, for Inception.
+        device: Where Inception runs; None: CPU.
+
+    Returns:
+        One row per metric and set: metric, set, value, n, note. If a metric is not computed, the note says why.
+
+    Raises:
+        LeukError: If a file of weights is missing, damaged, or holds other weights.
     """
     rows: list[dict[str, Any]] = []
     for label, (features, images) in sets.items():
         n = len(features)
-        few = f"not computed: {n} cells are too few"
+        too_few = f"not computed: {n} cells are too few"
 
         def add(metric: str, value: float, note: str = "", label: str = label, n: int = n) -> None:
             rows.append({"metric": metric, "set": label, "value": value, "n": n, "note": note})
 
-        if n > 5 and len(held) > 5:
-            values = set_metrics(features, held, name, seed=seed) | density_coverage(features, held)
-            values["C_T"] = copying_z(features, train[0], held)
+        if n > 5 and len(holdout) > 5:
+            values = set_metrics(features, holdout, name, seed=seed) | density_coverage(features, holdout)
+            values["C_T"] = copying_z(features, train[0], holdout)
         else:
             keys = [f"FD-{name}", f"KID-{name} x 1000", "precision", "recall", "density", "coverage", "C_T"]
             values = dict.fromkeys(keys, float("nan"))
         for metric, value in values.items():
-            add(metric, value, "" if np.isfinite(value) else few)
+            add(metric, value, "" if np.isfinite(value) else too_few)
         if n:
-            nearest = distances(np.asarray(features, dtype=np.float64), np.asarray(train[0], dtype=np.float64)).argmin(
-                1
-            )
+            bank = np.asarray(train[0], dtype=np.float64)
+            nearest = distances(np.asarray(features, dtype=np.float64), bank).argmin(axis=1)
             add("SSIM to nearest", float(np.median(nearest_ssim(images, train[1], nearest))), "median")
             if lpips_weights is not None:
                 value = float(np.median(nearest_lpips(images, train[1], nearest, lpips_weights)))
                 add("LPIPS to nearest", value, "median")
     if lpips_weights is None:
-        rows.append(_absent("LPIPS to nearest", "lpips_weights: a path to torchvision's AlexNet weights"))
-    if inception_weights is None or held_images is None:
+        rows.append(_not_computed("LPIPS to nearest", "lpips_weights: a path to torchvision's AlexNet weights"))
+    if inception_weights is None or holdout_images is None:
         rows.append(
-            _absent("FID, KID, IS (Inception)", "inception_weights: a path to the Inception weights of torch-fidelity")
+            _not_computed(
+                "FID, KID, IS (Inception)", "inception_weights: a path to the Inception weights of torch-fidelity"
+            )
         )
     else:
         model = load_inception(inception_weights).to(device or torch.device("cpu"))
-        pictures = {label: images for label, (_, images) in sets.items()}
-        rows += inception_rows(pictures, held_images, model, seed)
+        images_of = {label: images for label, (_, images) in sets.items()}
+        rows += inception_rows(images_of, holdout_images, model, seed)
     return pd.DataFrame(rows, columns=["metric", "set", "value", "n", "note"])
 
 
-def inception_rows(sets: dict[str, Tensor], held: Tensor, model: nn.Module, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows of `fidelity_table`: FID, KID and IS of sets of images (M,3,S,S) uint8 against held-out real ones."""
+def inception_rows(sets: dict[str, Tensor], holdout: Tensor, model: nn.Module, seed: int = 0) -> list[dict[str, Any]]:
+    """Return rows of :func:`fidelity_table` with FID, KID and IS.
+
+    Args:
+        sets: Images (M,3,S,S) uint8 by name of the set.
+        holdout: Held-out real images (H,3,S,S) uint8.
+        model: Inception.
+        seed: Seed of subsets.
+    """
     rows = []
-    real = inception_features(held, model)[0] if len(held) else np.zeros((0, 1))
+    real = inception_features(holdout, model)[0] if len(holdout) else np.zeros((0, 1))
     for label, images in sets.items():
         n = len(images)
-        keys, note = ("FID", "KID x 1000", "IS"), f"not computed: {n} and {len(held)} cells are too few"
+        keys, note = ("FID", "KID x 1000", "IS"), f"not computed: {n} and {len(holdout)} cells are too few"
         values = dict.fromkeys(keys, float("nan"))
-        if min(n, len(held)) > 5:
+        if min(n, len(holdout)) > 5:
             pooled, logits = inception_features(images, model)
-            found = set_metrics(pooled, real, "Inception", seed=seed)
+            metrics = set_metrics(pooled, real, "Inception", seed=seed)
             values = {
-                "FID": found["FD-Inception"], "KID x 1000": found["KID-Inception x 1000"],
+                "FID": metrics["FD-Inception"], "KID x 1000": metrics["KID-Inception x 1000"],
                 "IS": inception_score(logits, seed),
             }  # fmt: skip
-            note = f"Inception, against {len(held)} held-out cells"
-            if min(n, len(held)) < pooled.shape[1]:
+            note = f"Inception, against {len(holdout)} held-out cells"
+            if min(n, len(holdout)) < pooled.shape[1]:
                 note += f"; FID is biased upwards under {pooled.shape[1]} cells"
         rows += [{"metric": key, "set": label, "value": values[key], "n": n, "note": note} for key in keys]
     return rows
 
 
-def _absent(metric: str, remedy: str) -> dict[str, Any]:
+def _not_computed(metric: str, remedy: str) -> dict[str, Any]:
     return {"metric": metric, "set": "all", "value": float("nan"), "n": 0, "note": f"{MISSING}; give {remedy}"}

@@ -1,4 +1,4 @@
-"""Inception FID, KID and IS by torch-fidelity, from weights that are given by path; nothing is ever downloaded."""
+"""Inception features and score by torch-fidelity, with weights from a local file; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -20,18 +20,26 @@ POOLED, LOGITS = "2048", "logits_unbiased"
 
 
 def read_weights(path: Path, what: str) -> dict[str, Tensor]:
-    """A state dict, tensors only. Raises ``LeukError`` if the file is missing, damaged, or something else."""
+    """Read a state dict of tensors.
+
+    Raises:
+        LeukError: If the file is missing, damaged, or holds something else. The error names ``what`` was expected.
+    """
     path, advice = Path(path), f"give the path of {what}"
     content, _ = read_tensors(path, "weights", advice)
     return named_tensors(content, f"weights {path}", advice)
 
 
 def load_inception(path: Path) -> nn.Module:
-    """torch-fidelity's InceptionV3 with the weights at ``path``, frozen. Raises ``LeukError`` unless every weight fits."""
+    """Return torch-fidelity's frozen InceptionV3 with the weights at ``path``.
+
+    Raises:
+        LeukError: If the file is missing or damaged, or if a weight does not fit.
+    """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     state = read_weights(path, INCEPTION)
-    # torch-fidelity unpickles whatever the file holds; so it gets a copy of the tensors only.
+    # torch-fidelity unpickles any content of the file, so it is given a copy with tensors only.
     with tempfile.TemporaryDirectory() as folder:
         clean = Path(folder) / "inception.pth"
         torch.save(state, clean)
@@ -45,22 +53,32 @@ def load_inception(path: Path) -> nn.Module:
 
 @torch.no_grad()
 def inception_features(images: Tensor, model: nn.Module, batch: int = 16) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Pooled features (N,2048) and unbiased logits (N,1008) of images (N,3,S,S) uint8; resized to 299 px inside."""
+    """Return pooled features (N,2048) and unbiased logits (N,1008) of uint8 images (N,3,S,S), resized to 299 px."""
     device = next(model.parameters()).device
     parts = [[out.cpu() for out in model(part.to(device))] for part in images.split(batch)]
-    pooled, logits = (torch.cat(found).numpy() for found in zip(*parts, strict=True))
+    pooled, logits = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     return pooled, logits
 
 
 def inception_score(logits: NDArray[Any], seed: int = 0) -> float:
-    """IS of logits (N,C): exp of the mean KL divergence of p(y|x) from p(y), mean over up to ten parts of the set.
+    r"""Return the Inception score, averaged over up to ten parts of the set.
 
-    At least 1 (all images get the same answer). Source: Salimans et al. 2016.
+    .. math:: \mathrm{IS} = \exp \mathbb{E}_x \operatorname{KL}\left(p(y \mid x) \,\Vert\, p(y)\right) \ge 1
+
+    Args:
+        logits: Inception's logits (N,C), N > 1.
+        seed: Seed of the order of images.
+
+    Raises:
+        LeukError: If there are fewer than 2 images.
+
+    References:
+        Salimans et al. 2016.
     """
     from torch_fidelity.metric_isc import isc_features_to_metric
 
     if len(logits) < 2:
         raise LeukError(f"the Inception score needs 2 images, got {len(logits)}")
     splits = max(1, min(10, len(logits) // 10))
-    found = isc_features_to_metric(torch.from_numpy(logits).double(), splits=splits, shuffle=True, rng_seed=seed)
-    return float(np.asarray(found["inception_score_mean"]))
+    score = isc_features_to_metric(torch.from_numpy(logits).double(), splits=splits, shuffle=True, rng_seed=seed)
+    return float(np.asarray(score["inception_score_mean"]))

@@ -1,4 +1,4 @@
-"""Training of ACDB-GAN under Lightning Fabric: one function, on one process or many."""
+"""Training of the GAN with Lightning Fabric, on one or many processes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from leuk_lib.gan import losses
-from leuk_lib.gan.augment import AdaController, Augmentation, class_sums, draw
-from leuk_lib.gan.balance import sampling
+from leuk_lib.gan.ada import AdaController, Augmentation, class_sums, sample_augmentation
+from leuk_lib.gan.balance import sampling_weights
+from leuk_lib.gan.generate import generate, resize
 from leuk_lib.gan.networks import Discriminator, Generator, NetworkConfig
 from leuk_lib.gan.params import AcdbGanParams
-from leuk_lib.gan.samples import generate, resize
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive
 from leuk_lib.training.augment import dihedral
@@ -29,32 +29,37 @@ from leuk_lib.training.loop import TrainingLoop
 from leuk_lib.training.schedules import cosine, ema_decay, ramp
 
 LABEL = "ACDB-GAN"
-LOOKS = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which samples are kept
-LOOK_EACH = 4  # samples a class at each look
-COMPARED = 16  # images of a batch that are compared for their variety, whatever the number of processes
-GAMMA_SIZE = 32  # px; side of the images for which ``gamma`` is given
+SNAPSHOTS = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which samples are kept
+SNAPSHOT_SAMPLES = 4  # samples per class in a snapshot
+STD_GROUP = 16  # images compared by the minibatch standard deviation, whatever the number of processes
+GAMMA_SIZE = 32  # px; image side that ``gamma`` refers to
 
 
 @dataclass(frozen=True)
 class GanResult:
-    """A trained generator (averaged weights, eval mode) and how it came to be.
+    """The trained networks and the course of training.
 
-    ``learned`` (K,) bool: classes with cells enough to be learned. ``looks`` (T,K,n,3,S,S) uint8: the same latents
-    at the steps ``look_steps``; blank for classes not learned. ``history``: a row a logged step, with r_<c> and
-    p_<c> for class number c.
+    Attributes:
+        generator: Averaged weights, in evaluation mode.
+        discriminator: The discriminator.
+        learned: Classes with enough cells to be learned, (K,) bool.
+        sampling_weights: Class probabilities of a batch, (K,).
+        history: One row per logged step, with r_<c> and p_<c> for class number c.
+        snapshots: Samples of the same latents during training, (T,K,n,3,S,S) uint8; blank for classes not learned.
+        snapshot_steps: Their T steps.
     """
 
     generator: Generator
     discriminator: Discriminator
     learned: Tensor
-    sampling: Tensor
+    sampling_weights: Tensor
     history: pd.DataFrame
-    looks: Tensor
-    look_steps: tuple[int, ...]
+    snapshots: Tensor
+    snapshot_steps: tuple[int, ...]
 
 
-class _Looks:
-    """Samples kept on the way; part of the checkpoint."""
+class _Snapshots:
+    """Samples by step; part of the checkpoint."""
 
     def __init__(self) -> None:
         self.images: dict[int, Tensor] = {}
@@ -67,7 +72,7 @@ class _Looks:
 
 
 def network_config(params: AcdbGanParams, n_classes: int) -> NetworkConfig:
-    """The networks' sizes as the stage's parameters give them."""
+    """Return the sizes of the networks from the stage's parameters."""
     return NetworkConfig(
         size=params.gan_size, n_classes=n_classes, width=params.width, max_width=params.max_width,
         blocks=params.blocks, groups=params.groups, latent=params.latent, patch=params.patch,
@@ -75,9 +80,9 @@ def network_config(params: AcdbGanParams, n_classes: int) -> NetworkConfig:
 
 
 def build(params: AcdbGanParams, n_classes: int) -> tuple[Generator, Discriminator]:
-    """Both networks with weights that depend on the seed only.
+    """Return both networks with random weights that depend on the seed only.
 
-    Channels last: narrow convolutions run at up to twice the speed so (24 channels at 32 px on a CPU: 1.5 times
+    The memory format is channels last, in which narrow convolutions are faster (24 channels at 32 px on a CPU: 1.5 times
     forward, 2.1 times backward).
     """
     config = network_config(params, n_classes)
@@ -97,10 +102,20 @@ def train_gan(
     fabric: Fabric,
     recall: ArrayLike | None = None,
 ) -> GanResult:
-    """Train on ``images`` (N,3,S,S) uint8 with ``labels`` (N,) int64 < n_classes; continue a checkpoint in ``folder``.
+    """Train generator and discriminator, or continue from a checkpoint in ``folder``.
 
-    ``recall`` (K,): shrunk recall a class on held-out real cells, for the sampling weights; None: all equal.
-    Classes under ``params.min_count`` cells are left out. Raises ``LeukError`` if none is left, or if the training diverges.
+    Args:
+        images: Training cells (N,3,S,S) uint8.
+        labels: Their labels (N,) int64 in 0 … K-1. Classes with fewer than ``params.min_count`` cells are not learned.
+        n_classes: Number K of classes.
+        params: Networks and training.
+        folder: Folder of the checkpoint.
+        identity: Only a checkpoint of the same identity is continued.
+        fabric: Device, precision and processes.
+        recall: Shrunk held-out recall (K,) for the sampling weights; None: equal for all classes.
+
+    Raises:
+        LeukError: If no class has enough cells, or if the training diverges.
     """
     counts = torch.bincount(labels, minlength=n_classes)
     learned = counts >= params.min_count
@@ -108,8 +123,8 @@ def train_gan(
         raise LeukError(
             f"ACDB-GAN: no class has min_count = {params.min_count} inner-training cells (largest: {int(counts.max())})"
         )
-    known = np.ones(n_classes) if recall is None else np.asarray(recall, dtype=np.float64)
-    pi = torch.from_numpy(sampling(counts.numpy(), known, params.eta, params.min_count))
+    recalls = np.ones(n_classes) if recall is None else np.asarray(recall, dtype=np.float64)
+    weights = torch.from_numpy(sampling_weights(counts.numpy(), recalls, params.eta, params.min_count))
     small = torch.cat([resize(part, params.gan_size) for part in images.split(512)])
 
     generator, discriminator = build(params, n_classes)
@@ -118,24 +133,24 @@ def train_gan(
     opt_d: torch.optim.Optimizer = torch.optim.Adam(discriminator.parameters(), **adam)  # type: ignore[arg-type]
     model_g, opt_g = fabric.setup(generator, opt_g)
     model_d, opt_d = fabric.setup(discriminator, opt_d)
-    critic = below_wrapper(model_d, fabric)
+    discriminate = _unwrapped(model_d, fabric)
     ema = WeightAverage(generator)
     ada = AdaController(n_classes, params.ada_target, params.ada_images)
-    looks = _Looks()
+    snapshots = _Snapshots()
 
     loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, LABEL, every=params.checkpoint_every)
     loop.register(
         generator=generator, discriminator=discriminator, optimizer_g=opt_g, optimizer_d=opt_d,
-        ema=ema, ada=ada, looks=looks,
+        ema=ema, ada=ada, snapshots=snapshots,
     )  # fmt: skip
-    pick = _Picker(small, labels, pi)
-    look_steps = tuple(sorted({max(1, round(share * params.steps)) for share in LOOKS}))
+    sampler = _RealSampler(small, labels, weights)
+    snapshot_steps = tuple(sorted({max(1, round(share * params.steps)) for share in SNAPSHOTS}))
     log_every = max(1, params.steps // 150)
     first_gamma = params.gamma * (params.gan_size / GAMMA_SIZE) ** 2
 
     for step in loop:
         progress = step / params.steps
-        weight = ramp(progress, params.ramp_start, params.ramp_end)
+        label_ramp = ramp(progress, params.ramp_start, params.ramp_end)
         gamma = cosine(progress, first_gamma, first_gamma * params.gamma_end)
         for group in [*opt_g.param_groups, *opt_d.param_groups]:
             group["lr"] = cosine(progress, params.lr, params.lr / 4)
@@ -144,33 +159,35 @@ def train_gan(
 
         # -- discriminator
         discriminator.requires_grad_(True)
-        batch = _batch(loop, pick, ada, params, step, "d", fabric)
+        batch = _batch(loop, sampler, ada, params, step, "d", fabric)
         with torch.no_grad(), fabric.autocast():
-            fake = generator(batch.z, batch.y, weight).float()
-        both = torch.cat([batch.y, batch.y])
-        apart = torch.cat([batch.sets, -1 - batch.sets])
-        delta, r1, r2 = losses.critic_terms(critic, batch.augment, batch.real, fake, penalise, both, weight, apart)
+            fake = generator(batch.z, batch.y, label_ramp).float()
+        y = torch.cat([batch.y, batch.y])
+        std_groups = torch.cat([batch.std_groups, -1 - batch.std_groups])  # real and generated are not compared
+        delta, r1, r2 = losses.discriminator_terms(
+            discriminate, batch.augment, batch.real, fake, penalise, y, label_ramp, std_groups
+        )
         loss_d = losses.discriminator_loss(delta)
         total = loss_d
         if r1 is not None and r2 is not None:
-            # Lazy: every k-th step with k times the weight has the same mean pull.
-            total = loss_d + params.penalty_every * gamma / 2 * (r1.mean() + r2.mean())
+            # Lazy regularisation: every k-th step with k times the weight.
+            total = loss_d + losses.penalty(r1, r2, params.penalty_every * gamma)
         opt_d.zero_grad()
         fabric.backward(total)
         opt_d.step()
         signs, seen = class_sums(torch.sign(delta.detach()), batch.y, n_classes)
         ada.update(_sum(fabric, signs).cpu(), _sum(fabric, seen).cpu())
 
-        # -- generator; the discriminator's own module, since its gradients are not wanted (nor reduced)
+        # -- generator; calls the bare discriminator, whose gradients are neither needed nor reduced
         discriminator.requires_grad_(False)
-        batch = _batch(loop, pick, ada, params, step, "g", fabric)
-        fake = model_g(batch.z, batch.y, weight).float()
-        shown_real, shown_fake = batch.augment(torch.cat([batch.real, fake])).chunk(2)
+        batch = _batch(loop, sampler, ada, params, step, "g", fabric)
+        fake = model_g(batch.z, batch.y, label_ramp).float()
+        seen_real, seen_fake = batch.augment(torch.cat([batch.real, fake])).chunk(2)
         with fabric.autocast():
             with torch.no_grad():
-                logit_real = discriminator(shown_real, batch.y, weight, batch.sets).float()
-            logit_fake = discriminator(shown_fake, batch.y, weight, batch.sets).float()
-        loss_g = losses.generator_loss(losses.pair_difference(logit_real, logit_fake))
+                logit_real = discriminator(seen_real, batch.y, label_ramp, batch.std_groups).float()
+            logit_fake = discriminator(seen_fake, batch.y, label_ramp, batch.std_groups).float()
+        loss_g = losses.generator_loss(losses.relativistic_logits(logit_real, logit_fake))
         opt_g.zero_grad()
         fabric.backward(loss_g)
         opt_g.step()
@@ -185,92 +202,101 @@ def train_gan(
                 row |= {f"r_{c}": float(ada.r[c]), f"p_{c}": float(ada.p[c])}
             _require_finite(row, step, params.lr)
             if logged:
-                loop.log(**row, ramp=weight)
-        if step + 1 in look_steps:
-            looks.images[step + 1] = _look(ema.model, n_classes, params, learned)
+                loop.log(**row, ramp=label_ramp)
+        if step + 1 in snapshot_steps:
+            snapshots.images[step + 1] = _snapshot(ema.model, n_classes, params, learned)
 
     return GanResult(
         generator=ema.model,  # type: ignore[arg-type]
         discriminator=discriminator,
         learned=learned,
-        sampling=pi,
+        sampling_weights=weights,
         history=pd.DataFrame(loop.history),
-        looks=torch.stack([looks.images[step] for step in look_steps]),
-        look_steps=look_steps,
+        snapshots=torch.stack([snapshots.images[step] for step in snapshot_steps]),
+        snapshot_steps=snapshot_steps,
     )
 
 
-def below_wrapper(model: Any, fabric: Fabric) -> Callable[..., Tensor]:
-    """``model`` as ``fabric.setup`` made it, with its processes and precision, but without Fabric's check of backward.
+def _unwrapped(model: Any, fabric: Fabric) -> Callable[..., Tensor]:
+    """Return the forward pass of a module of ``fabric.setup`` without Fabric's check of backward passes.
 
-    That check forbids ``torch.autograd.grad`` on outputs under mixed precision, in order that no loss escapes the
-    scaling of float16. The gradient penalties are no backward pass: they are part of the loss that Fabric is given.
+    Processes and precision remain. The check forbids ``torch.autograd.grad`` on outputs under mixed precision, so that
+    no loss escapes the scaling of float16. Gradient penalties are part of the loss that Fabric scales.
     """
-    inner = model._forward_module
+    wrapped = model._forward_module
 
     def forward(*args: Any) -> Tensor:
         with fabric.autocast():
-            return cast(Tensor, inner(*args))
+            return cast(Tensor, wrapped(*args))
 
     return forward
 
 
-class _Picker:
-    """Real images for drawn labels."""
+class _RealSampler:
+    """Samples labels, then a real image of each."""
 
-    def __init__(self, images: Tensor, labels: Tensor, pi: Tensor) -> None:
-        self.images, self.pi = images, pi
-        self.members = [torch.nonzero(labels == c).flatten() for c in range(len(pi))]
+    def __init__(self, images: Tensor, labels: Tensor, weights: Tensor) -> None:
+        self.images, self.weights = images, weights
+        self.members = [torch.nonzero(labels == c).flatten() for c in range(len(weights))]
         self.sizes = torch.tensor([len(m) for m in self.members])
 
     def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(positions, labels) of a global batch: labels from pi, then a cell of that class."""
-        y = torch.multinomial(self.pi, batch_size, replacement=True, generator=generator)
+        """Return positions and labels of a global batch, (B,) each."""
+        y = torch.multinomial(self.weights, batch_size, replacement=True, generator=generator)
         u = torch.rand(batch_size, generator=generator, dtype=torch.float64)
-        place = (u * self.sizes[y]).long()
-        return torch.stack([self.members[c][i] for c, i in zip(y.tolist(), place.tolist(), strict=True)]), y
+        index = (u * self.sizes[y]).long()
+        return torch.stack([self.members[c][i] for c, i in zip(y.tolist(), index.tolist(), strict=True)]), y
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """One process's share of a step: ``real`` (B,3,S,S) in [-1,1], ``y`` (B,), ``z`` (B,L), the augmentation of [real; fake].
+    """One process's share of a step.
 
-    ``sets`` (B,): images that the discriminator compares with each other have the same number.
+    ``real`` (B,3,S,S) in [-1,1], ``y`` (B,), ``z`` (B,L); ``augment`` takes [real; fake]; ``std_groups`` (B,) numbers
+    the groups within which the discriminator compares images.
     """
 
     real: Tensor
     y: Tensor
     z: Tensor
     augment: Callable[[Tensor], Tensor]
-    sets: Tensor
+    std_groups: Tensor
 
 
 def _batch(
-    loop: TrainingLoop, pick: _Picker, ada: AdaController, params: AcdbGanParams, step: int, who: str, fabric: Fabric
+    loop: TrainingLoop,
+    sampler: _RealSampler,
+    ada: AdaController,
+    params: AcdbGanParams,
+    step: int,
+    network: str,
+    fabric: Fabric,
 ) -> _Batch:
-    """Draw a step's share. A cell has no up, so real images are turned and mirrored first: data, not augmentation.
+    """Draw this process's share of a step for ``network`` "d" or "g".
 
-    Generated ones are not: where they were too, the generator drew fewer different cells.
+    Real images are rotated and reflected at random before augmentation, because cells have no orientation. Generated
+    ones are not: with it, the generator drew fewer different cells.
     """
     n = params.batch_size
-    positions, y = pick.draw(n, loop.generator(step, who, "labels"))
-    z = torch.randn(n, params.latent, generator=loop.generator(step, who, "latent"))
-    drawn = draw(ada.p[torch.cat([y, y])], loop.generator(step, who, "augment"))
+    positions, y = sampler.draw(n, loop.generator(step, network, "labels"))
+    z = torch.randn(n, params.latent, generator=loop.generator(step, network, "latent"))
+    augmentation = sample_augmentation(ada.p[torch.cat([y, y])], loop.generator(step, network, "augment"))
     rows = loop.shard(torch.arange(n))
-    real = pick.images[positions[rows]].to(fabric.device).float() / 255
-    real = dihedral(real, loop.generator(step, who, "turn"), rows=rows, total=n) * 2 - 1
-    sets = (rows // COMPARED).to(fabric.device)  # no set lies on two processes, if each has a multiple of such sets
-    mine = torch.cat([rows, rows + n])
-    augment = Augmentation(drawn.theta[mine].to(fabric.device), drawn.stain[mine].to(fabric.device))
-    return _Batch(real, y[rows].to(fabric.device), z[rows].to(fabric.device), augment, sets)
+    real = sampler.images[positions[rows]].to(fabric.device).float() / 255
+    real = dihedral(real, loop.generator(step, network, "turn"), rows=rows, total=n) * 2 - 1
+    # No group is split between processes if the share of each is a multiple of STD_GROUP.
+    std_groups = (rows // STD_GROUP).to(fabric.device)
+    share = torch.cat([rows, rows + n])
+    augment = Augmentation(augmentation.theta[share].to(fabric.device), augmentation.stain[share].to(fabric.device))
+    return _Batch(real, y[rows].to(fabric.device), z[rows].to(fabric.device), augment, std_groups)
 
 
 def _require_finite(row: Mapping[str, float], step: int, lr: float) -> None:
-    """Raise ``LeukError`` before a row of the history, or a checkpoint, holds the NaN of a training that diverged."""
-    lost = [name for name, value in row.items() if not math.isfinite(value)]
-    if lost:
-        classes = ", ".join(name.removeprefix("r_") for name in lost if name.startswith("r_"))
-        values = ", ".join(f"{name} {row[name]}" for name in lost if not name.startswith(("r_", "p_")))
+    """Raise ``LeukError`` if the training has diverged, before the history or a checkpoint stores NaN."""
+    bad = [name for name, value in row.items() if not math.isfinite(value)]
+    if bad:
+        classes = ", ".join(name.removeprefix("r_") for name in bad if name.startswith("r_"))
+        values = ", ".join(f"{name} {row[name]}" for name in bad if not name.startswith(("r_", "p_")))
         where = f"step {step}, class number {classes}" if classes else f"step {step}"
         raise LeukError(f"{LABEL}: training diverged at {where} ({values}); lower lr, now {lr:g}")
 
@@ -284,9 +310,9 @@ def _mean(fabric: Fabric, value: Tensor) -> float:
     return float(value if fabric.world_size == 1 else cast(Tensor, fabric.all_reduce(value, reduce_op="mean")))
 
 
-def _look(generator: torch.nn.Module, n_classes: int, params: AcdbGanParams, learned: Tensor) -> Tensor:
-    """(K,n,3,S,S) uint8: the first samples of every learned class."""
-    out = torch.full((n_classes, LOOK_EACH, 3, params.gan_size, params.gan_size), 255, dtype=torch.uint8)
+def _snapshot(generator: torch.nn.Module, n_classes: int, params: AcdbGanParams, learned: Tensor) -> Tensor:
+    """Return the first samples of each learned class, (K,n,3,S,S) uint8."""
+    out = torch.full((n_classes, SNAPSHOT_SAMPLES, 3, params.gan_size, params.gan_size), 255, dtype=torch.uint8)
     for c in torch.nonzero(learned).flatten().tolist():
-        out[c] = generate(generator, c, LOOK_EACH, params.latent, params.seed)
+        out[c] = generate(generator, c, SNAPSHOT_SAMPLES, params.latent, params.seed)
     return out

@@ -1,4 +1,4 @@
-"""Properties of quota and sampling: monotone in need, capped, zero without need, damped."""
+"""Properties of quota and sampling weights: monotone in need, capped, zero without need, damped."""
 
 from __future__ import annotations
 
@@ -33,16 +33,18 @@ def test_quota_is_zero_without_need(n: int, classes: int, recall: float) -> None
 
 
 @given(COUNTS, RECALLS, st.integers(0, 9), st.floats(0, 1))
-def test_quota_does_not_fall_when_recall_falls(counts: list[int], recalls: list[float], who: int, drop: float) -> None:
-    who %= len(counts)
+def test_quota_does_not_fall_when_recall_falls(
+    counts: list[int], recalls: list[float], index: int, drop: float
+) -> None:
+    index %= len(counts)
     before = np.array(recalls[: len(counts)])
     after = before.copy()
-    after[who] *= drop
-    assert balance.quota(counts, after)[who] >= balance.quota(counts, before)[who]
+    after[index] *= drop
+    assert balance.quota(counts, after)[index] >= balance.quota(counts, before)[index]
 
 
 @given(st.integers(1, 2000), st.integers(1, 2000))
-def test_the_rarer_class_is_owed_the_larger_share(a: int, b: int) -> None:
+def test_the_rarer_class_has_the_quota(a: int, b: int) -> None:
     few, many = sorted((a, b))
     q = balance.quota([few, many], [0.5, 0.5])
     assert q[1] == 0 and (few == many or q[0] > 0)
@@ -57,19 +59,21 @@ def test_damping_stays_between(pairs: list[tuple[int, int]], damping: float) -> 
 
 
 @given(st.lists(st.integers(1, 500), min_size=2, max_size=8), RECALLS)
-def test_sampling_is_a_distribution_that_favours_weak_and_large(counts: list[int], recalls: list[float]) -> None:
-    flat = balance.sampling(counts, [0.7] * len(counts))
+def test_sampling_weights_are_a_distribution_that_favours_weak_and_large(
+    counts: list[int], recalls: list[float]
+) -> None:
+    flat = balance.sampling_weights(counts, [0.7] * len(counts))
     np.testing.assert_allclose(flat, np.sqrt(counts) / np.sqrt(counts).sum())
-    pi = balance.sampling(counts, recalls[: len(counts)], eta=2.0)
+    pi = balance.sampling_weights(counts, recalls[: len(counts)], eta=2.0)
     assert pi.sum() == pytest.approx(1) and (pi > 0).all()
     weakest = int(np.argmin(recalls[: len(counts)]))
     assert pi[weakest] >= flat[weakest] - 1e-12
 
 
 def test_sampling_leaves_small_classes_out() -> None:
-    assert balance.sampling([1, 100], [0.0, 1.0], min_count=12).tolist() == [0.0, 1.0]
+    assert balance.sampling_weights([1, 100], [0.0, 1.0], min_count=12).tolist() == [0.0, 1.0]
     with pytest.raises(ValueError, match="no class"):
-        balance.sampling([1, 2], [1, 1], min_count=12)
+        balance.sampling_weights([1, 2], [1, 1], min_count=12)
 
 
 def test_shrunk_recall() -> None:

@@ -1,4 +1,4 @@
-"""Fidelity measures move the right way under collapse, copying and noise, and say when they cannot be computed."""
+"""Fidelity metrics respond to collapse, copying and noise, and say when they are not computed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_copying_shows_in_c_t_only() -> None:
     assert fidelity.copying_z(COPIED, TRAIN, REAL) < -10
     assert abs(fidelity.copying_z(GOOD, TRAIN, REAL)) < 3
     assert fidelity.copying_z(NOISE, TRAIN, REAL) > 10
-    # The set measures like copies: that is why C_T is reported beside them.
+    # The other metrics favour copies, which is why C_T is reported too.
     assert fidelity.set_metrics(COPIED, REAL)["precision"] > 0.6
 
 
@@ -65,15 +65,15 @@ def test_few_cells_in_many_dimensions(n: int) -> None:
 
     rng = np.random.default_rng(n)
     fake, real = rng.normal(1, 1, (n, 20)), rng.normal(0.5, 2, (n + 1, 20))
-    found = fidelity.set_metrics(fake, real)
+    metrics = fidelity.set_metrics(fake, real)
     both = [fid_features_to_statistics(torch.from_numpy(x)) for x in (fake, real)]
-    assert found["FD-FCMAE"] == pytest.approx(
+    assert metrics["FD-FCMAE"] == pytest.approx(
         fid_statistics_to_metric(*both, False)["frechet_inception_distance"], rel=1e-6
     )
 
 
 def test_kid_of_identical_subsets_by_hand() -> None:
-    """Two cells a set, subsets of two: KID by hand, of features far from the origin."""
+    """KID of constant sets by hand, with features far from the origin."""
     fake, real = np.array([[3.0, 1.0]] * 4), np.array([[1.0, 2.0]] * 4)
     k = lambda x, y: (float(np.dot(x, y)) / 2 + 1) ** 3  # noqa: E731
     by_hand = k(fake[0], fake[0]) + k(real[0], real[0]) - 2 * k(fake[0], real[0])
@@ -83,11 +83,11 @@ def test_kid_of_identical_subsets_by_hand() -> None:
 def test_mann_whitney_against_scipy() -> None:
     from scipy.stats import mannwhitneyu
 
-    from leuk_lib.gan.pixels import distances
+    from leuk_lib.gan.features import distances
 
     fake = cloud(40, 7, 1.3)
-    near, held = distances(fake, TRAIN).min(axis=1), distances(REAL[:50], TRAIN).min(axis=1)
-    u = mannwhitneyu(near, held).statistic
+    synthetic, holdout = distances(fake, TRAIN).min(axis=1), distances(REAL[:50], TRAIN).min(axis=1)
+    u = mannwhitneyu(synthetic, holdout).statistic
     z = (u - 1000) / np.sqrt(40 * 50 * 91 / 12)
     assert fidelity.copying_z(fake, TRAIN, REAL[:50]) == pytest.approx(z)
 
@@ -125,7 +125,7 @@ def test_table_names_what_is_missing() -> None:
 
 
 def test_lpips_from_a_path(tmp_path: Path) -> None:
-    """With AlexNet's weights given by path (random ones here): zero for a copy, more for another picture."""
+    """With AlexNet's weights given by path (random ones here): zero for a copy, more for another image."""
     from torchvision.models import alexnet
 
     torch.manual_seed(0)

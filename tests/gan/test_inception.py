@@ -1,4 +1,4 @@
-"""Inception FID, KID and IS from a path: random weights in the right format stand in for the published ones."""
+"""FID, KID and IS from a local file; random weights in the right format replace the published ones."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ def cells(n: int, seed: int) -> torch.Tensor:
     return (230 - dark * disc).to(torch.uint8)
 
 
-def test_each_moves_the_right_way(weights: Path) -> None:
-    """Against real cells: noise and a collapsed set are far, other real cells and copies are near; IS falls to 1 with collapse."""
+def test_metrics_order_noise_collapse_and_real(weights: Path) -> None:
+    """Noise is farther from real cells than a collapsed set, and that than other real cells; IS is 1 under collapse."""
     real = cells(8, 0)
     noise = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     sets = {"other real": cells(8, 2), "copies": real, "collapsed": real[:1].repeat(8, 1, 1, 1), "noise": noise}
     table = fidelity.fidelity_table(
         {name: (np.zeros((0, 4)), images) for name, images in sets.items()},
-        (np.zeros((0, 4)), real[:0]), np.zeros((0, 4)), inception_weights=weights, held_images=real,
+        (np.zeros((0, 4)), real[:0]), np.zeros((0, 4)), inception_weights=weights, holdout_images=real,
     )  # fmt: skip
-    found = table[table["metric"].isin(["FID", "KID x 1000", "IS"])].set_index(["metric", "set"])
-    assert (found["n"] == 8).all() and found["note"].str.contains("against 8 held-out cells; FID is biased").all()
-    value = found["value"]
+    rows = table[table["metric"].isin(["FID", "KID x 1000", "IS"])].set_index(["metric", "set"])
+    assert (rows["n"] == 8).all() and rows["note"].str.contains("8 held-out.*biased").all()
+    value = rows["value"]
     assert np.isfinite(value).all()
     assert abs(value["FID", "copies"]) < 1e-3 * value["FID", "noise"]
     for metric in ("FID", "KID x 1000"):
         assert value[metric, "other real"] < value[metric, "collapsed"] < value[metric, "noise"]
     assert value["IS", "collapsed"] == pytest.approx(1, abs=1e-6) and value["IS", "other real"] > 1
-    assert not table["metric"].str.contains("Inception").any()  # nothing is said to be missing
+    assert not table["metric"].str.contains("Inception").any()  # nothing is reported as missing
 
 
-def test_few_images_are_said(weights: Path) -> None:
+def test_too_few_images_are_reported(weights: Path) -> None:
     model = torch.nn.Identity()
     rows = fidelity.inception_rows({"few": cells(2, 0)}, cells(0, 0), model)
     assert all(np.isnan(row["value"]) and "too few" in row["note"] for row in rows)
@@ -74,10 +74,10 @@ def test_missing_damaged_and_foreign_files_are_one_line(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(3, 3)}, foreign)
     damaged.write_bytes(foreign.read_bytes()[:200])
     torch.save(["not", "a", "state"], text)
-    for path, said in (
+    for path, message in (
         (tmp_path / "nothing.pth", "no such file"), (damaged, "damaged"), (foreign, "other weights"), (text, "no state dict"),
     ):  # fmt: skip
-        with pytest.raises(LeukError, match=said) as caught:
+        with pytest.raises(LeukError, match=message) as caught:
             inception.load_inception(path)
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Toys for the GAN's tests: clouds of features, and an encoder without training."""
+"""Toy features and a toy encoder for tests of the GAN."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CENTRES = np.array([[0, 0], [7, 0], [0, 7]], dtype=np.float64)
 
 
 def toy(n: int, seed: int, dims: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Three classes as normal clouds: features (3n, dims), labels."""
+    """Return features (3n, dims) and labels of three normally distributed classes."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(3), n)
     x = rng.normal(size=(3 * n, dims))
@@ -18,7 +18,7 @@ def toy(n: int, seed: int, dims: int = 6) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Colours(torch.nn.Module):
-    """A frozen toy encoder: mean and deviation of each colour in four rings around the centre."""
+    """An encoder without weights: mean and deviation of each channel in four rings around the centre."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         side = x.shape[-1]

@@ -1,4 +1,4 @@
-"""Images between uint8 and [-1,1], between sizes, and out of a generator; every sample has its own seed."""
+"""Sampling from the generator, and images as uint8, as floats and at other sizes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from torch import Tensor, nn
 from leuk_lib.runs.seeds import torch_generator
 
 
-def to_float(images: Tensor) -> Tensor:
-    """uint8 (B,3,H,W) -> float in [-1,1]."""
-    return images.float() / 127.5 - 1
-
-
 def to_uint8(images: Tensor) -> Tensor:
-    """Float in about [-1,1] -> uint8, clipped and rounded."""
+    """Convert floats in about [-1,1] to uint8, clipped and rounded.
+
+    >>> to_uint8(torch.tensor([-1.0, 0.0, 1.2]))
+    tensor([  0, 128, 255], dtype=torch.uint8)
+    """
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """uint8 (B,3,S,S) -> uint8 (B,3,size,size): antialiased bilinear down, bicubic up, unchanged if equal."""
+    """Resize uint8 (B,3,S,S) to (B,3,size,size): antialiased bilinear down, bicubic up, unchanged if equal."""
     if images.shape[-1] == size:
         return images
     if size < images.shape[-1]:
@@ -31,7 +30,10 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def latents(count: int, length: int, seed: int, label: int, start: int = 0) -> Tensor:
-    """(count, length) normal; sample number i of a class is the same whatever else is drawn."""
+    """Draw normal latent vectors (count, length), numbers ``start`` to ``start + count - 1`` of class ``label``.
+
+    Each number has its own seed, so a vector does not depend on what else is drawn.
+    """
     return torch.stack(
         [torch.randn(length, generator=torch_generator(seed, "sample", label, i)) for i in range(start, start + count)]
     )
@@ -41,7 +43,20 @@ def latents(count: int, length: int, seed: int, label: int, start: int = 0) -> T
 def generate(
     generator: nn.Module, label: int, count: int, latent: int, seed: int, start: int = 0, batch: int = 64
 ) -> Tensor:
-    """Samples number start … start+count-1 of class ``label``: (count,3,S,S) uint8 on the CPU."""
+    """Generate samples of one class.
+
+    Args:
+        generator: Maps latents (B,latent) and labels (B,) to images (B,3,S,S) in about [-1,1].
+        label: Class number.
+        count: Number of samples.
+        latent: Length of the latent vector.
+        seed: Seed of the latents, see :func:`latents`.
+        start: Number of the first sample.
+        batch: Samples per forward pass.
+
+    Returns:
+        Images (count,3,S,S) uint8 on the CPU.
+    """
     device = next(generator.parameters()).device
     z = latents(count, latent, seed, label, start).to(device)
     y = torch.full((count,), label, device=device)

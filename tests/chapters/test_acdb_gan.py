@@ -1,0 +1,198 @@
+"""Chapter 3 on a tiny rendered set: records, tables and figures, also where no class delivers anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from gan.toys import Colours
+from leuk_lib.chapters import acdb_gan as chapter
+from leuk_lib.data.cellset import CellSet
+from leuk_lib.data.smear.cohort import smear_cells
+from leuk_lib.figures import acdb_gan as figures
+from leuk_lib.gan.deliver import FALLBACK
+from leuk_lib.gan.params import AcdbGanParams
+from leuk_lib.gan.pipeline import AcdbGan
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.studies.balancing import (
+    BOTH,
+    BOTH_GATED,
+    FILLED,
+    FILLED_GATED,
+    GATED,
+    NOTHING,
+    OVERSAMPLING,
+    TAIL,
+    UNGATED,
+)  # fmt: skip
+from leuk_lib.studies.record import StudyRecord, load_record, record_file
+
+PARAMS = AcdbGanParams(
+    gan_size=16, patch=1, width=4, max_width=8, steps=4, batch_size=4, min_count=4, pilot=8, max_candidates=24,
+    accelerator="cpu", latent=8,
+)  # fmt: skip
+
+
+class Recorder:
+    """Keeps what a stage would save."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Any] = {}
+        self.tables: dict[str, pd.DataFrame] = {}
+        self.documents: dict[str, Any] = {}
+        self.numbers: dict[str, float] = {}
+        self.notes: list[str] = []
+
+    def save_tensors(self, name: str, tensors: dict[str, Any]) -> None:
+        self.tensors[name] = tensors
+
+    def save_table(self, name: str, table: pd.DataFrame) -> None:
+        self.tables[name] = table
+
+    def save_json(self, name: str, content: Any) -> None:
+        self.documents[name] = content
+
+    def record(self, key: str, value: float, **_: Any) -> None:
+        self.numbers[key] = value
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def stage() -> Any:
+    return Recorder()
+
+
+@pytest.fixture(scope="module")
+def cells() -> CellSet:
+    return smear_cells(cells=320, patients=6, size=32)
+
+
+def run(gan: AcdbGan, folder: Path) -> AcdbGan:
+    encoder = Colours()
+    gan.fit_gate(encoder, encoder)
+    gan.train(folder, "id")
+    gan.deliver()
+    return gan
+
+
+@pytest.fixture(scope="module")
+def gan(cells: CellSet, tmp_path_factory: pytest.TempPathFactory) -> AcdbGan:
+    return run(chapter.open_gan(cells, PARAMS), tmp_path_factory.mktemp("gan"))
+
+
+def drawn(stage: Any, gan: AcdbGan) -> None:
+    """Draw the figures that depend on gate and delivery."""
+    for figure in (
+        figures.imbalance(chapter.class_counts(gan)),
+        figures.trade_off(chapter.trade_off(gan), chapter.gate_controls(stage, gan)),
+        figures.screened(chapter.screened_examples(gan)),
+        figures.nearest_real(chapter.nearest_real(gan)),
+        figures.delivered(chapter.quota_table(gan)),
+    ):
+        figure.canvas.draw()
+
+
+def test_missing_weights_stop_the_chapter_before_it_begins(cells: CellSet) -> None:
+    for key in ("inception_weights", "lpips_weights"):
+        with pytest.raises(LeukError, match=r"nothing\.pth: no such file"):
+            chapter.open_gan(cells, PARAMS.model_copy(update={key: "nothing.pth"}))
+
+
+def test_the_cells_read_are_recorded(stage: Any, gan: AcdbGan) -> None:
+    chapter.record_cells_read(stage, gan)
+    read = stage.documents["read"]
+    assert read["sha256"] == gan.split.digest and gan.split.digest in stage.notes[0]
+    assert read["inner_train"]["cells"] + read["inner_held_out"]["cells"] == len(gan.cells.indices("train"))
+
+
+def test_an_untrained_generator_delivers_nothing(stage: Any, gan: AcdbGan) -> None:
+    chapter.save_delivery(stage, gan)
+    synthetic = stage.tensors["synthetic"]
+    assert synthetic["images"].shape == (0, 3, 32, 32) and synthetic["images"].dtype == torch.uint8
+    assert synthetic["labels"].dtype == torch.int64 and stage.numbers["delivered"] == 0
+    quotas = chapter.quota_table(gan)
+    needed = quotas["quota"] > 0
+    assert needed.any() and (quotas.loc[needed, "instead"] == FALLBACK).all()
+    for c, name in enumerate(gan.cells.classes):
+        assert stage.numbers[f"fallback_{c}"] == int(needed[c])
+        assert any(name in note for note in stage.notes) == bool(needed[c])
+
+
+def test_tables(stage: Any, gan: AcdbGan) -> None:
+    counts = chapter.class_counts(gan)
+    assert counts["training"].sum() == len(gan.cells.indices("train"))
+    assert (counts["inner training"] + counts["held out"] == counts["training"]).all()
+    rejections = chapter.rejection_table(gan)
+    assert (rejections.iloc[:, 2:].sum(axis=1) == rejections["candidates"]).all()
+    assert len(chapter.gate_controls(stage, gan)) == len(stage.numbers) == 9 and stage.numbers["gate_exact"] == 0
+    assert {"accepted", "all candidates", "real (inner training)"} <= set(chapter.fidelity_table(gan)["set"])
+
+
+def test_figures(stage: Any, gan: AcdbGan) -> None:
+    drawn(stage, gan)
+    for figure in (
+        figures.game(),
+        figures.curves(gan.trained.history, gan.cells.classes, 0.6),
+        figures.snapshots(*chapter.snapshots(gan), gan.cells.classes),
+    ):
+        figure.canvas.draw()
+
+
+@pytest.mark.filterwarnings("error::UserWarning")  # matplotlib warns of a legend without entries
+@pytest.mark.parametrize("why", ["rho is 0", "too few held-out cells"])
+def test_the_chapter_runs_without_any_candidate(stage: Any, gan: AcdbGan, tmp_path: Path, why: str) -> None:
+    params = PARAMS.model_copy(update={"rho": 0.0} if why == "rho is 0" else {})
+    split = gan.split if why == "rho is 0" else replace(gan.split, holdout=gan.split.holdout[:3])
+    empty = run(AcdbGan(gan.cells, params, split, gan.fabric), tmp_path)
+    chapter.save_delivery(stage, empty)
+    assert stage.numbers["candidates"] == 0 and set(stage.tables["gate"]) == {"class", *gan.delivery.gate.columns}
+    assert (chapter.rejection_table(empty)["candidates"] == 0).all() and chapter.nearest_real(empty) == []
+    assert len(empty.gate.table(gan.cells.classes).columns)
+    assert not chapter.fidelity_table(empty).query("set == 'accepted'")["value"].notna().any()
+    drawn(stage, empty)
+
+
+# -- the section "Does it help?": its text agrees with the study ------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(root: Path) -> StudyRecord:
+    return load_record(root / record_file("balancing", "pbc_barcelona_128"))
+
+
+def test_every_remedy_helps_and_oversampling_most(study: StudyRecord) -> None:
+    differences, scores = study.table("differences"), study.table("scores")
+    assert (differences["low"] > 0).all()
+    for _, part in scores.groupby("condition"):
+        order = part.sort_values("value")["arm"].tolist()
+        assert order[0] == NOTHING and order[1] == FILLED and order[-1] == OVERSAMPLING
+    assert scores.query("condition == @TAIL and arm == @NOTHING")["value"].item() < 0.25  # "mostly missed"
+
+
+def test_gated_cells_never_beat_the_remedy_they_are_added_to(study: StudyRecord) -> None:
+    simple = study.table("baselines").query("against in [@OVERSAMPLING, @WEIGHTS]")
+    assert len(simple) == 10 and (simple["low"] <= 0).all()
+
+
+def test_the_gate_matters_only_where_many_cells_are_requested(study: StudyRecord) -> None:
+    baselines = study.table("baselines").set_index(["arm", "against", "condition"])
+    assert baselines.loc[(FILLED_GATED, FILLED, TAIL), "low"] > 0.1  # "far higher"
+    for gated, ungated in ((GATED, UNGATED), (BOTH_GATED, BOTH)):
+        at_quota = baselines.loc[(gated, ungated)]
+        assert (at_quota["low"] < 0).all() and (at_quota["high"] > 0).all()  # "within chance"
+
+
+def test_the_gate_delivers_rare_cells_in_a_minority_of_cases(study: StudyRecord) -> None:
+    delivery = study.table("delivery")
+    rare = delivery[delivery["class"].isin(study.params["tail"])]
+    assert 0 < (rare["delivered"] > 0).mean() < 0.5
+    kept = rare["real"].mean() * (1 - AcdbGanParams().inner_fraction)
+    assert kept == pytest.approx(16, abs=1)  # "about sixteen cells"
+    assert (rare["drawn to fill up"] / rare["real"]).mean() == pytest.approx(9, abs=0.5)  # "nine per real one"
