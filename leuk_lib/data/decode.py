@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from leuk_lib.data.image_files import MAX_PIXELS, Header, Unreadable, check_size, open_regular, read_header
-
-__all__ = ["MAX_PIXELS", "Decoded", "Unreadable", "decode", "decode_file", "square"]
+from leuk_lib.data.image_files import Header, Unreadable, check_size, open_regular, read_header
 
 MAX_BYTES = 1 << 29  # of one file
 SMALL_SIDE = 24  # pixels; smaller images get the finding "tiny"

@@ -50,15 +50,11 @@ class Listing:
         root: The folder, resolved.
         entries: Sorted by path.
         left_out: (path, finding, advice) of the files that are not used. These texts are part of the fingerprint.
-        manifest: The manifest that was read, or None.
-        name: Name of the data set.
     """
 
     root: Path
     entries: tuple[Entry, ...]
     left_out: tuple[tuple[str, str, str], ...]
-    manifest: Path | None
-    name: str
 
 
 def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) -> Listing:
@@ -91,7 +87,7 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) ->
     if not root.is_dir():
         raise LeukError(f"data set {str(path)!r} is a file; give the folder that holds the class folders", exit_code=2)
     root = root.resolve()
-    manifest, rows = read_manifest(root)
+    rows = read_manifest(root)
     layout = layout_of(known)
     entries: list[Entry] = []
     left_out: list[tuple[str, str, str]] = []
@@ -142,7 +138,7 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) ->
             f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))}); see data/README.md", exit_code=2
         )
     entries = _rename_classes(entries, class_map or {}, root)
-    return Listing(root, tuple(entries), tuple(left_out), manifest, known.name if known else root.name)
+    return Listing(root, tuple(entries), tuple(left_out))
 
 
 def _look_up(image: Path, counts: Counter[str], values_of: Callable[[str], Collection[str]]) -> tuple[str, bool]:

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from leuk_lib.data.catalog import KNOWN_SETS
 from leuk_lib.data.findings import as_table
-from leuk_lib.data.fingerprint import RENDERED, fingerprint
+from leuk_lib.data.fingerprint import RENDERED
 from leuk_lib.data.folder import read_folder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive
-
-__all__ = ["Dataset", "fingerprint", "load_dataset"]
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ def image_keys(image: Path) -> list[str]:
     return list(dict.fromkeys([image.as_posix(), image.with_suffix("").as_posix(), image.name, image.stem]))
 
 
-def read_manifest(root: Path) -> tuple[Path | None, dict[str, dict[str, str]]]:
+def read_manifest(root: Path) -> dict[str, dict[str, str]]:
     """Read ``manifest.csv`` in ``root`` or in the folder above.
 
     Returns:
-        The file, or None, and its rows (label, group, mask, external) by image path relative to ``root``.
+        The rows (label, group, mask, external) by image path relative to ``root``; empty without a manifest.
 
     Raises:
         LeukError: If the file in ``root`` cannot be read or lacks the columns path and label.
@@ -58,8 +58,8 @@ def read_manifest(root: Path) -> tuple[Path | None, dict[str, dict[str, str]]]:
                 "external": (row.get("external") or row.get("foreign") or "").strip(),  # "foreign": the earlier name
             }
         if by_path or folder == root:
-            return file, by_path
-    return None, {}
+            return by_path
+    return {}
 
 
 def read_groups(root: Path, images: Collection[str]) -> dict[str, set[str]]:

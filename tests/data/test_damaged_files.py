@@ -159,7 +159,7 @@ def test_a_jpeg_that_cannot_be_checked_is_used_and_named():
         assert "pixels" in str(reason)
 
 
-def test_every_file_of_a_damaged_folder_is_used_or_named(tmp_path):
+def test_every_file_of_a_damaged_folder_is_used_or_named(tmp_path, capfd):
     """None vanishes: each listed file is in the table or among the findings, each left out has an error."""
     rng = np.random.default_rng(3)
     for number in range(200):
@@ -174,3 +174,4 @@ def test_every_file_of_a_damaged_folder_is_used_or_named(tmp_path):
     listed = {entry.path for entry in list_folder(tmp_path).entries}
     assert used | left == listed and not used & left and len(left) > 30 and len(used) > 60
     assert len(check_folder(tmp_path)) >= len(left)
+    assert capfd.readouterr().err == "", "the decoders' messages do not reach the terminal"

@@ -1,4 +1,4 @@
-"""Batches: the same for any number of workers and from any step on; cells stay on disk until they are asked for."""
+"""Batches: independent of the number of workers and of the first step; cells stay on disk until they are read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
-from data.test_loading import tiny
 
+from data.test_cellset import tiny
 from leuk_lib.training.augment import dihedral, random_resized_crop, stain_jitter
 from leuk_lib.training.batches import Batches, loader
 
@@ -19,8 +19,8 @@ def augment(x, generator):
 
 def batches(seed=0, **options):
     images = torch.randint(0, 256, (37, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    made = {"batch_size": 8, "steps": 11, "augment": augment, **options}
-    return Batches(images, torch.arange(37), torch.arange(1, 36), seed=seed, **made)
+    settings = {"batch_size": 8, "steps": 11, "augment": augment, **options}
+    return Batches(images, torch.arange(37), torch.arange(1, 36), seed=seed, **settings)
 
 
 def test_the_same_batches_for_any_number_of_workers():
@@ -29,7 +29,9 @@ def test_the_same_batches_for_any_number_of_workers():
         others = list(loader(batches(), workers=workers))
         assert len(others) == 11
         assert all(
-            torch.equal(a, b) for one, two in zip(alone, others, strict=True) for a, b in zip(one, two, strict=True)
+            torch.equal(a, b)
+            for expected, batch in zip(alone, others, strict=True)
+            for a, b in zip(expected, batch, strict=True)
         )
 
 
@@ -51,7 +53,7 @@ def test_an_epoch_is_a_permutation_and_the_seed_decides():
 
 
 def test_open_cells_are_mapped_not_read(tmp_path):
-    """Opening 150 MB of cells takes no 150 MB; reading one batch brings that batch."""
+    """Opening 150 MB of cells takes far less memory; reading one cell takes the memory of that cell."""
     cells = tiny(masks=False)
     big = cells.images.new_zeros((6, 3, 2900, 2900))
     type(cells)(big, None, cells.labels, cells.classes, cells.table, "rendered", "big").save(tmp_path)
