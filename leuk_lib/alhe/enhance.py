@@ -12,9 +12,7 @@ References:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -85,16 +83,12 @@ def explain(image: NDArray[Any], params: EnhanceParams | None = None) -> tuple[N
 def _enhance(
     image: NDArray[Any], params: EnhanceParams, maps: NDArray[np.float32] | None
 ) -> tuple[NDArray[Any], tuple[Any, ...]]:
-    """The enhanced image, and the first fields of its maps; gain and shift are written to ``maps`` (2,H,W) if given.
-
-    Arrays as large as the image are kept to a minimum: fresh memory costs more than most of the arithmetic.
-    """
+    """The enhanced image, and the first fields of its maps; gain and shift are written to ``maps`` (2,H,W) if given."""
     size = height, width = image.shape[:2]
     step = max(1, BAND_PIXELS // width)
     bands = [slice(top, top + step) for top in range(0, height, step)]
-    levels, density, xyz = _one_block(
-        (size, np.float32), (size, np.float32), ((*size, 3), colour.xyz_type(image.dtype))
-    )
+    levels, density = np.empty((2, *size), np.float32)
+    xyz = np.empty((*size, 3), colour.xyz_type(image.dtype))
     for band in bands:
         xyz[band] = colour.to_xyz(to_rgb(image[band]))
         levels[band] = colour.lightness_levels(xyz[band])
@@ -116,18 +110,3 @@ def _enhance(
             maps[:, band] = weight, shift
         enhanced[band] = restore_layout(image[band], colour.shift_lightness(xyz[band], shift), shift)
     return enhanced, (rows, columns, levels, stats, active, limits, luts)
-
-
-def _one_block(*arrays: tuple[tuple[int, ...], Any]) -> list[NDArray[Any]]:
-    """Uninitialised arrays of these shapes and types, cut from one block of memory.
-
-    The C library keeps as much free memory for the next call as twice the largest block so far, and returns the rest
-    to the system; fetching pages again costs more than the computation on them.
-    """
-    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays]
-    starts = list(accumulate((-(-size // 64) * 64 for size in sizes), initial=0))
-    block = np.empty(starts[-1], np.uint8)
-    return [
-        block[start : start + size].view(dtype).reshape(shape)
-        for (shape, dtype), size, start in zip(arrays, sizes, starts[:-1], strict=True)
-    ]
