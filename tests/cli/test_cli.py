@@ -1,4 +1,4 @@
-"""``leuk``: readable errors with an exit code, and answers that say that they are research."""
+"""``leuk``: errors in one line with an exit code, and the main commands on real input."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_command_has_help_with_an_example(command: list[str], capsys: pyte
         (["run", "--dataset", "nowhere"], 2, "dataset 'nowhere': neither 'smear' nor a folder of images"),
         (["run", "--set", "fcmae.stepz=3"], 1, "unknown parameter 'stepz' (value 3); did you mean 'steps'?"),
         (["run", "--set", "fcmae.mask_ratio=2"], 1, "parameter mask_ratio = 2"),
-        (["run", "--set", "steps=3"], 1, "must look like fcmae.epochs=3"),
+        (["run", "--set", "steps=3"], 1, "must look like fcmae.steps=3"),
         (
             ["run", "--set", "data.class_map={band: neutrophil"],
             1,
@@ -69,11 +69,11 @@ def test_errors_are_one_line_and_a_code(
     results: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
 ):
     assert main(words) == code
-    said = capsys.readouterr().err
-    assert message in said and len(said.strip().splitlines()) == 1 and said.startswith("leuk: ")
+    output = capsys.readouterr().err
+    assert message in output and len(output.strip().splitlines()) == 1 and output.startswith("leuk: ")
 
 
-def test_status_tells_every_run_even_where_one_has_lost_its_data(
+def test_status_shows_every_run_even_if_one_has_lost_its_data(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     for name, dataset in [("a", str(tmp_path / "gone")), ("b", "smear")]:
@@ -81,8 +81,8 @@ def test_status_tells_every_run_even_where_one_has_lost_its_data(
             stage.use_dataset("abc")
     capsys.readouterr()
     assert main(["status"]) == 0
-    said = capsys.readouterr().out
-    assert "the data set cannot be read: data set" in said and "the data set's files changed" in said
+    output = capsys.readouterr().out
+    assert "the data set cannot be read: data set" in output and "the data set's files changed" in output
 
 
 def test_debug_shows_the_traceback(results: Path):
@@ -90,7 +90,9 @@ def test_debug_shows_the_traceback(results: Path):
         main(["run", "fcmea", "--debug"])
 
 
-def test_data_check_tells_clean_findings_and_unusable_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_data_check_has_an_exit_code_for_clean_findings_and_unusable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     cells = smear_cells(cells=60, patients=3, size=48, seed=2)
     for index, (image, label) in enumerate(zip(cells.images, cells.table["label"], strict=True)):
         path = tmp_path / "set" / label / f"{index:02d}.png"
@@ -111,11 +113,13 @@ def test_predict_and_compare_on_the_smoke_run(root: Path, tmp_path: Path, capsys
     image = tmp_path / "a cell.png"
     cv2.imwrite(str(image), np.full((80, 60, 3), 200, np.uint8))
     assert main(["predict", str(image), "--model", str(model), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    (row,) = told["predictions"]
-    chances = {name: value for name, value in row.items() if name not in ("file", "predicted")}
-    assert sum(chances.values()) == pytest.approx(1, abs=1e-5) and row["predicted"] == max(chances, key=chances.get)
-    assert "Not a medical device" in told["research_use"]
+    answer = json.loads(capsys.readouterr().out)
+    (row,) = answer["predictions"]
+    probabilities = {name: value for name, value in row.items() if name not in ("file", "predicted")}
+    assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5) and row["predicted"] == max(
+        probabilities, key=probabilities.get
+    )
+    assert "Not a medical device" in answer["research_use"]
     assert main(["predict", str(image), "--model", str(model)]) == 0
     assert "Not a medical device" in capsys.readouterr().out
     (tmp_path / "text.png").write_text("no image")
@@ -137,10 +141,10 @@ def test_a_reference_of_the_smoke_run_agrees_with_it_and_names_what_was_changed(
     assert file.stat().st_size < 300_000
     assert main(["compare", run.name, str(file)]) == 0
     assert "equal to the bit" in capsys.readouterr().out
-    whole = json.loads(file.read_text())
-    whole["metrics"]["results"]["accuracy"]["value"] += 5
-    whole["cards"]["results"]["versions"]["torch"] = "1.0"
-    file.write_text(json.dumps(whole))
+    record = json.loads(file.read_text())
+    record["metrics"]["results"]["accuracy"]["value"] += 5
+    record["cards"]["results"]["versions"]["torch"] = "1.0"
+    file.write_text(json.dumps(record))
     assert main(["compare", run.name, str(file)]) == 1
-    said = capsys.readouterr().out
-    assert "1 outside" in said and "not 1.0" in said
+    output = capsys.readouterr().out
+    assert "1 outside" in output and "not 1.0" in output

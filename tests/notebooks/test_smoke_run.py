@@ -1,4 +1,4 @@
-"""The finished smoke run, as its cards and files tell it: nothing leaked, nothing pickled, nothing too large."""
+"""The cards and files of the finished smoke run: no leakage, open formats, limited memory."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_predictions_are_of_real_validation_and_test_cells_only(run: Path):
     for _, rows in predictions.groupby("model"):
         held_out = cells[cells["split"] != "train"]
         assert sorted(rows["index"]) == sorted(held_out.index)
-        told = rows.set_index("index").sort_index()
-        assert (told["split"] == held_out["split"]).all() and (told["label"] == held_out["label"]).all()
-    chances = predictions.filter(like="prob_")
-    assert chances.sum(axis=1).sub(1).abs().max() < 1e-5 and chances.min().min() >= 0
+        rows = rows.set_index("index").sort_index()
+        assert (rows["split"] == held_out["split"]).all() and (rows["label"] == held_out["label"]).all()
+    probabilities = predictions.filter(like="prob_")
+    assert probabilities.sum(axis=1).sub(1).abs().max() < 1e-5 and probabilities.min().min() >= 0
 
 
 OPEN = {".safetensors", ".csv", ".json", ".svg", ".pdf", ".png", ".md"}

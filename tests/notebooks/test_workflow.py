@@ -1,7 +1,6 @@
-"""Snakemake orders the notebooks: what changed is run again, and nothing else.
+"""Snakemake runs what depends on a change, and nothing else.
 
-On a copy of the project, so that a module, a notebook or an image can be changed. The smoke run that `make test` made
-just before is what "nothing changed" is measured against.
+The tests change modules, notebooks and images in a copy of the project, with the smoke run that `make test` makes first.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,10 +79,8 @@ def finished(root: Path, tmp_path: Path) -> Copy:
     return copy
 
 
-def test_nothing_changed_runs_nothing_and_is_quick(finished: Copy):
-    start = time.perf_counter()
+def test_nothing_changed_runs_nothing(finished: Copy):
     assert finished.would_run() == []
-    assert time.perf_counter() - start < 20
     for path in finished.root.rglob("*.py"):
         path.touch()
     assert finished.would_run() == []
@@ -105,8 +101,8 @@ def test_a_changed_module_runs_what_depends_on_it(finished: Copy, module: str, e
     assert finished.would_run() == expected
 
 
-def test_a_remark_runs_nothing(finished: Copy):
-    finished.edit("leuk_lib/runs/stage.py", "# a remark")
+def test_a_comment_runs_nothing(finished: Copy):
+    finished.edit("leuk_lib/runs/stage.py", "# a comment")
     assert finished.would_run() == []
 
 
@@ -154,7 +150,7 @@ def test_a_run_repairs_itself(finished: Copy):
     lost = finished.results / RUN / "claims" / "verdicts.csv"
     before = lost.read_bytes()
     lost.unlink()
-    assert finished.would_run("alhe") == []  # what is not asked for is not repaired
+    assert finished.would_run("alhe") == []  # a stage that is not requested is not repaired
     assert "its output verdicts.csv is missing" in finished.leuk("status").stdout
     finished.leuk("run", "--profile", "smoke")
     assert lost.read_bytes() == before and finished.would_run() == []
@@ -212,7 +208,7 @@ def test_a_failed_stage_keeps_its_partial_notebook_and_the_rerun_starts_there(fi
     assert (folder / "alhe" / "notebook.ipynb").exists() and not (folder / "alhe" / "partial.ipynb").exists()
 
 
-def test_seeds_run_side_by_side(root: Path, tmp_path: Path):
+def test_seeds_run_in_parallel(root: Path, tmp_path: Path):
     copy = Copy(root, tmp_path)
     copy.leuk("run", "data", "--profile", "smoke", "--seeds", "0 1", "--jobs", "2")
     cells = [(copy.results / f"smear-smoke-s{seed}" / "data" / "cells.safetensors").read_bytes() for seed in (0, 1)]
@@ -234,13 +230,13 @@ def test_a_dry_run_on_slurm_plans_all_stages(root: Path, tmp_path: Path):
         ],
         cwd=copy.root, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert all(re.search(rf"^{name}\s+2$", said, flags=re.MULTILINE) for name in ALL), said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert all(re.search(rf"^{name}\s+2$", output, flags=re.MULTILINE) for name in ALL), output
 
 
 def papermill(root: Path, results: Path, notebook: str, name: str, value: str) -> str:
-    """What plain papermill says on stderr of a notebook that must not succeed."""
+    """Return what plain papermill writes to stderr for a notebook that must fail."""
     done = subprocess.run(
         [
             sys.executable, "-m", "papermill", f"notebooks/{notebook}.ipynb", str(results / "out.ipynb"),
@@ -253,12 +249,12 @@ def papermill(root: Path, results: Path, notebook: str, name: str, value: str) -
 
 
 def test_plain_papermill_run_too_early_says_what_to_run_first(root: Path, tmp_path: Path):
-    said = papermill(root, tmp_path, "04_fcmae", "run", "early")
-    assert "LeukError: stage fcmae needs stage data, which has not run in run 'early'" in said
-    assert "run notebooks/01_data.ipynb first" in said
+    message = papermill(root, tmp_path, "04_fcmae", "run", "early")
+    assert "LeukError: stage fcmae needs stage data, which has not run in run 'early'" in message
+    assert "run notebooks/01_data.ipynb first" in message
 
 
 def test_plain_papermill_refuses_an_unknown_parameter(root: Path, tmp_path: Path):
-    said = papermill(root, tmp_path, "01_data", "image_sise", "40")
-    assert "unknown parameter 'image_sise' (value 40); did you mean 'image_size'?" in said
+    message = papermill(root, tmp_path, "01_data", "image_sise", "40")
+    assert "unknown parameter 'image_sise' (value 40); did you mean 'image_size'?" in message
     assert not (tmp_path / "default").exists()
