@@ -111,7 +111,7 @@ def score_models(
     }
 
 
-def score_table(scores: Mapping[str, Score], names: Sequence[str] = tuple(metrics.HIGHER_IS_BETTER)) -> pd.DataFrame:
+def score_table(scores: Mapping[str, Score], names: Sequence[str] = metrics.METRICS) -> pd.DataFrame:
     """One row per model and metric: model, metric, value, low, high."""
     rows = [
         (model, metric, score.values[metric], *score.interval(metric))

@@ -34,10 +34,9 @@ from leuk_lib.runs.errors import LeukError
 Array = NDArray[np.float64]
 MIN_PROBABILITY = 1e-12  # smallest probability that enters a logarithm
 
-HIGHER_IS_BETTER = {
-    "accuracy": True, "balanced_accuracy": True, "macro_precision": True, "macro_recall": True, "macro_f1": True,
-    "macro_auc": True, "nll": False, "brier": False, "ece": False,
-}  # fmt: skip
+METRICS = (
+    "accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "macro_auc", "nll", "brier", "ece",
+)  # fmt: skip
 
 
 def confusion(predictions: Predictions) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-r"""Tests of difference: McNemar, DeLong, t-tests (unpaired, paired, corrected for repeated splits), Holm.
+r"""Tests of difference that scipy lacks: McNemar, DeLong, the t-test corrected for repeated splits, Holm.
 
 References:
     McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions or percentages.
@@ -142,18 +142,6 @@ class TTest:
     t: float
     df: float
     p: float
-
-
-def t_unpaired(first: ArrayLike, second: ArrayLike) -> TTest:
-    """Student's t-test of two independent samples with equal variances."""
-    result = stats.ttest_ind(first, second)
-    return TTest(float(result.statistic), float(result.df), float(result.pvalue))
-
-
-def t_paired(first: ArrayLike, second: ArrayLike) -> TTest:
-    """Student's t-test of paired differences."""
-    result = stats.ttest_rel(first, second)
-    return TTest(float(result.statistic), float(result.df), float(result.pvalue))
 
 
 def t_corrected(first: ArrayLike, second: ArrayLike, test_over_train: float) -> TTest:
