@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ STRIPS = ((273, 279), (324, 325))  # TIFF tags: offsets and byte counts of strip
 TIFF_MAGIC = (b"II*\0", b"MM\0*")
 # libjpeg's warning about bytes before the end marker, which some cameras and programs write; the pixels may be intact.
 SURPLUS = "extraneous bytes before marker 0xd9"
+# The revision number of JFIF; libjpeg warns about unknown ones, which do not concern the pixels.
+REVISION = re.compile(rb"JFIF\0..", re.DOTALL)
 # What Pillow and OpenCV raise for damaged files (collected by fuzzing).
 DAMAGE = (
     OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, AttributeError, RuntimeError,
@@ -135,12 +138,14 @@ def _jpeg(data: bytes, shape: tuple[int, int], findings: list[str], colours: str
         if SURPLUS in reason:
             findings.append("suspicious JPEG: surplus bytes after the pixels")
             image = simplejpeg.decode_jpeg(data, colours, strict=False)
-        elif "JFIF" in reason:  # an unknown revision number, which does not concern the pixels
-            revision = data.index(b"JFIF\0") + 5
-            return _jpeg(data[:revision] + b"\1\1" + data[revision + 2 :], shape, findings, colours)
+        elif "JFIF" in reason and (known := REVISION.sub(b"JFIF\0\1\1", data)) != data:
+            return _jpeg(known, shape, findings, colours)
         elif "subsampling" in reason:  # legal, but not supported by TurboJPEG
             findings.append("unchecked JPEG")
-            return _by_opencv(data, shape)
+            try:
+                image = np.array(Pillow.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
+            except DAMAGE:
+                raise Unreadable("damaged: its pixels cannot be decoded") from error
         else:
             raise Unreadable(f"damaged ({reason})") from error
     if image.shape[:2] != shape:
@@ -157,9 +162,7 @@ def _unusual(data: bytes, header: Header | None, findings: list[str]) -> tuple[s
         raise Unreadable("oversized: its header states too many pixels for one cell") from error
     except DAMAGE as error:
         if data[:4] in TIFF_MAGIC:
-            raise Unreadable(
-                "a TIFF with a damaged header or of an unsupported kind; save it with 8 bits per channel"
-            ) from error
+            raise Unreadable("a TIFF with a damaged header or of an unsupported kind; save it with 8 bits") from error
         raise Unreadable("not an image, or its header is damaged") from error
     kind = opened.format or ""
     if kind not in SUFFIXES:

@@ -147,7 +147,10 @@ def test_harmless_oddities_of_a_jpeg_do_not_refuse_it():
     assert np.array_equal(surplus.image, image)
     assert len(surplus.findings) == 1 and surplus.findings[0].startswith("suspicious JPEG")
     revision = whole.index(b"JFIF\0") + 5
-    assert np.array_equal(decode(whole[:revision] + b"\x09\x09" + whole[revision + 2 :]).image, image)
+    unknown = whole[:revision] + b"\x09\x09" + whole[revision + 2 :]
+    comment = b"\xff\xfe\x00\x09JFIF\0\x09\x09"
+    for data in (unknown, unknown[:2] + comment + unknown[2:]):
+        assert np.array_equal(decode(data).image, image)
 
 
 def test_a_jpeg_that_cannot_be_checked_is_used_and_named():

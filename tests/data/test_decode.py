@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import cv2
@@ -125,3 +126,11 @@ def test_orientation_is_applied_once_whatever_the_container(kind, mode, turned):
     plain, rotated = (decode(coded(image, kind, mode, **kw)).image for kw in ({}, {"exif": tags}))
     upright = np.rot90(plain, {3: 2, 6: -1, 8: 1}[turned])
     assert rotated.shape == upright.shape and np.abs(rotated.astype(int) - upright).mean() < 2
+
+
+def test_the_orientation_of_a_16_bit_png_is_applied():
+    image = np.vstack([picture(5), picture(6)])[..., 0]
+    stream = io.BytesIO()
+    Image.fromarray(image.astype(np.uint16) * 257).save(stream, "PNG", exif=exif(6))
+    decoded = decode(stream.getvalue())
+    assert np.array_equal(decoded.image[..., 0], np.rot90(image, -1)) and "EXIF-rotated" in decoded.findings
