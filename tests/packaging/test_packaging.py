@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.lock and environment.yml say the same; the repository carries nothing it must not."""
+"""pyproject.toml, requirements.lock and environment.yml agree; the repository holds no large files and no weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rattler import MatchSpec
 
 @pytest.fixture(scope="module")
 def locked(root: Path) -> dict[str, list[tuple[str, str | None]]]:
-    """Name -> (version, marker) of every pin in the lock."""
-    found: dict[str, list[tuple[str, str | None]]] = {}
+    """``{name: [(version, marker), …]}`` of every pin in the lock."""
+    pins: dict[str, list[tuple[str, str | None]]] = {}
     for line in (root / "requirements.lock").read_text().splitlines():
         if pin := re.match(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)\s*(?:;\s*([^\\]+?))?\s*\\?$", line):
-            found.setdefault(canonicalize_name(pin[1]), []).append((pin[2], pin[3]))
-    return found
+            pins.setdefault(canonicalize_name(pin[1]), []).append((pin[2], pin[3]))
+    return pins
 
 
 def declared(root: Path) -> list[Requirement]:
@@ -47,7 +47,7 @@ def test_every_pin_has_hashes_and_no_address_is_named(root: Path, locked: dict):
 
 
 def test_the_environment_is_the_lock(locked: dict):
-    """What runs these tests is what the lock says (the packages that results depend on)."""
+    """The packages that results depend on are installed in the versions of the lock."""
     from leuk_lib.runs.card import package_versions
 
     for name, version in package_versions().items():
@@ -56,13 +56,13 @@ def test_the_environment_is_the_lock(locked: dict):
 
 
 def test_environment_yml_is_conda_for_the_same_python_and_lock(root: Path):
-    told = yaml.safe_load((root / "environment.yml").read_text())
-    conda = [MatchSpec(spec) for spec in told["dependencies"] if isinstance(spec, str)]
+    environment = yaml.safe_load((root / "environment.yml").read_text())
+    conda = [MatchSpec(spec) for spec in environment["dependencies"] if isinstance(spec, str)]
     assert {spec.name.normalized for spec in conda} == {"python", "pip"}
     python = next(spec for spec in conda if spec.name.normalized == "python")
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     assert Requirement(f"python{project['requires-python']}").specifier.contains(str(python.version).strip("=*."))
-    (pip,) = (spec["pip"] for spec in told["dependencies"] if isinstance(spec, dict))
+    (pip,) = (spec["pip"] for spec in environment["dependencies"] if isinstance(spec, dict))
     assert pip == ["-r requirements.lock"]
 
 

@@ -1,4 +1,4 @@
-"""What stands around the code: README, contributing, changelog, workflows, hooks. All of it must be true today."""
+"""README, contributing, changelog, workflows and hooks agree with the project."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def targets(root: Path) -> set[str]:
 
 
 def steps(root: Path, workflow: str) -> list[dict]:
-    told = yaml.safe_load((root / ".github" / "workflows" / workflow).read_text())
-    return [step for job in told["jobs"].values() for step in job["steps"]]
+    content = yaml.safe_load((root / ".github" / "workflows" / workflow).read_text())
+    return [step for job in content["jobs"].values() for step in job["steps"]]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -53,20 +53,24 @@ def test_the_changelog_speaks_of_the_present_version(root: Path) -> None:
 def test_workflows_call_the_same_targets_as_a_person(root: Path) -> None:
     for workflow, target in (("tests.yml", "test"), ("pages.yml", "book")):
         runs = [step["run"] for step in steps(root, workflow) if "run" in step]
-        made = [found for run in runs for found in TARGET.findall(run)]
+        made = [target for run in runs for target in TARGET.findall(run)]
         assert made == [target], workflow
         assert not any(re.search(r"\bpip install|pytest|jupyter-book", run) for run in runs), "make does it"
 
 
-def test_workflows_use_the_python_of_the_lock_and_take_only_the_rights_they_need(root: Path) -> None:
-    locked = re.search(r"--python-version (\S+)", (root / "Makefile").read_text())
-    assert locked
+def test_workflows_pin_actions_and_take_only_the_rights_they_need(root: Path) -> None:
     for path in sorted((root / ".github" / "workflows").glob("*.yml")):
-        told = yaml.safe_load(path.read_text())
-        assert told["permissions"]["contents"] == "read"
-        assert all("timeout-minutes" in job for job in told["jobs"].values())
-        (python,) = [step for step in steps(root, path.name) if "setup-python" in step.get("uses", "")]
-        assert python["with"]["python-version"] == locked[1]
+        workflow = yaml.safe_load(path.read_text())
+        assert workflow["permissions"]["contents"] == "read"
+        assert all("timeout-minutes" in job for job in workflow["jobs"].values())
+        actions = [step["uses"] for step in steps(root, path.name) if "uses" in step]
+        assert all(re.fullmatch(r"\S+@[0-9a-f]{40}", action) for action in actions), path.name
+
+
+def test_the_oldest_python_of_the_tests_is_that_of_the_lock(root: Path) -> None:
+    locked = re.search(r"--python-version (\S+)", (root / "Makefile").read_text())
+    workflow = yaml.safe_load((root / ".github" / "workflows" / "tests.yml").read_text())
+    assert locked and workflow["jobs"]["test"]["strategy"]["matrix"]["python"][0] == locked[1]
 
 
 def test_hooks_cover_what_lint_checks(root: Path) -> None:
