@@ -157,7 +157,7 @@ def _outcome(claim: Claim, value: float, met: bool) -> str:
     words = {
         "at_least": (f"reaches {claim.paper:g}{given}", f"falls short of {claim.paper:g}{slack}"),
         "at_most": (f"does not exceed {claim.paper:g}{given}", f"exceeds {claim.paper:g}{slack}"),
-        "about": (f"lies within {claim.tolerance:g} of {claim.paper:g}", f"differs from {claim.paper:g}{slack}"),
+        "about": (f"is within {claim.tolerance:g} of {claim.paper:g}", f"differs from {claim.paper:g}{slack}"),
     }
     return f"Our value, {value:.4g}, {words[claim.direction][0 if met else 1]}"
 

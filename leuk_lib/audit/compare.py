@@ -99,38 +99,38 @@ def compare_runs(run: Path, reference: Path, rules: Rules | None = None) -> pd.D
     ours, theirs = load_run(run), load_run(reference)
     rows: list[tuple[Any, ...]] = []
     for stage in dict.fromkeys([*theirs["metrics"], *ours["metrics"]]):
-        entries, wanted_entries = ours["metrics"].get(stage, {}), theirs["metrics"].get(stage, {})
+        entries, reference_entries = ours["metrics"].get(stage, {}), theirs["metrics"].get(stage, {})
         cause = likely_cause(stage, ours["cards"], theirs["cards"])
-        for key in dict.fromkeys([*wanted_entries, *entries]):
-            if key not in entries or key not in wanted_entries:
-                value, wanted = (
-                    float(part[key]["value"]) if key in part else math.nan for part in (entries, wanted_entries)
+        for key in dict.fromkeys([*reference_entries, *entries]):
+            if key not in entries or key not in reference_entries:
+                value, expected = (
+                    float(part[key]["value"]) if key in part else math.nan for part in (entries, reference_entries)
                 )
                 detail = f"not in {'the run' if key not in entries else 'the reference'}"
-                rows.append((stage, key, value, wanted, math.nan, math.nan, "", "missing", cause, detail))
+                rows.append((stage, key, value, expected, math.nan, math.nan, "", "missing", cause, detail))
                 continue
-            entry, wanted_entry = entries[key], wanted_entries[key]
-            value, wanted = float(entry["value"]), float(wanted_entry["value"])
+            entry, reference_entry = entries[key], reference_entries[key]
+            value, expected = float(entry["value"]), float(reference_entry["value"])
             stated = theirs["tolerances"].get(f"{stage}.{key}")
             if stated is None:
                 rules = rules or read_rules()
-                allowed, rule = rules.tolerance(f"{stage}.{key}", wanted_entry)
+                allowed, rule = rules.tolerance(f"{stage}.{key}", reference_entry)
             else:
                 allowed, rule = float(stated["value"]), str(stated["rule"])
-            equal = dict(entry) == dict(wanted_entry)
-            verdict = "equal" if equal else "within" if abs(value - wanted) <= allowed else "outside"
-            detail = "" if equal else _entry_difference(entry, wanted_entry)
+            equal = dict(entry) == dict(reference_entry)
+            verdict = "equal" if equal else "within" if abs(value - expected) <= allowed else "outside"
+            detail = "" if equal else _entry_difference(entry, reference_entry)
             rows.append(
-                (stage, key, value, wanted, value - wanted, allowed, rule, verdict, "" if equal else cause, detail)
+                (stage, key, value, expected, value - expected, allowed, rule, verdict, "" if equal else cause, detail)
             )
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _entry_difference(entry: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _entry_difference(entry: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     """Differences besides the value: the sample size, or the interval alone."""
-    if entry.get("n") != wanted.get("n"):
-        return f"n {entry.get('n')} not {wanted.get('n')}"
-    return "the interval alone differs" if entry["value"] == wanted["value"] else ""
+    if entry.get("n") != expected.get("n"):
+        return f"n {entry.get('n')} not {expected.get('n')}"
+    return "the interval alone differs" if entry["value"] == expected["value"] else ""
 
 
 def counts(table: pd.DataFrame) -> dict[str, int]:

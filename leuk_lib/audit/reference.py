@@ -95,8 +95,8 @@ def read_rules(path: Path | None = None) -> Rules:
     """
     path = path or paths.project_root() / FOLDER / "tolerances.yml"
     try:
-        whole = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Rules(**{**whole, "rules": [Rule(**rule) for rule in whole["rules"]]})
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Rules(**{**content, "rules": [Rule(**rule) for rule in content["rules"]]})
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValidationError) as error:
         raise LeukError(f"{path}: no readable tolerance rules ({' '.join(str(error).split())[:300]})") from error
 
@@ -143,9 +143,9 @@ def load_run(source: Path) -> dict[str, Any]:
         return {"metrics": check_metrics(source, metrics), "cards": cards, "tolerances": {}}
     if not source.is_file():
         raise LeukError(f"{source}: neither a run's folder nor a reference file")
-    whole = read_json(source)
-    metrics = check_metrics(source, whole.get("metrics") if isinstance(whole, dict) else None)
-    return {"metrics": metrics, "cards": whole.get("cards", {}), "tolerances": whole.get("tolerances", {})}
+    content = read_json(source)
+    metrics = check_metrics(source, content.get("metrics") if isinstance(content, dict) else None)
+    return {"metrics": metrics, "cards": content.get("cards", {}), "tolerances": content.get("tolerances", {})}
 
 
 def portable(value: Any) -> Any:
@@ -179,17 +179,17 @@ def reference_of(run_folder: Path, rules: Rules) -> dict[str, Any]:
     Raises:
         LeukError: a number that no rule fits, or a folder without a finished stage.
     """
-    whole = load_run(run_folder)
+    content = load_run(run_folder)
     tolerances = {}
-    for stage, entries in whole["metrics"].items():
+    for stage, entries in content["metrics"].items():
         for key, entry in entries.items():
             allowed, kind = rules.tolerance(f"{stage}.{key}", entry)
             tolerances[f"{stage}.{key}"] = {"value": float(f"{allowed:.6g}"), "rule": kind}
-    cards = {stage: public_card(card) for stage, card in whole["cards"].items()}
+    cards = {stage: public_card(card) for stage, card in content["cards"].items()}
     first = next(iter(cards.values()))
     return {
         "dataset": first["dataset"], "profile": first["profile"], "run": first["run"],
-        "metrics": whole["metrics"], "tolerances": tolerances, "cards": cards,
+        "metrics": content["metrics"], "tolerances": tolerances, "cards": cards,
     }  # fmt: skip
 
 

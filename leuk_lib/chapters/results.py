@@ -174,7 +174,7 @@ def strongest_baseline(scores: Mapping[str, Score], full: str) -> str | None:
     return max(others, key=lambda name: scores[name].values["accuracy"]) if others else None
 
 
-def delong_table(ours: Predictions, theirs: Predictions) -> pd.DataFrame:
+def delong_table(full: Predictions, baseline: Predictions) -> pd.DataFrame:
     """DeLong's test of the one-versus-rest areas of two models, per class.
 
     Returns:
@@ -182,13 +182,13 @@ def delong_table(ours: Predictions, theirs: Predictions) -> pd.DataFrame:
         than two cells.
     """
     rows = []
-    for k, name in enumerate(ours.classes):
-        positive = ours.labels == k
+    for k, name in enumerate(full.classes):
+        positive = full.labels == k
         n = int(positive.sum())
         if min(n, len(positive) - n) < 2:
             rows.append((name, n, *(float("nan"),) * 5))
             continue
-        test = significance.delong(positive, ours.probs[:, k], theirs.probs[:, k])
+        test = significance.delong(positive, full.probs[:, k], baseline.probs[:, k])
         rows.append((name, n, test.first, test.second, test.standard_error, test.z, test.p))
     table = pd.DataFrame(rows, columns=["class", "n", "full", "baseline", "standard error", "z", "p"])
     table["p_holm"] = significance.holm(table["p"])

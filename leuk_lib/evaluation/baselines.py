@@ -69,14 +69,14 @@ class Task:
     fit: Fit | None = None
 
 
-def expand_classes(probs: Array, seen: Iterable[int], n_classes: int) -> Array:
-    """Extend probabilities of the ``seen`` classes (n,k) to all classes (n,K), with a floor; rows sum to 1.
+def expand_classes(probs: Array, trained: Iterable[int], n_classes: int) -> Array:
+    """Extend probabilities of the ``trained`` classes (n,k) to all classes (n,K), with a floor; rows sum to 1.
 
     >>> expand_classes(np.array([[0.25, 0.75]]), [0, 2], 3).round(3)
     array([[0.25, 0.  , 0.75]])
     """
     expanded = np.zeros((len(probs), n_classes))
-    expanded[:, list(seen)] = probs
+    expanded[:, list(trained)] = probs
     expanded = np.maximum(expanded, MIN_PROBABILITY)
     return expanded / expanded.sum(axis=1, keepdims=True)
 
@@ -160,8 +160,8 @@ def logistic(features: Callable[[Tensor, Tensor | None], Array], task: Task) -> 
     from sklearn.preprocessing import StandardScaler
 
     labels = task.labels.numpy()
-    seen = np.unique(labels)
-    if len(seen) < 2:
+    trained = np.unique(labels)
+    if len(trained) < 2:
         return majority(task)
     train, validation = features(task.images, task.masks), features(task.val_images, task.val_masks)
     truth = task.val_labels.numpy()
@@ -171,7 +171,7 @@ def logistic(features: Callable[[Tensor, Tensor | None], Array], task: Task) -> 
         model.fit(train, labels)
         loss = 0.0
         if len(truth):
-            probs = expand_classes(model.predict_proba(validation), seen, task.n_classes)
+            probs = expand_classes(model.predict_proba(validation), trained, task.n_classes)
             loss = float(-np.log(probs[np.arange(len(truth)), truth]).mean())
         candidates.append((loss, model))
     best = min(candidates, key=lambda pair: pair[0])[1]
@@ -179,7 +179,7 @@ def logistic(features: Callable[[Tensor, Tensor | None], Array], task: Task) -> 
     def score(images: Tensor, masks: Tensor | None) -> Array:
         if not len(images):
             return np.zeros((0, task.n_classes))
-        return expand_classes(best.predict_proba(features(images, masks)), seen, task.n_classes)
+        return expand_classes(best.predict_proba(features(images, masks)), trained, task.n_classes)
 
     return score
 

@@ -41,7 +41,7 @@ class Predictions:
                 f"predictions: {n} labels, {k} classes, probabilities {self.probs.shape}, groups {self.groups.shape}"
             )
         if n and (self.labels.min() < 0 or self.labels.max() >= k):
-            raise LeukError(f"predictions: labels must lie in 0 to {k - 1}")
+            raise LeukError(f"predictions: labels must be 0 to {k - 1}")
         if not np.isfinite(self.probs).all() or (self.probs < 0).any() or (abs(self.probs.sum(1) - 1) > 1e-3).any():
             raise LeukError("predictions: every row of probabilities must be finite, not negative and sum to 1")
 
