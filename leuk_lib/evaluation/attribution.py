@@ -4,6 +4,7 @@ A map is (n,H,W), not negative, and sums to 1 over each image. Masks: 0 backgrou
 
 References:
     Sundararajan, M., Taly, A. and Yan, Q. (2017). Axiomatic attribution for deep networks. ICML, 3319-3328.
+
     Zhang, J. et al. (2018). Top-down neural attention by excitation backprop. Int. J. Comput. Vis. 126, 1084-1102.
 """
 

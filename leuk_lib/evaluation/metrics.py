@@ -15,6 +15,7 @@ Notation: N cells, K classes, :math:`p_{ik}` the stated probability of class k f
 
 References:
     Brier, G. W. (1950). Verification of forecasts expressed in terms of probability. Mon. Weather Rev. 78, 1-3.
+
     Nguyen, K. and O'Connor, B. (2015). Posterior calibration and exploratory analysis for natural language processing
     models. EMNLP, 1587-1598.
 """

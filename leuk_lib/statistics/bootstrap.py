@@ -9,7 +9,9 @@ and the quantiles of :math:`\bar v_1, \dots, \bar v_R` are the percentile interv
 
 References:
     Field, C. A. and Welsh, A. H. (2007). Bootstrapping clustered data. J. R. Stat. Soc. B 69, 369-390.
+
     Owen, A. B. (2007). The pigeonhole bootstrap. Ann. Appl. Stat. 1, 386-411.
+
     Davison, A. C. and Hinkley, D. V. (1997). Bootstrap Methods and their Application. Cambridge, section 4.2.
 """
 

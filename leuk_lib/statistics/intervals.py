@@ -2,8 +2,10 @@ r"""Wilson's interval of a proportion, for independent cells and for cells that 
 
 References:
     Wilson, E. B. (1927). Probable inference, the law of succession, and statistical inference. JASA 22, 209-212.
+
     Korn, E. L. and Graubard, B. I. (1998). Confidence intervals for proportions with small expected number of positive
     counts estimated from survey data. Survey Methodology 24, 193-201.
+
     Dean, N. and Pagano, M. (2015). Evaluating confidence interval methods for binomial proportions in clustered
     surveys. J. Surv. Stat. Methodol. 3, 484-503.
 """

@@ -3,10 +3,14 @@ r"""Tests of difference that scipy lacks: McNemar, DeLong, the t-test corrected 
 References:
     McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions or percentages.
     Psychometrika 12, 153-157.
+
     DeLong, E. R., DeLong, D. M. and Clarke-Pearson, D. L. (1988). Comparing the areas under two or more correlated
     receiver operating characteristic curves. Biometrics 44, 837-845.
+
     Sun, X. and Xu, W. (2014). Fast implementation of DeLong's algorithm. IEEE Signal Process. Lett. 21, 1389-1393.
+
     Nadeau, C. and Bengio, Y. (2003). Inference for the generalization error. Machine Learning 52, 239-281.
+
     Holm, S. (1979). A simple sequentially rejective multiple test procedure. Scand. J. Stat. 6, 65-70.
 """
 
