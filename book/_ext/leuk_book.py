@@ -16,36 +16,28 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-SMOKE = "Smoke run: not a result. Sizes and steps are cut down so that the whole sequence can be tested in minutes."
-RENDERED = "Rendered cells: shows that the method and the code work, not how well leukemia is recognised."
-RESEARCH = "Research software, no medical device."
+from leuk_lib.runs.display import RENDERED, SMOKE
+
 FIRST_HEADING = re.compile(r"</h1>")
 SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
 
 
-def banner_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """``(kind, text)`` of the banners that a run's pages carry."""
-    lines = []
-    if facts.get("profile") == "smoke":
-        lines.append(("smoke", SMOKE))
-    if facts.get("rendered"):
-        lines.append(("rendered", RENDERED))
-    return lines
-
-
 def banner_html(facts: dict[str, Any], page: str = "") -> str:
-    """The banner under a page's title: what the run is, what its numbers are not, how long the page takes to read."""
+    """Return the banner under a page's title: the run, what its numbers are worth, and the reading time."""
+    warnings = {
+        "smoke": SMOKE if facts["profile"] == "smoke" else "",
+        "rendered": RENDERED if facts["rendered"] else "",
+    }
     commit = f", commit {facts['commit'][:10]}" + ("*" if facts.get("dirty") else "") if facts.get("commit") else ""
-    told = f"Data set “{facts['dataset']}”, profile “{facts['profile']}”, run “{facts['run']}”{commit}. {RESEARCH}"
-    minutes = facts.get("reading", {}).get(page)
-    if minutes:
-        told += f" Reading time: about {minutes} min."
-    parts = [f'<p class="leuk-{kind}">{html.escape(text)}</p>' for kind, text in banner_lines(facts)]
-    return f'<div class="leuk-run" role="note">{"".join(parts)}<p class="leuk-run-facts">{html.escape(told)}</p></div>'
+    text = f"Data set “{facts['dataset']}”, profile “{facts['profile']}”, run “{facts['run']}”{commit}."
+    if minutes := facts.get("reading", {}).get(page):
+        text += f" Reading time: about {minutes} min."
+    parts = [f'<p class="leuk-{kind}">{html.escape(line)}</p>' for kind, line in warnings.items() if line]
+    return f'<div class="leuk-run" role="note">{"".join(parts)}<p class="leuk-run-facts">{html.escape(text)}</p></div>'
 
 
 def add_banner(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Put the banner under the title of every page that has content."""
+    """Put the banner under the title of every page."""
     facts = app.config.leuk_run
     if doctree is None or not facts or not context.get("body"):
         return
@@ -55,10 +47,10 @@ def add_banner(app: Sphinx, pagename: str, templatename: str, context: dict[str,
 
 
 def tidy(markup: str) -> str:
-    """Markup that assistive technology stumbles over, put right.
+    """Fix markup that assistive technology misreads.
 
-    Signatures over several lines are no definition lists, and the roles of a bibliography's entries do not belong
-    to its elements.
+    Signatures over several lines are not definition lists, and the entries of a bibliography have roles that their
+    elements may not have.
     """
 
     def signature(match: re.Match[str]) -> str:
@@ -67,25 +59,25 @@ def tidy(markup: str) -> str:
 
     markup = SIGNATURE.sub(signature, markup)
     markup = markup.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
-    markup = markup.replace('<summary aria-label="Toggle hidden content">', "<summary>")  # it shows another text
+    markup = markup.replace('<summary aria-label="Toggle hidden content">', "<summary>")  # its visible text differs
     return markup.replace(' role="doc-biblioentry"', "")
 
 
-def name_toggles(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Tidy the page's body, and give the arrows that unfold the table of contents a name."""
+def tidy_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Fix the page's body, and name the arrows that unfold the table of contents."""
     if context.get("body"):
         context["body"] = tidy(context["body"])
     tree = context.get("generate_toctree_html")
     if tree is None:
         return
 
-    def named(*args: Any, **settings: Any) -> Any:
-        made = tree(*args, **settings)
+    def with_named_arrows(*args: Any, **settings: Any) -> Any:
+        markup = tree(*args, **settings)
         if settings.get("kind") != "sidebar":
-            return made
-        return str(made).replace("<summary>", '<summary aria-label="Subsections">')
+            return markup
+        return str(markup).replace("<summary>", '<summary aria-label="Subsections">')
 
-    context["generate_toctree_html"] = named
+    context["generate_toctree_html"] = with_named_arrows
 
 
 def read_facts(app: Sphinx, config: Any) -> None:
@@ -109,10 +101,10 @@ def bundle_mathjax(app: Sphinx, config: Any) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.add_config_value("leuk_run", {}, "html", dict)
-    # Jupyter Book sets it for an extension that this book leaves out.
+    # Jupyter Book sets this value for an extension that this book does not use.
     app.add_config_value("comments_config", {}, "html", dict)
     app.connect("config-inited", read_facts)
     app.connect("config-inited", bundle_mathjax)
     app.connect("html-page-context", add_banner)
-    app.connect("html-page-context", name_toggles, priority=900)  # after the theme's own additions
+    app.connect("html-page-context", tidy_page, priority=900)  # after the theme
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

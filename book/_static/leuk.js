@@ -1,4 +1,4 @@
-// Escape closes a tooltip that is in the way, as WCAG 1.4.13 asks for; Bootstrap itself does not.
+// Escape closes a tooltip (WCAG 1.4.13); Bootstrap does not do this.
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
   for (const link of document.querySelectorAll('[data-bs-toggle="tooltip"][aria-describedby]')) {

@@ -1,4 +1,4 @@
-"""The built book as a reader meets it: Chromium opens it, searches, walks all pages, looks at every one, axe too.
+"""The built book in Chromium: every page in both colour modes, axe-core, search, links, keyboard, printing.
 
 Needs Chromium and a built book (``LEUK_BOOK_HTML`` or ``book/_build/html``); ``make book`` or ``make test`` builds one.
 Screenshots land in ``results/screenshots/``.
@@ -30,19 +30,19 @@ FLAGS = [
 ]  # fmt: skip
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 MODES = ("light", "dark")
-# Findings of axe-core of these grades fail. An id may be allowed here, with the reason why it cannot be mended; none is.
+# Findings of axe-core of these grades fail. ALLOWED maps ids of exceptions to their reasons; there are none.
 GRADES = {"serious", "critical"}
 ALLOWED: dict[str, str] = {}
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important }"
 FIRST_PAGE, FIRST_PAGE_BYTES = "book/index.html", 1_000_000
-# What must not happen while a page is open, by what the browser reports.
+# Scripts that report problems of the open page.
 IMAGES = """() => [...document.images].filter(i => getComputedStyle(i).display !== 'none' && i.naturalWidth === 0)
             .map(i => i.currentSrc.slice(0, 120))"""
 OVERFLOW = "() => document.documentElement.scrollWidth - window.innerWidth"
 MATHS = "() => document.querySelectorAll('.math').length - document.querySelectorAll('.math mjx-container svg').length"
 
 
-# Formulas are set and fonts are there.
+# Waits for formulas and fonts.
 SETTLED = """async () => { await document.fonts.ready;
                           if (window.MathJax && MathJax.startup) await MathJax.startup.promise; }"""
 CUT = "() => [...document.querySelectorAll('article pre')].filter(p => p.scrollWidth > p.clientWidth + 1).map(p => p.innerText)"
@@ -58,7 +58,7 @@ CONTRAST = """() => {
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """A file server that does not write a line for each request."""
+    """A file server without a log line per request."""
 
     def log_message(self, format: str, *args: object) -> None:
         return
@@ -66,7 +66,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @dataclass
 class Watched:
-    """A browser page and everything that went wrong on it."""
+    """A browser page and the problems that occurred on it."""
 
     page: object
     base: str
@@ -75,7 +75,7 @@ class Watched:
     def open(self, address: str) -> None:
         self.page.goto(self.base + address)
         self.page.wait_for_load_state("load")
-        self.page.add_style_tag(content=STILL)  # a colour caught on its way from light to dark is nobody's
+        self.page.add_style_tag(content=STILL)  # no colours in transition
         self.page.evaluate(SETTLED)
 
 
@@ -115,7 +115,7 @@ def playwright() -> Iterator[object]:
 
 
 def browse(playwright: object, base: str, mode: str, width: str) -> Iterator[Watched]:
-    """A fresh browser with a fresh user folder, watched for errors and requests to other machines."""
+    """A new browser with a new user folder, watched for errors and requests to other machines."""
     with tempfile.TemporaryDirectory() as user:
         context = playwright.chromium.launch_persistent_context(
             user, executable_path=str(CHROMIUM), args=FLAGS, headless=True, color_scheme=mode,
@@ -126,7 +126,7 @@ def browse(playwright: object, base: str, mode: str, width: str) -> Iterator[Wat
         watched = Watched(page, base)
         note = watched.problems.append
         page.on("pageerror", lambda error: note(f"{page.url}: script error: {error}"))
-        page.on("console", lambda said: note(f"{page.url}: console: {said.text}") if said.type == "error" else None)
+        page.on("console", lambda message: note(f"{page.url}: console: {message.text}") if message.type == "error" else None)
         local = (base, "data:", "blob:", "about:")
         page.on("request", lambda sent: None if sent.url.startswith(local) else note(f"{page.url}: asked {sent.url}"))
         page.on("response", lambda got: note(f"{got.url}: status {got.status}") if got.status >= 400 else None)
@@ -146,26 +146,23 @@ def desk(playwright: object, base: str) -> Iterator[Watched]:
 
 
 def axe_findings(page: object, mode: str = "light") -> list[str]:
-    """What axe-core holds against the page as it is shown, of the grades that fail.
-
-    All rules in light mode; in dark mode those about colour, since the modes differ in nothing else.
-    """
-    # Without preload: axe would look for the sheet that theme.css imports beside the page, and not find it there.
+    """Return the findings of axe-core of the grades that fail. In dark mode only colours are checked."""
+    # Without preload, since axe looks for the sheet that theme.css imports in the wrong folder.
     options: dict[str, object] = {"resultTypes": ["violations"], "preload": False}
     if mode == "dark":
         options["runOnly"] = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
-    found = Axe().run(page, options=options).response["violations"]
+    violations = Axe().run(page, options=options).response["violations"]
     return [
         f"axe: {finding['id']} ({finding['impact']}): {finding['nodes'][0]['html'][:120]}"
-        for finding in found
+        for finding in violations
         if finding["impact"] in GRADES and finding["id"] not in ALLOWED
     ]
 
 
 def page_names(html: Path) -> list[str]:
-    """All pages of the book, less the front door that only sends on to the first one."""
-    found = sorted(path.relative_to(html).as_posix() for path in html.rglob("*.html"))
-    return [name for name in found if not name.startswith(("_static", "_modules")) and name != "index.html"]
+    """Return all pages of the book without the sources and the redirect to the first page."""
+    names = sorted(path.relative_to(html).as_posix() for path in html.rglob("*.html"))
+    return [name for name in names if not name.startswith(("_static", "_modules")) and name != "index.html"]
 
 
 @pytest.mark.timeout(1500)
@@ -179,19 +176,19 @@ def test_every_page_in_both_modes(html: Path, screenshots: Path, reader: tuple[W
                 note(f"{name}: {titles} titles")
             if page.locator(".leuk-run-facts").count() != 1:
                 note(f"{name}: does not say which run it shows")
-        if "no medical device" not in page.locator("footer.bd-footer-content").inner_text():
+        if "not a medical device" not in page.locator("footer.bd-footer-content").inner_text():
             note(f"{name}: its footer does not say that this is research software")
         watched.problems += [f"{name}: picture not shown: {source}" for source in page.evaluate(IMAGES)]
         if page.evaluate(MATHS) > 0:
-            note(f"{name}: a formula was not set")
-        api = name.startswith("book/generated/")  # up to 12,000 elements of one form: axe at one width, fewer pictures
+            note(f"{name}: a formula was not rendered")
+        api = name.startswith("book/generated/")  # large and uniform: axe at one width, fewer screenshots
         for mode in MODES[:1] if api and width == "phone" else MODES:
             page.evaluate(SWITCH, mode)
             if page.evaluate(CONTRAST) < 7:
                 note(f"{name}: text is hard to read in {mode} mode")
-            # Colours do not depend on the width: in dark mode the first page, with the phone's own header, stands for all.
+            # Colours do not depend on the width: on the phone, dark mode is checked on the first page only.
             if width == "desktop" or (not api and (mode == "light" or name == FIRST_PAGE)):
-                watched.problems += [f"{name}, {mode}, {width}: {told}" for told in axe_findings(page, mode)]
+                watched.problems += [f"{name}, {mode}, {width}: {finding}" for finding in axe_findings(page, mode)]
             if (over := page.evaluate(OVERFLOW)) > 1:
                 note(f"{name}: {over} px wider than the {width} screen")
             if api and mode == "dark":
@@ -204,14 +201,14 @@ def test_every_page_in_both_modes(html: Path, screenshots: Path, reader: tuple[W
 def test_walk_from_the_first_page_to_the_last(html: Path, desk: Watched) -> None:
     desk.page.goto(desk.base)
     desk.page.wait_for_url("**/book/index.html")
-    seen = [desk.page.url]
+    visited = [desk.page.url]
     while (following := desk.page.locator("a.right-next")).count():
         following.first.click()
         desk.page.wait_for_load_state("load")
-        assert desk.page.url not in seen, f"the walk goes in circles at {desk.page.url}"
+        assert desk.page.url not in visited, f"the next links form a cycle at {desk.page.url}"
         assert desk.page.locator("article h1").inner_text().strip()
-        seen.append(desk.page.url)
-    walked = {address.removeprefix(desk.base).split("#")[0] for address in seen}
+        visited.append(desk.page.url)
+    walked = {address.removeprefix(desk.base).split("#")[0] for address in visited}
     chapters = {name for name in page_names(html) if name.startswith("book/chapters/")}
     assert chapters and chapters <= walked
     written = {name for name in page_names(html) if name.startswith("book/")}
@@ -249,11 +246,11 @@ def test_axe_finds_what_is_planted(desk: Watched) -> None:
     desk.open("book/index.html")
     desk.page.evaluate("() => { document.querySelector('article p').style.color = '#bbbbbb' }")
     desk.page.evaluate("() => document.querySelector('article').insertAdjacentHTML('beforeend', '<button></button>')")
-    found = " ".join(axe_findings(desk.page))
-    assert "color-contrast" in found and "button-name" in found
+    findings = " ".join(axe_findings(desk.page))
+    assert "color-contrast" in findings and "button-name" in findings
 
 
-def test_first_page_is_light(html: Path, playwright: object, base: str) -> None:
+def test_first_page_is_small(html: Path, playwright: object, base: str) -> None:
     sizes: dict[str, int] = {}
     for watched in browse(playwright, base, "light", "desktop"):
         watched.page.on("requestfinished", lambda sent: sizes.update({sent.url: sent.sizes()["responseBodySize"]}))
@@ -287,14 +284,14 @@ def test_the_pipeline_is_reached_and_opened_by_keyboard(reader: tuple[Watched, s
     assert watched.problems == []
 
 
-def test_terms_and_references_tell_themselves_on_focus(desk: Watched) -> None:
+def test_terms_and_references_have_tooltips_on_focus(desk: Watched) -> None:
     desk.open("book/paper/overview.html")
-    for target, told in (("glossary.html#term-CML", "Chronic myeloid"), ("bibliography.html", "Kouzehkanan")):
+    for target, text in (("glossary.html#term-CML", "Chronic myeloid"), ("bibliography.html", "Kouzehkanan")):
         link = desk.page.locator(f'article a[href*="{target}"]').first
         link.focus()
         tip = desk.page.locator(".tooltip.show")
         tip.wait_for(timeout=5000)
-        assert told.lower() in tip.inner_text().lower()
+        assert text.lower() in tip.inner_text().lower()
         assert link.get_attribute("aria-describedby") == tip.get_attribute("id")
         desk.page.keyboard.press("Escape")
         tip.wait_for(state="detached", timeout=5000)

@@ -1,4 +1,4 @@
-"""Links to terms and references carry what they lead to."""
+"""Links to terms and references carry their text."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ def hover(root: Path) -> ModuleType:
 
 @given(text=st.text(min_size=1).filter(str.strip))
 def test_any_text_is_one_attribute(hover: ModuleType, text: str) -> None:
-    told = hover.shorten(text)
-    page = hover.with_hover('<a class="reference internal" href="../glossary.html#t">x</a>', {"glossary": {"t": told}})
+    shortened = hover.shorten(text)
+    page = hover.with_tooltips(
+        '<a class="reference internal" href="../glossary.html#t">x</a>', {"glossary": {"t": shortened}}
+    )
     (link,) = BeautifulSoup(page, "html.parser").find_all("a")
-    if told.isprintable():
-        assert link["data-bs-title"] == told
+    if shortened.isprintable():
+        assert link["data-bs-title"] == shortened
     assert (
-        link["data-bs-toggle"] == "tooltip" and link["href"] == "../glossary.html#t" and len(told) <= hover.LONGEST + 2
+        link["data-bs-toggle"] == "tooltip"
+        and link["href"] == "../glossary.html#t"
+        and len(shortened) <= hover.MAX_LENGTH + 2
     )
 
 
 @pytest.mark.parametrize("link", ['<a class="reference internal" href="../other.html#t">x</a>', '<a class="headerlink" href="../glossary.html#t">#</a>',
                                   '<a class="reference internal" href="../glossary.html#unknown">x</a>'])  # fmt: skip
 def test_other_links_stay(hover: ModuleType, link: str) -> None:
-    assert hover.with_hover(link, {"glossary": {"t": "told"}}) == link
+    assert hover.with_tooltips(link, {"glossary": {"t": "text"}}) == link
 
 
-def test_twice_is_once_and_a_title_makes_room(hover: ModuleType) -> None:
+def test_tooltips_are_added_once_and_replace_a_title(hover: ModuleType) -> None:
     known = {"bibliography": {"id1": "A book"}}
-    once = hover.with_hover('<a class="reference internal" href="bibliography.html#id1" title="old">x</a>', known)
+    once = hover.with_tooltips('<a class="reference internal" href="bibliography.html#id1" title="old">x</a>', known)
     assert 'title="old"' not in once and 'data-bs-title="A book"' in once
-    assert hover.with_hover(once, known) == once
+    assert hover.with_tooltips(once, known) == once
