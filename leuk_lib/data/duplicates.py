@@ -33,7 +33,7 @@ COMPARED = 160  # side at which near-duplicates are compared, pixels
 class Match(NamedTuple):
     """Two images of a list, ``first`` < ``second``, that show the same thing.
 
-    Attributes:
+    Args:
         first: Position of the first image.
         second: Position of the second image.
         kind: How the second image relates to the first.

@@ -14,7 +14,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 class Finding(NamedTuple):
     """One finding.
 
-    Attributes:
+    Args:
         path: The file, relative to the data folder; "." for the folder itself.
         finding: What is wrong.
         severity: error: the file is left out; warning: used, but look at it; info: nothing to do.
