@@ -48,7 +48,9 @@ def check_range(finite: bool, low: float, high: float) -> None:
     if low < 0:
         raise LeukError(f"alhe: the image has negative values (least {low:.4g}); float images must be in [0,1]")
     if high > 1:
-        raise LeukError(f"alhe: the image has values up to {high:.4g}; float images must be in [0,1] (divide by 255?)")
+        raise LeukError(
+            f"alhe: the image has values up to {high:.4g}; float images must be in [0,1] (divide by the full scale)"
+        )
 
 
 def to_rgb(image: NDArray[Any]) -> NDArray[Any]:

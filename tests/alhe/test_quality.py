@@ -105,7 +105,7 @@ def test_alhe_reaches_its_goal_on_masked_cells(real_data):
     """Nucleus/cytoplasm contrast not below the input's, texture >= 1.25, background deviation <= 1.05."""
     rows = []
     files = sorted((real_data / "tecom_wbc").glob("*/tecom_*.png"))
-    methods = {name: baselines.methods()[name] for name in ("input", "ALHE")}
+    methods = {name: baselines.methods()[name] for name in ("input", "ALHE", "CLAHE 2")}
     for file in [file for file in files if file.parent.name != "masks"][::2]:
         image = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
         mask = cv2.imread(str(real_data / "tecom_wbc" / "masks" / file.name), cv2.IMREAD_GRAYSCALE)
@@ -117,3 +117,6 @@ def test_alhe_reaches_its_goal_on_masked_cells(real_data):
     assert enhanced["texture_ratio"] >= 1.25 and enhanced["spread_ratio"] >= 1.25
     assert enhanced["background_ratio"] <= 1.05
     assert enhanced["auc_nucleus"] >= original["auc_nucleus"] - 0.001
+    # Chapter 2: CLAHE loses contrast between nucleus and cytoplasm while it gains texture.
+    clahe = summary.loc["CLAHE 2"]
+    assert clahe["cnr_cytoplasm"] < 0.9 * original["cnr_cytoplasm"] and clahe["texture_ratio"] > 1.25
