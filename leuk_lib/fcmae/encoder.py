@@ -70,21 +70,18 @@ class Block(nn.Module):
         """Apply everything after the depthwise convolution, (B, ..., C) -> (B, ..., C); only GRN mixes sites."""
         return self.pwconv2(self.grn(F.gelu(self.pwconv1(self.norm(x))), mask))
 
-    def residual(self, x: Tensor, branch: Tensor) -> Tensor:
-        """Add the branch to x, subject to drop path."""
-        return x + drop_path(branch, self.drop_path, self.training)
-
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Dense form on x (B, C, H, W); where ``mask`` (B, 1, H, W) is 0, x must be 0 and stays 0."""
         sites = self.dwconv(x).permute(0, 2, 3, 1)
         branch = self.pointwise(sites, None if mask is None else mask.permute(0, 2, 3, 1))
         branch = branch.permute(0, 3, 1, 2)
-        return self.residual(x, branch if mask is None else branch * mask)
+        branch = branch if mask is None else branch * mask
+        return x + drop_path(branch, self.drop_path, self.training)
 
     def forward_visible(self, tokens: Tensor, visible: VisiblePatches) -> Tensor:
         """Visible-only form on tokens (B, K, r, r, C); equals the dense form with a mask at visible sites."""
-        neighbours = visible.gather(self.dwconv(visible.scatter(tokens)))
-        return self.residual(tokens, self.pointwise(neighbours))
+        sites = visible.gather(self.dwconv(visible.scatter(tokens)))
+        return tokens + drop_path(self.pointwise(sites), self.drop_path, self.training)
 
 
 class Encoder(nn.Module):

@@ -27,18 +27,21 @@ from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
 from leuk_lib.training.schedules import warming_decay, warmup_cosine
 
 
-class Monitor(Protocol):
-    """Called with the encoder after each number of optimiser steps in `steps` (0: before the first).
+class Monitor(Stateful, Protocol):
+    """Evaluates the encoder during pretraining.
 
     Its state is part of the checkpoint. With several processes only the first calls it, and the others receive its
     state.
+
+    Attributes:
+        steps: Numbers of optimiser steps after which it is called; 0: before the first.
     """
 
     steps: Collection[int]
 
-    def __call__(self, step: int, encoder: Encoder) -> None: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+    def __call__(self, step: int, encoder: Encoder) -> None:
+        """Evaluate `encoder`, which has been trained for `step` steps."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -43,14 +43,6 @@ class LoadReport:
     ignored: tuple[str, ...]
     not_in_file: tuple[str, ...]
 
-    def __str__(self) -> str:
-        text = f"{self.loaded} of {self.total} tensors loaded"
-        if self.not_in_file:
-            text += f"; not in the file: {', '.join(self.not_in_file)}"
-        if self.ignored:
-            text += f"; not part of a backbone: {', '.join(self.ignored)}"
-        return text
-
 
 # timm's names -> the official ones; the order matters: the head's norm before the head.
 _TIMM = [
@@ -242,7 +234,7 @@ def load_backbone(
             f"stride {required[1]}"
         )
     try:
-        encoder = Encoder(*actual, drop_path)
+        encoder = Encoder(actual[0], actual[1], drop_path)
     except (TypeError, ValueError) as error:
         raise LeukError(f"backbone {path}: not an encoder of this library ({error}); {ADVICE}") from error
     encoder.load_report = load_state(encoder, state, str(path))

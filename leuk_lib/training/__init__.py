@@ -1,1 +1,1 @@
-"""Training code shared by all methods: the loop, schedules, optimisers, EMA, augmentation, mixing, drop path."""
+"""Training code of all methods: loop, schedules, optimisers, EMA, augmentation, mixing, drop path."""

@@ -1,14 +1,12 @@
-"""Label-preserving augmentation of batches: a cell has no up, and stain strength is nuisance (its hue is not).
+"""Augmentation of batches that keeps the label: orientation, framing and stain strength carry no class.
 
-Every function takes x (B,3,H,W) float in [0,1] on any device and a CPU generator, draws for every sample of the
-batch on its own, and returns the same shape. In a run of several processes the draws must be those of the global
-batch: pass ``rows`` (positions of x's samples in it) and ``total`` (its size).
+Every function takes x (B,3,H,W) float in [0,1] on any device and a CPU generator, makes separate draws for every
+sample, and returns the same shape. With several processes the draws are those of the global batch: pass ``rows``
+(positions of the samples in it) and ``total`` (its size).
 
-Why not ``torchvision.transforms.v2``: given a batch, its transforms draw once for all samples of it; they take their
-draws from torch's global state and not from a generator, so that neither a resumed run nor one of several processes
-could repeat them; and none of them scales stains. Sample by sample v2's crop, turn and mirror cost 1.6 times as much as
-ours at 64 px (batch 48) and 0.6 times at 224 px (batch 16); either is under 3 % of a training step
-(``tests/benchmarks/bench_data.py``, two cores).
+Why not ``torchvision.transforms.v2``: its transforms make one draw per batch, and take it from torch's global state, so
+that neither a resumed run nor several processes could repeat it; and none of them scales stains. The cost of both is
+compared by ``tests/benchmarks/bench_data.py``.
 """
 
 from __future__ import annotations
@@ -22,12 +20,12 @@ from torch.nn import functional as F
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Optical density of unit stain in (R,G,B): azure B-methylene blue, eosin Y, and what neither explains.
+# Optical density of unit stain in (R,G,B): azure B and methylene blue, eosin Y, and the residual.
 STAINS = ((0.72, 0.58, 0.16), (0.10, 0.90, 0.20), (0.00, -0.21, 0.95))
 
 
 def _uniform(columns: int, generator: torch.Generator, like: Tensor, rows: Tensor | None, total: int | None) -> Tensor:
-    """(B, columns) in [0,1): the samples' own rows of a draw for the whole global batch."""
+    """Uniform draws (B, columns) in [0,1): the rows of these samples in a draw for the global batch."""
     draw = torch.rand(like.shape[0] if total is None else total, columns, generator=generator)
     if rows is not None:
         draw = draw[rows.cpu()]
@@ -37,17 +35,21 @@ def _uniform(columns: int, generator: torch.Generator, like: Tensor, rows: Tenso
 
 
 def dihedral(x: Tensor, generator: torch.Generator, *, rows: Tensor | None = None, total: int | None = None) -> Tensor:
-    """Turn each square image by 0, 90, 180 or 270 degrees and mirror every second one, at random; exact."""
+    """Rotate each image by 0, 90, 180 or 270 degrees and mirror it with probability 1/2, without interpolation.
+
+    Raises:
+        ValueError: The images are not square.
+    """
     if x.shape[-1] != x.shape[-2]:
         raise ValueError(f"dihedral needs square images, got {tuple(x.shape)}")
     draw = _uniform(2, generator, x, rows, total)
     turns, mirror = (draw[:, 0] * 4).long(), draw[:, 1] < 0.5
     out = torch.empty_like(x)
-    for way in range(8):
-        chosen = torch.nonzero((turns == way % 4) & (mirror == (way >= 4)))[:, 0]
+    for element in range(8):  # of the dihedral group
+        chosen = torch.nonzero((turns == element % 4) & (mirror == (element >= 4)))[:, 0]
         if len(chosen):
-            some = x[chosen].flip(-1) if way >= 4 else x[chosen]
-            out[chosen] = torch.rot90(some, way % 4, dims=(-2, -1))
+            images = x[chosen].flip(-1) if element >= 4 else x[chosen]
+            out[chosen] = torch.rot90(images, element % 4, dims=(-2, -1))
     return out
 
 
@@ -60,11 +62,20 @@ def random_resized_crop(
     rows: Tensor | None = None,
     total: int | None = None,
 ) -> Tensor:
-    """A random box of each image, resized back to (H,W), bilinear.
+    """Crop a random box inside each image and resize it to (H,W), bilinearly.
 
-    ``scale``: range of the box's share of the area; ``ratio``: range of its width/height (log-uniform). The box
-    lies inside the image. ``scale=(1, 1)``, ``ratio=(1, 1)`` is the identity to rounding.
-    Source: the crop of Szegedy et al. 2015, as in torchvision's RandomResizedCrop.
+    ``scale=(1, 1)`` with ``ratio=(1, 1)`` is the identity to rounding.
+
+    Args:
+        x: (B,3,H,W) in [0,1].
+        generator: Source of the draws.
+        scale: Range of the box's share of the area.
+        ratio: Range of its width divided by its height, drawn log-uniformly.
+        rows: As in the module.
+        total: As in the module.
+
+    References:
+        Szegedy et al. 2015; torchvision's RandomResizedCrop.
     """
     draw = _uniform(4, generator, x, rows, total)
     area = scale[0] + (scale[1] - scale[0]) * draw[:, 0]
@@ -88,16 +99,29 @@ def stain_jitter(
     rows: Tensor | None = None,
     total: int | None = None,
 ) -> Tensor:
-    """Scale the amount of each stain by its own factor in [1-strength, 1+strength], in optical density.
+    r"""Scale the amount of each stain by a random factor.
 
-    White stays white; hue moves only as far as the two stains' balance does. ``strength`` in [0, 1); 0 is the
-    identity to rounding. Source: the colour-deconvolution augmentation of Tellez et al. 2018, with the two stains
-    of Romanowsky-Giemsa instead of haematoxylin and eosin.
+    The optical density :math:`-\log x` of a pixel is a mixture :math:`\sum_s a_s u_s` of stains with unit vectors
+    :math:`u_s`; each :math:`a_s` is multiplied by a factor drawn uniformly from
+    :math:`[1 - \mathrm{strength}, 1 + \mathrm{strength}]`. White stays white.
+
+    Args:
+        x: (B,3,H,W) in [0,1].
+        generator: Source of the draws.
+        strength: In [0, 1); 0 is the identity to rounding.
+        rows: As in the module.
+        total: As in the module.
+
+    Raises:
+        ValueError: ``strength`` is out of range.
+
+    References:
+        Tellez et al. 2018, here with the two stains of Romanowsky-Giemsa instead of haematoxylin and eosin.
     """
     if not 0 <= strength < 1:
         raise ValueError(f"strength {strength} must be in [0, 1)")
     factor = 1 + strength * (2 * _uniform(3, generator, x, rows, total) - 1)
-    factor[:, 2] = 1  # the residual is no stain
+    factor[:, 2] = 1  # the residual is not a stain
     basis = F.normalize(torch.tensor(STAINS, device=x.device, dtype=x.dtype), dim=1)  # (stain, RGB)
     density = -torch.log(x.clamp(1 / 512, 1))
     mix = torch.linalg.inv(basis) @ (factor[:, :, None] * basis)  # (B, RGB in, RGB out)
@@ -106,7 +130,7 @@ def stain_jitter(
 
 
 def normalise(x: Tensor) -> Tensor:
-    """(B,3,H,W) uint8, or float in [0,1], to float standardised with ImageNet's mean and deviation."""
+    """Standardise (B,3,H,W), uint8 or float in [0,1], with ImageNet's mean and standard deviation; float."""
     if x.dtype == torch.uint8:
         x = x.float() / 255
     mean = torch.tensor(IMAGENET_MEAN, device=x.device, dtype=x.dtype)[:, None, None]

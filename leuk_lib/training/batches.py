@@ -1,7 +1,7 @@
-"""Augmented batches for a ``DataLoader``: the same ones for any number of workers, and from any step on.
+"""Augmented batches for a ``DataLoader``, independent of the number of workers and of the first step.
 
-Our training loops need no workers: decoded cells are memory-mapped and a batch is augmented in one go (``augment``).
-This is for who brings a transform that is slow, or a loop of their own.
+The library's training loops need no workers, as decoded cells are memory-mapped and batches augmented as a whole. Use
+this module for a slow transform, or with a training loop of your own.
 """
 
 from __future__ import annotations
@@ -18,10 +18,22 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Item ``step`` is the whole batch of that step: images (B,3,S,S) float in [0,1] and labels (B,).
+    """Whole batches by step: images (B,3,S,S) float in [0,1] and labels (B,).
 
-    Every epoch is a permutation of ``positions`` (its rest that fills no batch is dropped). The permutation depends on
-    ``seed`` and the epoch, the augmentation on ``seed`` and the step, and nothing on the process that does the work.
+    Every epoch is a permutation of ``positions``, without its last partial batch. The permutation depends on ``seed``
+    and the epoch only, the augmentation on ``seed`` and the step.
+
+    Args:
+        images: (N,3,S,S) uint8.
+        labels: (N,).
+        positions: Cells to draw from.
+        batch_size: B, at most the number of positions.
+        steps: Number of batches.
+        seed: Seed of order and augmentation.
+        augment: Called with a batch and a generator.
+
+    Raises:
+        ValueError: ``batch_size`` is out of range.
     """
 
     def __init__(
@@ -39,9 +51,9 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         if not 0 <= step < self.steps:
             raise IndexError(step)
-        epoch, place = divmod(step, len(self.positions) // self.batch_size)
+        epoch, index = divmod(step, len(self.positions) // self.batch_size)
         order = torch.randperm(len(self.positions), generator=torch_generator(self.seed, "epoch", epoch))
-        rows = self.positions[order[place * self.batch_size : (place + 1) * self.batch_size]]
+        rows = self.positions[order[index * self.batch_size : (index + 1) * self.batch_size]]
         x = self.images[rows].float() / 255
         if self.augment is not None:
             x = self.augment(x, torch_generator(self.seed, "augment", step))
@@ -49,5 +61,5 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def loader(batches: Batches, start: int = 0, workers: int = 0) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches from step ``start`` on, in order, prepared by ``workers`` processes (0: by the caller)."""
+    """Load the batches from step ``start`` on, in order, with ``workers`` processes (0: in the calling process)."""
     return DataLoader(batches, batch_size=None, sampler=range(start, len(batches)), num_workers=workers)

@@ -1,4 +1,7 @@
-"""Stochastic depth: residual branches that are skipped at random while training."""
+"""Drop path (stochastic depth).
+
+Why not timm's ``drop_path``: it draws per process, so that two processes would not drop what one does.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,18 @@ from torch import Tensor, distributed
 
 
 def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
-    """A residual branch (B, …), zero for whole samples with probability ``rate`` while training (Huang et al. 2016).
+    """Zero a residual branch for whole samples at random while training, and divide it by 1 - rate elsewhere.
 
-    Drawn for the global batch from torch's generator, which all processes seed alike, and then sharded: any number of
-    processes skips what one would. What is kept is divided by 1 - rate.
+    The draws come from torch's global generator, which all processes seed alike, and are made for the global batch, so
+    that they do not depend on the number of processes.
+
+    Args:
+        branch: (B, ...).
+        rate: Probability in [0, 1) that a sample's branch is dropped.
+        training: False returns `branch`.
+
+    References:
+        Huang et al. 2016.
     """
     if rate == 0 or not training:
         return branch

@@ -1,4 +1,8 @@
-"""The exponential moving average of a model's weights that every training loop of the library may keep."""
+r"""Exponential moving average (EMA) of a model's weights, :math:`\bar\theta \leftarrow d\, \bar\theta + (1 - d)\, \theta`.
+
+The decay d is given at each update, as our schedules change it with the step (`leuk_lib.training.schedules`). That is
+why `torch.optim.swa_utils.AveragedModel` and timm's `ModelEmaV3` are not used: they fix the decay, or its warm-up.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +14,29 @@ from torch import nn
 
 
 class WeightAverage:
-    """Average of a model's parameters and floating-point buffers, in a copy (``.model``, eval, without gradients)."""
+    """Average of a model's parameters and floating-point buffers.
+
+    Attributes:
+        model: Copy of the model with the averaged weights, in evaluation mode and without gradients.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module, decay: float) -> None:
-        """average <- decay average + (1 - decay) model; whole-number buffers are copied."""
-        mine = self.model.state_dict()
+        """Average with the weights of `model`; integer buffers are copied. `decay` in [0, 1]."""
+        average = self.model.state_dict()
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                mine[name].lerp_(value.to(mine[name].dtype), 1 - decay)
+                average[name].lerp_(value.to(average[name].dtype), 1 - decay)
             else:
-                mine[name].copy_(value)
+                average[name].copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average's weights."""
+        """Averaged weights."""
         return dict(self.model.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict()``."""
+        """Restore `state_dict`; strict."""
         self.model.load_state_dict(state, strict=True)

@@ -1,4 +1,4 @@
-"""Lightning Fabric owns device, precision and processes; this is the only place that makes one."""
+"""Lightning Fabric: device, precision and processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leuk_lib.runs.errors import LeukError
 if TYPE_CHECKING:
     from leuk_lib.runs.params import TrainParams
 
-try:  # the small package; machines with the whole `lightning` carry the same class under another name
+try:  # the package `lightning` has the same class under another name
     from lightning_fabric import Fabric
 except ModuleNotFoundError:
     from lightning.fabric import Fabric  # type: ignore[no-redef]
@@ -21,17 +21,21 @@ __all__ = ["Fabric", "make_fabric"]
 
 
 def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
-    """A launched Fabric for ``params`` (accelerator, devices, precision, threads); ``settings`` go to Fabric as they are.
+    """Launch a Fabric; under ``torchrun`` or ``fabric run`` it joins the processes of the environment.
 
-    Under ``torchrun`` or ``fabric run`` the environment's processes are joined. Raises ``LeukError`` where CUDA was
-    asked for and there is none.
+    Args:
+        params: accelerator, devices, precision and threads are used.
+        settings: Further arguments of `Fabric`.
+
+    Raises:
+        LeukError: CUDA is required but not available, or several devices are required in a single process.
     """
     if params.accelerator == "cuda" and not torch.cuda.is_available():
-        raise LeukError("accelerator = 'cuda': no CUDA device is visible; use accelerator = 'cpu' or 'auto'")
+        raise LeukError("accelerator = 'cuda': no CUDA device is available; use accelerator = 'cpu' or 'auto'")
     if params.devices > 1 and "RANK" not in os.environ:
         raise LeukError(
             f"devices = {params.devices}: start that many processes with torchrun --nproc-per-node {params.devices} "
-            "-m leuk_lib.runs.script STAGE …; one notebook is one process"
+            "-m leuk_lib.runs.script STAGE …; a notebook runs in one process"
         )
     if params.devices > 1:
         settings = {"strategy": "ddp", **settings}

@@ -1,8 +1,8 @@
-"""The training loop's frame: steps, resume, seeds, shards, progress. The step itself belongs to the method.
+"""Training loop: steps, checkpoints, random streams, shards, progress. The step itself belongs to the method.
 
-Randomness is a function of (seed, label, step), never of what happened before, so a loop that was killed and
-continued draws the same numbers as one that was not, and there is no generator state to lose. All of it is drawn for
-the global batch and then sharded, so two processes draw what one would.
+All randomness is a function of (seed, label, step), so that a run that was killed and resumed draws the same numbers as
+one that was not. It is drawn for the global batch and then sharded, so that it does not depend on the number of
+processes.
 """
 
 from __future__ import annotations
@@ -27,20 +27,38 @@ from leuk_lib.training.fabric import Fabric
 
 
 class Stateful(Protocol):
-    """Anything with ``state_dict`` and ``load_state_dict``: models, optimisers, averages, controllers."""
+    """Models, optimisers, averages, controllers."""
 
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+    def state_dict(self) -> dict[str, Any]:
+        """State as plain values and tensors."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
+        """Restore `state_dict`."""
+        ...
 
 
 Sharded = TypeVar("Sharded", Tensor, list)
 
 
 class TrainingLoop:
-    """Iterate over optimiser steps 0 … total_steps-1, from the last checkpoint of the same identity on.
+    """Iterates over optimiser steps up to ``total_steps`` - 1, from the last checkpoint of the same identity.
 
-    ``every``: steps between checkpoints; one more is written at the end and on SIGTERM (which then ends the process
-    with code 143). Only rank 0 writes and shows progress.
+    Only rank 0 writes checkpoints and shows progress.
+
+    Args:
+        fabric: From `make_fabric`.
+        folder: Where the checkpoint is kept.
+        identity: A checkpoint with another identity is ignored.
+        total_steps: Number of optimiser steps.
+        seed: Seed of all random streams.
+        label: Name of the training, for random streams, progress and messages.
+        every: Steps between checkpoints. One more is written at the end, and on SIGTERM, which then ends the process
+            with code 143.
+
+    Attributes:
+        history: One dict per call of `log`.
+        step: Number of finished steps.
     """
 
     def __init__(
@@ -56,7 +74,7 @@ class TrainingLoop:
         self._bar: tqdm | None = None
 
     def register(self, **objects: Stateful) -> None:
-        """Name the objects whose state belongs to the checkpoint; call before iterating."""
+        """Add objects to the checkpoint, by name; call before iterating."""
         self._objects.update(objects)
 
     def __iter__(self) -> Iterator[int]:
@@ -87,14 +105,17 @@ class TrainingLoop:
     # -- inside a step -----------------------------------------------------------------------------------------
 
     def generator(self, step: int, *keys: object) -> torch.Generator:
-        """CPU generator of the stream ``keys`` at ``step``."""
+        """Return the CPU generator of the random stream ``keys`` at ``step``."""
         return torch_generator(self.seed, self.label, step, *keys)
 
     def batch(self, step: int, n_items: int, batch_size: int, key: str = "order") -> Tensor:
         """Positions (batch_size,) int64 of the global batch at ``step``.
 
-        Every epoch is a new permutation; the last partial batch is dropped. With fewer items than ``batch_size`` the
-        permutations of successive epochs are strung together.
+        Every epoch is a new permutation, without its last partial batch. With fewer items than ``batch_size`` the
+        permutations of successive epochs are concatenated.
+
+        Raises:
+            LeukError: There is no item.
         """
         if n_items < 1:
             raise LeukError(f"{self.label}: there is no image to train on")
@@ -103,32 +124,36 @@ class TrainingLoop:
             return self._permutation(epoch, n_items, key)[position * batch_size : (position + 1) * batch_size]
         first, last = step * batch_size, (step + 1) * batch_size - 1
         epochs = range(first // n_items, last // n_items + 1)
-        strung = torch.cat([self._permutation(epoch, n_items, key) for epoch in epochs])
+        joined = torch.cat([self._permutation(epoch, n_items, key) for epoch in epochs])
         offset = first - epochs[0] * n_items
-        return strung[offset : offset + batch_size]
+        return joined[offset : offset + batch_size]
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019  the loop lives as long as its training
+    @functools.lru_cache(maxsize=4)  # noqa: B019  a loop lives as long as its training
     def _permutation(self, epoch: int, n_items: int, key: str) -> Tensor:
         return torch.randperm(n_items, generator=torch_generator(self.seed, self.label, key, epoch))
 
     def shard(self, whole: Sharded) -> Sharded:
-        """This process's part of something drawn for the global batch (first dimension, contiguous)."""
+        """This process's part of the global batch, along the first dimension.
+
+        Raises:
+            LeukError: The batch does not divide into equal parts.
+        """
         world, rank = self.fabric.world_size, self.fabric.global_rank
         if world == 1:
             return whole
         size, rest = divmod(len(whole), world)
         if rest:
             raise LeukError(
-                f"{self.label}: a batch of {len(whole)} cannot be shared by {world} processes; make it a multiple"
+                f"{self.label}: a batch of {len(whole)} cannot be divided among {world} processes; make it a multiple"
             )
         return whole[rank * size : (rank + 1) * size]
 
     def stop(self) -> None:
-        """End after the present step (early stopping); the checkpoint remembers it, so that nothing is trained twice."""
+        """End after the present step (early stopping); the checkpoint keeps this."""
         self.stopped = True
 
     def log(self, **values: float) -> None:
-        """Add a row to ``history`` (kept in the checkpoint) and show it beside the bar."""
+        """Add a row to ``history``, which is part of the checkpoint, and show it in the progress bar."""
         self.history.append({"step": self.step, **{key: float(value) for key, value in values.items()}})
         if self._bar is not None:
             self._bar.set_postfix({key: f"{value:.3g}" for key, value in values.items()}, refresh=False)
@@ -142,7 +167,7 @@ class TrainingLoop:
         if set(state["objects"]) != set(self._objects):
             raise LeukError(
                 f"{self._checkpoint.path}: holds {sorted(state['objects'])} but {self.label} registered "
-                f"{sorted(self._objects)}; delete its folder to start anew"
+                f"{sorted(self._objects)}; delete its folder to start again"
             )
         for name, target in self._objects.items():
             target.load_state_dict(state["objects"][name])
@@ -160,7 +185,7 @@ class TrainingLoop:
         if threading.current_thread() is not threading.main_thread():
             return None
 
-        def remember(number: int, frame: FrameType | None) -> None:
+        def handler(number: int, frame: FrameType | None) -> None:
             self._terminated = True
 
-        return signal.signal(signal.SIGTERM, remember)
+        return signal.signal(signal.SIGTERM, handler)

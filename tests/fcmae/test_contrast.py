@@ -32,14 +32,14 @@ def test_views_that_agree_cost_less_than_views_that_do_not():
     assert float(info_nce(torch.ones(16, 4))) == pytest.approx(math.log(15))  # all alike: a guess among the others
 
 
-def test_length_does_not_matter_and_order_of_the_images_neither():
+def test_length_of_embeddings_and_order_of_images_do_not_matter():
     z = torch.randn(12, 5, generator=generator())
     order = torch.randperm(6, generator=generator(1))
     torch.testing.assert_close(info_nce(z), info_nce(z * torch.rand(12, 1, generator=generator(2)).add(0.1)))
     torch.testing.assert_close(info_nce(z), info_nce(torch.cat([z[:6][order], z[6:][order]])))
 
 
-def test_projector_has_the_asked_width_and_a_gradient_everywhere():
+def test_projector_has_its_width_and_a_gradient_everywhere():
     projector = Projector(6, 10)
     info_nce(projector(torch.randn(8, 6, generator=generator()))).backward()
     assert projector(torch.randn(4, 6)).shape == (4, 10)

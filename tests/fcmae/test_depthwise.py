@@ -47,7 +47,7 @@ def test_gradient_is_the_numerical_one():
 
 
 @pytest.mark.parametrize("frozen", ["weight", "bias", "input"])
-def test_what_is_frozen_gets_no_gradient(frozen):
+def test_frozen_tensors_get_no_gradient(frozen):
     layer = DepthwiseConv(3)
     x = torch.randn(1, 3, 8, 8, requires_grad=frozen != "input")
     if frozen != "input":
@@ -57,7 +57,7 @@ def test_what_is_frozen_gets_no_gradient(frozen):
     assert [name for name, value in gradients.items() if value is None] == [frozen]
 
 
-def test_bfloat16_and_inference_take_the_usual_way():
+def test_bfloat16_and_inference_use_conv2d():
     ours, theirs = pair(4, 7, torch.float32)
     x = torch.randn(1, 4, 9, 9)
     with torch.no_grad():

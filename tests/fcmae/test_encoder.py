@@ -114,7 +114,7 @@ def test_fully_visible_is_the_dense_encoder():
             torch.testing.assert_close(f, g, atol=1e-5, rtol=1e-5)
 
 
-def test_drop_path_spares_whole_samples_and_only_while_training():
+def test_drop_path_acts_only_while_training():
     model = build_encoder("zepto", 2, drop_path=0.5, generator=generator())
     x = torch.randn(4, 3, 32, 32)
     model.eval()
@@ -123,7 +123,7 @@ def test_drop_path_spares_whole_samples_and_only_while_training():
     assert not torch.equal(model.pool(x), model.pool(x))
 
 
-def test_wrong_requests_are_named():
+def test_invalid_arguments_are_named():
     with pytest.raises(ValueError, match=r"huge.*zepto"):
         build_encoder("huge")
     with pytest.raises(ValueError, match="stem_stride 3"):

@@ -57,7 +57,7 @@ def test_closed_gradient_is_that_of_autograd_and_zero_channels_are_harmless():
     torch.testing.assert_close(layer.beta.grad.flatten(), s.grad, atol=1e-4, rtol=1e-5)
 
 
-def test_a_batch_mate_changes_nothing_and_hidden_sites_do_not_count():
+def test_other_images_and_hidden_sites_have_no_influence():
     x, gamma, beta = example((2, 4, 4, 3))
     both = global_response_norm(x, gamma, beta)
     torch.testing.assert_close(both[:1], global_response_norm(x[:1], gamma, beta), rtol=0, atol=0)

@@ -24,36 +24,36 @@ class Stop(Exception):
 
 
 class Interrupter:
-    """A monitor that ends the process's work before a given step, once."""
+    """A monitor that raises at a given step."""
 
-    def __init__(self, steps, fatal=None):
-        self.steps, self.fatal, self.seen = steps, fatal, []
+    def __init__(self, steps, stop_at=None):
+        self.steps, self.stop_at, self.called_at = steps, stop_at, []
 
     def __call__(self, step, encoder):
-        if step == self.fatal:
+        if step == self.stop_at:
             raise Stop
-        self.seen.append(step)
+        self.called_at.append(step)
 
     def state_dict(self):
-        return {"seen": list(self.seen)}
+        return {"called_at": list(self.called_at)}
 
     def load_state_dict(self, state):
-        self.seen = list(state["seen"])
+        self.called_at = list(state["called_at"])
 
 
 @pytest.mark.parametrize(
-    ("fatal", "values"),
+    ("stop_at", "values"),
     [(1, {}), (2, {"muon": 0.0}), (3, {"ema_decay": 0.9}), (5, {"contrast": 0.0}), (4, {"contrast": 0.0, "muon": 0.0})],
 )
-def test_interrupted_and_resumed_ends_with_the_same_bits(tmp_path, fatal, values):
+def test_interrupted_and_resumed_ends_with_the_same_bits(tmp_path, stop_at, values):
     whole = run(tmp_path / "whole", Interrupter(range(7)), **values)
     with pytest.raises(Stop):
-        run(tmp_path / "cut", Interrupter(range(7), fatal), **values)
-    again = Interrupter(range(7))
-    resumed = run(tmp_path / "cut", again, **values)
+        run(tmp_path / "cut", Interrupter(range(7), stop_at), **values)
+    resumed_monitor = Interrupter(range(7))
+    resumed = run(tmp_path / "cut", resumed_monitor, **values)
     assert torch.equal(weights(whole), weights(resumed))
     assert whole.history == resumed.history and [row["step"] for row in whole.history] == list(range(6))
-    assert again.seen == list(range(7))
+    assert resumed_monitor.called_at == list(range(7))
 
 
 def test_another_seed_gives_other_weights_and_the_same_seed_the_same(tmp_path):
@@ -62,12 +62,12 @@ def test_another_seed_gives_other_weights_and_the_same_seed_the_same(tmp_path):
 
 
 def test_accumulation_is_the_large_batch(tmp_path):
-    # Muon's iteration runs in bfloat16 and makes other roundings of the same sum visible; AdamW shows the sum.
+    # No Muon: its iteration runs in bfloat16 and amplifies the rounding of the sums.
     plain = {"contrast": 0.0, "muon": 0.0}
     whole, parts = run(tmp_path / "a", **plain), run(tmp_path / "b", accumulate=4, **plain)
-    for one, two in zip(whole.history, parts.history, strict=True):
-        for key in one:
-            assert two[key] == pytest.approx(one[key], abs=1e-5, rel=1e-5)
+    for expected, row in zip(whole.history, parts.history, strict=True):
+        for key in expected:
+            assert row[key] == pytest.approx(expected[key], abs=1e-5, rel=1e-5)
 
 
 def test_a_few_steps_lower_the_loss_and_everything_is_trainable_again(tmp_path):
@@ -78,17 +78,17 @@ def test_a_few_steps_lower_the_loss_and_everything_is_trainable_again(tmp_path):
     assert all(p.requires_grad for p in result.encoder.parameters())
 
 
-def test_the_average_is_what_is_looked_at_and_returned(tmp_path):
-    class Look(Interrupter):
+def test_the_average_is_monitored_and_returned(tmp_path):
+    class Weights(Interrupter):
         def __call__(self, step, encoder):
             super().__call__(step, encoder)
             self.last = torch.cat([p.detach().flatten().clone() for p in encoder.parameters()])
 
-    plain, look = run(tmp_path / "plain"), Look(range(7))
-    averaged = run(tmp_path / "ema", look, ema_decay=0.5)
+    plain, monitor = run(tmp_path / "plain"), Weights(range(7))
+    averaged = run(tmp_path / "ema", monitor, ema_decay=0.5)
     assert [row["loss"] for row in plain.history] == [row["loss"] for row in averaged.history]
     assert not torch.equal(weights(plain), weights(averaged))
-    assert torch.equal(look.last, torch.cat([p.detach().flatten() for p in averaged.encoder.parameters()]))
+    assert torch.equal(monitor.last, torch.cat([p.detach().flatten() for p in averaged.encoder.parameters()]))
     assert all(p.requires_grad for p in averaged.autoencoder.parameters())
 
 
@@ -116,7 +116,7 @@ def test_the_contrastive_term_is_logged_and_trains_the_head_norm(tmp_path):
     assert torch.equal(plain.encoder.norm.weight, torch.ones_like(plain.encoder.norm.weight))
 
 
-def test_both_inits_start_a_network_of_their_scale():
+def test_initial_weights_have_the_scale_of_their_rule():
     published, fan_in = (build_autoencoder(small_params(init=i)) for i in ("published", "fan_in"))
     name = "encoder.stages.2.0.pwconv1.weight"
     assert 0.015 < float(published.get_parameter(name).std()) < 0.02
@@ -144,7 +144,7 @@ def test_only_matrices_and_kernels_decay():
         ({"accumulate": 2}, "accumulate 2 with contrast 1"),
     ],
 )
-def test_what_does_not_fit_is_said_before_any_work(tmp_path, values, words):
+def test_what_does_not_fit_is_refused_before_training(tmp_path, values, words):
     with pytest.raises(LeukError, match=words):
         run(tmp_path, **values)
 
@@ -164,5 +164,5 @@ def test_probe_as_monitor_survives_a_restart(tmp_path):
 
     first, second = probe(), probe()
     run(tmp_path, first, images=images[:20])
-    run(tmp_path, second, images=images[:20])  # finished before: nothing but the last look is done again
+    run(tmp_path, second, images=images[:20])  # already finished, so only the last probe is repeated
     assert first.table().equals(second.table())

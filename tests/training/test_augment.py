@@ -57,7 +57,7 @@ def test_identity_limits():
     assert torch.allclose(stain_jitter(x.clamp(min=0.01), generator(), strength=0), x.clamp(min=0.01), atol=1e-4)
 
 
-def test_stain_jitter_leaves_white_alone_and_refuses_nonsense():
+def test_stain_jitter_leaves_white_alone_and_checks_its_strength():
     assert torch.allclose(stain_jitter(torch.ones(4, 3, 8, 8), generator(), 0.5), torch.ones(4, 3, 8, 8))
     with pytest.raises(ValueError, match="strength"):
         stain_jitter(batch(), generator(), 1.5)

@@ -1,4 +1,4 @@
-"""Stochastic depth: what it keeps on average, and that several processes skip what one would."""
+"""Drop path: the mean is kept, and the draws do not depend on the number of processes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from leuk_lib.training import drop_path as module
 from leuk_lib.training.drop_path import drop_path
 
 
-def test_off_it_is_the_branch_itself():
+def test_without_rate_or_training_it_is_the_identity():
     branch = torch.randn(4, 3)
     assert drop_path(branch, 0.0, True) is branch and drop_path(branch, 0.5, False) is branch
 
 
-def test_whole_samples_are_skipped_and_the_mean_stays():
+def test_whole_samples_are_dropped_and_the_mean_stays():
     torch.manual_seed(0)
     out = drop_path(torch.ones(4000, 2, 3), 0.25, True)
     kept = out[:, 0, 0] > 0
@@ -21,7 +21,7 @@ def test_whole_samples_are_skipped_and_the_mean_stays():
     assert abs(float(out.mean()) - 1) < 0.05
 
 
-def test_processes_skip_what_one_would(monkeypatch):
+def test_processes_drop_what_one_would(monkeypatch):
     branch = torch.ones(12, 5)
     torch.manual_seed(3)
     whole = drop_path(branch, 0.5, True)

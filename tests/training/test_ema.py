@@ -19,7 +19,7 @@ def test_average_of_a_constant_is_the_constant_and_buffers_follow():
     assert int(average.model.num_batches_tracked) == 1
 
 
-def test_one_step_by_hand_and_the_model_is_left_alone():
+def test_one_update_by_hand_leaves_the_model_alone():
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, 2.0)
     average = WeightAverage(model)
@@ -29,7 +29,7 @@ def test_one_step_by_hand_and_the_model_is_left_alone():
     assert model.weight.item() == 10 and model.weight.requires_grad and not average.model.weight.requires_grad
 
 
-def test_state_is_taken_up_and_a_foreign_one_refused():
+def test_state_is_restored_and_a_foreign_one_refused():
     average, other = WeightAverage(torch.nn.Linear(2, 2)), WeightAverage(torch.nn.Linear(2, 2))
     other.load_state_dict(average.state_dict())
     assert torch.equal(other.model.weight, average.model.weight)

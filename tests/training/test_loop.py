@@ -1,4 +1,4 @@
-"""The training loop: what it draws, and that being killed changes nothing."""
+"""The training loop: its random draws, and that an interruption changes nothing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_finished_loop_restores_its_end_without_a_step(fabric, tmp_path: Path)
     assert done == [] and torch.equal(whole, again) and kept == history
 
 
-def test_another_identity_starts_anew(fabric, tmp_path: Path):
+def test_another_identity_starts_from_the_beginning(fabric, tmp_path: Path):
     train(fabric, tmp_path)
     assert train(fabric, tmp_path, identity="other")[2] == list(range(30))
 
@@ -101,7 +101,7 @@ def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path, content: obje
 
 
 def test_a_damaged_checkpoint_is_one_line_or_read_as_it_was(tmp_path: Path):
-    """What a checkpoint of changed bytes must never do is to be continued with other weights."""
+    """A checkpoint with changed bytes must never be continued with other weights."""
     checkpoint = Checkpoint(tmp_path, "id")
     checkpoint.save({"step": 3, "objects": {"model": {"weight": torch.linspace(0, 1, 99)}}})
     for state in survives(lambda path: checkpoint.load(), checkpoint.path):
@@ -126,9 +126,9 @@ def test_batches_are_epochs_of_permutations(n_items: int, batch_size: int, epoch
             seen = torch.cat([loop.batch(epoch * per_epoch + i, n_items, batch_size) for i in range(per_epoch)])
             assert len(seen.unique()) == len(seen) == per_epoch * batch_size
     else:
-        strung = torch.cat([loop.batch(step, n_items, batch_size) for step in range(epochs * n_items)])
-        for start in range(0, len(strung), n_items):
-            assert sorted(strung[start : start + n_items].tolist()) == list(range(n_items))
+        joined = torch.cat([loop.batch(step, n_items, batch_size) for step in range(epochs * n_items)])
+        for start in range(0, len(joined), n_items):
+            assert sorted(joined[start : start + n_items].tolist()) == list(range(n_items))
 
 
 def test_no_images_is_one_line(fabric):

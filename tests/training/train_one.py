@@ -1,7 +1,7 @@
-"""Train one method on a few rendered cells, in a process of its own: ``train_one.py METHOD FOLDER [--processes 2]``.
+"""Train one method on a few rendered cells, in a process of its own: ``train_one.py METHOD FOLDER [--processes 2 | --kill-at 9]``.
 
-Prints ``step K`` after every optimiser step, at the end ``losses …`` and ``hash …`` (SHA-256 of the trained weights);
-before that, every process prints ``probe …`` (SHA-256 of what its monitor of the pretraining knows).
+Prints ``step K`` after every optimiser step, and at the end ``losses ...`` and ``hash ...`` (SHA-256 of the weights);
+before that, every process of a pretraining prints ``probe ...`` (SHA-256 of its probe's tables).
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,8 @@ def train(method: str, folder: Path, fabric: Any) -> tuple[dict[str, torch.Tenso
             images, labels, order.numpy().astype(str), order[~val], order[val], steps=(0, 7, params.steps), k=3
         )
         fcmae = pretrain(images, params, folder, "id", fabric, monitor=probe)
-        told = probe.table().to_csv() + probe.gains().to_csv()  # as the chapter does in every process
-        print("probe", hashlib.sha256(told.encode()).hexdigest(), flush=True)
+        tables = probe.table().to_csv() + probe.gains().to_csv()  # as the chapter does in every process
+        print("probe", hashlib.sha256(tables.encode()).hexdigest(), flush=True)
         return fcmae.encoder.state_dict(), fcmae.history
     if method == "gan":
         from leuk_lib.gan.params import AcdbGanParams
@@ -74,9 +76,9 @@ def train(method: str, folder: Path, fabric: Any) -> tuple[dict[str, torch.Tenso
 
 
 COMMON: dict[str, Any] = {"accelerator": "cpu", "checkpoint_every": 3, "batch_size": 8}
-# Two processes round differently and Adam amplifies it: small steps.
+# Two processes round differently, and Adam amplifies it, so the learning rates are small.
 SETTINGS: dict[str, dict[str, Any]] = {
-    # AdamW: Muon iterates in bfloat16, where sums that differ in the last bit of float32 may round apart.
+    # No Muon: it iterates in bfloat16, where sums that differ in the last bit of float32 may round differently.
     "fcmae": {**COMMON, "stem_stride": 1, "decoder_dim": 32, "steps": 20, "muon": 0.0, "contrast": 1.0},
     "gan": {
         **COMMON,
@@ -109,22 +111,25 @@ def main() -> None:
     parser.add_argument("method", choices=["fcmae", "gan", "wpat"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--processes", type=int, default=1)
-    given = parser.parse_args()
+    parser.add_argument("--kill-at", type=int, help="step in which the process kills itself")
+    options = parser.parse_args()
 
-    fabric = make_fabric(TrainParams(accelerator="cpu", devices=given.processes, threads=1))
+    fabric = make_fabric(TrainParams(accelerator="cpu", devices=options.processes, threads=1))
     plain_log = loops.TrainingLoop.log
 
     def log(self: loops.TrainingLoop, **values: float) -> None:
         plain_log(self, **values)
         print("step", self.step, flush=True)
+        if self.step == options.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     loops.TrainingLoop.log = log  # type: ignore[method-assign]
-    weights, history = train(given.method, given.folder, fabric)
+    weights, history = train(options.method, options.folder, fabric)
     if fabric.global_rank == 0:
         digest = hashlib.sha256()
         for name in sorted(weights):
             digest.update(name.encode() + weights[name].detach().cpu().contiguous().numpy().tobytes())
-        # A value that is not there at a step (a lazy penalty) is NaN, which equals nothing.
+        # A term that is not computed at every step (a lazy penalty) is NaN, which equals nothing.
         print("losses", json.dumps([{key: value for key, value in row.items() if value == value} for row in history]))
         print("hash", digest.hexdigest(), flush=True)
 
