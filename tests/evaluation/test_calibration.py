@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
 
 from evaluation.toys import made_up
 from leuk_lib.evaluation import calibration, metrics
@@ -94,3 +97,27 @@ def test_scaling_on_one_patient_has_no_interval():
     table = calibration.scaling_table([(part, alone)], 50, 0).set_index(["measure", "moment"])
     assert np.isfinite(table.at[("temperature", "fitted"), "low"])
     assert table[["low", "high"]].drop(("temperature", "fitted")).isna().all(axis=None)
+
+
+class Identity(ClassifierMixin, BaseEstimator):
+    """A fitted classifier whose features are its logits."""
+
+    def fit(self, logits, labels):
+        self.classes_ = np.unique(labels)
+        return self
+
+    def decision_function(self, logits):
+        return logits
+
+    def predict(self, logits):
+        return self.classes_[logits.argmax(axis=1)]
+
+
+def test_the_temperature_is_scikit_learns():
+    pytest.importorskip("sklearn", minversion="1.8")  # the first one with temperature scaling
+    part = overconfident(2.5, 500)
+    logits = np.log(part.probs)
+    scaler = CalibratedClassifierCV(FrozenEstimator(Identity().fit(logits, part.labels)), method="temperature")
+    expected = scaler.fit(logits, part.labels).predict_proba(logits)
+    scaled = calibration.apply_temperature(part.probs, calibration.fit_temperature(part))
+    np.testing.assert_allclose(scaled, expected, atol=1e-5)
