@@ -263,9 +263,12 @@ def main_result(results: Metrics, glued: Callable[[str, str, str], str], chapter
         else "the baseline is better" if margin["high"] < 0
         else "the interval of the difference includes zero, so neither is shown to be better"
     )  # fmt: skip
-    ours, theirs = (glued(chapter, f"results.{key}", ":.3f") for key in ("accuracy", f"accuracy_of_{baseline}"))
+    pipeline_accuracy, baseline_accuracy = (
+        glued(chapter, f"results.{key}", ":.3f") for key in ("accuracy", f"accuracy_of_{baseline}")
+    )
     return (
-        f"**Accuracy {ours} for the full pipeline, {theirs} for the strongest baseline ({code(baseline)}): {verdict}.** "
+        f"**Accuracy {pipeline_accuracy} for the full pipeline, {baseline_accuracy} for the strongest baseline "
+        f"({code(baseline)}): {verdict}.** "
         "The strongest baseline was selected on these test cells, which favours it slightly.\n\n"
     )
 

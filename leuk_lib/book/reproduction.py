@@ -34,11 +34,11 @@ def made_by(card: Card) -> tuple[str, str, str, str, str]:
     )  # fmt: skip
 
 
-def side_by_side(ours: Card, theirs: Card) -> str:
+def side_by_side(card: Card, reference: Card) -> str:
     """Return a table of the two runs: when, where and with what they were made."""
     header = ("fact", "this run", "reference")
     names = ("run", "started", "device", "threads", "versions", "commit")
-    rows = zip(names, (code(ours["run"]), *made_by(ours)), (code(theirs["run"]), *made_by(theirs)), strict=True)
+    rows = zip(names, (code(card["run"]), *made_by(card)), (code(reference["run"]), *made_by(reference)), strict=True)
     return table(header, rows)
 
 
@@ -52,9 +52,9 @@ def number_rows(frame: pd.DataFrame) -> str:
     return table(("number", "this run", "reference", "difference", "tolerance", "verdict"), rows, "lrrrrl")
 
 
-def outcome(frame: pd.DataFrame, ours: Card, theirs: Card) -> str:
+def outcome(frame: pd.DataFrame, card: Card, reference: Card) -> str:
     """Return the body of the page if there is a reference."""
-    parts = [f"**{escape(sentence(frame))}**\n", side_by_side(ours, theirs)]
+    parts = [f"**{escape(sentence(frame))}**\n", side_by_side(card, reference)]
     stages = by_stage(frame)
     rows = [
         (code(row["stage"]), *(number(row[verdict]) for verdict in VERDICTS), escape(row["likely cause"]) or "–")
@@ -104,9 +104,9 @@ def agreement(
         line = f"There is no reference for this data set and profile ([Did it reproduce?]({PAGE})).\n"
         return no_reference(first["dataset"], first["profile"], sorted(references)), line
     frame = compare_runs(run_folder, path)
-    theirs = next(iter(references[path.stem]["cards"].values()))
+    reference = next(iter(references[path.stem]["cards"].values()))
     line = f"Compared with the reference run: {sentence(frame)[0].lower()}{sentence(frame)[1:]} [Did it reproduce?]({PAGE})\n"
-    return outcome(frame, first, theirs), line
+    return outcome(frame, first, reference), line
 
 
 def tolerance_rules(rules: Rules) -> str:
@@ -119,7 +119,7 @@ def tolerance_rules(rules: Rules) -> str:
 
 
 def expected(cards: Mapping[str, Mapping[str, Card]]) -> str:
-    """Return a table of the time and memory of whole runs. ``cards`` maps a run's label to its cards."""
+    """Return a table of the time and memory of complete runs. ``cards`` maps a run's label to its cards."""
     rows = []
     for name, run in cards.items():
         stages = list(run.values())

@@ -96,9 +96,9 @@ def parameter_table(stage: str, params: Any) -> Html:
          "meaning": fields[name].description or ""}
         for name, value in params
     ]  # fmt: skip
-    whole = table(pd.DataFrame(rows), f"Parameters of stage {stage}")
-    markup = f'<details class="leuk-details"><summary>Parameters of this stage ({len(rows)})</summary>{whole.markup}</details>'
-    return Html(markup, whole.text)
+    parameters = table(pd.DataFrame(rows), f"Parameters of stage {stage}")
+    markup = f'<details class="leuk-details"><summary>Parameters of this stage ({len(rows)})</summary>{parameters.markup}</details>'
+    return Html(markup, parameters.text)
 
 
 def cost_row(card: dict[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,9 @@ def browse(playwright: object, base: str, mode: str, width: str) -> Iterator[Wat
         watched = Watched(page, base)
         note = watched.problems.append
         page.on("pageerror", lambda error: note(f"{page.url}: script error: {error}"))
-        page.on("console", lambda message: note(f"{page.url}: console: {message.text}") if message.type == "error" else None)
+        page.on(
+            "console", lambda message: note(f"{page.url}: console: {message.text}") if message.type == "error" else None
+        )
         local = (base, "data:", "blob:", "about:")
         page.on("request", lambda sent: None if sent.url.startswith(local) else note(f"{page.url}: asked {sent.url}"))
         page.on("response", lambda got: note(f"{got.url}: status {got.status}") if got.status >= 400 else None)
@@ -326,4 +328,4 @@ def test_search_works_from_the_disk_without_a_server(html: Path, playwright: obj
         watched.page.wait_for_load_state("load")
         assert "bootstrap" in watched.page.locator("article").inner_text().lower()
         # Without a server a browser refuses to read the pages that it would quote under each result; the results are there.
-        assert [told for told in watched.problems if "fetch" not in told and "ERR_FAILED" not in told] == []
+        assert [problem for problem in watched.problems if "fetch" not in problem and "ERR_FAILED" not in problem] == []

@@ -1,4 +1,4 @@
-"""CITATION.cff holds what version 1.2.0 of the format asks for; the bibliography holds what the pages cite."""
+"""CITATION.cff follows version 1.2.0 of its format, and the bibliography has every cited entry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-# The part of the Citation File Format 1.2.0 that a software project uses, written down by ourselves.
+# The part of the Citation File Format 1.2.0 that a software project uses.
 TEXT = {"type": "string", "minLength": 1}
 DATE = {"type": "string", "pattern": r"^\d{4}-\d{2}-\d{2}$"}
 ORCID = {"type": "string", "pattern": r"^https://orcid\.org/\d{4}-\d{4}-\d{4}-\d{3}[\dX]$"}

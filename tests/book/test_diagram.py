@@ -46,13 +46,15 @@ def test_arrows_lead_to_higher_ranks_and_boxes_do_not_overlap(nodes: list[Node])
 
 @given(graphs(), st.booleans())
 def test_svg_is_well_formed_and_boxes_lie_inside_it(nodes: list[Node], upright: bool) -> None:
-    whole = ElementTree.fromstring(svg(nodes, "A <figure>.", upright))
-    _, _, wide, high = map(float, whole.attrib["viewBox"].split())
-    boxes = [{key: float(box.attrib[key]) for key in ("x", "y", "width", "height")} for box in whole.iter(f"{SVG}rect")]
+    figure = ElementTree.fromstring(svg(nodes, "A <figure>.", upright))
+    _, _, wide, high = map(float, figure.attrib["viewBox"].split())
+    boxes = [
+        {key: float(box.attrib[key]) for key in ("x", "y", "width", "height")} for box in figure.iter(f"{SVG}rect")
+    ]
     assert len(boxes) == len(nodes)
     for box in boxes:
         assert box["x"] >= 0 and box["y"] >= 0 and box["x"] + box["width"] <= wide and box["y"] + box["height"] <= high
-    assert len(list(whole.iter(f"{SVG}line"))) == len(arrows(nodes))
+    assert len(list(figure.iter(f"{SVG}line"))) == len(arrows(nodes))
 
 
 def test_cycles_and_unknown_inputs_are_refused() -> None:

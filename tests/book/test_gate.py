@@ -1,4 +1,4 @@
-"""The gate: a chapter that is missing, failed, never executed or stale stops the book, by name."""
+"""The gate names the chapter that is missing, failed, not executed or stale."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_all_broken_chapters_are_listed(run: str) -> None:
 def test_notebook_of_another_execution_than_the_card() -> None:
     card = {"started": "2026-01-01T10:00:00+0100", "finished": "2026-01-01T10:00:30+0100"}
     within = {"start_time": "2026-01-01T08:59:59.1+00:00", "end_time": "2026-01-01T09:00:31+00:00"}
-    before = {"start_time": "2026-01-01T08:00:00", "end_time": "2026-01-01T08:01:00"}  # UTC where no zone is told
+    before = {"start_time": "2026-01-01T08:00:00", "end_time": "2026-01-01T08:01:00"}  # UTC without a zone
     assert is_of_card({"metadata": {"papermill": within}}, card)
     assert not is_of_card({"metadata": {"papermill": before}}, card)
     assert is_of_card({"metadata": {}}, card)

@@ -1,4 +1,4 @@
-"""Generated pages: markdown from cards, metrics and parameter models."""
+"""Generated pages: Markdown from cards, metrics and parameter models."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_any_text_stays_in_its_cell(text: str) -> None:
 def test_duration_is_close_to_the_seconds(seconds: float) -> None:
     words = duration(seconds).split()
     units = {"s": 1, "min": 60, "h": 3600}
-    told = sum(float(value) * units[unit] for value, unit in zip(words[::2], words[1::2], strict=True))
-    assert abs(told - seconds) <= (61 if seconds >= 3600 else 1)
+    parsed = sum(float(value) * units[unit] for value, unit in zip(words[::2], words[1::2], strict=True))
+    assert abs(parsed - seconds) <= (61 if seconds >= 3600 else 1)
 
 
 def test_numbers() -> None:

@@ -62,7 +62,7 @@ def test_every_leuk_command_exists(root: Path, page: str) -> None:
 
 @pytest.fixture
 def project(root: Path, tmp_path: Path) -> Path:
-    """A copy of the project's notebooks in a folder with a space, beside images of one's own."""
+    """A copy of the project's notebooks in a folder with a space, next to a folder of images."""
     copy = tmp_path / "my project"
     shutil.copytree(root / "notebooks", copy / "notebooks")
     for name in ("_config.yml", "requirements.lock"):
@@ -77,8 +77,8 @@ def project(root: Path, tmp_path: Path) -> Path:
 
 
 def shell(project: Path, script: str) -> str:
-    told = {name: value for name, value in os.environ.items() if name not in ("LEUK_ROOT", "LEUK_RESULTS")}
-    environment = {**told, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("LEUK_ROOT", "LEUK_RESULTS")}
+    environment = {**inherited, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=project,

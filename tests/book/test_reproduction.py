@@ -35,10 +35,10 @@ def agreement(run: Path) -> tuple[str, str]:
 
 
 def change(path: Path, stage: str, key: str, shift: float) -> None:
-    whole = json.loads(path.read_text(encoding="utf-8"))
-    whole["metrics"][stage][key]["value"] += shift
-    whole["cards"][stage]["device"] = "Another processor"
-    files.write_json(path, whole)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["metrics"][stage][key]["value"] += shift
+    record["cards"][stage]["device"] = "Another processor"
+    files.write_json(path, record)
 
 
 def test_without_a_reference_the_page_says_so(run: Path) -> None:

@@ -62,14 +62,14 @@ def test_every_parameter_has_a_meaning(spec: StageSpec):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profiles_fit_the_models(profile: str):
-    whole = yaml.safe_load(paths.profile_file(profile).read_text())
-    assert set(whole) == {"profile", "stages"} and whole["profile"] == profile
+    content = yaml.safe_load(paths.profile_file(profile).read_text())
+    assert set(content) == {"profile", "stages"} and content["profile"] == profile
     for spec in STAGES:
         values = load_profile(profile)[spec.name]
         params = check(spec.name, spec.params_model(), values)
         same = [name for name, value in values.items() if getattr(params, name) == getattr(spec.params_model()(), name)]
         assert same == [], f"{profile}.yml repeats the default of {spec.name}: {same}"
-        assert profile == "laptop" or spec.name in (whole["stages"] or {})
+        assert profile == "laptop" or spec.name in (content["stages"] or {})
 
 
 @by_stage

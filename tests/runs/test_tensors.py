@@ -1,4 +1,4 @@
-"""Files of tensors: read whole, or refused in one line that names the file."""
+"""Files of tensors are read completely or refused in one line that names the file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_round_trip(tmp_path: Path, kind: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged_bytes_are_one_line_and_checksums_are_looked_at(tmp_path: Path, kind: str):
+def test_damaged_bytes_are_one_line_and_checksums_are_checked(tmp_path: Path, kind: str):
     for content in survives(read, write(tmp_path, kind)):
         if kind == "zip":  # the one kind that has checksums
             assert all(torch.equal(content[name], TENSORS[name]) for name in TENSORS)
@@ -76,7 +76,7 @@ def test_code_is_not_run(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ([1, 2], "no state dict"),
         ({"a": 1}, "no state dict"),
@@ -85,6 +85,6 @@ def test_code_is_not_run(tmp_path: Path):
         ({"a": torch.ones(1), "b": torch.tensor(float("inf"))}, "b has NaN or infinite"),
     ],
 )
-def test_what_are_no_finite_tensors_by_name(content: object, said: str):
-    with pytest.raises(LeukError, match=rf"^x\.pt: .*{said}.*; again$"):
+def test_only_finite_tensors_by_name_are_accepted(content: object, message: str):
+    with pytest.raises(LeukError, match=rf"^x\.pt: .*{message}.*; again$"):
         named_tensors(content, "x.pt", "again")
