@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from skimage.util import montage
 
 from leuk_lib.figures.style import INK, MARKERS, PALETTE, class_colours, image_axes, new_figure
 
@@ -166,14 +167,7 @@ def snapshots(images: np.ndarray, steps: Sequence[int], real: np.ndarray, classe
 def _tile(images: np.ndarray, rows: int) -> np.ndarray:
     """Tile (n,S,S,3) row by row into one image of ``rows`` rows, or of one row for fewer than three images."""
     rows = 1 if len(images) < 3 else rows
-    columns = -(-len(images) // rows)
-    blank = np.full((rows * columns - len(images), *images.shape[1:]), 252, np.uint8)
-    grid = np.concatenate([images, blank]).reshape(rows, columns, *images.shape[1:])
-    return (
-        np.concatenate(np.concatenate(grid.swapaxes(0, 1), axis=2), axis=0)
-        if rows > 1
-        else np.concatenate(grid[0], axis=1)
-    )
+    return montage(images, fill=(252, 252, 252), grid_shape=(rows, -(-len(images) // rows)), channel_axis=-1)
 
 
 def screened(groups: dict[str, tuple[np.ndarray, int]]) -> Figure:

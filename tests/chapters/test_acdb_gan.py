@@ -20,15 +20,7 @@ from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.gan.pipeline import AcdbGan
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies.balancing import (
-    BOTH,
-    BOTH_GATED,
-    FILLED,
-    FILLED_GATED,
-    GATED,
-    NOTHING,
-    OVERSAMPLING,
-    TAIL,
-    UNGATED,
+    BOTH, BOTH_GATED, FILLED, FILLED_GATED, GATED, NOTHING, OVERSAMPLING, TAIL, UNGATED, WEIGHTS,
 )  # fmt: skip
 from leuk_lib.studies.record import StudyRecord, load_record, record_file
 
@@ -177,7 +169,8 @@ def test_every_remedy_helps_and_oversampling_most(study: StudyRecord) -> None:
 
 
 def test_gated_cells_never_beat_the_remedy_they_are_added_to(study: StudyRecord) -> None:
-    simple = study.table("baselines").query("against in [@OVERSAMPLING, @WEIGHTS]")
+    simple = study.table("baselines")
+    simple = simple[simple["against"].isin([OVERSAMPLING, WEIGHTS])]
     assert len(simple) == 10 and (simple["low"] <= 0).all()
 
 

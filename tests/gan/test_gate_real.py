@@ -53,7 +53,7 @@ def real(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
     torch.manual_seed(0)
     verifier = finetune(
         train[0], torch.from_numpy(train[1]), holdout[0], torch.from_numpy(holdout[1]), timm.create_model("test_resnet", num_classes=8),
-        settings, tmp_path_factory.mktemp("verifier"), "id", make_fabric(settings), n_classes=8, label="judge",
+        settings, tmp_path_factory.mktemp("verifier"), "id", make_fabric(settings), n_classes=8, label="verifier",
     ).model  # fmt: skip
     frozen = FrozenFeatures(Colours())
     gate = Gate.fit(

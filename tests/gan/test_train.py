@@ -95,6 +95,15 @@ def test_no_class_large_enough_is_an_error(tmp_path: Path) -> None:
         run(tmp_path, PARAMS.model_copy(update={"min_count": 9}))
 
 
+def test_a_checkpoint_of_an_older_version_is_one_line(tmp_path: Path) -> None:
+    names = ("generator", "discriminator", "optimizer_g", "optimizer_d", "ema", "ada", "looks")
+    state = {"step": 2, "objects": {name: {} for name in names}, "history": [], "stopped": False}
+    Checkpoint(tmp_path, "id").save(state)
+    with pytest.raises(LeukError, match=r"state\.pt: .*looks.*snapshots.*delete") as error:
+        run(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(("steps", "every", "lost", "kept"), [(6, 2, 4, 4), (400, 4, 7, 4)])
 def test_diverged_training_stops_before_the_next_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, every: int, lost: int, kept: int
