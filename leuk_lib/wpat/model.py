@@ -1,8 +1,8 @@
 """WPAT, the windowed patch attention transformer: from an encoder's feature maps to class logits, linear in pixels.
 
 Shapes: B images, K classes, d token width, s window size, R windows of all feature levels together, M latents.
-The windows follow Swin V2 (Liu et al. 2022), the latents Perceiver (Jaegle et al. 2021), the class queries DETR (Carion et
-al. 2020).
+The windows follow Swin V2 (Liu et al. 2022), the latents Perceiver (Jaegle et al. 2021), the class attention CaiT (Touvron
+et al. 2021), with one query per class as in DETR (Carion et al. 2020).
 """
 
 from __future__ import annotations
