@@ -50,7 +50,7 @@ class KnownSet:
         classes: Names of the classes.
         licence: As far as it is known.
         source: Where it comes from.
-        ask: How to get it.
+        access: How to get it.
         cite: Citation.
         aliases: Further folder names of a class.
         tests: Folders that are external test sets.
@@ -62,7 +62,7 @@ class KnownSet:
     classes: tuple[str, ...]
     licence: str
     source: str
-    ask: str
+    access: str
     cite: str
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     tests: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class KnownSet:
         """What to do if the set is missing."""
         if self.download:
             return f"`leuk data fetch {self.name}` downloads it"
-        return f"it has to be asked for ({self.ask}); data/README.md says where it goes"
+        return f"no command downloads it ({self.access}); data/README.md says where it goes"
 
     def class_of(self, folder: str) -> str:
         """Return the class that a folder's name means, or ""."""
@@ -104,7 +104,7 @@ _KNOWN = (
         },
         licence="none stated that we know of; ask the providers",
         source="the Raabin data project, raabindata.com",
-        ask="write to the providers through the project's site and state the purpose",
+        access="write to the providers through the project's site and state the purpose",
         cite=_RAABIN,
     ),
     KnownSet(
@@ -114,7 +114,7 @@ _KNOWN = (
         tests=("TestA", "TestB"),
         licence="no formal licence; the providers are reported to allow commercial and non-commercial use",
         source="the Raabin data project, raabindata.com, free data (RAR archives: unpack them yourself)",
-        ask="free on the project's site",
+        access="free on the project's site",
         cite=_RAABIN,
     ),
     KnownSet(
@@ -123,7 +123,7 @@ _KNOWN = (
         classes=WBC_TYPES,
         licence="GPL-3.0; please acknowledge Jiangxi Tecom Science Corporation",
         source="GitHub zxaoyou/segmentation_WBC",
-        ask="open",
+        access="open",
         cite="Zheng X, Wang Y, Wang G, Liu J. Fast and robust segmentation of white blood cell images by "
         "self-supervised learning. Micron 107:55-71, 2018. doi:10.1016/j.micron.2018.01.010",
         download=Download(
@@ -139,7 +139,7 @@ _KNOWN = (
         classes=("Platelets", "RBC", "WBC"),
         licence="MIT",
         source="GitHub Shenggan/BCCD_Dataset (originals by cosmicad and akshaylamba)",
-        ask="open",
+        access="open",
         cite="Shenggan. BCCD Dataset, 2017. GitHub Shenggan/BCCD_Dataset",
         download=Download(
             "https://github.com/Shenggan/BCCD_Dataset/archive/d272fb14cdff6e473fafeeeba32aba5f560e9e43.zip",
@@ -154,7 +154,7 @@ _KNOWN = (
         aliases={"immature_granulocyte": ("ig",)},
         licence="CC BY 4.0 (read in third-party descriptions; confirm at the DOI)",
         source="Mendeley Data, doi:10.17632/snkd93bnjr.1",
-        ask="open",
+        access="open",
         cite="Acevedo A, Merino A, Alferez S, Molina A, Boldu L, Rodellar J. Data in Brief 30:105474, 2020. "
         "doi:10.1016/j.dib.2020.105474",
         download=Download(

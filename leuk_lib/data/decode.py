@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageOps
@@ -131,6 +130,8 @@ def _jpeg(data: bytes, shape: tuple[int, int], findings: list[str], colours: str
 
     OpenCV and Pillow decode damaged JPEGs without an error; OpenCV lets libjpeg write to the terminal instead.
     """
+    import simplejpeg  # rendered cells do without it
+
     try:
         image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colours, strict=True)
     except ValueError as error:

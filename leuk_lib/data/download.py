@@ -178,7 +178,7 @@ def fetch_dataset(
     if known is None:
         raise LeukError(f"data set {name!r} is not known; {nearest(name, KNOWN_SETS)}")
     if known.download is None:
-        raise LeukError(f"data set {name} cannot be downloaded: {known.advice}. Source: {known.source}")
+        raise LeukError(f"data set {name}: {known.advice}. Source: {known.source}")
     target = home(known)
     lines = [f"{known.title}. Licence: {known.licence}.", f"Cite: {known.cite}"]
     if target.exists():

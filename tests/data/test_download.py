@@ -284,7 +284,7 @@ def test_names_in_an_archive_cannot_leave_the_folder(home, server):
 
 
 def test_errors_say_what_to_do(home):
-    with pytest.raises(LeukError, match="has to be asked for"):
+    with pytest.raises(LeukError, match="no command downloads it"):
         fetch_dataset("raabin-leukemia")
     with pytest.raises(LeukError, match="did you mean 'pbc'"):
         fetch_dataset("pbd")

@@ -135,7 +135,7 @@ def test_a_metadata_table_without_columns_is_refused(data_folder):
 
 
 def test_errors_say_how_to_get_a_missing_set():
-    with pytest.raises(LeukError, match="has to be asked for"):
+    with pytest.raises(LeukError, match="no command downloads it"):
         list_folder("raabin-leukemia")
     with pytest.raises(LeukError, match="leuk data fetch pbc"):
         list_folder("pbc")
@@ -240,7 +240,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
 def test_every_known_set_has_licence_source_and_citation(root):
     readme = (root / "data" / "README.md").read_text(encoding="utf-8")
     for known in KNOWN_SETS.values():
-        assert known.licence and known.source and known.ask and len(known.classes) > 1
+        assert known.licence and known.source and known.access and len(known.classes) > 1
         row = next(line for line in readme.splitlines() if line.startswith(f"| `{known.name}`"))
         assert known.licence.split(";")[0].split(" (")[0] in row, "the table's licence is the catalogue's"
         assert known.cite.rpartition("doi:")[2] in row or "GitHub Shenggan/BCCD_Dataset" in row
