@@ -25,7 +25,7 @@ from leuk_lib.runs.params import nearest
 from leuk_lib.runs.recorder import Notes, Recorder
 from leuk_lib.statistics import significance
 from leuk_lib.statistics.bootstrap import ClusterBootstrap, paired_difference
-from leuk_lib.statistics.intervals import clustered_wilson
+from leuk_lib.statistics.intervals import clustered_wilson, format_interval
 
 Array = NDArray[np.float64]
 Entry = dict[str, Any]  # value, low, high, n
@@ -121,19 +121,17 @@ def score_table(scores: Mapping[str, Score], names: Sequence[str] = metrics.METR
     return pd.DataFrame(rows, columns=["model", "metric", "value", "low", "high"])
 
 
-def format_scores(table: pd.DataFrame, names: Sequence[str], digits: int = 3) -> pd.DataFrame:
+def format_scores(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """`score_table` for display: one row per model, ``value [low, high]`` per metric."""
+    wide = _wide(table[table["metric"].isin(names)], "metric")[["model", *names]]
+    return wide.rename(columns=lambda name: name.replace("_", " "))
 
-    def cell(row: pd.Series) -> str:
-        if not np.isfinite(row["value"]):
-            return "–"
-        interval = f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if np.isfinite(row["low"]) else ""
-        return f"{row['value']:.{digits}f}{interval}"
 
-    rows = table[table["metric"].isin(names)]
-    wide = rows.assign(text=rows.apply(cell, axis=1)).pivot(index="model", columns="metric", values="text")
-    wide = wide.loc[rows["model"].unique(), list(names)]
-    return wide.rename(columns=lambda name: name.replace("_", " ")).reset_index()
+def _wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One row per model and one column per value of ``column``, in the order of the table."""
+    text = [format_interval(row.value, row.low, row.high) for row in table.itertuples()]
+    wide = table.assign(text=text).pivot(index="model", columns=column, values="text")
+    return wide.loc[table["model"].unique(), table[column].unique()].rename_axis(columns=None).reset_index()
 
 
 def difference_table(scores: Mapping[str, Score], full: str) -> pd.DataFrame:
@@ -245,12 +243,7 @@ def format_calibration(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[table["moment"] != "change"]
     names = {"temperature": "temperature", "nll": "log loss", "brier": "Brier score", "ece": "calibration error"}
     moments = {"fitted": "", "before": ", before", "after": ", after"}
-    shown = shown.assign(
-        head=shown["measure"].map(names) + shown["moment"].map(moments),
-        text=[f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in shown.itertuples()],
-    )
-    wide = shown.pivot(index="model", columns="head", values="text")
-    return wide.loc[shown["model"].unique(), shown["head"].unique()].rename_axis(columns=None).reset_index()
+    return _wide(shown.assign(head=shown["measure"].map(names) + shown["moment"].map(moments)), "head")
 
 
 def vote_table(models: Mapping[str, Predictions], level: float = 0.95) -> tuple[pd.DataFrame, str]:

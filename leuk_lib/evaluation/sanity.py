@@ -23,6 +23,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import derive, numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
+from leuk_lib.statistics.intervals import format_interval
 
 Method = Callable[[nn.Module], Tensor]
 COLUMNS = ["method", "randomised", "value", "low", "high", "n"]
@@ -152,7 +153,7 @@ def readable_summary(table: pd.DataFrame) -> pd.DataFrame:
             meaning = "mostly the image: read it with care"
         else:
             meaning = "undecided"
-        rows.append((name, f"{last['value']:.2f} [{last['low']:.2f}, {last['high']:.2f}]", meaning))
+        rows.append((name, format_interval(last["value"], last["low"], last["high"], ".2f"), meaning))
     return pd.DataFrame(rows, columns=["map", "rank correlation with the map of a random model", "the map shows"])
 
 

@@ -78,3 +78,14 @@ def clustered_wilson(hits: ArrayLike, groups: ArrayLike, level: float = 0.95) ->
         size = n / max(1.0, clustered * n / (p * (1 - p)))
     low, high = wilson(p * size, size, level)
     return low, high, size
+
+
+def format_interval(value: float, low: float, high: float, spec: str = ".3f") -> str:
+    """Format a number with its interval; without an interval the number alone, without a number a dash.
+
+    >>> format_interval(0.5, 0.25, 0.75, ".2f"), format_interval(0.5, float("nan"), float("nan"), ".2f")
+    ('0.50 [0.25, 0.75]', '0.50')
+    """
+    if not np.isfinite(value):
+        return "–"
+    return f"{value:{spec}}" + (f" [{low:{spec}}, {high:{spec}}]" if np.isfinite(low) and np.isfinite(high) else "")
