@@ -34,6 +34,7 @@ class Page(HTMLParser):
         self.inside = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Collect what the element loads, links to, and is called."""
         values = {name: value or "" for name, value in attrs}
         self.inside = tag if tag in ("style", "script") else self.inside
         self.anchors |= {values["id"]} if values.get("id") else set()
@@ -54,13 +55,16 @@ class Page(HTMLParser):
                 self.loaded += [(tag, address) for address in addresses]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Handle an element without content."""
         self.handle_starttag(tag, attrs)
         self.inside = ""
 
     def handle_endtag(self, tag: str) -> None:
+        """Leave a style or script."""
         self.inside = "" if tag == self.inside else self.inside
 
     def handle_data(self, data: str) -> None:
+        """Collect the text of styles."""
         if self.inside == "style":
             self.styles.append(data)
 

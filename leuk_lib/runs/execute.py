@@ -62,6 +62,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
 
 
 def main() -> int:
+    """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("stage")
     parser.add_argument("--parameters", type=json.loads, required=True, help="papermill parameters as JSON")

@@ -109,9 +109,9 @@ def parse_value(setting: str, text: str) -> Any:
 
 
 def assigned_names(source: str) -> list[str]:
-    """Return the names that a cell assigns at its top level.
+    r"""Return the names that a cell assigns at its top level.
 
-    >>> assigned_names("x = 1\\ny: int = 2\\nx.z = 3")
+    >>> assigned_names("x = 1\ny: int = 2\nx.z = 3")
     ['x', 'y']
     """
     try:

@@ -60,6 +60,7 @@ def read_parameters(file: Path | None, pairs: Iterable[tuple[str, str]]) -> dict
 
 
 def main() -> int:
+    """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("stage")
     parser.add_argument("-f", "--parameters_file", type=Path, help="profile, as for papermill")
