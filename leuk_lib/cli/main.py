@@ -1,13 +1,14 @@
-"""``leuk``: check data, run the notebooks, see what is fresh, compare runs, predict, build the book."""
+"""Check data, run the notebooks, compare runs, predict, build the book. Add --debug for the traceback of an error."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from leuk_lib import workflow
 from leuk_lib.cli import data as data_commands
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_commands.app, name="data")
 
-Dataset = Annotated[str, typer.Option(help="'smear' (rendered cells) or a folder of images.")]
+Dataset = Annotated[str, typer.Option(help="'smear' (rendered cells), a known data set, or a folder of images.")]
 Profile = Annotated[str, typer.Option(help="smoke, laptop or paper.")]
 Seeds = Annotated[str, typer.Option(help='One seed or several: "0 1 2".')]
-RunName = Annotated[str | None, typer.Option("--run", help="A run's name (default: from data set, profile, seed).")]
+RunName = Annotated[str | None, typer.Option("--run", help="Name of the run (default: DATASET-PROFILE-sSEED).")]
 
 
 def _seeds(text: str) -> list[int]:
@@ -36,16 +37,18 @@ def _seeds(text: str) -> list[int]:
 
 @app.command()
 def run(
-    stage: Annotated[str | None, typer.Argument(help="Run up to this stage (default: all).")] = None,
+    stage: Annotated[str | None, typer.Argument(help="Last stage to run (default: all).")] = None,
     dataset: Dataset = "smear",
     profile: Profile = "laptop",
     seeds: Annotated[str, typer.Option("--seeds", "--seed", help='One seed or several: "0 1 2".')] = "0",
-    jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run side by side.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run in parallel.")] = 1,
     run: RunName = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="fcmae.epochs=3, repeatable.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would run.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Set a parameter: fcmae.steps=300; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would run, without running it.")] = False,
 ) -> None:
-    """Run the notebooks in order; only what is missing or changed is run.
+    """Run the notebooks in order, but only those that are missing or out of date.
 
     Example: leuk run fcmae --profile smoke --seeds "0 1" --jobs 2
     """
@@ -56,7 +59,7 @@ def run(
 
 @app.command()
 def status(run: RunName = None) -> None:
-    """Print every stage of every run as fresh, stale (and why), failed, interrupted or missing.
+    """Print the state of every stage: fresh, stale (and why), failed, interrupted or missing.
 
     Example: leuk status --run smear-laptop-s0
     """
@@ -64,7 +67,7 @@ def status(run: RunName = None) -> None:
 
     runs = [run] if run else sorted({path.parents[1].name for path in paths.results_root().glob("*/*/card.json")})
     if not runs:
-        raise LeukError("no run in results/ yet: `make book` or `leuk run` makes one")
+        raise LeukError("no run in results/ yet: make one with `leuk run` or `make book`")
     for name in runs:
         if not paths.run_folder(name).is_dir():
             raise LeukError(f"run {name!r}: no such folder in {paths.results_root()}")
@@ -76,18 +79,20 @@ def status(run: RunName = None) -> None:
 
 @app.command()
 def compare(
-    run: Annotated[str, typer.Argument(help="A run's name or folder.")],
+    run: Annotated[str, typer.Argument(help="Name or folder of a run.")],
     reference: Annotated[
         str | None,
-        typer.Argument(help="Another run, or a reference file (default: that of the run's data and profile)."),
+        typer.Argument(
+            help="Another run, or a reference file (default: the reference of the run's data set and profile)."
+        ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Print the equal numbers too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also print the numbers that are equal.")] = False,
 ) -> None:
-    """Set a run's numbers beside a reference's. Exit code 0: all within tolerance, 1: some outside or missing.
+    """Compare a run's numbers with a reference. Exit code 0: all within tolerance, 1: some outside or missing.
 
     Example: leuk compare smear-laptop-s0
     """
-    from leuk_lib.audit import compare as comparing
+    from leuk_lib.audit.compare import by_stage, compare_runs, sentence
     from leuk_lib.audit.reference import load_run, reference_file
 
     def folder(name: str) -> Path:
@@ -98,28 +103,28 @@ def compare(
         other = reference_file(first["dataset"], first["profile"])
         if not other.exists():
             raise LeukError(
-                f"no reference {other.name} in {other.parent}: name another run or file to compare with, "
-                f"or make one from a run that you trust: leuk reference RUN"
+                f"no reference {other.name} in {other.parent}: name another run or file, "
+                f"or write a reference from a run that you trust with `leuk reference RUN`"
             )
     else:
         other = folder(reference)
-    frame = comparing.compare_runs(folder(run), other)
+    frame = compare_runs(folder(run), other)
     shown = frame if everything else frame[frame["verdict"] != "equal"]
     if len(shown):
         print(shown.drop(columns="cause").to_string(index=False, float_format=lambda value: f"{value:.6g}"), end="\n\n")
-    print(comparing.by_stage(frame).to_string(index=False), end="\n\n")
-    print(comparing.sentence(frame))
+    print(by_stage(frame).to_string(index=False), end="\n\n")
+    print(sentence(frame))
     raise typer.Exit(int(frame["verdict"].isin(["outside", "missing"]).any()))
 
 
 @app.command()
 def reference(
-    run: Annotated[str, typer.Argument(help="A finished run's name.")],
+    run: Annotated[str, typer.Argument(help="Name of a finished run.")],
     out: Annotated[Path | None, typer.Option(help="File to write (default: book/reference/DATA-PROFILE.json).")] = None,
 ) -> None:
-    """Write the reference record of a finished run: its numbers, cards and tolerances, no images.
+    """Write the reference record of a finished run: its numbers, cards and tolerances, but no images.
 
-    A run that is missing, failed or stale in one stage is refused. Example: leuk reference smear-smoke-s0
+    All stages of the run must be fresh. Example: leuk reference smear-smoke-s0
     """
     from leuk_lib.audit.reference import write_reference
     from leuk_lib.book.gate import check_run
@@ -129,7 +134,7 @@ def reference(
     cards = [card.read_card(run, spec.name) for spec in STAGES]
     if any((row or {}).get("git", {}).get("dirty") for row in cards):
         print(
-            f"note: run {run} was made with uncommitted changes; its commit alone does not tell its code",
+            f"note: run {run} was made with uncommitted changes, so its commit does not identify its code",
             file=sys.stderr,
         )
     print(write_reference(paths.run_folder(run), out))
@@ -138,8 +143,8 @@ def reference(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    model: Annotated[Path | None, typer.Option(help="model.safetensors (default: of the latest run).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    model: Annotated[Path | None, typer.Option(help="model.safetensors (default: that of the latest run).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Print class probabilities of image files. Research use only.
 
@@ -160,27 +165,27 @@ def predict(
 @app.command()
 def export(
     onnx: Annotated[Path, typer.Option("--onnx", help="File to write.")],
-    model: Annotated[Path | None, typer.Argument(help="model.safetensors (default: of the latest run).")] = None,
+    model: Annotated[Path | None, typer.Argument(help="model.safetensors (default: that of the latest run).")] = None,
 ) -> None:
-    """Write a trained model as ONNX, for any batch size, and check that it answers as torch does.
+    """Export a trained model to ONNX, for any batch size, and compare its logits with those of torch.
 
     Example: leuk export results/smear-laptop-s0/wpat/model.safetensors --onnx model.onnx
     """
     from leuk_lib.wpat.export import export_onnx
 
-    worst = export_onnx(_latest_model() if model is None else model, onnx)
-    print(f"{onnx}\nlargest difference from torch in the logits: {worst:.1e}")
+    difference = export_onnx(_latest_model() if model is None else model, onnx)
+    print(f"{onnx}\nlargest difference from torch in the logits: {difference:.1e}")
 
 
 def _latest_model() -> Path:
-    found = sorted(paths.results_root().glob("*/wpat/model.safetensors"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise LeukError("no trained model in results/: `leuk run wpat` makes one, or name the file")
-    return found[-1]
+    models = sorted(paths.results_root().glob("*/wpat/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not models:
+        raise LeukError("no trained model in results/: train one with `leuk run wpat`, or name a file")
+    return models[-1]
 
 
 def _predict(images: list[Path], model: Path) -> pd.DataFrame:
-    """Probabilities of image files; a model that was trained on enhanced cells gets enhanced cells."""
+    """Predict image files, enhanced by ALHE if the model was trained on enhanced cells."""
     from leuk_lib.alhe.enhance import alhe
     from leuk_lib.alhe.params import EnhanceParams
     from leuk_lib.wpat.predict import predict_files, read_card
@@ -193,17 +198,32 @@ def _predict(images: list[Path], model: Path) -> pd.DataFrame:
     return predict_files(images, model, lambda image: alhe(image, settings))
 
 
-@app.command()
-def study(
+class _StudyGroup(TyperGroup):
+    """``leuk study NAME …`` is short for ``leuk study run NAME …``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+study = typer.Typer(
+    cls=_StudyGroup, no_args_is_help=True,
+    help="Run experiments that take longer than a chapter may, and check their records. "
+    "Example: leuk study pretraining --dataset data/PBC --jobs 2 --record",
+)  # fmt: skip
+app.add_typer(study, name="study")
+
+
+@study.command("run")
+def run_one_study(
     name: Annotated[str, typer.Argument(help="A study's name.")],
     dataset: Annotated[str, typer.Option(help="Folder of images, or 'smear' where a study can render cells.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A parameter, as in seeds=[0,1]; may be repeated.")
-    ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Jobs that run side by side.")] = 1,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter: seeds=[0,1]; repeatable.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs that run in parallel.")] = 1,
     record: Annotated[bool, typer.Option("--record", help="Write the outcome to book/reference/studies/.")] = False,
 ) -> None:
-    """Run an experiment that is too long for a chapter; what is done stays done, so that a killed study goes on.
+    """Run a study; "run" may be left out. Finished jobs are kept, so an interrupted study continues.
 
     Example: leuk study pretraining --dataset data/PBC --jobs 2 --record
     """
@@ -218,6 +238,39 @@ def study(
     print(outcome.save() if record else "\nnot recorded: --record writes it for the book")
 
 
+@study.command("verify")
+def verify_studies(
+    names: Annotated[list[str] | None, typer.Argument(help="Names of studies (default: all).")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the commit into the records that agree.")] = False,
+) -> None:
+    """Check that the present code still gives the numbers of the records' canaries (seconds per study).
+
+    Exit code 1 if numbers moved or a record is of another version. Example: leuk study verify ladder
+    """
+    from leuk_lib.studies import STUDIES
+    from leuk_lib.studies.canary import verify
+
+    states = {checked.name: checked.state() for checked in verify(names or list(STUDIES), record)}
+    for name, state in states.items():
+        print(f"{name}: {state}")
+    raise typer.Exit(int(any(not state.startswith("verified") for state in states.values())))
+
+
+@study.command("accept")
+def accept_study(
+    name: Annotated[str, typer.Argument(help="A study's name.")],
+    reason: Annotated[str, typer.Option(help="Why the canary's numbers moved and the record still holds.")],
+) -> None:
+    """Store the canary's present numbers in the study's records, with the reason; the tables stay as they are.
+
+    Example: leuk study accept ladder --reason "torch 2.16 rounds differently"
+    """
+    from leuk_lib.studies.canary import accept
+
+    for path in accept(name, reason):
+        print(path)
+
+
 @app.command()
 def book(
     dataset: Dataset = "smear",
@@ -226,9 +279,9 @@ def book(
     run: RunName = None,
     out: Annotated[Path | None, typer.Option(help="Folder that gets _build/html (default: book).")] = None,
 ) -> None:
-    """Build the book from a finished run (of several seeds: the first, with all of them in the seeds table).
+    """Build the book from a finished run. With several seeds, the first run is shown and all are in the seeds table.
 
-    A chapter that is missing, failed or stale stops it by name. Example: leuk book --run smear-laptop-s0
+    All stages of the run must be fresh. Example: leuk book --run smear-laptop-s0
     """
     from leuk_lib.book.build import build_book
     from leuk_lib.data.fingerprint import fingerprint
@@ -240,7 +293,7 @@ def book(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point: errors are one readable line and an exit code; ``--debug`` (anywhere) shows the traceback."""
+    """Run the command line. Errors are one line and an exit code; ``--debug`` anywhere shows the traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     if debug:
@@ -252,8 +305,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"leuk: {error}", file=sys.stderr)
         return error.exit_code
-    except typer.Exit as done:
-        return done.exit_code
+    except typer.Exit as finished:
+        return finished.exit_code
     except (typer.Abort, KeyboardInterrupt):
         print("leuk: stopped; run the same command again to continue", file=sys.stderr)
         return 130

@@ -1,11 +1,12 @@
-"""Studies: experiments on real cells that are too long for a chapter's budget, and whose outcome a chapter shows.
+"""Studies: experiments on real cells that take longer than a chapter may, and their committed records.
 
-A study is a class on top of `study.Study`; `leuk study NAME --dataset FOLDER` runs it, job by job, resumable after
-any death (`runner`). Its outcome, tables and provenance but no image, is a record (`record`) that is committed in
-`book/reference/studies/`: the chapters read their numbers from there, and show where they come from.
+A study is a class derived from `study.Study`. ``leuk study NAME --dataset FOLDER`` runs its jobs and continues after an
+interruption (`runner`). The outcome, tables and provenance without images, is a record (`record`) in
+``book/reference/studies/``, from which the chapters read their numbers. A canary of seconds (`canary`) checks that the
+present code still computes what the record was made with.
 """
 
-#: Name of a study -> ``module:Class``. Nothing is imported until a study is asked for.
+#: Name of a study -> ``module:Class``, imported on demand.
 STUDIES: dict[str, str] = {
     "balancing": "leuk_lib.studies.balancing:Balancing",
     "enhancement": "leuk_lib.studies.enhancement:Enhancement",

@@ -1,11 +1,11 @@
-"""Does ALHE help a classifier? One small network, trained and tested with and without enhancement, in paired repetitions."""
+"""Does ALHE help a classifier? One small network, trained and tested with and without enhancement, in paired runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,28 +18,32 @@ from torch import Tensor
 from leuk_lib.alhe.baselines import clahe_2
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.alhe.torch_alhe import enhance_cells
-from leuk_lib.data.catalog import load_dataset
+from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.splits import split_groups
 from leuk_lib.evaluation.baselines import Task, network
 from leuk_lib.evaluation.robustness import SHIFTS
-from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import derive
-from leuk_lib.studies.paired import Outcomes, cells_of, differences, scores
+from leuk_lib.studies.external import external_cells
+from leuk_lib.studies.paired import Outcomes, cells_of, differences, hits_row, scores
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
 
-STRENGTHS = (1.5, 2.0, 3.0)  # kappa_max of ALHE as augmentation
-FEWEST = 5  # cells a class of the other source must have to be tested
+STRENGTHS = (1.5, 2.0, 3.0)  # clip_limit of ALHE as augmentation
 OTHER = "other source"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """``sees``: what training and test images go through (raw, clahe, alhe); ``augmented``: half of the training images
-    are enhanced at a random strength, the test images are not; ``jitter``: stain augmentation in training."""
+    """One way to prepare the images.
+
+    Attributes:
+        sees: enhancement of training and test images: raw, clahe or alhe.
+        augmented: half of the training images are enhanced at a random strength, the test images are not.
+        jitter: stain augmentation in training.
+    """
 
     sees: str
     augmented: bool = False
@@ -54,25 +58,25 @@ ARMS = {
     "none, no stain jitter": Arm("raw", jitter=False),
     "ALHE, no stain jitter": Arm("alhe", jitter=False),
 }
-# Every arm is compared with the one that differs by the enhancement alone.
+# Each arm is compared with the one that differs in the enhancement only.
 BASE = {name: "none" if arm.jitter else "none, no stain jitter" for name, arm in ARMS.items()}
 
 
 class EnhancementParams(StudyParams):
-    """What is trained, for how long, and how hard the shifts are."""
+    """Arms, training budget and strength of the shifts."""
 
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=2, description="repetitions: split, weights, batches")
-    arms: tuple[str, ...] = Field(tuple(ARMS), min_length=2, description="what is compared")
-    network: str = Field("test_resnet", description="a timm model, trained from random weights")
+    arms: tuple[str, ...] = Field(tuple(ARMS), min_length=2, description="arms that are compared")
+    network: str = Field("test_resnet", description="timm model, trained from random weights")
     image_size: int = Field(64, ge=32, le=512, description="side of the images, pixels")
-    per_class: int = Field(0, ge=0, description="at most this many cells a class (0: all)")
+    per_class: int = Field(0, ge=0, description="largest number of cells per class (0: all)")
     steps: int = Field(400, ge=1, le=10**6, description="optimiser steps of every arm")
-    batch_size: int = Field(48, ge=2, le=8192, description="images an optimiser step")
+    batch_size: int = Field(48, ge=2, le=8192, description="images per optimiser step")
     lr: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
     stain: float = Field(0.15, gt=0, lt=1, description="stain jitter of the arms that have it")
     stain_shifts: tuple[float, ...] = Field((0.3, 0.5, 0.7), description="largest change of a stain in the test images")
     light_shifts: tuple[float, ...] = Field((0.2, 0.4, 0.6), description="fall-off of the light in the test images")
-    other: str = Field("", description="folder beside the data set's with some of its classes, for testing only")
+    other: str = Field("", description="external test set: folder beside the data set's folder")
     resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
 
     @field_validator("arms")
@@ -87,20 +91,25 @@ class EnhancementParams(StudyParams):
 
 
 class Enhancement(Study[EnhancementParams]):
-    """Every arm and seed trains the same network for the same steps; the arms of a seed share split, weights and batches.
+    """Every arm trains the same network for the same steps; the arms of a seed share split, weights and batches.
 
-    Test images are shifted as they are, then enhanced where the arm enhances.
+    Raw test images are shifted first and enhanced afterwards, where the arm enhances.
     """
 
     title = "Does enhancement help to classify?"
+    version = 1
+    canary: ClassVar[Mapping[str, Any]] = {
+        "seeds": (0, 1), "image_size": 32, "steps": 3, "batch_size": 8, "stain_shifts": (0.4,), "light_shifts": (0.5,),
+        "resamples": 100, "other": "elsewhere",
+    }  # fmt: skip
     params_model = EnhancementParams
 
     def waves(self) -> Sequence[Sequence[str]]:
-        """First the images, then every arm of every seed."""
+        """The images; then every arm of every seed."""
         return [["images"], [f"{slug(arm)}-{seed}" for seed in self.params.seeds for arm in self.params.arms]]
 
     def run(self, job: str, folder: Path, identity: str) -> list[Row]:
-        """``images``: read and enhance all cells. Else: train one arm and score each test cell under each condition."""
+        """``images``: read and enhance all cells. Else: train one arm and test it under each condition."""
         if job == "images":
             return self._images(folder / job)
         name, seed = next(
@@ -109,8 +118,8 @@ class Enhancement(Study[EnhancementParams]):
         return self._train(name, seed, folder, identity)
 
     def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
-        """Balanced accuracy of every arm and condition, and its difference from the arm without enhancement."""
-        cells = pd.concat([cells_of(found) for job, found in rows.items() if job != "images"], ignore_index=True)
+        """`scores`: balanced accuracy; `differences`: from the arm without enhancement; `sources`."""
+        cells = pd.concat([cells_of(part) for job, part in rows.items() if job != "images"], ignore_index=True)
         outcomes = Outcomes(cells, self.params.resamples, min(self.params.seeds))
         test = cells.drop_duplicates(["seed", "cell", "condition"])
         share = (test["condition"] == "same").sum() / len(self.params.seeds) / rows["images"][0]["cells"]
@@ -129,47 +138,38 @@ class Enhancement(Study[EnhancementParams]):
         kept = {"raw": images, "labels": torch.from_numpy(data.labels)}
         kept |= {sees: enhance(images, sees) for sees in sorted({ARMS[arm].sees for arm in p.arms} - {"raw"})}
         if any(ARMS[arm].augmented for arm in p.arms):
-            kept |= {f"alhe {k:g}": enhance_cells(images, EnhanceParams(kappa_max=k)) for k in STRENGTHS}
-        groups = _numbers(data.table["group"])
-        about: dict[str, Any] = {"classes": data.classes, "groups": groups, "other groups": []}
-        found: list[Row] = [
+            kept |= {f"alhe {k:g}": enhance_cells(images, EnhanceParams(clip_limit=k)) for k in STRENGTHS}
+        about: dict[str, Any] = {
+            "classes": data.classes, "groups": _numbers(data.table["group"].tolist()), "other groups": [],
+        }  # fmt: skip
+        rows: list[Row] = [
             {"source": data.name, "cells": len(images), "classes": len(data.classes), "grouped by": data.grouped_by}
         ]
         if p.other:
-            other = load_dataset(str(Path(p.dataset).parent / p.other), size=p.image_size, workers=p.threads)
-            known = other.table["label"].value_counts()
-            shared = [name for name in other.classes if name in data.classes and known[name] >= FEWEST]
-            if len(shared) < 2:
-                raise LeukError(f"study enhancement: {p.other} shares fewer than two classes with {data.name}")
-            chosen = other.table["label"].isin(shared).to_numpy()
-            kept["other raw"] = torch.from_numpy(np.ascontiguousarray(other.images[chosen].transpose(0, 3, 1, 2)))
-            kept["other labels"] = torch.tensor([data.classes.index(label) for label in other.table["label"][chosen]])
-            about["other groups"] = _numbers(other.table["group"][chosen])
-            found.append(
-                {
-                    "source": other.name,
-                    "cells": int(chosen.sum()),
-                    "classes": len(shared),
-                    "grouped by": other.grouped_by,
-                }
-            )
+            other = external_cells(Path(p.dataset).parent / p.other, data.classes, p.image_size, p.threads)
+            kept |= {"other raw": other.images, "other labels": other.labels}
+            about["other groups"] = _numbers(other.groups)
+            rows.append({
+                "source": p.other, "cells": len(other.labels), "classes": len(other.labels.unique()),
+                "grouped by": other.grouped_by,
+            })  # fmt: skip
         with atomic(folder / "images.safetensors") as temporary:
             save_file({name: tensor.contiguous() for name, tensor in kept.items()}, temporary)
         write_json(folder / "about.json", about)
-        return found
+        return rows
 
     def _train(self, name: str, seed: int, folder: Path, identity: str) -> list[Row]:
         p, arm = self.params, ARMS[name]
         kept, about = load_file(folder / "images" / "images.safetensors"), read_json(folder / "images" / "about.json")
-        labels, groups = kept["labels"], np.array(about["groups"])
-        part = torch.from_numpy(split_groups(labels.numpy(), groups, (0.7, 0.1, 0.2), seed))
+        labels = kept["labels"]
+        part = torch.from_numpy(split_groups(labels.numpy(), np.array(about["groups"]), (0.7, 0.1, 0.2), seed))
         train, val, test = (torch.nonzero(part == k)[:, 0] for k in range(3))
         settings = WpatParams(
             dataset=Path(p.dataset).name, seed=seed, threads=p.threads, steps=p.steps, batch_size=p.batch_size, lr=p.lr,
             stain=p.stain if arm.jitter else 0.0, accelerator="cpu", muon=0.0, crop_min=0.7, balance="none",
         )  # fmt: skip
         images, truth = kept[arm.sees][train], labels[train]
-        if arm.augmented:  # as many raw images as enhanced ones, the strengths in equal shares
+        if arm.augmented:  # as many raw images as enhanced ones, in equal shares of the strengths
             versions = [images] * len(STRENGTHS) + [kept[f"alhe {k:g}"][train] for k in STRENGTHS]
             images, truth = torch.cat(versions), truth.repeat(len(versions))
         val_images, val_labels = kept[arm.sees][val], labels[val]
@@ -185,41 +185,40 @@ class Enhancement(Study[EnhancementParams]):
         task = Task(images, truth, None, val_images, val_labels, None, len(about["classes"]), seed, fit=fit)
         score = network(p.network, task)
         rows = []
-        for condition, shifted, known, cluster in self._conditions(kept, about, test, seed):
+        for condition, shifted, known, groups in self._conditions(kept, about, test, seed):
             probs = score(enhance(shifted, arm.sees), None)
             allowed = np.unique(known) if condition == OTHER else np.arange(probs.shape[1])
             predicted = allowed[probs[:, allowed].argmax(axis=1)]
-            rows.append({
-                "arm": name, "seed": seed, "condition": condition,
-                "cell": ",".join(map(str, range(len(known)) if condition == OTHER else test.tolist())),
-                "group": ",".join(map(str, cluster)), "label": ",".join(map(str, known)),
-                "right": "".join(map(str, (predicted == known).astype(int))),
-            })  # fmt: skip
+            numbers = range(len(known)) if condition == OTHER else test.tolist()
+            loss = -np.log(probs[np.arange(len(known)), known] + 1e-12).mean()
+            rows.append(
+                {"arm": name, "seed": seed, "condition": condition, "loss": float(loss)}
+                | hits_row(numbers, groups, known, predicted == known)
+            )
         return rows
 
     def _conditions(
         self, kept: Mapping[str, Tensor], about: Mapping[str, Any], test: Tensor, seed: int
     ) -> list[tuple[str, Tensor, NDArray[np.int64], list[int]]]:
-        """Name, raw test images, labels and groups. A seed's shifts are the same for all arms."""
+        """Name, raw test images, labels and groups of each condition; all arms of a seed see the same shifts."""
         raw, labels = kept["raw"][test], kept["labels"][test].numpy()
         groups = [about["groups"][k] for k in test.tolist()]
-        found = [("same", raw, labels, groups)]
+        conditions = [("same", raw, labels, groups)]
         for kind, strengths in (("stain", self.params.stain_shifts), ("light", self.params.light_shifts)):
             for strength in strengths:
                 generator = torch.Generator().manual_seed(derive(seed, "shift", kind) % 2**63)
-                found.append((f"{kind} {strength:g}", SHIFTS[kind](raw, strength, generator), labels, groups))
+                conditions.append((f"{kind} {strength:g}", SHIFTS[kind](raw, strength, generator), labels, groups))
         if self.params.other:
-            found.append((OTHER, kept["other raw"], kept["other labels"].numpy(), about["other groups"]))
-        return found
+            conditions.append((OTHER, kept["other raw"], kept["other labels"].numpy(), about["other groups"]))
+        return conditions
 
 
-def _numbers(groups: pd.Series) -> list[int]:
-    """Groups as numbers."""
-    return [int(number) for number in pd.factorize(groups)[0]]
+def _numbers(groups: list[str]) -> list[int]:
+    return [int(number) for number in pd.factorize(np.array(groups, dtype=object))[0]]
 
 
 def enhance(images: Tensor, sees: str) -> Tensor:
-    """(N,3,H,W) uint8 as an arm sees them."""
+    """Enhance images (N,3,H,W) uint8 as an arm does: raw, clahe or alhe."""
     if sees == "raw":
         return images
     if sees == "alhe":

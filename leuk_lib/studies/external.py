@@ -1,4 +1,4 @@
-"""Cells of other sources as a model trained elsewhere would be shown them: shared classes only, one cell an image."""
+"""External test sets: cells of other sources, of the classes that a trained model knows, one cell per image."""
 
 from __future__ import annotations
 
@@ -8,66 +8,82 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from leuk_lib.data.catalog import load_dataset
 from leuk_lib.data.decode import decode_file, square
+from leuk_lib.data.loading import load_dataset
 from leuk_lib.runs.errors import LeukError
 
-FEWEST = 5  # cells a class must have to be tested
-MARGIN = 2.2  # side of the square around a white cell's box, in units of the box's longer side: as PBC frames its cells
+MIN_CELLS = 5  # per class
+MARGIN = 2.2  # side of the square around a white cell, in units of its box's longer side; PBC frames its cells so
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """images (N,3,S,S) uint8, labels (N,) positions in the training classes, groups (N,), and the source's name."""
+class ExternalSet:
+    """Cells of one source.
 
-    source: str
+    Attributes:
+        images: (N,3,S,S) uint8.
+        labels: (N,) positions in the classes of training.
+        groups: (N,) names.
+        grouped_by: what the groups are.
+    """
+
     images: Tensor
     labels: Tensor
     groups: list[str]
+    grouped_by: str
 
 
-def foreign_cells(folder: Path, classes: tuple[str, ...], size: int, workers: int) -> Foreign:
-    """Cells of ``folder`` whose class is one of ``classes`` and has ``FEWEST`` cells; fields with boxes are cut up.
+def external_cells(folder: Path, classes: tuple[str, ...], size: int, workers: int) -> ExternalSet:
+    """Read the cells of ``folder`` that belong to ``classes``; images of whole fields are cut at their boxes.
 
-    Raises ``LeukError`` where fewer than two classes are shared.
+    Args:
+        folder: class folders; boxes of cells are in ``boxes.csv`` beside it, if there are any.
+        classes: classes of training; those with fewer than ``MIN_CELLS`` cells here are left out.
+        size: side of the images, pixels.
+        workers: processes that decode.
+
+    Raises:
+        LeukError: fewer than two classes are shared.
     """
     boxes = _white_cells(folder)
     if boxes is None:
         data = load_dataset(str(folder), size=size, workers=workers)
-        images, table = data.images, data.table
+        images, table, grouped_by = data.images, data.table, data.grouped_by
     else:
-        images, table = _cut(folder, boxes, size)
+        images, table = _crop(folder, boxes, size)
+        grouped_by = "file"
     counts = table["label"].value_counts()
-    shared = [name for name in classes if counts.get(name, 0) >= FEWEST]
+    shared = [name for name in classes if counts.get(name, 0) >= MIN_CELLS]
     if len(shared) < 2:
-        raise LeukError(f"{folder.name}: shares fewer than two classes of {FEWEST} cells with {', '.join(classes)}")
+        raise LeukError(f"{folder.name}: shares fewer than two classes of {MIN_CELLS} cells with {', '.join(classes)}")
     chosen = table["label"].isin(shared).to_numpy()
-    return Foreign(
-        source=folder.name,
+    return ExternalSet(
         images=torch.from_numpy(np.ascontiguousarray(images[chosen].transpose(0, 3, 1, 2))),
         labels=torch.tensor([classes.index(label) for label in table["label"][chosen]]),
         groups=[f"{folder.name}:{group}" for group in table["group"][chosen]],
+        grouped_by=grouped_by,
     )
 
 
 def _white_cells(folder: Path) -> pd.DataFrame | None:
-    """The boxes of white cells in the fields of ``folder``, from the ``boxes.csv`` beside it; None without one."""
+    """Boxes of white cells in the fields of ``folder``, from the ``boxes.csv`` beside it; None without one."""
     path = folder.parent / "boxes.csv"
     if not path.is_file():
         return None
     boxes = pd.read_csv(path)
-    mine = boxes[boxes["path"].str.startswith(f"{folder.name}/") & (boxes["box_label"] == "WBC")]
-    return mine if len(mine) else None
+    boxes = boxes[boxes["path"].str.startswith(f"{folder.name}/") & (boxes["box_label"] == "WBC")]
+    return boxes if len(boxes) else None
 
 
-def _cut(folder: Path, boxes: pd.DataFrame, size: int) -> tuple[np.ndarray, pd.DataFrame]:
-    """A square of ``MARGIN`` times its box around every white cell (mirrored beyond the field's edge); group: the field."""
+def _crop(folder: Path, boxes: pd.DataFrame, size: int) -> tuple[NDArray[np.uint8], pd.DataFrame]:
+    """A square of ``MARGIN`` times the box around each white cell, mirrored beyond the field's edge; group: the field."""
     images, rows = [], []
-    for name, mine in boxes.groupby("path", sort=True):
+    for name, of_field in boxes.groupby("path", sort=True):
         field = decode_file(folder.parent / str(name)).image
-        for box in mine.to_dict("records"):
+        for box in of_field.to_dict("records"):
             side = round(MARGIN * max(box["xmax"] - box["xmin"], box["ymax"] - box["ymin"]))
             x, y = (round((box[f"{axis}min"] + box[f"{axis}max"]) / 2) for axis in "xy")
             rows_at, columns_at = (
@@ -79,8 +95,8 @@ def _cut(folder: Path, boxes: pd.DataFrame, size: int) -> tuple[np.ndarray, pd.D
     return np.stack(images), pd.DataFrame(rows)
 
 
-def _mirrored(places: np.ndarray, length: int) -> np.ndarray:
-    """Positions outside 0 … length-1 reflected into it (the edge itself not repeated)."""
+def _mirrored(positions: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Positions outside 0 … length-1 reflected into it; the edge itself is not repeated."""
     period = 2 * (length - 1)
-    inside = np.abs(places) % period
+    inside = np.abs(positions) % period
     return np.where(inside >= length, period - inside, inside)

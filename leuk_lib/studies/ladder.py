@@ -1,45 +1,64 @@
-"""The ladder and its rivals on real cells: what each step adds, who is ahead, and under what shifts it stays so."""
+"""The ladder: what each step of the sequence adds on real cells, and how the whole compares with baselines.
+
+Four models lead from the plain backbone to the full sequence; each differs from the one before by one step. Baselines
+are trained and tested on the same cells. Every model is also tried on shifted test cells, on external test sets and,
+with frozen features, on small sets with classes of their own.
+"""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from leuk_lib.alhe.torch_alhe import enhance_cells
+from leuk_lib.data.loading import load_dataset
+from leuk_lib.data.splits import split_groups
+from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.baselines import BASELINES, Scorer, Task, network, network_scorer
+from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.fcmae.pretrain import build_autoencoder, pretrain
 from leuk_lib.fcmae.weights import load_backbone, save_backbone
-from leuk_lib.runs.seeds import torch_generator
-from leuk_lib.studies import ladder_tables
-from leuk_lib.studies.ladder_cells import Material, gather
-from leuk_lib.studies.small_sets import small_row
+from leuk_lib.runs.files import atomic, read_json, write_json
+from leuk_lib.runs.recorder import Recorder
+from leuk_lib.runs.seeds import numpy_rng, torch_generator
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
+from leuk_lib.studies.external import external_cells
+from leuk_lib.studies.paired import Outcomes, between, cells_of, scores, verdict
+from leuk_lib.studies.record import StudyRecord
+from leuk_lib.studies.small_sets import small_cells, small_row
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import Finetuned, finetune
+from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.params import WpatParams
-from leuk_lib.wpat.pooled import PooledClassifier
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the ladder: whether the encoder is pretrained, WPAT stands on it, and the images went through ALHE."""
+    """A model of the ladder: a pretrained encoder or not, WPAT on top or not, ALHE on the images or not."""
 
     pretrained: bool
     wpat: bool
     enhanced: bool
 
 
-#: ACDB-GAN is no step here: every class has as many cells, so its quota is 0 and nothing would change.
+#: ACDB-GAN is no step here: all classes have about as many cells, so its quota is 0 and nothing would change.
 STEPS = {
     "backbone": Step(False, False, False),
     "+ FCMAE": Step(True, False, False),
@@ -47,42 +66,46 @@ STEPS = {
     "+ ALHE": Step(True, True, True),
 }
 FULL = "+ ALHE"
+FRACTIONS = (0.7, 0.1, 0.2)  # training, validation, test
+TRAINING, VALIDATION, TEST, EXCLUDED = range(4)  # parts of a split
+DIGITS = 5  # of a probability in a row
+OTHER = "other "  # prefix of a condition with an external test set; resamples are drawn by the condition's name
+GOAL = 0.95  # balanced accuracy that the project aims at for the full model
 
 
 class LadderParams(StudyParams):
-    """What is trained, for how long, and on what it is tried."""
+    """Models, training budget and test conditions of the ladder."""
 
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2, description="repetitions: split, weights, batches")
     tuned: tuple[int, ...] = Field(
-        (0, 1), description="repetitions on whose validation cells settings were chosen: no test part has these cells"
+        (0, 1),
+        description="repetitions on whose validation cells settings were chosen; these cells are in no test part",
     )
     image_size: int = Field(64, ge=32, le=512, description="side of the images, pixels")
-    per_class: int = Field(0, ge=0, description="at most this many cells a class (0: all)")
+    per_class: int = Field(0, ge=0, description="largest number of cells per class (0: all)")
     variant: str = Field("zepto", description="size of the encoder")
     stem_stride: int = Field(2, description="stride of the stem; the mask patch is 8 times it")
     pretrain_steps: int = Field(200, ge=2, le=10**7, description="optimiser steps of pretraining")
-    pretrain_batch: int = Field(64, ge=4, le=65536, description="masked images a step (a contrastive pair is two)")
+    pretrain_batch: int = Field(64, ge=4, le=65536, description="masked images per step (a contrastive pair is two)")
     pretrain_lr: float = Field(3e-4, gt=0, le=1, description="peak learning rate of pretraining")
     steps: int = Field(240, ge=1, le=10**6, description="optimiser steps of every trained model")
-    batch_size: int = Field(32, ge=2, le=8192, description="images an optimiser step")
+    batch_size: int = Field(32, ge=2, le=8192, description="images per optimiser step")
     lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate of the ladder's models")
-    muon: float = Field(5.0, ge=0, le=1000, description="Muon's rate over AdamW's, in every trained model")
+    muon: float = Field(5.0, ge=0, le=1000, description="learning rate of Muon over that of AdamW, in every model")
     networks: dict[str, float] = Field(
-        {"resnet10t": 3e-3, "swin_mini": 1e-3}, description="trained rivals and the peak learning rate of each"
+        {"resnet10t": 3e-3, "swin_mini": 1e-3}, description="trained baselines with the peak learning rate of each"
     )
     probes: tuple[str, ...] = Field(
-        ("majority", "colour", "background", "linear_probe"), description="rivals that train no network"
+        ("majority", "colour", "background", "linear_probe"), description="baselines that train no network"
     )
     mixup: float = Field(0.0, ge=0, description="alpha of mixup, in every trained model")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix, in every trained model")
     crop_min: float = Field(0.9, gt=0, le=1, description="smallest area of a random crop")
-    shifted: tuple[str, ...] = Field(
-        ("+ ALHE", "resnet10t", "colour"), description="models tried on shifted test images"
-    )
-    shifted_cells: int = Field(160, ge=8, description="test cells of a repetition that are shifted, at most")
-    others: tuple[str, ...] = Field((), description="folders beside the data set's, for testing only")
-    small: tuple[str, ...] = Field(
-        (), description="folders beside the data set's with classes of their own, for a read-out of frozen features"
+    shifted: tuple[str, ...] = Field(("+ ALHE", "resnet10t", "colour"), description="models tried on shifted cells")
+    shifted_cells: int = Field(160, ge=8, description="largest number of shifted test cells per repetition")
+    external: tuple[str, ...] = Field((), description="external test sets: folders beside the data set's folder")
+    small_sets: tuple[str, ...] = Field(
+        (), description="folders beside the data set's with classes of their own, for a linear read-out"
     )
     resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
 
@@ -92,16 +115,16 @@ class LadderParams(StudyParams):
         return (*STEPS, *self.probes, *self.networks)
 
     def fcmae(self, seed: int) -> FcmaeParams:
-        """Pretraining by the laptop profile's optimiser at this study's size, with two views: no slides are known."""
+        """Pretraining with the laptop profile's optimiser at this study's size, with two views per image."""
         images = self.pretrain_batch // 2
         return FcmaeParams(
             seed=seed, threads=self.threads, accelerator="cpu", images="raw", variant=self.variant,  # type: ignore[arg-type]
             stem_stride=self.stem_stride, steps=self.pretrain_steps, batch_size=images, contrast=1.0,  # type: ignore[arg-type]
-            lr_scale=256 * self.pretrain_lr / images, checkpoint_every=100,
+            base_lr=256 * self.pretrain_lr / images, checkpoint_every=100,
         )  # fmt: skip
 
     def wpat(self, seed: int, lr: float) -> WpatParams:
-        """The budget of every trained model; only the learning rate is each one's own."""
+        """Training of every model: the same budget, each with its own learning rate."""
         return WpatParams(
             seed=seed, threads=self.threads, accelerator="cpu", steps=self.steps, batch_size=self.batch_size, lr=lr,
             muon=self.muon, layer_decay=1.0, drop_path=0.0, evaluations=10, checkpoint_every=100, mixup=self.mixup,
@@ -110,17 +133,24 @@ class LadderParams(StudyParams):
 
 
 class Ladder(Study[LadderParams]):
-    """Every repetition has its own split (by groups), weights and batches; all models of a repetition share them.
+    """Each repetition has its own split (by groups), weights and batches, shared by all of its models.
 
-    The test part is scored, never used to choose anything. Since every repetition deals the same cells anew, what one of
-    them validates on may be another's test cells: those of the repetitions ``tuned`` are left out of every test part.
+    The test part is scored and never used to choose anything. All repetitions split the same cells, so a validation
+    cell of one may be a test cell of another: the validation cells of the repetitions ``tuned`` are removed from every
+    test part.
     """
 
-    title = "What does each step add, and who is ahead?"
+    title = "What does each step add, and which model is best?"
+    version = 1
+    canary: ClassVar[Mapping[str, Any]] = {
+        "seeds": (0, 1), "image_size": 32, "stem_stride": 2, "pretrain_steps": 3, "pretrain_batch": 8, "steps": 3,
+        "batch_size": 8, "networks": {"test_resnet": 3e-3}, "shifted": (FULL, "colour"), "shifted_cells": 8,
+        "external": ("elsewhere",), "small_sets": ("patients",), "resamples": 100,
+    }  # fmt: skip
     params_model = LadderParams
 
     def waves(self) -> Sequence[Sequence[str]]:
-        """The cells; pretraining of every seed; every model of every seed (the first seed's models first)."""
+        """The cells; pretraining of each seed; every model of each seed (the first seed's models first)."""
         p = self.params
         return [
             ["cells"],
@@ -129,27 +159,27 @@ class Ladder(Study[LadderParams]):
         ]
 
     def run(self, job: str, folder: Path, identity: str) -> list[Row]:
-        """One job of any wave."""
+        """Do one job of any wave."""
         p = self.params
         if job == "cells":
-            return gather(p.dataset, p.image_size, p.per_class, p.threads, p.others, p.small, folder / job)
+            return write_cells(p, folder / job)
         for seed in p.seeds:
             if job == f"pretrain-{seed}":
                 return self._pretrain(seed, folder, identity)
             for arm in p.arms:
                 if job == f"{slug(arm)}-{seed}":
-                    return self._judge(arm, seed, folder, identity)
+                    return self._evaluate(arm, seed, folder, identity)
         raise ValueError(f"no job {job!r}")
 
     def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
-        """`scores`, `steps`, `rivals`: the same test cells; `shifts`, `calibration`, `abstention`; `training`, `sources`."""
+        """Return the tables of :func:`outcome_tables`, and `pretraining` and `sources`."""
         p = self.params
-        judged = [
-            row for job, found in rows.items() if job != "cells" and not job.startswith("pretrain-") for row in found
+        of_models = [
+            row for job, part in rows.items() if job != "cells" and not job.startswith("pretrain-") for row in part
         ]
-        pretraining = pd.DataFrame([row for job, found in rows.items() if job.startswith("pretrain-") for row in found])
-        return ladder_tables.tables(
-            judged, list(STEPS), FULL, [*p.probes, *p.networks], tuple(rows["cells"][0]["classes"].split(",")),
+        pretraining = pd.DataFrame([row for job, part in rows.items() if job.startswith("pretrain-") for row in part])
+        return outcome_tables(
+            of_models, list(STEPS), FULL, [*p.probes, *p.networks], tuple(rows["cells"][0]["classes"].split(",")),
             float((pretraining["test"] / pretraining["training"]).mean()), p.resamples, min(p.seeds),
         ) | {
             "pretraining": pretraining,
@@ -158,105 +188,526 @@ class Ladder(Study[LadderParams]):
 
     # -- jobs --------------------------------------------------------------------------------------------------
 
-    def _material(self, folder: Path, seed: int) -> Material:
-        return Material.read(folder / "cells", seed, self.params.tuned)
+    def _cells(self, folder: Path, seed: int) -> SplitCells:
+        return SplitCells.read(folder / "cells", seed, self.params.tuned)
 
     def _pretrain(self, seed: int, folder: Path, identity: str) -> list[Row]:
-        material, params, own = self._material(folder, seed), self.params.fcmae(seed), folder / f"pretrain-{seed}"
+        cells, params, own = self._cells(folder, seed), self.params.fcmae(seed), folder / f"pretrain-{seed}"
         start = time.process_time()
-        result = pretrain(material.raw[material.train], params, own / "checkpoints", identity, make_fabric(params))
+        result = pretrain(cells.raw[cells.train], params, own / "checkpoints", identity, make_fabric(params))
         save_backbone(result.encoder, own / "encoder.safetensors")
-        sizes = {"training": len(material.train), "validation": len(material.val), "test": len(material.test)}
+        sizes = {"training": len(cells.train), "validation": len(cells.val), "test": len(cells.test)}
         seconds = time.process_time() - start
         return [{"seed": seed, "loss": result.history[-1]["loss"], "cpu seconds": seconds} | sizes]
 
-    def _judge(self, arm: str, seed: int, folder: Path, identity: str) -> list[Row]:
-        """Train one model, and keep its probabilities of the validation part, the test part, and what they become."""
-        p, material = self.params, self._material(folder, seed)
+    def _evaluate(self, arm: str, seed: int, folder: Path, identity: str) -> list[Row]:
+        """Train one model and keep its probabilities on the validation part and under every test condition."""
+        p, cells = self.params, self._cells(folder, seed)
         step = STEPS.get(arm, Step(False, False, False))
         trained: list[Finetuned] = []
         start = time.process_time()
 
         def fit(model: nn.Module, label: str) -> nn.Module:
             settings = p.wpat(seed, p.networks.get(arm, p.lr))
-            images = material.enhanced if step.enhanced else material.raw
+            images = cells.enhanced if step.enhanced else cells.raw
             trained.append(finetune(
-                images[material.train], material.labels[material.train],
-                images[material.val], material.labels[material.val], model, settings,
-                folder / f"{slug(arm)}-{seed}" / "checkpoints", identity, make_fabric(settings),
-                n_classes=len(material.classes), label=label,
+                images[cells.train], cells.labels[cells.train], images[cells.val], cells.labels[cells.val], model,
+                settings, folder / f"{slug(arm)}-{seed}" / "checkpoints", identity, make_fabric(settings),
+                n_classes=len(cells.classes), label=label,
             ))  # fmt: skip
             return trained[0].model
 
-        score = self._scorer(arm, step, seed, material, folder, fit)
+        score = self._scorer(arm, step, seed, cells, folder, fit)
         seconds = time.process_time() - start
-
-        def judge(images: Tensor) -> NDArray[np.float64]:
-            return score(enhance_cells(images) if step.enhanced else images, None)
-
         about: Row = {"arm": arm, "seed": seed}
         rows: list[Row] = [about | {
             "condition": "training", "cpu seconds": seconds,
             "best step": trained[0].best_step if trained else -1,
             "parameters": sum(q.numel() for q in trained[0].model.parameters()) if trained else 0,
         }]  # fmt: skip
-        for condition, images, labels, groups, cells in self._conditions(arm, seed, material):
-            probs = judge(images)
-            rows.append(about | ladder_tables.pack(condition, probs, labels, groups, cells))
+        for condition, images, labels, groups, names in self._conditions(arm, seed, cells):
+            probs = score(enhance_cells(images) if step.enhanced else images, None)
+            rows.append(about | pack(condition, probs, labels, groups, names))
         if trained or arm == "colour":
             model = trained[0].model if trained else None
-            for name, (small, names, patients) in material.small.items():
-                small = enhance_cells(small) if step.enhanced else small
-                rows.append(about | small_row(name, model, small, names, patients))
+            for name, (images, small_labels, patients) in cells.small_sets.items():
+                images = enhance_cells(images) if step.enhanced else images
+                rows.append(about | small_row(name, model, images, small_labels, patients))
         return rows
 
     def _scorer(
-        self, arm: str, step: Step, seed: int, material: Material, folder: Path,
+        self, arm: str, step: Step, seed: int, cells: SplitCells, folder: Path,
         fit: Callable[[nn.Module, str], nn.Module],
     ) -> Scorer:  # fmt: skip
-        p, classes = self.params, len(material.classes)
+        p, classes = self.params, len(cells.classes)
         pretrained = folder / f"pretrain-{seed}" / "encoder.safetensors"
         if arm in STEPS:
             drop = p.wpat(seed, p.lr).drop_path
             if step.pretrained:
                 encoder = load_backbone(pretrained, drop_path=drop)
-            else:  # the very weights that pretraining starts from
-                save = folder / f"{slug(arm)}-{seed}" / "start.safetensors"
-                save_backbone(build_autoencoder(p.fcmae(seed)).encoder, save)
-                encoder = load_backbone(save, drop_path=drop)
-            model = encoder if step.wpat else PooledClassifier(encoder, classes)
+            else:  # the weights that pretraining starts from
+                start = folder / f"{slug(arm)}-{seed}" / "start.safetensors"
+                save_backbone(build_autoencoder(p.fcmae(seed)).encoder, start)
+                encoder = load_backbone(start, drop_path=drop)
+            model = encoder if step.wpat else LinearClassifier(encoder, classes)
             return network_scorer(fit(model, "ladder"))
         task = Task(
-            material.raw[material.train], material.labels[material.train], None,
-            material.raw[material.val], material.labels[material.val], None, classes, seed,
+            cells.raw[cells.train], cells.labels[cells.train], None,
+            cells.raw[cells.val], cells.labels[cells.val], None, classes, seed,
             encoder=load_backbone(pretrained), fit=fit,
         )  # fmt: skip
         return BASELINES[arm](task) if arm in BASELINES else network(arm, task)
 
     def _conditions(
-        self, arm: str, seed: int, material: Material
+        self, arm: str, seed: int, cells: SplitCells
     ) -> list[tuple[str, Tensor, Tensor, list[str], list[str]]]:
-        """Name, raw images, labels, groups and cells. A repetition's shifts are the same for all models."""
+        """Name, raw images, labels, groups and cell names of each condition; all models see the same shifts."""
         p = self.params
 
         def part(condition: str, index: Tensor, images: Tensor) -> tuple[str, Tensor, Tensor, list[str], list[str]]:
-            groups = [str(material.groups[k]) for k in index.tolist()]
-            return condition, images, material.labels[index], groups, list(map(str, index.tolist()))
+            groups = [str(cells.groups[k]) for k in index.tolist()]
+            return condition, images, cells.labels[index], groups, list(map(str, index.tolist()))
 
-        found = [
-            part("val", material.val, material.raw[material.val]),
-            part("test", material.test, material.raw[material.test]),
+        conditions = [
+            part("val", cells.val, cells.raw[cells.val]),
+            part("test", cells.test, cells.raw[cells.test]),
         ]
         if arm in p.shifted:
-            stride = max(1, -(-len(material.test) // p.shifted_cells))
-            some = material.test[::stride]
-            found.append(part("shift none 0", some, material.raw[some]))
+            stride = max(1, -(-len(cells.test) // p.shifted_cells))
+            some = cells.test[::stride]
+            conditions.append(part("shift none 0", some, cells.raw[some]))
             for kind, strengths in STRENGTHS.items():
                 for strength in strengths:
                     generator = torch_generator(seed, "shift", kind)
-                    images = SHIFTS[kind](material.raw[some], strength, generator)
-                    found.append(part(f"shift {kind} {strength:g}", some, images))
-        for name, (images, labels, groups) in material.others.items():
-            cells = [f"{name}-{k}" for k in range(len(labels))]
-            found.append((f"other {name}", images, labels, groups, cells))
-        return found
+                    images = SHIFTS[kind](cells.raw[some], strength, generator)
+                    conditions.append(part(f"shift {kind} {strength:g}", some, images))
+        for name, (images, labels, groups) in cells.external.items():
+            conditions.append((f"{OTHER}{name}", images, labels, groups, [f"{name}-{k}" for k in range(len(labels))]))
+        return conditions
+
+
+# -- cells -----------------------------------------------------------------------------------------------------
+
+
+def write_cells(params: LadderParams, folder: Path) -> list[Row]:
+    """Read and enhance all cells once, into ``folder``.
+
+    Returns:
+        A row per source: cells, groups, how they were grouped, classes.
+    """
+    dataset, size, workers = params.dataset, params.image_size, params.threads
+    data = load_dataset(dataset, size=size, workers=workers, per_class=params.per_class)
+    raw = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)))
+    tensors = {"raw": raw, "enhanced": enhance_cells(raw), "labels": torch.from_numpy(data.labels)}
+    groups = pd.factorize(data.table["group"])[0].tolist()
+    about: dict[str, Any] = {"classes": data.classes, "groups": groups, "external": {}, "small_sets": {}}
+    rows: list[Row] = [{
+        "source": data.name, "cells": len(raw), "groups": len(set(groups)), "grouped by": data.grouped_by,
+        "tested classes": len(data.classes), "classes": ",".join(data.classes),
+    }]  # fmt: skip
+    for name in params.external:
+        other = external_cells(Path(dataset).parent / name, data.classes, size, workers)
+        tensors |= {f"{name} images": other.images, f"{name} labels": other.labels}
+        about["external"][name] = other.groups
+        rows.append({
+            "source": name, "cells": len(other.labels), "groups": len(set(other.groups)), "grouped by": "file",
+            "tested classes": len(other.labels.unique()), "classes": "",
+        })  # fmt: skip
+    for name in params.small_sets:
+        tensors[f"{name} images"], labels, patients = small_cells(Path(dataset).parent / name, size, workers)
+        about["small_sets"][name] = labels, patients
+    with atomic(folder / "cells.safetensors") as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    write_json(folder / "about.json", about)
+    return rows
+
+
+@dataclass(frozen=True)
+class SplitCells:
+    """All cells with the split of one repetition.
+
+    Attributes:
+        raw: (N,3,S,S) uint8.
+        enhanced: (N,3,S,S) uint8, after ALHE.
+        labels: (N,) positions in ``classes``.
+        groups: (N,).
+        classes: class names.
+        train: positions of the training cells.
+        val: positions of the validation cells.
+        test: positions of the test cells.
+        external: external test set -> images, labels, groups.
+        small_sets: small set -> images, class names of the cells, patients.
+    """
+
+    raw: Tensor
+    enhanced: Tensor
+    labels: Tensor
+    groups: NDArray[Any]
+    classes: tuple[str, ...]
+    train: Tensor
+    val: Tensor
+    test: Tensor
+    external: dict[str, tuple[Tensor, Tensor, list[str]]]
+    small_sets: dict[str, tuple[Tensor, list[str], list[str]]]
+
+    @classmethod
+    def read(cls, folder: Path, seed: int, tuned: Collection[int]) -> SplitCells:
+        """Read what :func:`write_cells` wrote and split it as repetition ``seed`` does.
+
+        The validation cells of the repetitions ``tuned`` are in no test part.
+        """
+        kept, about = load_file(folder / "cells.safetensors"), read_json(folder / "about.json")
+        labels, groups = kept["labels"].numpy(), np.array(about["groups"])
+        part = split_groups(labels, groups, FRACTIONS, seed)
+        for other in set(tuned) - {seed}:
+            part[(part == TEST) & (split_groups(labels, groups, FRACTIONS, other) == VALIDATION)] = EXCLUDED
+        train, val, test = (torch.from_numpy(np.flatnonzero(part == k)) for k in (TRAINING, VALIDATION, TEST))
+        external = {
+            name: (kept[f"{name} images"], kept[f"{name} labels"], names) for name, names in about["external"].items()
+        }
+        small = {name: (kept[f"{name} images"], *rest) for name, rest in about["small_sets"].items()}
+        return cls(
+            kept["raw"], kept["enhanced"], kept["labels"], groups, tuple(about["classes"]), train, val, test, external, small
+        )  # fmt: skip
+
+
+# -- tables ----------------------------------------------------------------------------------------------------
+
+
+def pack(condition: str, probs: Array, labels: Tensor, groups: Sequence[str], cells: Sequence[str]) -> Row:
+    """Return the predictions under one condition as a row of plain values.
+
+    Args:
+        condition: name of the condition.
+        probs: (N,K) probabilities.
+        labels: (N,) class positions.
+        groups: (N,).
+        cells: (N,) names, unique within the condition.
+    """
+    probs, truth = np.asarray(probs), labels.numpy()
+    return {
+        "condition": condition, "cell": ",".join(cells), "group": ",".join(groups),
+        "label": ",".join(str(int(k)) for k in labels),
+        "probs": ",".join(f"{p:.{DIGITS}f}" for p in probs.ravel()),
+        "loss": float(-np.log(probs[np.arange(len(truth)), truth] + 1e-12).mean()),
+    }  # fmt: skip
+
+
+def unpack(row: Row, classes: tuple[str, ...]) -> Predictions:
+    """Return the predictions that :func:`pack` stored; the probabilities of a cell sum to 1 again."""
+    labels = np.array(row["label"].split(","), dtype=np.int64)
+    probs = np.array(row["probs"].split(","), dtype=np.float64).reshape(len(labels), -1)
+    return Predictions(labels, probs / probs.sum(axis=1, keepdims=True), np.array(row["group"].split(",")), classes)
+
+
+def outcome_tables(
+    rows: Sequence[Row], ladder: Sequence[str], full: str, baselines: Sequence[str], classes: tuple[str, ...],
+    test_over_train: float, resamples: int, seed: int,
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """Return the tables of the study from the rows of all models.
+
+    Returns:
+        scores: balanced accuracy of every model on the test cells.
+        steps: each model of the ladder minus the one before.
+        baselines: the full model minus each baseline.
+        best_baseline: the baseline with the lowest validation loss.
+        calibration: measures before and after temperature scaling.
+        abstention: accuracy of the most confident cells.
+        recalls: recall per class.
+        training: time, best step and size of every trained model.
+        shifts, external, small_sets: scores under these conditions, where there are any.
+        shifts_gaps, external_gaps, small_sets_gaps: the full model minus the others there.
+    """
+    predicted = [row for row in rows if "probs" in row]
+    outcomes = _outcomes([row for row in predicted if row["condition"] == "test"], classes, resamples, seed)
+    before = dict(zip(ladder[1:], ladder[:-1], strict=True))
+    best = best_baseline(predicted, baselines, classes)
+    tables = {
+        "scores": scores(outcomes),
+        "steps": between(outcomes, before.items(), test_over_train),
+        "baselines": between(outcomes, [(full, baseline) for baseline in baselines], test_over_train),
+        "best_baseline": pd.DataFrame([{"arm": best, "chosen by": "validation loss, mean over repetitions"}]),
+        "calibration": calibrated(predicted, [*ladder, *baselines], classes, resamples, seed),
+        "abstention": abstained(predicted, [full, best], classes, resamples, seed),
+        "recalls": recalls(predicted, [full, best], classes),
+        "training": pd.DataFrame([row for row in rows if row["condition"] == "training"]).drop(columns="condition"),
+    }
+    for name, prefix in (("shifts", "shift "), ("external", OTHER)):
+        some = [row for row in predicted if str(row["condition"]).startswith(prefix)]
+        if some:
+            conditions = _outcomes(some, classes, resamples, seed, shared_only=prefix == OTHER)
+            tables[name] = scores(conditions)
+            arms = conditions.arms
+            pairs = [(full, baseline) for baseline in arms if baseline in baselines and full in arms]
+            tables[f"{name}_gaps"] = between(conditions, pairs, test_over_train) if pairs else pd.DataFrame()
+    small = [row for row in rows if str(row["condition"]).startswith("small ")]
+    if small:
+        read_out = Outcomes(cells_of(small), resamples, seed)
+        tables["small_sets"] = scores(read_out)
+        pairs = [(full, arm) for arm in read_out.arms if arm != full]
+        tables["small_sets_gaps"] = between(read_out, pairs, test_over_train)
+    return tables
+
+
+def best_baseline(rows: Sequence[Row], baselines: Sequence[str], classes: tuple[str, ...]) -> str:
+    """Return the baseline with the lowest mean loss on the validation parts."""
+
+    def loss(arm: str) -> float:
+        parts = [unpack(row, classes) for row in rows if row["arm"] == arm and row["condition"] == "val"]
+        return float(np.mean([metrics.nll_of_cells(part).mean() for part in parts]))
+
+    return min(baselines, key=loss)
+
+
+def calibrated(
+    rows: Sequence[Row], arms: Sequence[str], classes: tuple[str, ...], resamples: int, seed: int
+) -> pd.DataFrame:
+    """Return `calibration.scaling_table` of every model, with a column arm."""
+    tables = [
+        calibration.scaling_table(_repetitions(rows, arm, classes), resamples, seed).assign(arm=arm) for arm in arms
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def abstained(
+    rows: Sequence[Row], arms: Sequence[str], classes: tuple[str, ...], resamples: int, seed: int
+) -> pd.DataFrame:
+    """Return ``abstention_curve`` of each model over the test cells of all repetitions, after temperature scaling.
+
+    Repetitions and groups are resampled for the intervals, as for the scores.
+    """
+    tables = []
+    for arm in arms:
+        parts = []
+        for val, test in _repetitions(rows, arm, classes):
+            parts.append(test.with_probs(calibration.apply_temperature(test.probs, calibration.fit_temperature(val))))
+        whole = _pooled(parts)
+        repetition = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        bootstrap = ClusterBootstrap.crossed(whole.groups, repetition, resamples, numpy_rng(seed, "abstention"))
+        tables.append(calibration.abstention_curve(whole, bootstrap).assign(arm=arm))
+    return pd.concat(tables, ignore_index=True)
+
+
+def recalls(rows: Sequence[Row], arms: Sequence[str], classes: tuple[str, ...]) -> pd.DataFrame:
+    """Return the recall per class over the test cells of all repetitions: arm, class, n, correct, recall."""
+    tables = []
+    for arm in arms:
+        whole = _pooled([test for _, test in _repetitions(rows, arm, classes)])
+        tables.append(metrics.recalls(whole).assign(arm=arm))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _pooled(parts: Sequence[Predictions]) -> Predictions:
+    return Predictions(
+        np.concatenate([part.labels for part in parts]), np.concatenate([part.probs for part in parts]),
+        np.concatenate([part.groups for part in parts]), parts[0].classes,
+    )  # fmt: skip
+
+
+def _repetitions(rows: Sequence[Row], arm: str, classes: tuple[str, ...]) -> list[tuple[Predictions, Predictions]]:
+    """Validation and test predictions of each repetition of a model."""
+    by_seed: dict[int, dict[str, Predictions]] = {}
+    for row in rows:
+        if row["arm"] == arm and row["condition"] in ("val", "test"):
+            by_seed.setdefault(row["seed"], {})[row["condition"]] = unpack(row, classes)
+    return [(parts["val"], parts["test"]) for parts in by_seed.values()]
+
+
+def _outcomes(
+    rows: Sequence[Row], classes: tuple[str, ...], resamples: int, seed: int, shared_only: bool = False
+) -> Outcomes:
+    """One row per test cell; ``shared_only``: the prediction is the likeliest of the classes that the condition has."""
+    parts = []
+    for row in rows:
+        part = unpack(row, classes)
+        allowed = part.present if shared_only else np.arange(len(classes))
+        predicted = allowed[part.probs[:, allowed].argmax(axis=1)]
+        parts.append(pd.DataFrame({
+            "arm": row["arm"], "seed": row["seed"], "condition": row["condition"], "cell": row["cell"].split(","),
+            "group": part.groups, "label": part.labels.astype(str), "right": (predicted == part.labels).astype(int),
+        }))  # fmt: skip
+    return Outcomes(pd.concat(parts, ignore_index=True), resamples, seed)
+
+
+# -- sentences and tables from the record ------------------------------------------------------------------------
+
+RANKS = {"helps": "ahead of", "harms": "behind", "inconclusive": "not clearly different from"}
+
+
+def interval(row: Mapping[Any, Any] | pd.Series, signed: bool = False) -> str:
+    """Return ``value [low, high]`` in per cent, or in signed percentage points."""
+    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if signed else "{:.1f} [{:.1f}, {:.1f}]"
+    return form.format(*(100 * float(row[name]) for name in ("value", "low", "high")))
+
+
+def steps_summary(record: StudyRecord) -> str:
+    """Say what each step of the ladder adds to the one before."""
+    return "\n".join(
+        f"{row['arm']} over {row['against']}: {interval(row, signed=True)} points: {verdict(row['low'], row['high'])}."
+        for _, row in record.table("steps").iterrows()
+    )
+
+
+def test_cells_summary(record: StudyRecord) -> str:
+    """Say whether settings were chosen on cells that are also test cells."""
+    tuned = ", ".join(map(str, record.params.get("tuned", ())))
+    if not tuned:
+        return (
+            "Settings were chosen on validation cells of some repetitions, and some of these cells are test cells of "
+            "other repetitions: the ladder's models may look slightly better than they are."
+        )
+    sizes = record.table("pretraining")["test"]
+    return (
+        f"Settings were chosen on the validation cells of repetitions {tuned}; these cells are in no test part. "
+        f"A test part has {sizes.min():.0f} to {sizes.max():.0f} cells."
+    )
+
+
+def full_model_summary(record: StudyRecord) -> str:
+    """Say how good the full model is and how it compares with each baseline."""
+    by_arm = {row["arm"]: row for row in record.table("scores").to_dict("records")}
+    full = by_arm[FULL]
+    baselines = record.table("baselines")
+    kinds = [verdict(low, high) for low, high in baselines[["low", "high"]].to_numpy(dtype=np.float64)]
+    ranks = [
+        f"{words} " + ", ".join(baselines["against"][np.array(kinds) == kind])
+        for kind, words in RANKS.items()
+        if kind in kinds
+    ]
+    best = record.table("best_baseline")["arm"].iloc[0]
+    against = baselines[baselines["against"] == best].iloc[0]
+    goal = "reached" if float(full["value"]) >= GOAL else "missed"
+    return (
+        f"Full model ({FULL}): {interval(full)} % balanced accuracy ({int(full['n'])} test cells over "
+        f"{int(full['seeds'])} repetitions); the goal of {100 * GOAL:.0f} % is {goal}.\nIt is {'; '.join(ranks)}.\n"
+        f"The baseline with the lowest validation loss is {best}, with {interval(by_arm[best])} %: the full model minus "
+        f"it is {interval(against, signed=True)} points."
+    )
+
+
+def shift_curves(record: StudyRecord) -> pd.DataFrame:
+    """Return the table of shifts as the robustness figure takes it: model, kind, strength, value, low, high."""
+    table = record.table("shifts")
+    parts = table["condition"].str.split(" ", expand=True)
+    return table.assign(model=table["arm"], kind=parts[1], strength=parts[2].astype(float))
+
+
+def robustness_summary(record: StudyRecord) -> str:
+    """Count the shifts under which the full model is ahead of each baseline, and say what the strongest ones cost."""
+    sentences = []
+    for baseline, part in _shift_gaps(record).groupby("against", sort=False):
+        kinds = [verdict(low, high) for low, high in part[["low", "high"]].to_numpy(dtype=np.float64)]
+        sentences.append(
+            f"Against {baseline}, of {len(part)} shifts: ahead under {kinds.count('helps')}, behind under "
+            f"{kinds.count('harms')}, inconclusive under {kinds.count('inconclusive')}."
+        )
+    table = shift_curves(record)
+    unshifted = table[table["kind"] == "none"].set_index("model")["value"]
+    for model, part in table[table["kind"] != "none"].groupby("model", sort=False):
+        hardest = part.loc[part.groupby("kind", sort=False)["strength"].idxmax()]
+        lost = ", ".join(
+            f"{kind} {100 * (value - unshifted[model]):+.0f}"
+            for kind, value in zip(hardest["kind"], hardest["value"], strict=True)
+        )
+        sentences.append(
+            f"{model}, change from none ({100 * unshifted[model]:.1f} %) to the strongest shift, points: {lost}."
+        )
+    return "\n".join(sentences)
+
+
+def calibration_summary(record: StudyRecord, coverage: float = 0.8) -> str:
+    """Say how well the full model and the best baseline are calibrated, and what abstaining gains at ``coverage``."""
+    measures = {
+        (row["arm"], row["measure"], row["moment"]): f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        for row in record.table("calibration").to_dict("records")
+    }
+    sentences = []
+    for arm, part in record.table("abstention").groupby("arm", sort=False):
+        kept = part.iloc[(part["coverage"] - coverage).abs().argmin()]
+        sentences.append(
+            f"{arm}: temperature {measures[arm, 'temperature', 'fitted']}; calibration error "
+            f"{measures[arm, 'ece', 'before']} before, {measures[arm, 'ece', 'after']} after; negative log likelihood "
+            f"{measures[arm, 'nll', 'before']} and {measures[arm, 'nll', 'after']}. "
+            f"All cells: {100 * part['accuracy'].iloc[0]:.1f} % right; the most confident {100 * kept['coverage']:.0f} %: "
+            f"{interval(kept.rename({'accuracy': 'value'}))} %."
+        )
+    return "\n".join(sentences)
+
+
+def _wide(table: pd.DataFrame, prefix: str, heading: str) -> pd.DataFrame:
+    """Scores with intervals as text: a row per condition without its ``prefix``, a column per model."""
+    text = [interval(row) for _, row in table.iterrows()]
+    names = table["condition"].str.removeprefix(prefix)
+    wide = table.assign(text=text, **{heading: names}).pivot(index=heading, columns="arm", values="text")
+    return wide[list(dict.fromkeys(table["arm"]))]
+
+
+def small_sets_table(record: StudyRecord) -> pd.DataFrame:
+    """Return the read-outs of small sets for readers: a row per set, a column per model, with intervals."""
+    table = record.table("small_sets")
+    wide = _wide(table, "small ", "set")
+    first = table.assign(set=table["condition"].str.removeprefix("small ")).drop_duplicates("set").set_index("set")
+    wide.insert(0, "cells", (first["n"] // first["seeds"]).reindex(wide.index))
+    wide.insert(1, "patients", first["groups"].reindex(wide.index))
+    return wide.rename_axis(columns=None).reset_index()
+
+
+def external_table(record: StudyRecord) -> pd.DataFrame:
+    """Return the balanced accuracy on external test sets for readers: a row per set, a column per model."""
+    wide = _wide(record.table("external"), OTHER, "source")
+    sources = record.table("sources").set_index("source")
+    wide.insert(0, "cells", sources["cells"].reindex(wide.index))
+    wide.insert(1, "shared classes", sources["tested classes"].reindex(wide.index))
+    return wide.rename_axis(columns=None).reset_index()
+
+
+def difference_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return differences for readers: comparison, points with interval, p of the corrected t-test, p after Holm."""
+    return pd.DataFrame(
+        {
+            "comparison": table["arm"] + " over " + table["against"],
+            "points [95 % interval]": [interval(row, signed=True) for _, row in table.iterrows()],
+            "p": table["p"],
+            "p, Holm": table["p_holm"],
+        }
+    )
+
+
+def record_ladder(stage: Recorder, record: StudyRecord) -> None:
+    """Write the ladder's scores and differences into a stage's metrics.
+
+    Keys: ``ladder_<arm>``, ``ladder_<arm>_minus_<other>`` and ``ladder_shifts_lead`` (see :func:`shifts_lead`).
+    """
+
+    def key(*names: str) -> str:
+        return re.sub(r"[^a-z0-9]+", "_", " ".join(("ladder", *names)).lower()).strip("_")
+
+    by_arm = record.table("scores")
+    n = int(by_arm["n"].iloc[0])
+    for row in by_arm.to_dict("records"):
+        stage.record(key(row["arm"]), float(row["value"]), float(row["low"]), float(row["high"]), n)
+    for name in ("steps", "baselines"):
+        for row in record.table(name).to_dict("records"):
+            stage.record(
+                key(row["arm"], "minus", row["against"]), float(row["value"]), float(row["low"]), float(row["high"]), n
+            )
+    stage.record("ladder_shifts_lead", *shifts_lead(record))
+
+
+def shifts_lead(record: StudyRecord) -> tuple[float, float | None, float | None, int]:
+    """Share of the shifts with the full model clearly ahead of a baseline, minus the share with it clearly behind.
+
+    "Clearly": the whole interval is on that side of 0. The baseline with the lowest difference counts.
+
+    Returns:
+        What a stage records: the value in [-1, 1], no interval, and the number of shifts.
+    """
+    gaps = _shift_gaps(record)
+    clearly = (gaps["low"] > 0).astype(int) - (gaps["high"] < 0).astype(int)
+    by_baseline = clearly.groupby(gaps["against"])
+    return float(by_baseline.mean().min()), None, None, int(by_baseline.size().max())
+
+
+def _shift_gaps(record: StudyRecord) -> pd.DataFrame:
+    gaps = record.table("shifts_gaps")
+    return gaps[~gaps["condition"].str.endswith("none 0")]

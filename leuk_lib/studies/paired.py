@@ -1,7 +1,8 @@
-"""Arms that were trained in paired repetitions: scores, differences, and intervals that know both sources of chance."""
+"""Arms trained in paired repetitions: scores, differences, and intervals over both seeds and groups."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,30 +23,54 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Score:
-    """What is measured of a test part: mean recall, or mean F1, over ``classes`` (names; empty: all that are there)."""
+    r"""Mean recall or mean F1 over ``classes`` (names; empty: all classes that occur).
+
+    With :math:`h_k` cells of class k recognised, :math:`n_k` cells of it and :math:`c_k` cells predicted as it,
+
+    .. math:: \mathrm{recall}_k = \frac{h_k}{n_k}, \qquad F_{1,k} = \frac{2 h_k}{n_k + c_k}.
+
+    The mean recall over all classes is the balanced accuracy.
+    """
 
     kind: Literal["recall", "F1"] = "recall"
     classes: tuple[str, ...] = ()
 
     def of(self, hits: Array, sizes: Array, claimed: Array, labels: NDArray[Any]) -> Array:
-        """From counts (…,K) of cells recognised, there, and taken for the class: (…); NaN where no class is there.
+        """Compute the score from counts per class.
 
-        F1 = 2 hits / (there + claimed), the harmonic mean of precision and recall.
+        Args:
+            hits: (...,K) cells of each class that are recognised.
+            sizes: (...,K) cells of each class.
+            claimed: (...,K) cells predicted as each class; used by F1 only.
+            labels: (K,) class names.
+
+        Returns:
+            (...) scores in [0, 1]; NaN where no class has a cell.
+
+        >>> Score().of(np.array([1.0, 2.0]), np.array([2.0, 2.0]), np.zeros(2), np.array(["a", "b"])).item()
+        0.75
         """
-        there = sizes > 0
+        present = sizes > 0
         if self.classes:
-            there = there & np.isin(labels, self.classes)
+            present = present & np.isin(labels, self.classes)
         below = sizes if self.kind == "recall" else sizes + claimed
         above = hits if self.kind == "recall" else 2 * hits
-        each = np.divide(above, below, out=np.zeros_like(hits), where=there)
-        count = there.sum(axis=-1).astype(np.float64)
+        each = np.divide(above, below, out=np.zeros_like(hits), where=present)
+        count = present.sum(axis=-1).astype(np.float64)
         return np.divide(each.sum(axis=-1), count, out=np.full_like(count, np.nan), where=count > 0)
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """One row an arm, seed, condition and test cell: arm, seed, condition, cell, group, label, right (0 or 1), and,
-    for F1, ``predicted``. ``score``: balanced accuracy (mean recall) unless another is asked for."""
+    """Which test cells each arm classifies correctly.
+
+    Attributes:
+        cells: one row per arm, seed, condition and test cell: arm, seed, condition, cell, group, label, right (0 or 1)
+            and, for F1, ``predicted``.
+        resamples: number of bootstrap resamples R.
+        random_seed: seed of the bootstrap.
+        score: what is measured; by default balanced accuracy.
+    """
 
     cells: pd.DataFrame
     resamples: int
@@ -54,28 +79,33 @@ class Outcomes:
 
     @property
     def arms(self) -> list[str]:
-        """Names of the arms, in the order they came."""
+        """Names of the arms, in the order of the rows."""
         return list(dict.fromkeys(self.cells["arm"]))
 
     @property
     def conditions(self) -> list[str]:
-        """Names of the conditions, in the order they came."""
+        """Names of the conditions, in the order of the rows."""
         return list(dict.fromkeys(self.cells["condition"]))
 
     def only(self, *arms: str) -> Outcomes:
-        """The outcomes of some arms."""
+        """Return the outcomes of some arms."""
         return replace(self, cells=self.cells[self.cells["arm"].isin(arms)].reset_index(drop=True))
 
     def measured(self, condition: str) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The score by arm: of every seed (S,), and the seeds' mean in every resample (R,).
+        """Score every arm under a condition.
 
-        Seeds and groups are resampled independently of each other (the pigeonhole bootstrap of Owen 2007, for data
-        that are crossed): a group drawn twice counts twice under every seed whose test part holds it. All arms see the
-        same resamples.
+        Seeds and groups are resampled independently of each other (the pigeonhole bootstrap, for crossed data): a group
+        drawn twice counts twice under every seed that tests it. All arms share the resamples.
+
+        Returns:
+            Arm -> scores of the seeds (S,), and arm -> mean over the seeds in every resample (R,).
+
+        References:
+            Owen, A. B. (2007). The pigeonhole bootstrap. Ann. Appl. Stat. 1, 386-411.
         """
         part = self.cells[self.cells["condition"] == condition]
         seeds, groups, labels = (np.unique(part[key].to_numpy(dtype=str)) for key in ("seed", "group", "label"))
-        place = [
+        position = [
             np.searchsorted(known, part[key].to_numpy(dtype=str))
             for key, known in zip(("seed", "group", "label"), (seeds, groups, labels), strict=True)
         ]
@@ -83,16 +113,16 @@ class Outcomes:
         over_seeds = ClusterBootstrap(seeds, self.resamples, numpy_rng(self.random_seed, "paired", "seeds")).weights
         by_seed, resampled = {}, {}
         for arm in self.arms:
-            mine = (part["arm"] == arm).to_numpy()
-            index = tuple(axis[mine] for axis in place)
+            of_arm = (part["arm"] == arm).to_numpy()
+            index = tuple(axis[of_arm] for axis in position)
             hits, sizes, claimed = (np.zeros((len(seeds), len(groups), len(labels))) for _ in range(3))
-            np.add.at(hits, index, part["right"].to_numpy(dtype=np.float64)[mine])
+            np.add.at(hits, index, part["right"].to_numpy(dtype=np.float64)[of_arm])
             np.add.at(sizes, index, 1.0)
             counts = [hits, sizes]
             if self.score.kind == "F1":
-                said = part["predicted"].to_numpy(dtype=str)[mine]
-                known = np.isin(said, labels)  # a class that no test cell has is nobody's gain
-                np.add.at(claimed, (index[0][known], index[1][known], np.searchsorted(labels, said[known])), 1.0)
+                predicted = part["predicted"].to_numpy(dtype=str)[of_arm]
+                known = np.isin(predicted, labels)  # no test cell has the other classes
+                np.add.at(claimed, (index[0][known], index[1][known], np.searchsorted(labels, predicted[known])), 1.0)
                 counts.append(claimed)
             by_seed[arm] = self._score([table.sum(axis=1) for table in counts], labels)
             drawn = [np.tensordot(over_groups.astype(np.float64), table, axes=(1, 1)) for table in counts]  # (R,S,K)
@@ -104,21 +134,31 @@ class Outcomes:
         return self.score.of(counts[0], counts[1], counts[-1], labels)
 
     def is_split(self, condition: str) -> bool:
-        """Whether the seeds judge different cells of a condition: only then are their differences those of random splits."""
+        """Whether the seeds test different cells, so that they are random splits of the same data."""
         part = self.cells[(self.cells["condition"] == condition) & (self.cells["arm"] == self.arms[0])]
         return part.groupby("seed")["cell"].agg(frozenset).nunique() > 1
 
     def size(self, condition: str) -> dict[str, int]:
-        """Test cells over all seeds, different groups, and seeds of a condition."""
+        """Count the test cells over all seeds, the groups and the seeds of a condition."""
         part = self.cells[(self.cells["condition"] == condition) & (self.cells["arm"] == self.arms[0])]
         return {"n": len(part), "groups": part["group"].nunique(), "seeds": part["seed"].nunique()}
 
 
-def cells_of(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("arm", "seed", "condition")) -> pd.DataFrame:
-    """One row a test cell, as `Outcomes` wants it, from a job's rows, which hold many cells each.
+def hits_row(
+    cells: Iterable[object], groups: Iterable[object], labels: Iterable[object], right: NDArray[Any]
+) -> dict[str, str]:
+    """Pack the test cells of one arm, seed and condition into plain text, as :func:`cells_of` reads it.
 
-    A row's ``cell``, ``group`` and ``label`` are lists with commas, ``right`` a string of 0 and 1; ``keys`` are passed on.
+    >>> hits_row([3, 4], ["p", "q"], [0, 1], np.array([True, False]))
+    {'cell': '3,4', 'group': 'p,q', 'label': '0,1', 'right': '10'}
     """
+    columns = {"cell": cells, "group": groups, "label": labels}
+    packed = {name: ",".join(map(str, values)) for name, values in columns.items()}
+    return packed | {"right": "".join(map(str, np.asarray(right).astype(int)))}
+
+
+def cells_of(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("arm", "seed", "condition")) -> pd.DataFrame:
+    """Unpack rows of :func:`hits_row` to one row per test cell, for :class:`Outcomes`; ``keys`` are passed on."""
     parts = []
     for row in rows:
         frame = pd.DataFrame({key: row[key].split(",") for key in ("cell", "group", "label")})
@@ -128,7 +168,7 @@ def cells_of(rows: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("arm", "s
 
 
 def scores(outcomes: Outcomes) -> pd.DataFrame:
-    """One row a condition and arm: the score (mean over seeds), low, high, n, groups, seeds."""
+    """Return one row per condition and arm: value (mean score over the seeds), low, high, n, groups, seeds."""
     rows = []
     for condition in outcomes.conditions:
         by_seed, resampled = outcomes.measured(condition)
@@ -142,62 +182,69 @@ def scores(outcomes: Outcomes) -> pd.DataFrame:
 
 
 def differences(outcomes: Outcomes, base: Mapping[str, str], test_over_train: float) -> pd.DataFrame:
-    """One row a condition and arm other than its ``base``: the difference in score and how sure it is.
+    """Compare each arm with its base arm.
 
-    low, high: the crossed bootstrap's 95 % interval; p: the corrected t-test of Nadeau & Bengio over the seeds' splits
-    (NaN where all seeds judge the same cells, as on another source, and where all seeds agree); p_holm: Holm over the
-    whole table.
+    Args:
+        outcomes: what the arms classify correctly.
+        base: arm -> the arm that it is compared with; an arm that is its own base gets no row.
+        test_over_train: size of the test part over that of the training part.
+
+    Returns:
+        One row per condition and arm: condition, arm, against, value (mean difference over the seeds), low, high (95 %
+        interval of the crossed bootstrap), p (corrected t-test over the seeds' splits; NaN where all seeds test the
+        same cells or agree exactly), p_holm (Holm over the whole table).
+
+    References:
+        Nadeau, C. and Bengio, Y. (2003). Inference for the generalization error. Mach. Learn. 52, 239-281.
     """
     rows = []
     for condition in outcomes.conditions:
         by_seed, resampled = outcomes.measured(condition)
         split = outcomes.is_split(condition)
         for arm in outcomes.arms:
-            if base[arm] == arm:
+            against = base[arm]
+            if against == arm:
                 continue
-            low, high, _ = paired_difference(resampled[arm], resampled[base[arm]])
+            low, high, _ = paired_difference(resampled[arm], resampled[against])
             p = float("nan")
             if split:
-                try:
-                    p = t_corrected(by_seed[arm], by_seed[base[arm]], test_over_train).p
-                except LeukError:
-                    p = float("nan")
-            difference = float((by_seed[arm] - by_seed[base[arm]]).mean())
+                with contextlib.suppress(LeukError):  # no variance between the seeds
+                    p = t_corrected(by_seed[arm], by_seed[against], test_over_train).p
+            value = float((by_seed[arm] - by_seed[against]).mean())
             rows.append(
-                {
-                    "condition": condition,
-                    "arm": arm,
-                    "against": base[arm],
-                    "value": difference,
-                    "low": low,
-                    "high": high,
-                    "p": p,
-                }
-            )
+                {"condition": condition, "arm": arm, "against": against, "value": value, "low": low, "high": high, "p": p}
+            )  # fmt: skip
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"]))
 
 
-def between(outcomes: Outcomes, compared: Iterable[tuple[str, str]], test_over_train: float) -> pd.DataFrame:
-    """`differences` of the first arm of each pair from the second; Holm over all pairs and conditions."""
+def between(outcomes: Outcomes, pairs: Iterable[tuple[str, str]], test_over_train: float) -> pd.DataFrame:
+    """Return `differences` of the first arm of each pair from the second; Holm over all pairs and conditions."""
     return with_holm(
-        [differences(outcomes.only(arm, rival), {arm: rival, rival: rival}, test_over_train) for arm, rival in compared]
+        [differences(outcomes.only(arm, other), {arm: other, other: other}, test_over_train) for arm, other in pairs]
     )
 
 
 def with_holm(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Several tables of differences as one, with Holm over all of its rows."""
+    """Join tables of differences, with Holm over all rows."""
     whole = pd.concat(tables, ignore_index=True)
     return whole.assign(p_holm=holm(whole["p"]))
 
 
 def verdict(low: float, high: float) -> str:
-    """What an interval of a difference says: "helps", "harms", or "not told apart"."""
-    return "helps" if low > 0 else "harms" if high < 0 else "not told apart"
+    """Read the interval of a difference: "helps", "harms" or "inconclusive".
+
+    >>> verdict(0.1, 0.2), verdict(-0.1, 0.0)
+    ('helps', 'inconclusive')
+    """
+    return "helps" if low > 0 else "harms" if high < 0 else "inconclusive"
 
 
 def read_differences(table: pd.DataFrame, heading: str = "test images") -> pd.DataFrame:
-    """`differences` as people read it: a row a condition (under ``heading``), a column an arm, percentage points, interval, Holm's p."""
+    """Format `differences` for readers: a row per condition (under ``heading``), a column per pair of arms.
+
+    A cell holds percentage points, the interval and Holm's p.
+    """
     cells = [
         f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" + ("" if np.isnan(p) else f", p {p:.2g}")
         for value, low, high, p in table[["value", "low", "high", "p_holm"]].to_numpy(dtype=np.float64)
@@ -206,7 +253,7 @@ def read_differences(table: pd.DataFrame, heading: str = "test images") -> pd.Da
 
 
 def read_scores(table: pd.DataFrame, heading: str = "test images") -> pd.DataFrame:
-    """`scores` as people read it: a row a condition (under ``heading``), a column an arm, per cent with interval."""
+    """Format `scores` for readers: a row per condition (under ``heading``), a column per arm, per cent and interval."""
     cells = [
         f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         for value, low, high in table[["value", "low", "high"]].to_numpy(dtype=np.float64)
@@ -214,35 +261,35 @@ def read_scores(table: pd.DataFrame, heading: str = "test images") -> pd.DataFra
     return _wide(table, cells, heading)
 
 
-def _wide(table: pd.DataFrame, cells: list[str], heading: str = "test images") -> pd.DataFrame:
+def _wide(table: pd.DataFrame, cells: list[str], heading: str) -> pd.DataFrame:
     wide = table.assign(text=cells).pivot(index="condition", columns="arm", values="text")
     wide = wide.loc[list(dict.fromkeys(table["condition"])), list(dict.fromkeys(table["arm"]))]
     return wide.rename_axis(columns=None, index=heading).reset_index()
 
 
-def in_words(table: pd.DataFrame, conditions: str = "kinds of test images") -> str:
-    """The differences counted: for every arm and rival, under how many of the ``conditions`` it helps, harms, or cannot be told apart."""
-    said = []
-    for (arm, rival), part in table.groupby(["arm", "against"], sort=False):
-        found = [verdict(low, high) for low, high in part[["low", "high"]].to_numpy(dtype=np.float64)]
+def summary(table: pd.DataFrame, conditions: str = "kinds of test images") -> str:
+    """Count, for each pair of arms, the ``conditions`` under which the first helps, harms or is inconclusive."""
+    sentences = []
+    for (arm, against), part in table.groupby(["arm", "against"], sort=False):
+        verdicts = [verdict(low, high) for low, high in part[["low", "high"]].to_numpy(dtype=np.float64)]
         counts = [
-            f"{word} in {found.count(word)} ({', '.join(np.array(part['condition'])[np.array(found) == word])})"
+            f"{word} in {verdicts.count(word)} ({', '.join(np.array(part['condition'])[np.array(verdicts) == word])})"
             for word in ("helps", "harms")
-            if word in found
+            if word in verdicts
         ]
-        rest = f"not told apart in {found.count('not told apart')}"
-        said.append(f"{arm} against {rival}, of {len(found)} {conditions}: {'; '.join([*counts, rest])}.")
-    return "\n".join(said)
+        rest = f"inconclusive in {verdicts.count('inconclusive')}"
+        sentences.append(f"{arm} against {against}, of {len(verdicts)} {conditions}: {'; '.join([*counts, rest])}.")
+    return "\n".join(sentences)
 
 
 def record_differences(stage: Recorder, table: pd.DataFrame, sizes: pd.DataFrame) -> None:
-    """Put the differences into a stage's metrics; n counts test cells over all seeds.
+    """Write differences into a stage's metrics; n counts test cells over all seeds.
 
-    Keys: ``gain_<arm>_<condition>``, or ``gain_<arm>_over_<rival>_<condition>`` where an arm has several rivals.
+    Keys: ``gain_<arm>_<condition>``, or ``gain_<arm>_over_<other>_<condition>`` where an arm is compared with several.
     """
     n = sizes.drop_duplicates("condition").set_index("condition")["n"]
     several = table.groupby("arm")["against"].nunique().max() > 1
     for row in table.to_dict("records"):
-        rival = f" over {row['against']}" if several else ""
-        key = re.sub(r"[^a-z0-9]+", "_", f"gain {row['arm']}{rival} {row['condition']}".lower()).strip("_")
+        against = f" over {row['against']}" if several else ""
+        key = re.sub(r"[^a-z0-9]+", "_", f"gain {row['arm']}{against} {row['condition']}".lower()).strip("_")
         stage.record(key, float(row["value"]), float(row["low"]), float(row["high"]), int(n[row["condition"]]))

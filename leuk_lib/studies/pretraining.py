@@ -1,11 +1,11 @@
-"""Does masked pretraining help? Frozen probes as it goes on, and fine-tuning against a random start at few labels."""
+"""Does masked pretraining help? Probes of the frozen encoder over pretraining, and fine-tuning with few labels."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
-from leuk_lib.data.catalog import load_dataset
+from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.splits import split_groups
 from leuk_lib.fcmae import probe
 from leuk_lib.fcmae.encoder import Encoder
@@ -24,39 +25,37 @@ from leuk_lib.fcmae.pretrain import build_autoencoder, pretrain
 from leuk_lib.fcmae.weights import load_backbone, save_backbone
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.studies.paired import Outcomes, between, cells_of, differences, scores
+from leuk_lib.studies.paired import Outcomes, between, cells_of, differences, hits_row, scores
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
 from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune, predict_logits
+from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.params import WpatParams
-from leuk_lib.wpat.pooled import PooledClassifier
 
 SCRATCH, CONTRAST, PIXELS = "random initialisation", "FCMAE + contrast", "FCMAE"
-#: What an arm of pretraining changes in the study's settings; both see as many masked images.
+#: Settings of each arm of pretraining; both see the same number of masked images.
 PRETRAINED: dict[str, dict[str, Any]] = {CONTRAST: {"contrast": 1.0}, PIXELS: {"contrast": 0.0}}
 FRACTIONS = (0.7, 0.1, 0.2)  # training, validation, test
 
 
 class PretrainingParams(StudyParams):
-    """What is pretrained and for how long, and what is fine-tuned from it."""
+    """Budget of pretraining, probes and fine-tuning."""
 
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2, description="repetitions: split, weights, batches, masks")
     image_size: int = Field(64, ge=32, le=512, description="side of the images, pixels")
-    per_class: int = Field(0, ge=0, description="at most this many cells a class (0: all)")
+    per_class: int = Field(0, ge=0, description="largest number of cells per class (0: all)")
     variant: str = Field("zepto", description="size of the encoder")
     stem_stride: int = Field(2, description="stride of the stem; the mask patch is 8 times it")
     steps: int = Field(500, ge=2, le=10**7, description="optimiser steps of pretraining")
-    batch_size: int = Field(64, ge=4, le=65536, description="masked images a step (a contrastive pair counts as two)")
+    batch_size: int = Field(64, ge=4, le=65536, description="masked images per step (a contrastive pair is two)")
     lr: float = Field(3e-4, gt=0, le=1, description="peak learning rate of pretraining, the same in every arm")
-    looks: int = Field(
-        3, ge=1, le=50, description="checkpoints at which the frozen encoder is probed, besides the start"
-    )
-    knn_k: int = Field(20, ge=1, le=1000, description="neighbours that vote")
+    probes: int = Field(3, ge=1, le=50, description="number of probes of the frozen encoder after the start")
+    knn_k: int = Field(20, ge=1, le=1000, description="neighbours of the k-NN probe")
     label_shares: tuple[float, ...] = Field(
         (0.05, 0.1, 0.25, 1.0), min_length=1, description="shares of the training labels that fine-tuning may use"
     )
     tune_steps: int = Field(120, ge=1, le=10**6, description="optimiser steps of every fine-tuning")
-    tune_batch: int = Field(32, ge=2, le=8192, description="images a step of fine-tuning")
+    tune_batch: int = Field(32, ge=2, le=8192, description="images per step of fine-tuning")
     tune_lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate of fine-tuning")
     resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
 
@@ -68,38 +67,17 @@ class PretrainingParams(StudyParams):
         return values
 
     def fcmae(self, arm: str, seed: int) -> FcmaeParams:
-        """The pretraining of an arm: the laptop profile's optimiser at this study's size."""
+        """Pretraining of an arm with the laptop profile's optimiser at this study's size."""
         images = self.batch_size // 2 if PRETRAINED[arm]["contrast"] else self.batch_size
         return FcmaeParams(
             seed=seed, threads=self.threads, accelerator="cpu", images="raw", variant=self.variant,  # type: ignore[arg-type]
-            stem_stride=self.stem_stride, steps=self.steps, batch_size=images, lr_scale=256 * self.lr / images,  # type: ignore[arg-type]
+            stem_stride=self.stem_stride, steps=self.steps, batch_size=images, base_lr=256 * self.lr / images,  # type: ignore[arg-type]
             checkpoint_every=100, **PRETRAINED[arm],
         )  # fmt: skip
 
 
-@dataclass
-class _Looks:
-    """A monitor of `pretrain` that probes the frozen encoder on the test part and keeps which cells it got right."""
-
-    material: _Material
-    steps: Collection[int]
-    k: int
-    rows: list[Row] = field(default_factory=list)
-
-    def __call__(self, step: int, encoder: Encoder) -> None:
-        self.rows += _probe(self.material, self.k, step, *(
-            probe.encode(encoder, self.material.images[part]) for part in (self.material.train, self.material.test)
-        ))  # fmt: skip
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": list(self.rows)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = list(state_dict["rows"])
-
-
 @dataclass(frozen=True)
-class _Material:
+class _Cells:
     """The cells of one repetition: images (N,3,S,S) uint8, labels (N,), groups (N,), positions of the three parts."""
 
     images: Tensor
@@ -110,34 +88,52 @@ class _Material:
     val: Tensor
     test: Tensor
 
-    @property
-    def identities(self) -> Row:
-        """The test cells of this repetition, as strings that fit into a row."""
-        cells = self.test.tolist()
-        return {
-            "cell": ",".join(map(str, cells)), "group": ",".join(str(self.groups[c]) for c in cells),
-            "label": ",".join(str(int(self.labels[c])) for c in cells),
-        }  # fmt: skip
+    def row(self, right: NDArray[Any]) -> Row:
+        """Pack the test cells and whether each is classified correctly."""
+        test = self.test.tolist()
+        return dict(hits_row(test, self.groups[test], self.labels[self.test].tolist(), right))
 
 
-def _probe(material: _Material, k: int, step: int, train_x: NDArray[Any], test_x: NDArray[Any]) -> list[Row]:
-    truth = material.labels[material.train].numpy(), material.labels[material.test].numpy()
-    found = probe.judge(train_x, truth[0], test_x, truth[1], k)
-    return [{"condition": name, "step": step, "right": _text(right)} for name, right in found.items()]
+@dataclass
+class _Probes:
+    """A monitor of `pretrain` that probes the frozen encoder on the test part."""
+
+    cells: _Cells
+    steps: Collection[int]
+    k: int
+    rows: list[Row] = field(default_factory=list)
+
+    def __call__(self, step: int, encoder: Encoder) -> None:
+        self.rows += _probe(self.cells, self.k, step, *(
+            probe.encode(encoder, self.cells.images[part]) for part in (self.cells.train, self.cells.test)
+        ))  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": list(self.rows)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
 
 
-def _text(right: NDArray[Any]) -> str:
-    return "".join(map(str, np.asarray(right).astype(int)))
+def _probe(cells: _Cells, k: int, step: int, train_x: NDArray[Any], test_x: NDArray[Any]) -> list[Row]:
+    truth = cells.labels[cells.train].numpy(), cells.labels[cells.test].numpy()
+    hits = probe.probe_correct(train_x, truth[0], test_x, truth[1], k)
+    return [{"condition": name, "step": step} | cells.row(right) for name, right in hits.items()]
 
 
 class Pretraining(Study[PretrainingParams]):
-    """Every repetition has its own split (by groups), its own weights, batches and masks; all arms share them."""
+    """Each repetition has its own split (by groups), weights, batches and masks, shared by all arms."""
 
     title = "Does masked pretraining help?"
+    version = 1
+    canary: ClassVar[Mapping[str, Any]] = {
+        "seeds": (0, 1), "image_size": 32, "stem_stride": 2, "steps": 3, "batch_size": 8, "probes": 1, "knn_k": 3,
+        "label_shares": (0.5,), "tune_steps": 3, "tune_batch": 8, "resamples": 100,
+    }  # fmt: skip
     params_model = PretrainingParams
 
     def waves(self) -> Sequence[Sequence[str]]:
-        """The cells; pretraining of every arm and seed; fine-tuning of every start, share of the labels and seed."""
+        """The cells; pretraining of each arm and seed; fine-tuning of each start, share of the labels and seed."""
         p = self.params
         return [
             ["cells"],
@@ -146,7 +142,7 @@ class Pretraining(Study[PretrainingParams]):
         ]  # fmt: skip
 
     def run(self, job: str, folder: Path, identity: str) -> list[Row]:
-        """One job of any wave; the test part is scored, never used to choose anything."""
+        """Do one job of any wave; the test part is scored and never used to choose anything."""
         p = self.params
         if job == "cells":
             return self._cells(folder / job)
@@ -161,34 +157,40 @@ class Pretraining(Study[PretrainingParams]):
         raise ValueError(f"no job {job!r}")
 
     def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
-        """`curve`: probes over pretraining; `probes`, `gains`: at its end, and against every rival; `labels`,
-        `label_gains`: balanced accuracy of fine-tuning by share of labels, and pretrained minus random start."""
+        """Return the tables.
+
+        Returns:
+            curve: probes over pretraining.
+            probes, gains: probes at its end, and their differences from the start and from plain features.
+            labels, label_gains: fine-tuning by share of the labels, and pretrained minus random start.
+            cells: the data.
+        """
         p = self.params
         whole = pd.concat(
-            [cells_of(found, ("arm", "seed", "condition", "step")) for job, found in rows.items() if job != "cells"],
+            [cells_of(part, ("arm", "seed", "condition", "step")) for job, part in rows.items() if job != "cells"],
             ignore_index=True,
         )
         probes, tuned = whole[whole["step"] >= 0], whole[whole["step"] < 0]
         last = probes[(probes["step"] == p.steps) | ~probes["arm"].isin(list(PRETRAINED))]
-        # Both arms start from the same weights: the start is counted once, under its own name.
+        # Both arms start from the same weights, which are scored once, as an arm of their own.
         start = probes[(probes["step"] == 0) & (probes["arm"] == CONTRAST)].assign(arm=SCRATCH)
         curve = []
         for (arm, condition, step), part in probes[probes["arm"].isin(list(PRETRAINED))].groupby(
             ["arm", "condition", "step"]
         ):
-            found = scores(Outcomes(part, p.resamples, min(p.seeds)))
+            score = scores(Outcomes(part, p.resamples, min(p.seeds)))
             curve.append(
                 {"arm": arm, "probe": condition, "step": step}
-                | found.drop(columns=["arm", "condition"]).iloc[0].to_dict()
+                | score.drop(columns=["arm", "condition"]).iloc[0].to_dict()
             )
         at_end = Outcomes(pd.concat([last, start], ignore_index=True), p.resamples, min(p.seeds))
         labels = Outcomes(tuned.reset_index(drop=True), p.resamples, min(p.seeds))
         ratio = FRACTIONS[2] / FRACTIONS[0]
-        compared = [(CONTRAST, rival) for rival in at_end.arms if rival != CONTRAST] + [(PIXELS, SCRATCH)]
+        pairs = [(CONTRAST, arm) for arm in at_end.arms if arm != CONTRAST] + [(PIXELS, SCRATCH)]
         return {
             "curve": pd.DataFrame(curve),
             "probes": scores(at_end),
-            "gains": between(at_end, compared, ratio).drop(columns="p_holm"),
+            "gains": between(at_end, pairs, ratio).drop(columns="p_holm"),
             "labels": scores(labels),
             "label_gains": differences(labels, {CONTRAST: SCRATCH, SCRATCH: SCRATCH}, ratio),
             "cells": pd.DataFrame(rows["cells"]),
@@ -208,67 +210,76 @@ class Pretraining(Study[PretrainingParams]):
             {"source": data.name, "cells": len(images), "classes": len(data.classes), "grouped by": data.grouped_by}
         ]
 
-    def _material(self, folder: Path, seed: int) -> _Material:
+    def _split(self, folder: Path, seed: int) -> _Cells:
         kept, about = load_file(folder / "cells" / "cells.safetensors"), read_json(folder / "cells" / "about.json")
         groups = np.array(about["groups"])
         part = torch.from_numpy(split_groups(kept["labels"].numpy(), groups, FRACTIONS, seed))
         train, val, test = (torch.nonzero(part == k)[:, 0] for k in range(3))
-        return _Material(kept["images"], kept["labels"], groups, tuple(about["classes"]), train, val, test)
+        return _Cells(kept["images"], kept["labels"], groups, tuple(about["classes"]), train, val, test)
 
     def _pretrain(self, arm: str, seed: int, folder: Path, identity: str) -> list[Row]:
-        p, material = self.params, self._material(folder, seed)
+        p, cells = self.params, self._split(folder, seed)
         params = p.fcmae(arm, seed)
         own = folder / f"pretrain-{slug(arm)}-{seed}"
-        looks = _Looks(material, probe.probe_steps(p.steps, p.looks), p.knn_k)
-        result = pretrain(
-            material.images[material.train], params, own / "checkpoints", identity, make_fabric(params), looks
-        )
+        probes = _Probes(cells, probe.probe_steps(p.steps, p.probes), p.knn_k)
+        result = pretrain(cells.images[cells.train], params, own / "checkpoints", identity, make_fabric(params), probes)
         save_backbone(result.encoder, own / "encoder.safetensors")
-        rows = [{"arm": arm, **row} for row in looks.rows]
+        loss = result.history[-1]["loss"]
+        rows = [{"arm": arm, "loss": loss, **row} for row in probes.rows]
         if arm == CONTRAST:
-            train, test = material.images[material.train], material.images[material.test]
-            rivals = {
+            train, test = cells.images[cells.train], cells.images[cells.test]
+            plain_features = {
                 "colour histogram": (probe.colour_histogram(train), probe.colour_histogram(test)),
                 "raw-pixel PCA": probe.pixel_pca(train, test),
             }
             rows += [
-                {"arm": name, **row} for name, pair in rivals.items() for row in _probe(material, p.knn_k, 0, *pair)
+                {"arm": name, **row}
+                for name, pair in plain_features.items()
+                for row in _probe(cells, p.knn_k, 0, *pair)
             ]
-        return [{"seed": seed, **row, **material.identities} for row in rows]
+        return [{"seed": seed, **row} for row in rows]
 
     def _tune(self, arm: str, share: float, seed: int, folder: Path, identity: str) -> list[Row]:
-        """The ladder's fine-tuning, read-out fitted before the first step included, from either start."""
-        p, material = self.params, self._material(folder, seed)
+        """Fine-tune from either start, with a linear head fitted before the first step, as the ladder does."""
+        p, cells = self.params, self._split(folder, seed)
         if arm == SCRATCH:
             encoder = build_autoencoder(p.fcmae(CONTRAST, seed)).encoder
         else:
             encoder = load_backbone(folder / f"pretrain-{slug(arm)}-{seed}" / "encoder.safetensors")
-        train = labelled(material.train, material.labels, share, seed)
+        train = labelled(cells.train, cells.labels, share, seed)
         settings = WpatParams(
             seed=seed, threads=p.threads, accelerator="cpu", steps=p.tune_steps, batch_size=p.tune_batch, lr=p.tune_lr,
             layer_decay=1.0, drop_path=0.0, evaluations=5, checkpoint_every=100, balance="none",
         )  # fmt: skip
         tuned = finetune(
-            material.images[train], material.labels[train], material.images[material.val], material.labels[material.val],
-            PooledClassifier(encoder, len(material.classes)), settings,
+            cells.images[train], cells.labels[train], cells.images[cells.val], cells.labels[cells.val],
+            LinearClassifier(encoder, len(cells.classes)), settings,
             folder / f"tune-{slug(arm)}-{share:g}-{seed}" / "checkpoints", identity, make_fabric(settings),
-            n_classes=len(material.classes), label="fine-tuning",
+            n_classes=len(cells.classes), label="fine-tuning",
         )  # fmt: skip
-        logits = predict_logits(tuned.model, material.images[material.test], torch.device("cpu"))
-        right = (logits.argmax(1) == material.labels[material.test]).numpy()
+        logits = predict_logits(tuned.model, cells.images[cells.test], torch.device("cpu"))
+        truth = cells.labels[cells.test]
         about = {"arm": arm, "seed": seed, "condition": f"{share:g}", "step": -1, "labelled": len(train)}
-        return [{**about, "right": _text(right), **material.identities}]
+        loss = float(functional.cross_entropy(logits, truth))
+        return [{**about, "loss": loss, **cells.row((logits.argmax(1) == truth).numpy())}]
 
 
 def labelled(train: Tensor, labels: Tensor, share: float, seed: int) -> Tensor:
-    """The part of `train` (positions) whose labels may be used: `share` of every class, at least one cell.
+    """Choose the training cells whose labels may be used; smaller shares are subsets of larger ones.
 
-    Smaller shares are parts of larger ones.
+    Args:
+        train: (N,) positions of the training cells.
+        labels: labels of all cells.
+        share: in (0, 1], of each class; at least one cell per class is kept.
+        seed: seed of the draw.
+
+    Returns:
+        Sorted positions.
     """
     order = torch.from_numpy(numpy_rng(seed, "labelled").permutation(len(train)))
     shuffled = train[order]
     chosen = []
     for label in labels[train].unique():
-        mine = shuffled[labels[shuffled] == label]
-        chosen.append(mine[: max(1, round(share * len(mine)))])
+        of_class = shuffled[labels[shuffled] == label]
+        chosen.append(of_class[: max(1, round(share * len(of_class)))])
     return torch.cat(chosen).sort().values

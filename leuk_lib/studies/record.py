@@ -1,4 +1,4 @@
-"""The committed outcome of a study: its tables, and all that one must know to trust or to repeat them."""
+"""Records of studies: the committed tables, their provenance, and what is known of them under the present code."""
 
 from __future__ import annotations
 
@@ -6,24 +6,48 @@ import json
 import math
 import re
 import shlex
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from leuk_lib.data.fingerprint import RENDERED
-from leuk_lib.runs import code, paths
+from leuk_lib.runs import paths
+from leuk_lib.runs.card import git_state
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json, write_json
+from leuk_lib.studies.study import study_class
 
 FOLDER = "book/reference/studies"
+LOSS = "loss of "  # prefix of the canary's continuous numbers
+RELATIVE = 1e-3  # tolerance of a loss: other processors and thread counts sum in another order
+ABSOLUTE = 0.02  # tolerance of a mean over a table: a cell whose classes are nearly tied may change sides
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What a study found (``tables``), with what (``params``, ``content`` hash of the data, ``versions``, ``device``) and by
-    which code (``git``, ``code``: module -> SHA-256). ``cpu_seconds``: processor time of all jobs together."""
+    """The outcome of a study and where it comes from.
+
+    Attributes:
+        study: name of the study.
+        title: the question that it answers.
+        dataset: name of the data set.
+        content: hash of the data.
+        params: parameters, without the data set.
+        identity: hash of parameters, data and code at that time.
+        cpu_seconds: processor time of all jobs together.
+        device: processor.
+        git: commit of origin and whether there were uncommitted changes.
+        versions: versions of Python and packages.
+        version: version of the study (see ``Study.version``).
+        canary: numbers of the canary: name -> value.
+        verified: commit and date at which the canary last gave these numbers.
+        accepted: log of ``leuk study accept``: date, commit, reason and the numbers that moved.
+        tables: name -> columns and rows.
+    """
 
     study: str
     title: str
@@ -35,16 +59,28 @@ class StudyRecord:
     device: str
     git: dict[str, Any]
     versions: dict[str, str]
-    code: dict[str, str]
+    version: int
+    canary: dict[str, float]
+    verified: dict[str, Any]
+    accepted: list[dict[str, Any]]
     tables: dict[str, dict[str, Any]]
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table as a data frame; null is NaN. Raises ``LeukError`` for a name that the record lacks."""
+        """Return a table as a data frame; null is NaN.
+
+        Raises:
+            LeukError: the record has no such table.
+        """
         if name not in self.tables:
             raise LeukError(f"study {self.study}: no table {name!r}; it has {', '.join(self.tables)}")
         table = self.tables[name]
         frame = pd.DataFrame(table["rows"], columns=table["columns"])
         return frame.fillna(float("nan")) if len(frame) else frame
+
+    @property
+    def name(self) -> str:
+        """File name of the record without its ending."""
+        return record_name(self.study, self.dataset)
 
     @property
     def command(self) -> str:
@@ -53,27 +89,76 @@ class StudyRecord:
         where = self.dataset if self.dataset == RENDERED else f"…/{self.dataset}"
         return f"leuk study {self.study} --dataset {where} {settings}"
 
-    def changed_since(self) -> list[str]:
-        """Modules that decided the outcome and are no longer what they were then."""
-        now = code.hashes_of(set(self.code) & code.all_modules())
-        return sorted(name for name, digest in self.code.items() if now.get(name) != digest)
+    def state(self) -> str:
+        """Say what is known of the record: "verified at …", "numbers moved at …" or "of another version".
+
+        Nothing is computed: the answer is that of the canary's last run, in the record or by ``leuk study verify``.
+        """
+        version = study_class(self.study).version
+        if version != self.version:
+            return f"of another version: the record has {self.version}, the study {version}"
+        check = read_json(checks_file()).get(self.name, {}) if checks_file().exists() else {}
+        if check.get("date", "") >= self.verified["date"]:
+            if check["moved"]:
+                return f"numbers moved at {_commit(check)}: {'; '.join(check['moved'])}"
+            return f"verified at {_commit(check)}"
+        return f"verified at {_commit(self.verified)}"
 
     def provenance(self) -> pd.DataFrame:
-        """What a reader must know, as a table: item, value."""
-        changed = self.changed_since()
-        commit = f"{(self.git['commit'] or 'none')[:12]}{' with uncommitted changes' if self.git['dirty'] else ''}"
-        since = f"changed since in {len(changed)} of {len(self.code)} modules: {', '.join(changed[:4])}{', …' if len(changed) > 4 else ''}"
+        """Return what a reader needs to trust or repeat the study, as a table: item, value."""
         rows = [
-            ("data", f"{self.dataset} (content {self.content[:12]})"), ("git commit", commit),
-            ("code since then", since if changed else "unchanged"), ("device", self.device),
+            ("data", f"{self.dataset} (content {self.content[:12]})"), ("made at", _commit(self.git)),
+            ("version", str(self.version)), ("state", self.state()), ("device", self.device),
             ("processor time", f"{self.cpu_seconds / 60:.0f} min"), ("torch", self.versions.get("torch", "–")),
+            *((f"accepted on {entry['date'][:10]}", entry["reason"]) for entry in self.accepted),
             ("to repeat it", self.command),
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=["item", "value"])
 
+    def accept(self, numbers: Mapping[str, float], reason: str) -> StudyRecord:
+        """Return the record with the canary's new ``numbers`` and the ``reason`` in its log; its tables stay."""
+        now = present()
+        entry = {**now, "reason": reason, "moved": moved(self.canary, numbers)}
+        return replace(self, canary=dict(numbers), verified=now, accepted=[*self.accepted, entry])
+
     def save(self) -> Path:
         """Write the record where it is committed."""
         return write_json(paths.project_root() / record_file(self.study, self.dataset), asdict(self))
+
+
+def present() -> dict[str, Any]:
+    """The present commit, whether there are uncommitted changes, and the date (UTC, ISO 8601)."""
+    return {**git_state(paths.project_root()), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _commit(git: Mapping[str, Any]) -> str:
+    return f"commit {(git['commit'] or 'none')[:12]}{' with uncommitted changes' if git['dirty'] else ''}"
+
+
+def moved(recorded: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+    """Compare the numbers of two runs of a canary.
+
+    Returns:
+        One line per number that differs beyond the tolerance or is missing on one side.
+
+    >>> moved({"loss of a": 1.0, "scores.value": 0.50}, {"loss of a": 1.0005, "scores.value": 0.55})
+    ['scores.value: recorded 0.5, now 0.55']
+    """
+    lines = []
+    for name in dict.fromkeys([*recorded, *now]):
+        before, after = recorded.get(name), now.get(name)
+        if before is not None and after is not None:
+            limit = RELATIVE * abs(before) if name.startswith(LOSS) else ABSOLUTE
+            if abs(after - before) <= limit:
+                continue
+        values = ("none" if value is None else f"{value:.6g}" for value in (before, after))
+        lines.append(f"{name}: recorded {', now '.join(values)}")
+    return lines
+
+
+def checks_file() -> Path:
+    """File with the outcomes of ``leuk study verify`` in this working copy: record -> commit, date, moved."""
+    return paths.results_root() / "studies" / "verified.json"
 
 
 def record_name(study: str, dataset: str) -> str:
@@ -87,16 +172,29 @@ def record_file(study: str, dataset: str) -> str:
 
 
 def load_record(path: Path) -> StudyRecord:
-    """Read a record. Raises ``LeukError`` for a missing, damaged or foreign file."""
+    """Read a record.
+
+    Raises:
+        LeukError: the file is missing, damaged or no record of this library.
+    """
     whole = read_json(path)
     try:
-        return StudyRecord(**whole)
+        record = StudyRecord(**whole)
     except TypeError as error:
         raise LeukError(f"{path}: not a study's record of this library ({error})") from error
+    if type(record.version) is not int or not {"commit", "dirty", "date"} <= set(record.verified):
+        raise LeukError(f"{path}: not a study's record of this library (version {record.version!r})")
+    return record
+
+
+def records_of(study: str) -> list[StudyRecord]:
+    """Read the committed records of a study."""
+    folder = paths.project_root() / FOLDER
+    return [load_record(path) for path in sorted(folder.glob(f"{study}-*.json"))]
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON knows it: NumPy scalars become Python's, NaN null, floats keep six significant digits."""
+    """Turn a value into plain JSON: NumPy scalars to Python's, NaN to null, floats to six significant digits."""
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
@@ -104,6 +202,6 @@ def plain(value: Any) -> Any:
 
 
 def to_table(frame: pd.DataFrame) -> dict[str, Any]:
-    """A data frame as plain JSON: columns and rows."""
+    """Turn a data frame into plain JSON: columns and rows."""
     rows = [[plain(value) for value in row] for row in frame.itertuples(index=False, name=None)]
     return {"columns": [str(name) for name in frame.columns], "rows": rows}

@@ -1,4 +1,4 @@
-"""Run a study: one file a finished job, so that a study that was killed goes on where it stopped."""
+"""Run a study: one file per finished job, so that an interrupted study continues where it stopped."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from leuk_lib.runs.card import device_name, git_state, package_versions
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json, sha256_json, write_json
 from leuk_lib.runs.params import check
-from leuk_lib.studies.record import StudyRecord, plain, record_name, to_table
-from leuk_lib.studies.study import Row, study_class, study_path
+from leuk_lib.studies import STUDIES
+from leuk_lib.studies.canary import canary_numbers
+from leuk_lib.studies.record import StudyRecord, plain, present, record_name, to_table
+from leuk_lib.studies.study import Row, load_class, study_class
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -30,42 +32,49 @@ def study_folder(name: str, dataset: str) -> Path:
 
 
 def run_study(name: str, values: Mapping[str, Any], parallel: int = 1) -> StudyRecord:
-    """Run all jobs that are not done yet, ``parallel`` at a time, and return the study's record.
+    """Run all unfinished jobs of a study, then its canary.
 
-    A job is done if its file holds the identity of the present parameters (but ``not_of_jobs``), data and code. The results do not depend on
-    ``parallel``. Raises ``LeukError`` for wrong parameters, before anything runs, and where a job's process died.
+    A job is finished if its file has the identity of the present parameters (without ``not_of_jobs``), data and code.
+
+    Args:
+        name: name of the study.
+        values: its parameters.
+        parallel: number of jobs at a time; the results do not depend on it.
+
+    Raises:
+        LeukError: wrong parameters, before anything runs; or the process of a job died.
     """
-    path = study_path(name)
-    given = study_class(path)
-    params = check(f"study {name}", given.params_model, values)
-    study = given(params)
+    study_type = study_class(name)
+    params = check(f"study {name}", study_type.params_model, values)
+    study = study_type(params)
     folder = study_folder(name, params.dataset)
-    hashes = code.hashes_of(code.imported_modules(f"import {path.split(':')[0]}"))
+    hashes = code.hashes_of(code.imported_modules(f"import {study_type.__module__}"))
     settings = params.model_dump(mode="json")
     deciding = {module: digest for module, digest in hashes.items() if not code.is_presentation(module)}
     content = fingerprint(params.dataset)
     identity = sha256_json([name, settings | {"dataset": content}, deciding])[:32]
-    of_jobs = {key: value for key, value in settings.items() if key not in given.not_of_jobs}
+    of_jobs = {key: value for key, value in settings.items() if key not in study_type.not_of_jobs}
     job_identity = sha256_json([name, of_jobs | {"dataset": content}, deciding])[:32]
     done: dict[str, dict[str, Any]] = {}
     for wave in study.waves():
         missing = []
         for job in wave:
             file = _file(folder, job)
-            found = read_json(file) if file.exists() else {}
-            if found.get("identity") == job_identity:
-                done[job] = found
+            finished = read_json(file) if file.exists() else {}
+            if finished.get("identity") == job_identity:
+                done[job] = finished
             else:
-                missing.append((path, settings, job, str(folder), job_identity))
+                missing.append((STUDIES[name], settings, job, str(folder), job_identity))
         done |= _run_wave(missing, parallel, params.threads)
     tables = study.tables({job: file["rows"] for job, file in done.items()})
     for table, frame in tables.items():
         write_json(folder / f"{table}.json", to_table(frame))
     return StudyRecord(
-        study=name, title=given.title, dataset=Path(params.dataset).name, content=content,
+        study=name, title=study_type.title, dataset=Path(params.dataset).name, content=content,
         params={key: value for key, value in settings.items() if key != "dataset"}, identity=identity,
         cpu_seconds=round(sum(file["cpu_seconds"] for file in done.values()), 1), device=device_name(),
-        git=git_state(paths.project_root()), versions=package_versions(), code=deciding,
+        git=git_state(paths.project_root()), versions=package_versions(), version=study_type.version,
+        canary=canary_numbers(name), verified=present(), accepted=[],
         tables={table: to_table(frame) for table, frame in tables.items()},
     )  # fmt: skip
 
@@ -82,20 +91,20 @@ def _run_wave(tasks: Sequence[Task], parallel: int, threads: int) -> dict[str, d
         return {}
     for variable in THREADS:  # a child's libraries read them when they are loaded
         os.environ[variable] = str(threads)
-    # spawn: a forked child of a process with running threads (torch, OpenCV) may hang. A new process a job, so that
-    # no job sees what another left behind, and the result does not depend on how many run at a time.
+    # spawn: a forked child of a process with running threads (torch, OpenCV) may hang. One process per job, so that
+    # no job depends on what another left behind or on how many run at a time.
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(
-            min(parallel, len(tasks)), mp_context=context, initializer=_leave_with_parent, max_tasks_per_child=1
+            min(parallel, len(tasks)), mp_context=context, initializer=_exit_with_parent, max_tasks_per_child=1
         ) as pool:
             return {task[2]: file for task, file in zip(tasks, pool.map(_job, tasks), strict=True)}
     except BrokenProcessPool as error:
-        raise LeukError("study: a job's process died (memory?); run the same command again to go on") from error
+        raise LeukError("study: a job's process died (memory?); run the same command again to continue") from error
 
 
-def _leave_with_parent() -> None:
-    """End this job's process as soon as its study is gone, also by kill -9: else it would keep the machine busy."""
+def _exit_with_parent() -> None:
+    """End this job's process when its study ends, even by kill -9."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -111,12 +120,12 @@ def _job(task: Task) -> dict[str, Any]:
     path, settings, job, folder, identity = task
     import torch
 
-    given = study_class(path)
-    params = given.params_model(**settings)
+    study_type = load_class(path)  # by its path: this process knows only the registered studies
+    params = study_type.params_model(**settings)
     torch.set_num_threads(params.threads)
     start = time.process_time()
     rows: list[Row] = [
-        {key: plain(value) for key, value in row.items()} for row in given(params).run(job, Path(folder), identity)
+        {key: plain(value) for key, value in row.items()} for row in study_type(params).run(job, Path(folder), identity)
     ]
     whole = {"identity": identity, "job": job, "cpu_seconds": round(time.process_time() - start, 1), "rows": rows}
     write_json(_file(Path(folder), job), whole)

@@ -1,4 +1,4 @@
-"""Sets too small to train on, with classes of their own: what a linear read-out of a model's frozen features makes of them."""
+"""Sets too small to train on: a linear read-out of frozen features, tested on patients that it was not fitted on."""
 
 from __future__ import annotations
 
@@ -14,22 +14,30 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from leuk_lib.data.catalog import load_dataset
+from leuk_lib.data.loading import load_dataset
 from leuk_lib.evaluation.baselines import colour_histogram, pooled_features
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.studies.paired import hits_row
 from leuk_lib.studies.study import Row
 from leuk_lib.training.augment import normalise
 
-PENALTY = 0.01  # scikit-learn's C: features are many, cells are few
+PENALTY = 0.01  # scikit-learn's C: many features, few cells
 
 
 def small_cells(folder: Path, size: int, workers: int) -> tuple[Tensor, list[str], list[str]]:
-    """Images (N,3,S,S) uint8, their labels and their groups (patients). Raises ``LeukError`` where no patients are told."""
+    """Read a small set.
+
+    Returns:
+        Images (N,3,S,S) uint8, class names (N,) and patients (N,).
+
+    Raises:
+        LeukError: the folder's manifest names no patients.
+    """
     data = load_dataset(str(folder), size=size, workers=workers)
     if "near" in data.grouped_by:
         raise LeukError(
-            f"{folder.name}: grouped by {data.grouped_by}; a small set is judged on patients left out, which a "
-            "manifest's column group must tell"
+            f"{folder.name}: grouped by {data.grouped_by}; a small set is tested with whole patients left out, so its "
+            "manifest needs a column group"
         )
     images = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)))
     return images, [data.classes[label] for label in data.labels], data.table["group"].astype(str).tolist()
@@ -37,31 +45,40 @@ def small_cells(folder: Path, size: int, workers: int) -> tuple[Tensor, list[str
 
 @torch.no_grad()
 def frozen_features(model: nn.Module | None, images: Tensor) -> NDArray[np.float64]:
-    """What a trained model makes of uint8 images before it answers: (N, D); without a model, their colour histogram.
+    """Compute the features that a trained model classifies.
 
-    The ladder's models: spatial means of all maps of their encoder. A timm network: the features before its classifier.
+    The ladder's models give the spatial means of all feature maps of their encoder, a timm network the input of its
+    classifier, no model (None) the colour histogram.
+
+    Args:
+        model: classifier, or None.
+        images: (N,3,S,S) uint8.
+
+    Returns:
+        (N,D) features.
     """
     if model is None:
         return colour_histogram(images)
     model.eval()
-    found: Any = model
+    network: Any = model
     if hasattr(model, "encoder"):
-        return pooled_features(found.encoder, images)
+        return pooled_features(network.encoder, images)
     x = normalise(images.to(next(model.parameters()).device))
-    return found.forward_head(found.forward_features(x), pre_logits=True).double().cpu().numpy()
+    return network.forward_head(network.forward_features(x), pre_logits=True).double().cpu().numpy()
 
 
-def left_out(features: NDArray[np.float64], labels: list[str], groups: list[str]) -> NDArray[np.bool_]:
-    """Which cells a logistic regression gets right that has seen no cell of their group (patient): (N,)."""
+def leave_patients_out(features: NDArray[np.float64], labels: list[str], groups: list[str]) -> NDArray[np.bool_]:
+    """Test a logistic regression on each group (patient) after fitting it on the others.
+
+    Returns:
+        (N,) whether each cell is classified correctly.
+    """
     model = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=1000, class_weight="balanced"))
-    said = cross_val_predict(model, features, np.array(labels), groups=np.array(groups), cv=LeaveOneGroupOut())
-    return said == np.array(labels)
+    predicted = cross_val_predict(model, features, np.array(labels), groups=np.array(groups), cv=LeaveOneGroupOut())
+    return predicted == np.array(labels)
 
 
 def small_row(name: str, model: nn.Module | None, images: Tensor, labels: list[str], groups: list[str]) -> Row:
-    """One model on one small set, as `paired.cells_of` reads it; condition ``small <name>``."""
-    right = left_out(frozen_features(model, images), labels, groups)
-    return {
-        "condition": f"small {name}", "cell": ",".join(map(str, range(len(labels)))), "group": ",".join(groups),
-        "label": ",".join(labels), "right": "".join(str(int(hit)) for hit in right),
-    }  # fmt: skip
+    """Test one model on one small set: a row for `paired.cells_of`, under the condition ``small <name>``."""
+    right = leave_patients_out(frozen_features(model, images), labels, groups)
+    return {"condition": f"small {name}"} | hits_row(range(len(labels)), groups, labels, right)

@@ -1,4 +1,4 @@
-"""What a study is: parameters, jobs in waves, and tables made from the jobs' rows."""
+"""Base of all studies: parameters, jobs in waves, tables from the rows of the jobs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ from leuk_lib.studies import STUDIES
 
 
 class StudyParams(FrozenParams):
-    """What every study knows."""
+    """Parameters shared by all studies."""
 
     dataset: str = Field(min_length=1, description="folder of images")
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="one repetition of every arm a seed")
-    threads: int = Field(
-        1, ge=1, le=256, description="CPU threads of a job; fixed, since sums depend on it in the last bit"
-    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="one repetition of every arm per seed")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of a job; sums depend on it in the last bit")
 
 
 P = TypeVar("P", bound=StudyParams)
@@ -31,12 +29,15 @@ Row = dict[str, Any]
 
 
 class Study(ABC, Generic[P]):
-    """One experiment, cut into jobs (an arm and a seed, say) that are pure functions of parameters and data."""
+    """One experiment, cut into jobs (one arm and seed, say) that are pure functions of parameters and data."""
 
     title: ClassVar[str]
+    #: Raised by hand when the study's numbers should move: records of an earlier version are then out of date.
+    version: ClassVar[int]
+    #: Parameters of the canary (see ``leuk_lib.studies.canary``): the whole study in seconds, on few rendered cells.
+    canary: ClassVar[Mapping[str, Any]]
     params_model: ClassVar[type[StudyParams]]
-    #: Parameters that no job's rows depend on (which seeds there are besides its own, say): a job that is done stays
-    #: done when they change, so that seeds can be added.
+    #: Parameters that no job's rows depend on (the list of seeds, say): finished jobs stay finished when they change.
     not_of_jobs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, params: P) -> None:
@@ -44,45 +45,65 @@ class Study(ABC, Generic[P]):
 
     @abstractmethod
     def waves(self) -> Sequence[Sequence[str]]:
-        """Names of the jobs. Those of one wave may run side by side; a wave starts when the one before has ended."""
+        """Names of the jobs. Those of one wave may run in parallel; a wave starts when the one before has ended."""
 
     @abstractmethod
     def run(self, job: str, folder: Path, identity: str) -> list[Row]:
-        """Do one job and return its rows of plain values.
+        """Do one job.
 
-        ``folder`` is the study's: ``folder/<job>/`` takes the job's files and checkpoints (under ``identity``), and the
-        files of earlier waves' jobs lie beside it.
+        Args:
+            job: a name from :meth:`waves`.
+            folder: the study's folder; the job writes into ``folder/<job>/`` and may read the files of earlier waves.
+            identity: of parameters, data and code; checkpoints with another identity are not continued.
+
+        Returns:
+            Rows of plain values. ``loss``, where a row has it, is part of the canary.
         """
 
     @abstractmethod
     def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
-        """The outcome: name -> table, from the rows of all jobs (job -> rows; NaN has become None)."""
+        """Return the outcome, name -> table, from the rows of all jobs (job -> rows; NaN has become None)."""
 
 
 def slug(name: str) -> str:
-    """A name as a file name: letters, digits and hyphens."""
+    """Turn a name into a file name of letters, digits and hyphens.
+
+    >>> slug("+ FCMAE (two views)")
+    'fcmae-two-views'
+    """
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
 def parse_settings(name: str, settings: Sequence[str]) -> dict[str, Any]:
-    """``["seeds=[0, 1]"]`` -> ``{"seeds": [0, 1]}``; values are YAML. Raises ``LeukError`` for anything else."""
-    found = {}
+    """Parse settings from the command line; values are YAML.
+
+    Raises:
+        LeukError: a setting is not of the form ``name=value``.
+
+    >>> parse_settings("toy", ["seeds=[0, 1]"])
+    {'seeds': [0, 1]}
+    """
+    parsed = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not (key and equals):
             raise LeukError(f"study {name}: setting {setting!r} must look like seeds=[0,1]")
-        found[key] = parse_value(setting, value)
-    return found
+        parsed[key] = parse_value(setting, value)
+    return parsed
 
 
-def study_path(name: str) -> str:
-    """``module:Class`` of the study of that name. Raises ``LeukError`` with the nearest valid name."""
+def study_class(name: str) -> type[Study[Any]]:
+    """Import the class of a study.
+
+    Raises:
+        LeukError: unknown name; the message gives the nearest valid one.
+    """
     if name not in STUDIES:
         raise LeukError(f"unknown study {name!r}; {nearest(name, STUDIES)}")
-    return STUDIES[name]
+    return load_class(STUDIES[name])
 
 
-def study_class(path: str) -> type[Study[Any]]:
-    """The class that ``module:Class`` names."""
+def load_class(path: str) -> type[Study[Any]]:
+    """Import the class that ``module:Class`` names."""
     module, attribute = path.split(":")
     return getattr(importlib.import_module(module), attribute)

@@ -35,20 +35,20 @@ def test_answers_by_hand() -> None:
     table = answers.answers({question.file: Record(gains=rows)}, [question])  # type: ignore[dict-item]
     assert table["question"].tolist() == ["Does it help?", "", ""]
     assert table["points"].tolist() == ["+10.0 [+5.0, +15.0]", "-10.0 [-15.0, -5.0]", "+1.0 [-4.0, +6.0]"]
-    assert table["read as"].tolist() == ["better", "worse", "not told apart"]
+    assert table["read as"].tolist() == ["better", "worse", "inconclusive"]
     assert table["study"].iloc[0].target == "05_wpat.ipynb"
 
 
-def test_an_interval_that_ends_at_zero_tells_nothing() -> None:
+def test_an_interval_that_ends_at_zero_is_inconclusive() -> None:
     question = Question("?", "toy", "gains", "wpat")
     table = answers.answers({question.file: Record(gains=[difference("a", "b", 0.0, 0.0), difference("a", "c", 0.05, 0.05)])}, [question])  # type: ignore[dict-item]  # fmt: skip
-    assert table["read as"].tolist() == ["not told apart"] * 2
+    assert table["read as"].tolist() == ["inconclusive"] * 2
 
 
-def test_the_strongest_rival_is_the_studys_own_choice() -> None:
-    question = Question("?", "toy", "rivals", "wpat", strongest=True)
+def test_the_strongest_baseline_is_the_studys_own_choice() -> None:
+    question = Question("?", "toy", "baselines", "wpat", strongest=True)
     rows = [difference("ours", name, 0.1, 0.05) for name in ("weak", "strong")]
-    chosen = question.chosen(Record(rivals=rows, best_rival=[{"arm": "strong"}]))  # type: ignore[arg-type]
+    chosen = question.chosen(Record(baselines=rows, best_baseline=[{"arm": "strong"}]))  # type: ignore[arg-type]
     assert chosen["against"].tolist() == ["strong"]
 
 

@@ -1,10 +1,9 @@
-"""The study of balancing: a tail that is cut in training only, tables with known answers, and every job run once, small."""
+"""The study of balancing: a tail thinned in training only, tables with known answers, and every job in the canary."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,17 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from leuk_lib.data.smear.cohort import smear_cells
+from leuk_lib.data.cellset import CellSet
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies import balancing, record
 from leuk_lib.studies.balancing import ARMS, F1, FILLED, GATED, NOTHING, TAIL, Balancing, BalancingParams, long_tailed
 from leuk_lib.studies.paired import Score
 from leuk_lib.studies.study import slug
-
-SMALL = {
-    "dataset": "cells", "seeds": (0, 1), "tail": ("CLL",), "tail_share": 0.5, "image_size": 16, "gan_steps": 2, "gan_batch": 4,
-    "feature_steps": 2, "judge_steps": 2, "min_count": 4, "max_candidates": 16, "steps": 2, "batch_size": 8, "resamples": 200,
-}  # fmt: skip
 
 
 @given(st.integers(1, 30), st.floats(0.01, 1), st.integers(0, 99))
@@ -49,7 +43,7 @@ def row(arm: str, seed: int, predicted: str) -> dict[str, object]:
 
 
 def test_tables_hold_the_known_answers() -> None:
-    study = Balancing(BalancingParams(**SMALL | {"tail": ("b",)}))
+    study = Balancing(BalancingParams(dataset="cells", seeds=(0, 1), tail=("b",), resamples=200))
     said = dict.fromkeys(ARMS, "aaaa") | {GATED: "aabb", FILLED: "aaab"}
     rows: dict[str, list[dict[str, object]]] = {"cells": [{"source": "cells", "cells": 4}]}
     for seed in (0, 1):
@@ -63,8 +57,8 @@ def test_tables_hold_the_known_answers() -> None:
     assert scores[F1, FILLED] == pytest.approx((4 / 5 + 2 / 3) / 2)
     differences = tables["differences"].set_index(["condition", "arm"])
     assert differences.loc[(TAIL, GATED), "value"] == 1 and set(differences["against"]) == {NOTHING}
-    rivals = tables["rivals"].set_index(["condition", "arm", "against"])["value"]
-    assert rivals[TAIL, balancing.FILLED_GATED, FILLED] == -0.5 and rivals[TAIL, GATED, balancing.UNGATED] == 1
+    baselines = tables["baselines"].set_index(["condition", "arm", "against"])["value"]
+    assert baselines[TAIL, balancing.FILLED_GATED, FILLED] == -0.5 and baselines[TAIL, GATED, balancing.UNGATED] == 1
     assert tables["delivery"]["quota"].tolist() == [3, 3] and tables["controls"]["accepted"].tolist() == [0.8, 0.8]
 
 
@@ -82,46 +76,36 @@ def test_macro_f1_is_sklearns() -> None:
     assert Score("recall", ("b", "d")).of(hits, sizes, claimed, names) == pytest.approx(tail)
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Balancing:
-    """The study on some rendered cells in class folders."""
-    rendered = smear_cells(cells=160, patients=3, size=16, seed=1)
-    for k, (image, label) in enumerate(zip(rendered.images, rendered.labels.tolist(), strict=True)):
-        target = tmp_path / "cells" / rendered.classes[label] / f"{k}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(target), np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1]))
-    return Balancing(BalancingParams(**SMALL | {"dataset": str(tmp_path / "cells")}))
-
-
 def test_every_kind_of_job_runs_and_gan_and_gate_see_the_kept_training_cells_only(
-    small: Balancing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, seen = tmp_path / "study", []
-    opened = balancing.chapter.Chapter.open
-    monkeypatch.setattr(
-        balancing.chapter.Chapter, "open", lambda cells, params: seen.append(cells) or opened(cells, params)
-    )
-    rows = {job: small.run(job, folder, "id") for wave in small.waves() for job in wave}
-    for seed, cells in enumerate(seen):
-        whole, parts = small._material(folder, seed)
-        kept = set(whole.table["path"].iloc[parts["train"].numpy()])
-        assert set(cells.table["path"]) == kept and torch.equal(cells.images, whole.images[parts["train"]])
-        others = whole.table["path"].iloc[torch.cat([parts["val"], parts["test"]]).numpy()]
-        assert not kept & set(others)
-        made = load_file(folder / f"gan-{seed}" / "synthetic.safetensors")
-        assert len(made["filled"]) == len(made["filled labels"]) > 0
-        assert len(made["filled gated"]) <= len(made["filled"])
-    assert len(seen) == 2
-    tables = small.tables(rows)
+    whole, folder = canary("balancing")
+    study, tables = whole.study, whole.tables
     assert set(tables["scores"]["arm"]) == set(ARMS) and set(tables["scores"]["condition"]) == {TAIL, F1}
-    assert len(tables["differences"]) == 2 * (len(ARMS) - 1) and len(tables["rivals"]) == 16
-    assert small.run(f"{slug(NOTHING)}-0", folder, "other") == rows[f"{slug(NOTHING)}-0"]
+    assert len(tables["differences"]) == 2 * (len(ARMS) - 1) and len(tables["baselines"]) == 16
+    made = load_file(folder / "gan-0" / "synthetic.safetensors")
+    assert len(made["filled"]) == len(made["filled labels"]) > 0
+    assert len(made["filled gated"]) <= len(made["filled"])
+    seen: list[CellSet] = []
+
+    def stop(cells: CellSet, params: object) -> None:
+        seen.append(cells)
+        raise InterruptedError
+
+    monkeypatch.setattr(balancing.AcdbGan, "from_cells", stop)
+    with pytest.raises(InterruptedError):
+        study.run("gan-0", folder, "another")
+    cells, parts = study._split(folder, 0)
+    assert torch.equal(seen[0].images, cells.images[parts["train"]])
+    kept = set(cells.table["path"].iloc[parts["train"].numpy()])
+    assert set(seen[0].table["path"]) == kept
+    assert not kept & set(cells.table["path"].iloc[torch.cat([parts["val"], parts["test"]]).numpy()])
 
 
-def test_a_tail_that_is_not_there_is_said(small: Balancing, tmp_path: Path) -> None:
-    other = Balancing(small.params.model_copy(update={"tail": ("basophil",)}))
+def test_an_unknown_tail_class_is_refused(canary, tmp_path: Path) -> None:
+    params = canary("balancing")[0].study.params
     with pytest.raises(LeukError, match="no class 'basophil'; it has"):
-        other.run("cells", tmp_path / "study", "id")
+        Balancing(params.model_copy(update={"tail": ("basophil",)})).run("cells", tmp_path / "study", "id")
 
 
 def test_the_committed_record_is_this_studys(root: Path) -> None:

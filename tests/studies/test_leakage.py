@@ -1,4 +1,4 @@
-"""The leakage ladder: what is dealt out how, what generators see, and tables with known answers."""
+"""The study of leakage: how cells are split, what generators see, and tables with known answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leuk_lib.data.splits import k_folds
-from leuk_lib.figures import evidence
+from leuk_lib.figures import wpat as figures
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies.generators import GAN, SMOTE, nearest_group, smote
-from leuk_lib.studies.leakage import ALIKE, DIFFER, Cells, Leakage, LeakageParams, _Maker, units_of
-from leuk_lib.studies.mistakes import GROUPED, RANDOM, arms_of, in_points, key, mistakes_only, steps_of
+from leuk_lib.studies.leakage import (
+    ALIKE,
+    DIFFER,
+    GROUPED,
+    RANDOM,
+    Cells,
+    Leakage,
+    LeakageParams,
+    _Synthesis,
+    arms_of,
+    comparisons,
+    inflation_table,
+    leaking,
+    metric_key,
+    units_of,
+)  # fmt: skip
 from leuk_lib.studies.study import Row
 
 SMALL = {
@@ -26,7 +40,7 @@ SMALL = {
 
 def test_every_step_compares_two_arms_that_differ_by_one_thing():
     arms = {arm.name: arm for arm in arms_of((SMOTE, GAN))}
-    for name, against in steps_of((SMOTE, GAN)):
+    for name, against in comparisons((SMOTE, GAN)):
         assert name in arms and against in arms
     honest = [arm for arm in arms.values() if not arm.random and arm.sees != "all"]
     assert {arm.name for arm in honest} == {GROUPED, f"{SMOTE} of training cells", f"{GAN} of training cells"}
@@ -57,7 +71,7 @@ def test_smote_of_a_class_without_cells_is_refused_and_of_one_copies_it():
 
 
 def _cells(n=24):
-    """Cells that tell by their colour which they are: pixel value 10 * number."""
+    """Cells that can be told by their colour: pixel value 10 * number."""
     images = (10 * torch.arange(n, dtype=torch.uint8)).view(-1, 1, 1, 1).expand(n, 3, 32, 32).contiguous()
     return Cells(images, torch.arange(n) % 2, torch.arange(n) // 4, 2)
 
@@ -65,10 +79,10 @@ def _cells(n=24):
 def test_a_generator_of_training_cells_never_sees_the_others(tmp_path: Path):
     cells = _cells()
     train = torch.arange(0, 12)
-    maker = _Maker(LeakageParams(**SMALL), cells, 0, tmp_path, "id")
-    made, names = maker.make(SMOTE, train, 0, train)
+    synthesis = _Synthesis(LeakageParams(**SMALL), cells, 0, tmp_path, "id")
+    made, names = synthesis.make(SMOTE, train, 0, train)
     assert names.bincount().tolist() == [6, 6] and int(made.max()) <= 110
-    everything, again = maker.make(SMOTE, None, 0, train)
+    everything, again = synthesis.make(SMOTE, None, 0, train)
     assert again.bincount().tolist() == [6, 6]  # as many, so that only what it saw differs
     assert int(everything.max()) > 110
 
@@ -91,7 +105,7 @@ def _row(arm: str, seed: int, condition: str, right: str) -> Row:
 
 def test_tables_hold_the_known_answers():
     study = Leakage(LeakageParams(**SMALL))
-    rows: dict[str, list[Row]] = {"cells": [{"world": DIFFER, "cells": 4}]}
+    rows: dict[str, list[Row]] = {"cells": [{"cohort": DIFFER, "cells": 4}]}
     right = {
         GROUPED: "1000", RANDOM: "1110", "SMOTE of training cells": "1001", "SMOTE of all cells": "1101",
         "SMOTE before the split": "111111",
@@ -101,35 +115,35 @@ def test_tables_hold_the_known_answers():
             rows[f"a-{seed}-{model}"] = [_row(arm, seed, f"{DIFFER}, {model}", text) for arm, text in right.items()]
             rows[f"b-{seed}-{model}"] = [_row(arm, seed, f"{ALIKE}, {model}", "1100") for arm in (GROUPED, RANDOM)]
     tables = study.tables(rows)
-    bought = tables["bought"].set_index(["condition", "arm", "against"])["value"]
+    inflation = tables["inflation"].set_index(["condition", "arm", "against"])["value"]
     here = f"{DIFFER}, colour"
-    assert bought[here, RANDOM, GROUPED] == pytest.approx(0.5)
-    assert bought[here, "SMOTE of training cells", GROUPED] == pytest.approx(0.25)
-    assert bought[here, "SMOTE of all cells", "SMOTE of training cells"] == pytest.approx(0.25)
-    assert bought[here, "SMOTE before the split", RANDOM] == pytest.approx(0.25)
-    assert bought[f"{ALIKE}, colour", RANDOM, GROUPED] == 0
-    assert len(tables["bought"]) == 2 * 5 + 2
-    only = mistakes_only(tables["bought"])
+    assert inflation[here, RANDOM, GROUPED] == pytest.approx(0.5)
+    assert inflation[here, "SMOTE of training cells", GROUPED] == pytest.approx(0.25)
+    assert inflation[here, "SMOTE of all cells", "SMOTE of training cells"] == pytest.approx(0.25)
+    assert inflation[here, "SMOTE before the split", RANDOM] == pytest.approx(0.25)
+    assert inflation[f"{ALIKE}, colour", RANDOM, GROUPED] == 0
+    assert len(tables["inflation"]) == 2 * 5 + 2
+    only = leaking(tables["inflation"])
     assert "SMOTE of training cells" not in set(only["arm"]) and len(only) == 2 * 4 + 2
-    said = in_points(tables["bought"])
+    said = inflation_table(tables["inflation"])
     assert len(said) == len(only) and "+50.0" in said.iloc[0, 3]
     alike = said[said["cells, model"] == f"{ALIKE}, colour"].iloc[0]
-    assert alike["verdict"] == "not told apart from nothing" and alike.iloc[3].startswith("+0.0")
-    evidence.leakage({"toy": tables["bought"], "again": tables["bought"]}).canvas.draw()
+    assert alike["verdict"] == "inconclusive" and alike.iloc[3].startswith("+0.0")
+    figures.leakage({"toy": tables["inflation"], "again": tables["inflation"]}).canvas.draw()
 
 
-def test_a_world_and_a_seed_run_and_are_reproducible(tmp_path: Path):
-    study = Leakage(LeakageParams(**SMALL | {"generators": (SMOTE, GAN), "seeds": (0, 1)}))
-    assert study.waves()[1] == ["slides-differ-0", "slides-alike-0", "slides-differ-1", "slides-alike-1"]
-    found = study.run("cells", tmp_path, "id")
-    assert [row["cells"] for row in found] == [120, 120]
-    rows = study.run("slides-alike-0", tmp_path, "id")
+def test_a_cohort_and_a_seed_run_and_are_reproducible(canary):
+    whole, folder = canary("leakage")
+    assert whole.study.waves()[1] == ["slides-differ-0", "slides-alike-0", "slides-differ-1", "slides-alike-1"]
+    assert [row["cells"] for row in whole.rows["cells"]] == [100, 100]
+    rows = whole.rows["slides-alike-0"]
     assert {row["arm"] for row in rows} == {GROUPED, RANDOM} and len(rows) == 4
     for row in rows:
         cells = row["cell"].split(",")
-        assert len(cells) == len(set(cells)) == len(row["right"]) <= 120
-    assert study.run("slides-alike-0", tmp_path, "id") == rows
-    assert not (tmp_path / "slides-alike-0" / "checkpoints").exists()
+        assert len(cells) == len(set(cells)) == len(row["right"]) <= 100
+    again = whole.study.run("slides-alike-0", folder, "canary")
+    assert [row["right"] for row in again] == [row["right"] for row in rows]
+    assert not (folder / "slides-alike-0" / "checkpoints").exists()
 
 
 def test_the_grouped_arms_keep_groups_together_and_the_random_ones_do_not():
@@ -146,8 +160,9 @@ def test_an_unknown_generator_is_refused():
 
 
 def test_keys_of_metrics_are_plain_and_differ():
-    rows = [{"condition": f"{DIFFER}, colour", "arm": a, "against": b} for a, b in steps_of((SMOTE, GAN))]
-    keys = [key("smear", row) for row in rows]
+    rows = [{"condition": f"{DIFFER}, colour", "arm": a, "against": b} for a, b in comparisons((SMOTE, GAN))]
+    keys = [metric_key("smear", row) for row in rows]
     assert (
-        len(set(keys)) == len(keys) and keys[0] == "bought_smear_slides_differ_colour_random_split_over_grouped_split"
+        len(set(keys)) == len(keys)
+        and keys[0] == "inflation_smear_slides_differ_colour_random_split_over_grouped_split"
     )

@@ -1,31 +1,23 @@
-"""The study of pretraining: fair arms, nested label shares, tables with known answers, and every job run once, small."""
+"""The study of pretraining: equal budgets, nested label shares, tables with known answers, every job in the canary."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.studies.pretraining import CONTRAST, PIXELS, SCRATCH, Pretraining, PretrainingParams, labelled
-
-SMALL = {
-    "dataset": "cells", "seeds": (0, 1), "image_size": 32, "stem_stride": 1, "steps": 2, "batch_size": 8, "looks": 1,
-    "knn_k": 3, "label_shares": (0.5, 1.0), "tune_steps": 2, "tune_batch": 4, "resamples": 200,
-}  # fmt: skip
 
 
 def test_both_arms_see_as_many_masked_images_at_one_learning_rate():
-    params = PretrainingParams(**SMALL)
+    params = PretrainingParams(dataset="cells")
     contrast, pixels = (params.fcmae(arm, 0) for arm in (CONTRAST, PIXELS))
     assert contrast.contrast > 0 == pixels.contrast
     assert 2 * contrast.batch_size == pixels.batch_size == params.batch_size
-    rates = [p.lr_scale * p.batch_size / 256 for p in (contrast, pixels)]
+    rates = [p.base_lr * p.batch_size / 256 for p in (contrast, pixels)]
     assert rates == pytest.approx([params.lr, params.lr])
     assert contrast.muon == pixels.muon and contrast.init == pixels.init
 
@@ -43,7 +35,7 @@ def test_shares_are_of_every_class_and_nested(classes, each, seed, one, other):
 
 def test_shares_outside_their_range_are_refused():
     with pytest.raises(ValueError, match=r"label shares .* must be in \(0, 1\]"):
-        PretrainingParams(**SMALL | {"label_shares": (0.0, 1.0)})
+        PretrainingParams(dataset="cells", label_shares=(0.0, 1.0))
 
 
 def row(arm: str, seed: int, condition: str, step: int, right: str) -> dict[str, object]:
@@ -56,7 +48,7 @@ def row(arm: str, seed: int, condition: str, step: int, right: str) -> dict[str,
 
 
 def test_tables_hold_the_known_answers():
-    study = Pretraining(PretrainingParams(**SMALL | {"steps": 10}))
+    study = Pretraining(PretrainingParams(dataset="cells", seeds=(0, 1), steps=10, resamples=200))
     rows: dict[str, list[dict[str, object]]] = {"cells": [{"source": "cells", "cells": 8}]}
     for seed in (0, 1):
         rows[f"pretrain-c-{seed}"] = [
@@ -76,28 +68,15 @@ def test_tables_hold_the_known_answers():
     assert tables["labels"]["n"].tolist() == [8, 8]
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Pretraining:
-    """The study on forty-odd rendered cells in class folders."""
-    rendered = smear_cells(cells=60, patients=3, size=32, seed=1)
-    for k, (image, label) in enumerate(zip(rendered.images, rendered.labels.tolist(), strict=True)):
-        target = tmp_path / "cells" / rendered.classes[label] / f"{k}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(target), np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1]))
-    return Pretraining(PretrainingParams(**SMALL | {"dataset": str(tmp_path / "cells"), "seeds": (0, 1)}))
-
-
-def test_every_kind_of_job_runs_and_the_outcome_has_all_arms(small: Pretraining, tmp_path: Path):
-    folder = tmp_path / "study"
-    rows = {job: small.run(job, folder, "id") for wave in small.waves() for job in wave}
+def test_every_kind_of_job_runs_and_the_outcome_has_all_arms(canary, tmp_path: Path):
+    whole, folder = canary("pretraining")
+    tables = whole.tables
     assert (folder / "pretrain-fcmae-contrast-0" / "encoder.safetensors").exists()
-    tables = small.tables(rows)
     assert set(tables["probes"]["arm"]) == {CONTRAST, PIXELS, SCRATCH, "colour histogram", "raw-pixel PCA"}
-    assert set(tables["curve"]["step"]) == {0, 2}
+    assert set(tables["curve"]["step"]) == {0, 3}
     start = tables["curve"][tables["curve"]["step"] == 0].pivot(index="probe", columns="arm", values="value")
-    assert (start[CONTRAST] == start[PIXELS]).all()  # the same weights, before anything was learnt
-    assert set(tables["labels"]["arm"]) == {CONTRAST, SCRATCH} and len(tables["label_gains"]) == 2
-    again = (
-        small.run("pretrain-fcmae-0", tmp_path / "again", "id") if small.run("cells", tmp_path / "again", "id") else []
-    )
-    assert again == rows["pretrain-fcmae-0"]
+    assert (start[CONTRAST] == start[PIXELS]).all()  # the same weights before training
+    assert set(tables["labels"]["arm"]) == {CONTRAST, SCRATCH} and len(tables["label_gains"]) == 1
+    whole.study.run("cells", tmp_path, "canary")
+    again = whole.study.run("pretrain-fcmae-0", tmp_path, "canary")
+    assert [row["right"] for row in again] == [row["right"] for row in whole.rows["pretrain-fcmae-0"]]

@@ -1,11 +1,9 @@
-"""A study is resumable, the same however many jobs run side by side, and its record says where it comes from."""
+"""A study is resumable, does not depend on the number of parallel jobs, and leaves a record."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +15,8 @@ import pytest
 from leuk_lib import studies
 from leuk_lib.cli.main import main
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.studies import record as records
 from leuk_lib.studies.runner import run_study, study_folder
-from leuk_lib.studies.study import parse_settings
+from leuk_lib.studies.study import study_class
 from processes import is_running, soon
 
 
@@ -49,7 +46,7 @@ def test_waves_run_in_order_and_finished_jobs_once(folder: str):
     assert [runs(folder, job) for job in ("seed-1", "seed-2", "seed-3", "sum")] == [1, 1, 1, 1]
 
 
-def test_other_parameters_or_data_run_anew(folder: str):
+def test_other_parameters_or_data_run_again(folder: str):
     run_study("toy", {"dataset": folder, "seeds": [1]})
     assert run_study("toy", {"dataset": folder, "seeds": [1], "factor": 5}).table("values")["value"].max() == 5
     assert runs(folder, "seed-1") == 2
@@ -58,14 +55,14 @@ def test_other_parameters_or_data_run_anew(folder: str):
     assert runs(folder, "seed-1") == 3
 
 
-def test_what_no_job_depends_on_runs_nothing_anew(folder: str):
+def test_a_parameter_that_no_job_depends_on_runs_nothing_again(folder: str):
     first = run_study("toy", {"dataset": folder, "seeds": [1]})
     other = run_study("toy", {"dataset": folder, "seeds": [1], "resamples": 9})
     assert runs(folder, "seed-1") == 1 and other.tables == first.tables
     assert other.params["resamples"] == 9 and other.identity != first.identity
 
 
-def test_a_job_whose_process_dies_is_said_and_the_rest_is_kept(folder: str):
+def test_a_job_whose_process_dies_is_reported_and_the_rest_is_kept(folder: str):
     values = {"dataset": folder, "seeds": [1, 2], "die_at": "sum"}
     with pytest.raises(LeukError, match="process died"):
         run_study("toy", values)
@@ -81,11 +78,11 @@ def test_jobs_end_with_a_study_that_is_killed(folder: str, results: Path):
     )
     search = os.pathsep.join(filter(None, sys.path))
     study = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": search})
-    told = study_folder("toy", folder) / "seed-1" / "process.txt"
-    soon(lambda: told.exists() and told.read_text())
+    process = study_folder("toy", folder) / "seed-1" / "process.txt"
+    soon(lambda: process.exists() and process.read_text())
     study.kill()
     study.wait()
-    soon(lambda: not is_running(int(told.read_text())))
+    soon(lambda: not is_running(int(process.read_text())))
 
 
 @pytest.mark.parametrize(
@@ -104,47 +101,13 @@ def test_wrong_parameters_are_one_line_before_anything_runs(folder: str, name: s
     assert not study_folder("toy", folder).exists()
 
 
-def test_a_record_keeps_tables_and_provenance(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    outcome = run_study("toy", {"dataset": folder, "seeds": [3]})
-    monkeypatch.setattr(records.paths, "project_root", lambda: tmp_path)
-    path = outcome.save()
-    assert path == tmp_path / records.record_file("toy", folder)
-    assert str(tmp_path) not in path.read_text()  # no path of the machine it ran on
-    read = records.load_record(path)
-    assert read == outcome
-    about = read.provenance().set_index("item")["value"]
-    assert about["to repeat it"] == (
-        "leuk study toy --dataset …/cells --set 'seeds=[3]' --set threads=1 --set factor=2 --set resamples=1 --set linger=0.0 --set 'die_at=\"\"'"
-    )
-    settings = shlex.split(about["to repeat it"])[6::2]
-    assert parse_settings("toy", settings) == outcome.params
-    assert about["code since then"] == "unchanged"
-
-
-def test_a_record_tells_that_its_code_has_changed(folder: str):
-    outcome = run_study("toy", {"dataset": folder, "seeds": [3]})
-    outcome.code.update({"leuk_lib.runs.seeds": "another", "leuk_lib.gone": "was there once"})
-    assert outcome.changed_since() == ["leuk_lib.gone", "leuk_lib.runs.seeds"]
-    assert "changed since in 2 of 2 modules" in outcome.provenance().set_index("item").at["code since then", "value"]
-
-
-@pytest.mark.parametrize("content", ["{", "{}", json.dumps({"study": "toy", "what": 1})])
-def test_a_damaged_or_foreign_record_is_one_line(tmp_path: Path, content: str):
-    path = tmp_path / "record.json"
-    path.write_text(content)
-    with pytest.raises(LeukError, match=r"record\.json: (damaged|not a study's record)"):
-        records.load_record(path)
-
-
-def test_every_registered_study_can_be_loaded_and_names_its_jobs():
-    from leuk_lib.studies.study import study_class
-
-    for path in studies.STUDIES.values():
-        given = study_class(path)
-        waves = given(given.params_model(dataset="cells")).waves()
-        names = [job for wave in waves for job in wave]
-        assert names and len(set(names)) == len(names)
-        assert all("/" not in job for job in names)
+@pytest.mark.parametrize("name", sorted(studies.STUDIES))
+def test_every_registered_study_names_its_jobs_and_has_a_version(name: str):
+    study_type = study_class(name)
+    waves = study_type(study_type.params_model(dataset="cells")).waves()
+    names = [job for wave in waves for job in wave]
+    assert names and len(set(names)) == len(names) and all("/" not in job for job in names)
+    assert study_type.version >= 1
 
 
 def test_the_command_prints_tables_and_records_only_when_asked(folder: str, capsys: pytest.CaptureFixture[str]):

@@ -1,4 +1,4 @@
-"""Small sets with classes of their own: patients left out, features frozen, groups demanded."""
+"""Small sets with classes of their own: patients left out, frozen features, patients required."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import torch
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies.paired import Outcomes, cells_of, scores
-from leuk_lib.studies.small_sets import frozen_features, left_out, small_cells, small_row
-from leuk_lib.wpat.pooled import PooledClassifier
+from leuk_lib.studies.small_sets import frozen_features, leave_patients_out, small_cells, small_row
+from leuk_lib.wpat.linear_head import LinearClassifier
 
 
-def test_a_patient_is_never_judged_by_his_own_cells():
-    """Features that name the patient and nothing else: with his cells left out no cell can be recognised."""
+def test_no_patient_is_tested_with_their_own_cells():
+    """Features that encode the patient only: no cell of a patient left out can be recognised."""
     groups = [str(k // 5) for k in range(40)]
     labels = ["a" if int(g) % 2 else "b" for g in groups]
     features = np.eye(8)[[int(g) for g in groups]]
-    assert not left_out(features, labels, groups).any()
+    assert not leave_patients_out(features, labels, groups).any()
     telling = np.array([[label == "a"] for label in labels], dtype=float)
-    assert left_out(telling, labels, groups).all()
+    assert leave_patients_out(telling, labels, groups).all()
 
 
 def test_features_of_every_kind_of_model():
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     encoder = build_encoder("zepto", 1, generator=torch.Generator().manual_seed(0))
-    ours = frozen_features(PooledClassifier(encoder, 2), images)
+    ours = frozen_features(LinearClassifier(encoder, 2), images)
     assert ours.shape == (3, sum(encoder.channels))
     network = timm.create_model("test_resnet", num_classes=2)
     assert frozen_features(network, images).shape == (3, network.num_features)
@@ -51,7 +51,7 @@ def folder_of(root: Path, groups: bool) -> Path:
     return root / "cells"
 
 
-def test_a_set_is_read_judged_and_tabled(tmp_path):
+def test_a_set_is_read_tested_and_tabled(tmp_path):
     images, labels, groups = small_cells(folder_of(tmp_path, groups=True), 32, 1)
     assert len(images) == 16 and set(labels) == {"dark", "light"} and len(set(groups)) == 8
     rows = [small_row("cells", None, images, labels, groups) | {"arm": arm, "seed": 0} for arm in ("a", "b")]
@@ -60,7 +60,7 @@ def test_a_set_is_read_judged_and_tabled(tmp_path):
 
 
 def test_a_set_without_patients_is_refused(tmp_path):
-    with pytest.raises(LeukError, match="patients left out, which a manifest"):
+    with pytest.raises(LeukError, match="needs a column group"):
         small_cells(folder_of(tmp_path, groups=False), 32, 1)
 
 

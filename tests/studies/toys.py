@@ -1,4 +1,4 @@
-"""A study of two waves that costs nothing: the second adds up what the first wrote."""
+"""A study of two waves that costs nothing: the second adds up what the first wrote; and a made-up record."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pandas as pd
 from pydantic import Field
 
+from leuk_lib.studies.record import StudyRecord, to_table
 from leuk_lib.studies.study import Row, Study, StudyParams
 
 
@@ -26,6 +28,8 @@ class Toy(Study[ToyParams]):
     """factor * seed, and the sum."""
 
     title = "A toy"
+    version = 1
+    canary: ClassVar[Mapping[str, Any]] = {"dataset": "smear", "seeds": (1, 2)}
     not_of_jobs = frozenset({"resamples"})
     params_model = ToyParams
 
@@ -44,10 +48,21 @@ class Toy(Study[ToyParams]):
         time.sleep(self.params.linger)
         if job == "sum":
             parts = [int((folder / name / "value.txt").read_text()) for name in self.waves()[0]]
-            return [{"job": job, "value": sum(parts), "gap": float("nan")}]
+            return [{"job": job, "value": sum(parts), "gap": float("nan"), "loss": 2.0}]
         value = self.params.factor * int(job.removeprefix("seed-"))
         (own / "value.txt").write_text(str(value))
-        return [{"job": job, "value": value, "gap": 0.5}]
+        return [{"job": job, "value": value, "gap": 0.5, "loss": 0.5 * value}]
 
     def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
-        return {"values": pd.DataFrame([row for job in sorted(rows) for row in rows[job]])}
+        whole = pd.DataFrame([row for job in sorted(rows) for row in rows[job]])
+        return {"values": whole.drop(columns="loss")}
+
+
+def made_record(study: str, tables: Mapping[str, pd.DataFrame], params: Mapping[str, Any] | None = None) -> StudyRecord:
+    """A record with these tables and otherwise made-up contents."""
+    return StudyRecord(
+        study=study, title="t", dataset="cells", content="c", params=dict(params or {}), identity="i", cpu_seconds=1.0,
+        device="cpu", git={"commit": "0" * 40, "dirty": False}, versions={}, version=1, canary={"loss of a": 1.0},
+        verified={"commit": "1" * 40, "dirty": False, "date": "2026-01-01T00:00:00+00:00"}, accepted=[],
+        tables={name: to_table(table) for name, table in tables.items()},
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""Records: tables, provenance, state under the present code, verification and acceptance."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from leuk_lib import studies
+from leuk_lib.cli.main import main
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import write_json
+from leuk_lib.studies import canary, record
+from leuk_lib.studies.study import parse_settings
+from studies.toys import Toy, made_record
+
+COMMIT = "a" * 40
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a record of the toy, whose canary gives the recorded number; the path of the record."""
+    monkeypatch.setitem(studies.STUDIES, "toy", "studies.toys:Toy")
+    monkeypatch.setattr(record.paths, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("LEUK_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(record, "git_state", lambda root: {"commit": COMMIT, "dirty": False})
+    monkeypatch.setattr(canary, "canary_numbers", lambda name: {"loss of a": 1.0})
+    table = pd.DataFrame({"arm": ["a", "b"], "value": [0.123456789, math.nan]})
+    return made_record("toy", {"values": table}, {"seeds": [3], "name": "a b"}).save()
+
+
+def test_a_record_keeps_tables_and_says_where_it_comes_from(toy: Path, tmp_path: Path):
+    read = record.load_record(toy)
+    assert toy == tmp_path / record.record_file("toy", "…/cells") and read.name == "toy-cells"
+    assert read.table("values")["value"].iloc[0] == 0.123457 and math.isnan(read.table("values")["value"].iloc[1])
+    with pytest.raises(LeukError, match="no table 'gone'; it has values"):
+        read.table("gone")
+    about = read.provenance().set_index("item")["value"]
+    assert about["made at"] == "commit 000000000000" and about["state"] == "verified at commit 111111111111"
+    command = shlex.split(about["to repeat it"])
+    assert command[:5] == ["leuk", "study", "toy", "--dataset", "…/cells"]
+    assert parse_settings("toy", command[6::2]) == read.params
+
+
+def test_verification_is_shown_by_the_record_and_changes_it_on_request_only(toy: Path, capsys):
+    before = toy.read_text()
+    assert main(["study", "verify", "toy"]) == 0
+    assert capsys.readouterr().out == "toy-cells: verified at commit aaaaaaaaaaaa\n"
+    assert toy.read_text() == before and "aaaaaaaaaaaa" in record.load_record(toy).state()
+    assert main(["study", "verify", "toy", "--record"]) == 0
+    assert record.load_record(toy).verified["commit"] == COMMIT
+
+
+def test_numbers_that_moved_are_shown_until_they_are_accepted_with_a_reason(
+    toy: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(canary, "canary_numbers", lambda name: {"loss of a": 1.5})
+    tables = record.load_record(toy).tables
+    assert main(["study", "verify", "toy", "--record"]) == 1
+    assert capsys.readouterr().out.strip() == (
+        "toy-cells: numbers moved at commit aaaaaaaaaaaa: loss of a: recorded 1, now 1.5"
+    )
+    assert record.load_record(toy).verified["commit"] == "1" * 40
+    assert main(["study", "accept", "toy", "--reason", "another torch"]) == 0
+    accepted = record.load_record(toy)
+    assert accepted.canary == {"loss of a": 1.5} and accepted.tables == tables
+    assert accepted.accepted[0]["reason"] == "another torch" and accepted.accepted[0]["commit"] == COMMIT
+    assert accepted.accepted[0]["moved"] == ["loss of a: recorded 1, now 1.5"]
+    assert main(["study", "verify", "toy"]) == 0
+    assert "another torch" in accepted.provenance()["value"].tolist()
+
+
+def test_a_record_of_another_version_says_so(toy: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Toy, "version", 2)
+    assert record.load_record(toy).state() == "of another version: the record has 1, the study 2"
+    assert main(["study", "verify", "toy", "--record"]) == 1
+    assert "another version" in capsys.readouterr().out and record.load_record(toy).verified["commit"] == "1" * 40
+
+
+def test_an_acceptance_needs_a_reason_and_a_record(toy: Path, capsys):
+    assert main(["study", "accept", "toy", "--reason", " "]) == 1
+    assert main(["study", "accept", "toy"]) == 2
+    toy.unlink()
+    assert main(["study", "accept", "toy", "--reason", "r"]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 3 and "needs a reason" in lines[0] and "no record in the book" in lines[2]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", json.dumps({"study": "toy", "what": 1})])
+def test_a_damaged_or_unknown_record_is_one_line(tmp_path: Path, content: str):
+    path = tmp_path / "record.json"
+    path.write_text(content)
+    with pytest.raises(LeukError, match=r"record\.json: (damaged|not a study's record)"):
+        record.load_record(path)
+
+
+@pytest.mark.parametrize("change", [{"version": "newest"}, {"verified": {}}, {"study": "gone"}])
+def test_a_record_with_wrong_contents_is_one_line(toy: Path, change: dict):
+    write_json(toy, json.loads(toy.read_text()) | change)
+    with pytest.raises(LeukError, match=r"not a study's record|unknown study 'gone'") as error:
+        record.load_record(toy).state()
+    assert "\n" not in str(error.value)
+
+
+def test_verify_and_accept_have_help_with_an_example(capsys):
+    for command in ("verify", "accept", "run"):
+        assert main(["study", command, "--help"]) == 0
+        assert "Example: leuk study" in " ".join(capsys.readouterr().out.split())
