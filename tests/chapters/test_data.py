@@ -8,10 +8,10 @@ import torch
 
 from leuk_lib.chapters import data as views
 from leuk_lib.data.findings import Finding, as_table
-from leuk_lib.data.loading import from_arrays
+from leuk_lib.data.cellset import from_arrays
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.figures import data as figures
-from leuk_lib.figures.atlas import atlas
+from leuk_lib.figures.widgets import atlas
 
 
 @pytest.fixture(scope="module")
