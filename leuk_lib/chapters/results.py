@@ -129,7 +129,7 @@ def format_scores(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 def _wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """One row per model and one column per value of ``column``, in the order of the table."""
-    text = [format_interval(row.value, row.low, row.high) for row in table.itertuples()]
+    text = [format_interval(*row) for row in table[["value", "low", "high"]].to_numpy(dtype=np.float64)]
     wide = table.assign(text=text).pivot(index="model", columns=column, values="text")
     return wide.loc[table["model"].unique(), table[column].unique()].rename_axis(columns=None).reset_index()
 
