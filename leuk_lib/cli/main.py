@@ -58,7 +58,7 @@ def run(
 
 
 @app.command()
-def status(run: RunName = None) -> None:
+def status(run: Annotated[str | None, typer.Option(help="Name of a run (default: all runs).")] = None) -> None:
     """Print the state of every stage: fresh, stale (and why), failed, interrupted or missing.
 
     Example: leuk status --run smear-laptop-s0
