@@ -192,11 +192,16 @@ def differences(outcomes: Outcomes, base: Mapping[str, str], test_over_train: fl
     Returns:
         One row per condition and arm: condition, arm, against, value (mean difference over the seeds), low, high (95 %
         interval of the crossed bootstrap), p (corrected t-test over the seeds' splits; NaN where all seeds test the
-        same cells or agree exactly), p_holm (Holm over the whole table).
+        same cells or agree exactly), p_holm (Holm over the whole table; see :func:`unadjusted` for a table without).
 
     References:
         Nadeau, C. and Bengio, Y. (2003). Inference for the generalization error. Mach. Learn. 52, 239-281.
     """
+    return with_holm([unadjusted(outcomes, base, test_over_train)])
+
+
+def unadjusted(outcomes: Outcomes, base: Mapping[str, str], test_over_train: float) -> pd.DataFrame:
+    """Return the table of `differences` without p_holm."""
     rows = []
     for condition in outcomes.conditions:
         by_seed, resampled = outcomes.measured(condition)
@@ -214,14 +219,13 @@ def differences(outcomes: Outcomes, base: Mapping[str, str], test_over_train: fl
             rows.append(
                 {"condition": condition, "arm": arm, "against": against, "value": value, "low": low, "high": high, "p": p}
             )  # fmt: skip
-    table = pd.DataFrame(rows)
-    return table.assign(p_holm=holm(table["p"]))
+    return pd.DataFrame(rows)
 
 
 def between(outcomes: Outcomes, pairs: Iterable[tuple[str, str]], test_over_train: float) -> pd.DataFrame:
     """Return `differences` of the first arm of each pair from the second; Holm over all pairs and conditions."""
     return with_holm(
-        [differences(outcomes.only(arm, other), {arm: other, other: other}, test_over_train) for arm, other in pairs]
+        [unadjusted(outcomes.only(arm, other), {arm: other, other: other}, test_over_train) for arm, other in pairs]
     )
 
 

@@ -95,7 +95,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
             for a, (arm, gain) in enumerate((("none", 0.0), ("ours", 0.1)))
         }
         found = outcomes(rights, cells, ["a"] * 150)
-        row = paired.differences(found, BASE, 2 / 7).iloc[0]
+        row = paired.unadjusted(found, BASE, 2 / 7).iloc[0]
         covered += bool(row["low"] <= 0.1 <= row["high"])
     assert covered >= 35
 
