@@ -43,5 +43,7 @@ def page_minutes(path: Path) -> int:
 def reading_times(root: Path) -> dict[str, int]:
     """Return ``{Sphinx's page name: minutes}`` of every written page and chapter, without generated pages."""
     pages = [*sorted((root / "book").rglob("*.md")), *sorted((root / "book" / "chapters").glob("*.ipynb"))]
-    written = [path for path in pages if not {"generated", "_build"} & set(path.relative_to(root / "book").parts)]
+    written = [
+        path for path in pages if not {"generated", "_build", "changes"} & set(path.relative_to(root / "book").parts)
+    ]
     return {path.relative_to(root).with_suffix("").as_posix(): page_minutes(path) for path in written}
