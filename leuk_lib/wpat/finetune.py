@@ -26,7 +26,7 @@ from leuk_lib.wpat.linear_head import LinearHead
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 
-NO_WEIGHT_DECAY = ("latents", "queries", "level_embed")
+NO_WEIGHT_DECAY = ("latents", "queries", "level_embed")  # embeddings of WPAT, which are matrices
 MAX_FIT_IMAGES = 4096  # training images to which a linear head is fitted before the first step
 
 
