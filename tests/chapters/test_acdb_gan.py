@@ -20,8 +20,17 @@ from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.gan.pipeline import AcdbGan
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies.balancing import (
-    BOTH, BOTH_GATED, FILLED, FILLED_GATED, GATED, NOTHING, OVERSAMPLING, TAIL, UNGATED, WEIGHTS,
-)  # fmt: skip
+    BOTH,
+    BOTH_GATED,
+    FILLED,
+    FILLED_GATED,
+    GATED,
+    NOTHING,
+    OVERSAMPLING,
+    TAIL,
+    UNGATED,
+    WEIGHTS,
+)
 from leuk_lib.studies.record import StudyRecord, load_record, record_file
 
 PARAMS = AcdbGanParams(
