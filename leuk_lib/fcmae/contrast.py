@@ -1,4 +1,4 @@
-r"""A contrastive term beside the reconstruction: two masked views of one cell should be alike, and unlike other cells.
+r"""Contrastive term: two masked views of one cell should be alike, and unlike other cells.
 
 For 2N embeddings of which i and p(i) are views of one image, with the temperature :math:`\tau`,
 

@@ -50,7 +50,7 @@ class FcmaeParams(TrainParams):
         ge=0,
         le=1000,
         description="Muon's learning rate, for matrices, divided by AdamW's, for the rest; 0: AdamW for all "
-        "(then equal to 1e-5 on any number of processes; Muon rounds to bfloat16)",
+        "(then independent of the number of processes up to float32 rounding; Muon computes in bfloat16)",
     )
     steps: int = Field(400, ge=2, le=10_000_000, description="optimiser steps")
     batch_size: int = Field(32, ge=2, le=65536, description="images per optimiser step, all processes together")

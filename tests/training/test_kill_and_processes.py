@@ -14,7 +14,9 @@ import pytest
 SCRIPT = Path(__file__).with_name("train_one.py")
 # Checkpoints are written every third step: one method is killed right after one, one later, one before the next.
 KILLED_AT = {"fcmae": 9, "gan": 7, "wpat": 11}
-METHODS = list(KILLED_AT)
+EARLY_STEPS = 6
+
+Reference = tuple[str, str, list[dict[str, float]], list[int]]
 
 
 def run(method: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -35,15 +37,15 @@ def train(method: str, folder: Path) -> tuple[str, list[dict[str, float]], list[
     )
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list[dict[str, float]], list[int]]]:
-    return {method: train(method, tmp_path_factory.mktemp(method)) for method in METHODS}
+@pytest.fixture(scope="module", params=KILLED_AT)
+def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """A method, and the outcome of its uninterrupted training in a single process."""
+    return request.param, *train(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_killed_and_restarted_training_ends_with_the_same_weights(uninterrupted: dict, tmp_path: Path, method: str):
-    hashes, losses, steps = uninterrupted[method]
+def test_killed_and_restarted_training_ends_with_the_same_weights(reference: Reference, tmp_path: Path):
+    method, hashes, losses, steps = reference
     killed_at = KILLED_AT[method]
     assert killed_at < steps[-1]
     killed = run(method, tmp_path, "--kill-at", str(killed_at))
@@ -55,9 +57,8 @@ def test_killed_and_restarted_training_ends_with_the_same_weights(uninterrupted:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_two_gloo_processes_give_the_single_process_losses(uninterrupted: dict, tmp_path: Path, method: str):
-    _, losses, _ = uninterrupted[method]
+def test_two_gloo_processes_give_the_single_process_losses(reference: Reference, tmp_path: Path):
+    method, _, losses, _ = reference
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -75,6 +76,8 @@ def test_two_gloo_processes_give_the_single_process_losses(uninterrupted: dict, 
     assert len(probes) == (2 if method == "fcmae" else 0) and len(set(probes)) <= 1
     together = json.loads(line.removeprefix("losses "))
     assert len(together) == len(losses)
-    for single, double in zip(losses, together, strict=True):
+    for step, (single, double) in enumerate(zip(losses, together, strict=True)):
+        # Two processes round differently, and Adam amplifies the difference from step to step.
+        tolerance = 1e-5 if step < EARLY_STEPS else 1e-4
         for key in single:
-            assert double[key] == pytest.approx(single[key], abs=1e-5, rel=1e-5), (method, key, single, double)
+            assert double[key] == pytest.approx(single[key], abs=tolerance, rel=tolerance), (key, single, double)

@@ -57,7 +57,7 @@ def test_a_stopped_and_continued_loop_equals_an_uninterrupted_one(fabric, tmp_pa
     parts, continued, done = train(fabric, tmp_path / "parts")
     assert torch.equal(whole, parts)
     assert history == continued
-    # The checkpoint of a step is written when the loop is asked for the next one.
+    # The checkpoint of a step is written when the loop starts the next one.
     assert done[0] == (stop_after - 1) // 7 * 7 and done[-1] == 29
 
 
@@ -123,8 +123,8 @@ def test_batches_are_epochs_of_permutations(n_items: int, batch_size: int, epoch
     if n_items >= batch_size:
         per_epoch = n_items // batch_size
         for epoch in range(epochs):
-            seen = torch.cat([loop.batch(epoch * per_epoch + i, n_items, batch_size) for i in range(per_epoch)])
-            assert len(seen.unique()) == len(seen) == per_epoch * batch_size
+            epoch_items = torch.cat([loop.batch(epoch * per_epoch + i, n_items, batch_size) for i in range(per_epoch)])
+            assert len(epoch_items.unique()) == len(epoch_items) == per_epoch * batch_size
     else:
         joined = torch.cat([loop.batch(step, n_items, batch_size) for step in range(epochs * n_items)])
         for start in range(0, len(joined), n_items):
