@@ -453,11 +453,11 @@ class Gate:
 
     def memorised(self, table: pd.DataFrame) -> NDArray[np.bool_]:
         """Return which rows of a table of :meth:`screen` fail test (iii), whatever test they fail first."""
-        limits = [self.limits[int(c)] for c in table["label"]]
-        nearest, pixels = (
-            np.array([getattr(limit, key) for limit in limits]) for key in ("nearest_ratio", "pixel_distance")
-        )
-        return ((table["nearest_ratio"] < nearest) | (table["pixel_distance"] < pixels)).to_numpy(dtype=bool)
+        failed = np.zeros(len(table), dtype=bool)
+        for c in np.unique(table["label"]):
+            rows = np.flatnonzero(table["label"] == c)
+            failed[rows] = ~self.limits[int(c)].passed(table.iloc[rows])[:, 2]
+        return failed
 
     def table(self, classes: Sequence[str]) -> pd.DataFrame:
         """Return the limits and the held-out acceptance per class, for display."""
