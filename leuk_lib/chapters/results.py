@@ -287,13 +287,11 @@ def data_facts(cells: CellSet, test: Predictions, dataset: str, profile: str) ->
 def upstream_numbers(folders: Mapping[str, Path]) -> pd.DataFrame:
     """All numbers in the ``metrics.json`` of other stages: stage, key, value, low, high, n, unit (NaN if not given)."""
     rows = [
-        {"stage": stage, "key": key, **entry}
+        {"stage": stage, "key": key, "unit": "", **entry}
         for stage, folder in folders.items()
         for key, entry in read_json(folder / "metrics.json")["metrics"].items()
     ]
-    table = pd.DataFrame(rows, columns=["stage", "key", "value", "low", "high", "n", "unit"])
-    table["unit"] = table["unit"].fillna("")
-    return table
+    return pd.DataFrame(rows, columns=["stage", "key", "value", "low", "high", "n", "unit"])
 
 
 def cost_table(folders: Mapping[str, Path]) -> pd.DataFrame:

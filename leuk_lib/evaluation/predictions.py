@@ -91,8 +91,7 @@ def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
     path = Path(path) / "predictions.csv" if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise LeukError(f"{path}: no such file; run notebooks/05_wpat.ipynb first")
-    text = {"model": str, "group": str, "split": str, "label": str}
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, float_precision="round_trip")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)  # older parsers round floats in their last bit
     missing = [name for name in COLUMNS if name not in table.columns]
     classes = tuple(name.removeprefix(PREFIX) for name in table.columns if name.startswith(PREFIX))
     if missing or not classes:
@@ -104,6 +103,7 @@ def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
     unknown = sorted(set(table["label"]) - set(classes))
     if unknown:
         raise LeukError(f"{path}: label {unknown[0]!r} has no column {PREFIX}{unknown[0]}; run 05_wpat.ipynb again")
+    table["index"] = table["index"].astype(int)
     position = {name: number for number, name in enumerate(classes)}
     predictions: dict[str, dict[str, Predictions]] = {}
     cells_of_split: dict[str, tuple[str, list[tuple[int, str, str]]]] = {}
@@ -117,7 +117,7 @@ def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
             raise LeukError(f"{path}: models {first_model} and {model} do not have the same cells of split {split}")
         predictions.setdefault(str(model), {})[str(split)] = Predictions(
             labels=np.array([position[name] for name in rows["label"]], dtype=np.int64),
-            probs=rows[[PREFIX + name for name in classes]].to_numpy(dtype=np.float64),
+            probs=rows[[PREFIX + name for name in classes]].astype(float).to_numpy(),
             groups=rows["group"].to_numpy(dtype=str),
             classes=classes,
         )
