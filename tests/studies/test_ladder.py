@@ -176,6 +176,7 @@ def test_the_committed_record_is_this_studys(root: Path):
     assert record.study == "ladder" and set(STEPS) <= set(scores["arm"])
     assert (scores["seeds"] == len(record.params["seeds"])).all() and scores["value"].between(0, 1).all()
     assert set(record.table("baselines")["against"]) == {*record.params["probes"], *record.params["networks"]}
+    assert record.params["tuned"] == [0, 1]  # chapter 5: "the first two repetitions"
 
 
 def test_the_lead_under_shifts_counts_clear_wins_minus_clear_losses_against_the_hardest_baseline():

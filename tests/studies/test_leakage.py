@@ -19,6 +19,7 @@ from leuk_lib.studies.leakage import (
     DIFFER,
     GROUPED,
     RANDOM,
+    REAL,
     Cells,
     Leakage,
     LeakageParams,
@@ -30,6 +31,7 @@ from leuk_lib.studies.leakage import (
     metric_key,
     units_of,
 )  # fmt: skip
+from leuk_lib.studies.record import load_record, record_file
 from leuk_lib.studies.study import Row
 
 SMALL = {
@@ -166,3 +168,18 @@ def test_keys_of_metrics_are_plain_and_differ():
         len(set(keys)) == len(keys)
         and keys[0] == "inflation_smear_slides_differ_colour_random_split_over_grouped_split"
     )
+
+
+# -- what chapter 5 says of the committed records ----------------------------------------------------------------
+
+
+def test_a_random_split_gains_nothing_where_patients_do_not_differ_or_are_unknown(root: Path):
+    records = {data: load_record(root / record_file("leakage", data)) for data in ("smear", "pbc_barcelona_128")}
+    for data, cohort in (("smear", ALIKE), ("pbc_barcelona_128", REAL)):
+        inflation = records[data].table("inflation")
+        split = inflation[(inflation["arm"] == RANDOM) & inflation["condition"].str.startswith(cohort)]
+        assert len(split) == 2 and (split["low"] < 0).all() and (split["high"] > 0).all()
+        assert (split["value"].abs() < 0.02).all()  # "nearly the same"
+    differ = records["smear"].table("inflation").query("arm == @RANDOM").iloc[:2]
+    assert differ["condition"].str.startswith(DIFFER).all() and (differ["low"] > 0).all()
+    assert all(record.params["generators"] == [SMOTE] for record in records.values())
