@@ -1,6 +1,6 @@
-"""What the chapter shows of the cells: samples, counts, colours, the tables; arrays and frames for the figures.
+"""Samples, tables and measurements of chapter 1.
 
-Pictures and colours are taken from training and validation only: looking at the test part is also opening it.
+Images and colours come from the training and validation parts only; the test part stays closed.
 """
 
 from __future__ import annotations
@@ -15,113 +15,133 @@ from scipy.spatial import KDTree
 
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.folder import INFERRED
-from leuk_lib.data.smear.morphology import SURROUNDINGS, UNITS, mixture_rows, rows
+from leuk_lib.data.smear.morphology import CELL_TYPES, MIXTURES, QUANTITIES, SURROUNDINGS, morphology_rows
 from leuk_lib.data.splits import EXTERNAL, PARTS, split_groups
 from leuk_lib.runs.seeds import derive, numpy_rng
 
 Images = NDArray[np.uint8]
-DEEP = 1.5  # optical density, summed over R, G, B
+OPEN_PARTS = ["train", "val"]
+STAINED = 1.5  # optical density (natural logarithm), summed over R, G, B
 
 
-def sample(cells: CellSet, per_class: int = 8, seed: int = 0) -> tuple[Images, list[str], Images | None]:
-    """Up to ``per_class`` training cells of each class, from as many groups as possible: images (M,S,S,3), their
-    labels, and masks (M,S,S) or None."""
+def sample_classes(cells: CellSet, per_class: int = 8, seed: int = 0) -> tuple[Images, list[str], Images | None]:
+    """Draw up to ``per_class`` training cells per class, from as many groups as possible.
+
+    Returns:
+        Images (M, S, S, 3), the label of each, and masks (M, S, S) or None.
+    """
     chosen: list[int] = []
     train = cells.table[cells.table["split"] == "train"]
     for name in cells.classes:
-        some = train[train["label"] == name]
-        order = numpy_rng(seed, "sample", name).permutation(len(some))
-        some = some.iloc[order]
-        turn = some.groupby("group").cumcount()  # first one cell of every group, then second ones
-        chosen += some.assign(turn=turn).sort_values("turn", kind="stable").index[:per_class].tolist()
-    images = cells.images[chosen].permute(0, 2, 3, 1).numpy()
+        members = train[train["label"] == name]
+        members = members.iloc[numpy_rng(seed, "sample", name).permutation(len(members))]
+        rank = members.groupby("group").cumcount()  # first one cell of every group, then a second one
+        chosen += members.assign(rank=rank).sort_values("rank", kind="stable").index[:per_class].tolist()
     masks = None if cells.masks is None else cells.masks[chosen].numpy()
-    return images, [str(label) for label in cells.table.loc[chosen, "label"]], masks
+    return _images(cells, chosen), [str(label) for label in cells.table.loc[chosen, "label"]], masks
 
 
 def sample_groups(cells: CellSet, rows: int = 8, per_group: int = 8, seed: int = 0) -> tuple[Images, list[str]]:
-    """Training cells of the groups with most cells, as many groups of each class as there is room for: images
-    (M,S,S,3) and "class, group" of each. Empty where no group of several cells was told (found ones are no patients)."""
+    """Draw training cells of the ``rows`` largest groups, evenly over the classes.
+
+    Groups that were inferred from near-duplicates are left out, since they are not patients.
+
+    Returns:
+        Images (M, S, S, 3) and "class, group" of each; empty where no known group has several cells.
+    """
     train = cells.table[(cells.table["split"] == "train") & ~cells.table["group"].str.startswith(INFERRED)]
     sizes = train.groupby(["label", "group"], sort=True).size().rename("cells").reset_index()
     sizes = sizes[sizes["cells"] > 1].sort_values("cells", ascending=False, kind="stable")
-    turn = sizes.groupby("label").cumcount()
-    order = sizes.assign(turn=turn).sort_values(["turn", "cells"], ascending=[True, False], kind="stable").head(rows)
+    rank = sizes.groupby("label").cumcount()
+    order = sizes.assign(rank=rank).sort_values(["rank", "cells"], ascending=[True, False], kind="stable").head(rows)
     chosen: list[int] = []
     names: list[str] = []
-    for row in order.sort_values(["label", "turn"], kind="stable").itertuples():
-        some = train.index[(train["label"] == row.label) & (train["group"] == row.group)].to_numpy()
-        some = numpy_rng(seed, "group", row.label, row.group).permutation(some)[:per_group]
-        chosen += some.tolist()
-        names += [f"{row.label}, {row.group}"] * len(some)
-    return cells.images[chosen].permute(0, 2, 3, 1).numpy(), names
+    for row in order.sort_values(["label", "rank"], kind="stable").itertuples():
+        members = train.index[(train["label"] == row.label) & (train["group"] == row.group)].to_numpy()
+        members = numpy_rng(seed, "group", row.label, row.group).permutation(members)[:per_group]
+        chosen += members.tolist()
+        names += [f"{row.label}, {row.group}"] * len(members)
+    return _images(cells, chosen), names
 
 
-def pairs(cells: CellSet, findings: pd.DataFrame, most: int = 6) -> tuple[Images, list[str]]:
-    """The first ``most`` pairs of training or validation cells that show the same thing: images (2P,S,S,3), the two of a
-    pair one after the other, and what was found of each pair (P)."""
-    seen = cells.table[cells.table["split"].isin(["train", "val"])]
-    place = dict(zip(seen.get("path", pd.Series(dtype=str)), seen.index, strict=True))
-    both = [row for row in findings.itertuples() if row.path in place and row.other in place][:most]
-    chosen = [place[path] for row in both for path in (row.other, row.path)]
-    return cells.images[chosen].permute(0, 2, 3, 1).numpy(), [str(row.finding) for row in both]
+def duplicate_pairs(cells: CellSet, findings: pd.DataFrame, limit: int = 6) -> tuple[Images, list[str]]:
+    """Return the first pairs of training or validation cells that show the same thing.
+
+    Returns:
+        Images (2P, S, S, 3), the two of a pair one after the other, and the finding of each of the P pairs.
+    """
+    open_part = cells.table[cells.table["split"].isin(OPEN_PARTS)]
+    index = dict(zip(open_part.get("path", pd.Series(dtype=str)), open_part.index, strict=True))
+    pairs = [row for row in findings.itertuples() if row.path in index and row.other in index][:limit]
+    chosen = [index[path] for row in pairs for path in (row.other, row.path)]
+    return _images(cells, chosen), [str(row.finding) for row in pairs]
 
 
 def atlas_cells(
-    cells: CellSet, measured: pd.DataFrame, most: int = 360, side: int = 48
+    cells: CellSet, measured: pd.DataFrame, limit: int = 360, side: int = 48
 ) -> tuple[NDArray[np.float64], Images, pd.DataFrame, tuple[str, str]]:
-    """What ``figures.atlas.atlas`` asks for, of up to ``most`` training and validation cells, as many of each class and
-    of as many groups as possible: points (N,2), thumbnails (N,s,s,3), records, names of the axes.
+    """Choose training and validation cells for ``figures.widgets.atlas``, evenly over classes and groups.
 
-    ``measured`` is ``measure_cells`` of the same cells. x: deeply stained share; y: nucleus/cell ratio, or without masks
-    the nucleus' optical density in green light.
+    Args:
+        cells: the data set.
+        measured: ``measure_cells(cells)``.
+        limit: largest number of cells N.
+        side: largest side of a thumbnail, pixels.
+
+    Returns:
+        Points (N, 2): stained share, and nucleus/cell ratio or, without masks, the nucleus's optical density in green
+        light; thumbnails (N, s, s, 3); records; names of the axes.
     """
-    table = cells.table[cells.table["split"].isin(["train", "val"])].reset_index()
-    turn = table.groupby(["label", "group"]).cumcount()
-    place = table.assign(turn=turn).sort_values("turn", kind="stable").groupby("label").cumcount()
-    rows = np.sort(table.index[place.sort_index() < max(1, most // len(cells.classes))].to_numpy()[:most])
-    some, about = table.loc[rows], measured.loc[rows]
-    images = cells.images[some["index"].tolist()].permute(0, 2, 3, 1).numpy()
+    table = cells.table[cells.table["split"].isin(OPEN_PARTS)].reset_index()
+    rank = table.groupby(["label", "group"]).cumcount()
+    place = table.assign(rank=rank).sort_values("rank", kind="stable").groupby("label").cumcount()
+    rows = np.sort(table.index[place.sort_index() < max(1, limit // len(cells.classes))].to_numpy()[:limit])
+    chosen, measures = table.loc[rows], measured.loc[rows]
+    images = _images(cells, chosen["index"].tolist())
     if cells.size > side:
         images = np.stack([cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images])
-    up = "nucleus / cell" if "nucleus / cell" in measured else "nucleus OD green"
+    vertical = "nucleus / cell" if "nucleus / cell" in measured else "nucleus OD green"
     columns = ["label", "path", "group", "split", "kind", "diameter", "width", "height"]
-    records = some[[c for c in columns if c in some.columns]].reset_index(drop=True)
+    records = chosen[[c for c in columns if c in chosen.columns]].reset_index(drop=True)
     records = records.rename(
         columns={"kind": "cell type", "diameter": "diameter, µm", "width": "width, px", "height": "height, px"}
     )
-    records["deeply stained"], records[up] = about["deeply stained"].to_numpy(), about[up].to_numpy()
+    records["stained share"], records[vertical] = measures["stained share"].to_numpy(), measures[vertical].to_numpy()
     names = {
         "nucleus / cell": "nucleus area / cell area (1)",
         "nucleus OD green": "optical density of the nucleus, green",
     }
-    points = about[["deeply stained", up]].to_numpy(np.float64)
-    return points, images, records, ("deeply stained share of the picture (1)", names[up])
+    points = measures[["stained share", vertical]].to_numpy(np.float64)
+    return points, images, records, ("deeply stained share of the image (1)", names[vertical])
+
+
+def _images(cells: CellSet, index: list[int] | NDArray[np.int64]) -> Images:
+    return cells.images[index].permute(0, 2, 3, 1).numpy()
 
 
 def class_table(cells: CellSet) -> pd.DataFrame:
-    """Class x part: cells and groups."""
+    """Count cells and groups per class and part."""
     out = []
     for name in cells.classes:
-        mine = cells.table[cells.table["label"] == name]
-        row: dict[str, Any] = {"class": name, "cells": len(mine), "groups": mine["group"].nunique()}
+        members = cells.table[cells.table["label"] == name]
+        row: dict[str, Any] = {"class": name, "cells": len(members), "groups": members["group"].nunique()}
         for part in PARTS:
-            here = mine[mine["split"] == part]
-            row |= {f"{part} cells": len(here), f"{part} groups": here["group"].nunique()}
+            in_part = members[members["split"] == part]
+            row |= {f"{part} cells": len(in_part), f"{part} groups": in_part["group"].nunique()}
         if cells.external:
-            row["external cells"] = int(mine["split"].str.startswith(EXTERNAL).sum())
+            row["external cells"] = int(members["split"].str.startswith(EXTERNAL).sum())
         out.append(row)
     return pd.DataFrame(out)
 
 
 def group_table(cells: CellSet) -> pd.DataFrame:
-    """One row a group and class, in the order of the classes: label, group, split, cells."""
+    """Return one row per class and group, in the order of the classes: label, group, split, cells."""
     table = cells.table.groupby(["label", "group", "split"], sort=True).size().rename("cells").reset_index()
     return table.sort_values("label", key=lambda column: column.map(cells.classes.index), kind="stable")
 
 
 def source_table(cells: CellSet) -> pd.DataFrame:
-    """Where the pictures come from: rendered cells by type (limits and sources), micrographs by class folder."""
+    """Describe the source of the images: limits per cell type if rendered, otherwise numbers and sizes per class."""
     if cells.kind == "rendered":
         return _morphology()
     table = cells.table
@@ -139,140 +159,138 @@ def source_table(cells: CellSet) -> pd.DataFrame:
 
 
 def _morphology() -> pd.DataFrame:
-    """Cell types x quantities, "low–high [source]"; a star marks our numbers for what the source says in words."""
-    table = pd.DataFrame(list(rows()))
-    numbers = {name: i + 1 for i, name in enumerate(table["source"].unique())}
-    star = table["basis"].map({"stated": "", "quality": "*", "ours": "**"})
-    limits = [
-        f"{low:g}" if low == high else f"{low:g}–{high:g}"
-        for low, high in zip(table["low"], table["high"], strict=True)
-    ]
-    table["text"] = [
-        f"{text}{mark} [{numbers[source]}]" for text, mark, source in zip(limits, star, table["source"], strict=True)
-    ]
-    table["column"] = [q if u == "1" else f"{q}, {u}" for q, u in zip(table["quantity"], table["unit"], strict=True)]
-    order = [q if u == "1" else f"{q}, {u}" for q, u in UNITS.values()]
-    wide = table.pivot(index="cell type", columns="column", values="text")
-    wide = wide.reindex(index=table["cell type"].unique(), columns=[c for c in order if c in wide.columns])
+    """Cell types x quantities, as "low–high [source]"; a star marks numbers of ours for words of the source."""
+    table = pd.DataFrame(list(morphology_rows()))
+    numbers = {name: i for i, name in enumerate(table["source"].unique(), 1)}
+    table["text"] = [f"{_limits(row)} [{numbers[row.source]}]" for row in table.itertuples()]
+    wide = table.pivot(index="cell type", columns="quantity", values="text")
+    wide = wide.reindex(index=list(CELL_TYPES), columns=list(QUANTITIES.values()))
     return wide.fillna("–").reset_index()
 
 
+def _limits(limits: Any) -> str:
+    low, high = limits.low, limits.high
+    return (f"{low:g}" if low == high else f"{low:g}–{high:g}") + "*" * (limits.basis == "described")
+
+
 def reference_table(cells: CellSet) -> pd.DataFrame:
-    """Rendered: the numbered sources and what each class is made of. Micrographs: how the cells were grouped."""
+    """Explain ``source_table``: sources and mixtures of rendered classes, or how many cells of a folder have groups."""
     if cells.kind == "rendered":
-        table = pd.DataFrame(list(rows()))
-        sources = [{"item": f"[{i + 1}]", "meaning": name} for i, name in enumerate(table["source"].unique())]
-        marks = [{"item": "*", "meaning": "the source says it in words (such as: high); the numbers are ours"}]
-        mixture = pd.DataFrame(list(mixture_rows()))
-        kinds = [
-            {"item": label, "meaning": ", ".join(f"{r['cell type']} {100 * r['mean share']:.0f} %" for _, r in some.iterrows())
-             + f" (shares are ours, within {some['source'].iloc[0]})"}
-            for label, some in mixture.groupby("class", sort=False)
-        ]  # fmt: skip
-        around = [
-            {"item": name, "meaning": (f"{r.low:g}" if r.low == r.high else f"{r.low:g}–{r.high:g}")
-             + ("*" if r.basis == "quality" else "") + f" ({r.source})"}
-            for name, r in SURROUNDINGS.items()
-        ]  # fmt: skip
-        return pd.DataFrame(sources + marks + kinds + around)
-    near = cells.table["group"].str.startswith(INFERRED)
-    told = int((~near).sum())
-    return pd.DataFrame(
-        [
-            {"item": "cells with a patient, slide or subject", "meaning": told},
-            {"item": "cells grouped by near-duplicates only", "meaning": int(near.sum())},
-            {"item": "groups of more than one cell", "meaning": int((cells.table["group"].value_counts() > 1).sum())},
-        ]
-    )
+        sources = list(dict.fromkeys(str(row["source"]) for row in morphology_rows()))
+        items: dict[str, str | int] = {f"[{i}]": name for i, name in enumerate(sources, 1)}
+        items["*"] = "the source describes the quantity in words (such as: high); the numbers are ours"
+        for label, (shares, source) in MIXTURES.items():
+            text = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+            items[label] = f"{text} (shares are ours, within {source})"
+        items |= {name: f"{_limits(limits)} ({limits.source})" for name, limits in SURROUNDINGS.items()}
+    else:
+        inferred = cells.table["group"].str.startswith(INFERRED)
+        items = {
+            "cells with a patient, slide or subject": int((~inferred).sum()),
+            "cells grouped by near-duplicates only": int(inferred.sum()),
+            "groups of more than one cell": int((cells.table["group"].value_counts() > 1).sum()),
+        }
+    return pd.DataFrame(list(items.items()), columns=["item", "meaning"])
 
 
 def findings_table(findings: pd.DataFrame, limit: int = 20) -> pd.DataFrame:
-    """The check's findings, shortened; one row that says so if there are none."""
+    """Summarise the findings of the check, one row per kind; one row that says so if there are none."""
     if findings.empty:
         return pd.DataFrame(
             [{"finding": "nothing: every file was decoded and used", "files": 0, "severity": "–", "first": "–"}]
         )
     kinds = findings.assign(kind=findings["finding"].str.replace(r" (of|with) .*", r" \1 another file", regex=True))
-    by = kinds.groupby(["severity", "kind", "advice"], sort=True)
-    table = by["path"].agg(files="size", first="first").reset_index().rename(columns={"kind": "finding"})
+    groups = kinds.groupby(["severity", "kind", "advice"], sort=True)["path"]
+    table = groups.agg(files="size", first="first").reset_index().rename(columns={"kind": "finding"})
     return table.head(limit)[["finding", "files", "severity", "first", "advice"]]
 
 
 def measure_cells(cells: CellSet) -> pd.DataFrame:
-    """Per training or validation cell: label, group, and what can be measured without a model.
+    """Measure size and stain of training and validation cells without a model.
 
-    Colour of the clear glass (95th percentile of R, G, B); the deeply stained share of the picture (optical density
-    over the glass, summed over the channels, above 1.5: nuclei and dense granules, hardly ever red cells) and its median
-    optical density in red light (azure) and in green light (eosin); with masks the nucleus/cell area ratio.
+    Returns:
+        One row per cell: label; group; colour of the clear glass (95th percentile of R, G, B, 0 to 255); stained share
+        of the image (optical density over the glass, natural logarithm, summed over the channels, above 1.5: nuclei and
+        dense granules, rarely red cells); median optical density of the stained pixels in red (azure) and green (eosin)
+        light; and, with masks, nucleus area / cell area.
     """
-    seen = cells.table["split"].isin(["train", "val"]).to_numpy()
-    out = cells.table.loc[seen, ["label", "group"]].reset_index(drop=True)
-    glass, deep, stain, ratio = [], [], [], []
-    for at in _chunks(np.flatnonzero(seen)):
-        images = cells.images[at].permute(0, 2, 3, 1).numpy()
+    is_open = cells.table["split"].isin(OPEN_PARTS).to_numpy()
+    out = cells.table.loc[is_open, ["label", "group"]].reset_index(drop=True)
+    glass, share, stain, ratio = [], [], [], []
+    for index in _chunks(np.flatnonzero(is_open)):
+        images = _images(cells, index)
         clear = np.percentile(images.reshape(len(images), -1, 3), 95, axis=1)
         light = np.maximum(images, 1).astype(np.float32) / np.maximum(clear, 1).astype(np.float32)[:, None, None]
         glass.append(clear)
         density = -np.log(np.minimum(light, 1))
-        inside = density.sum(axis=3) > DEEP
-        deep.append(inside.mean(axis=(1, 2)))
+        stained = density.sum(axis=3) > STAINED
+        share.append(stained.mean(axis=(1, 2)))
         stain.append(
-            [np.median(od[one], axis=0)[:2] if one.any() else (0, 0) for od, one in zip(density, inside, strict=True)]
+            [np.median(d[mask], axis=0)[:2] if mask.any() else (0, 0) for d, mask in zip(density, stained, strict=True)]
         )
         if cells.masks is not None:
-            masks = cells.masks[at].numpy()
+            masks = cells.masks[index].numpy()
             ratio.append((masks == 255).sum(axis=(1, 2)) / np.maximum((masks > 0).sum(axis=(1, 2)), 1))
     out[["glass red", "glass green", "glass blue"]] = np.concatenate(glass)
-    out["deeply stained"] = np.concatenate(deep)
+    out["stained share"] = np.concatenate(share)
     out[["nucleus OD red", "nucleus OD green"]] = np.concatenate([np.array(s, np.float64) for s in stain])
     if ratio:
         out["nucleus / cell"] = np.concatenate(ratio)
     return out
 
 
-def _chunks(positions: NDArray[np.int64], most: int = 256) -> list[NDArray[np.int64]]:
-    """Pieces of ``positions``: pictures at 224 pixels do not fit into memory all at once as floats."""
-    return [positions[i : i + most] for i in range(0, len(positions), most)]
+def _chunks(index: NDArray[np.int64], size: int = 256) -> list[NDArray[np.int64]]:
+    """Cut ``index`` into pieces: all images at once, as floats, may exceed the memory."""
+    return [index[i : i + size] for i in range(0, len(index), size)]
 
 
 def leak_probe(cells: CellSet, repeats: int = 10, neighbours: int = 5, seed: int = 0) -> pd.DataFrame:
-    """How far the frame alone tells the class, with groups kept apart and with cells dealt at random.
+    """Classify cells by the frame of the image alone, under a grouped and under a random split.
 
-    A k-nearest-neighbour vote sees only mean and deviation of each colour in the picture's outermost ring (an eighth
-    of its side), where the cell rarely reaches. ``repeats`` splits (80/20) of training + validation; one row each:
-    split ("grouped", "random"), repeat, balanced accuracy, number of classes tested. What "random" gains over
-    "grouped" is the leak.
+    A k-nearest-neighbour classifier sees only mean and standard deviation of each colour in the outermost eighth of the
+    image, where there is hardly any cell. What the random split gains over the grouped one is leakage.
+
+    Args:
+        cells: the data set; only training and validation cells are used.
+        repeats: number of random 80/20 splits of each kind.
+        neighbours: number of neighbours k.
+        seed: seed of the splits.
+
+    Returns:
+        One row per split: split ("grouped" or "random"), repeat, balanced accuracy, number of classes tested.
     """
-    seen = np.flatnonzero(cells.table["split"].isin(["train", "val"]).to_numpy())
+    is_open = np.flatnonzero(cells.table["split"].isin(OPEN_PARTS).to_numpy())
     width = max(1, cells.size // 8)
-    ring = np.ones((cells.size, cells.size), bool)
-    ring[width:-width, width:-width] = False
+    frame = np.ones((cells.size, cells.size), bool)
+    frame[width:-width, width:-width] = False
     parts = []
-    for at in _chunks(seen):
-        pixels = cells.images[at].permute(0, 2, 3, 1).numpy()[:, ring].astype(np.float32)
+    for index in _chunks(is_open):
+        pixels = _images(cells, index)[:, frame].astype(np.float32)
         parts.append(np.concatenate([pixels.mean(axis=1), pixels.std(axis=1)], axis=1))
     features = np.concatenate(parts)
     features = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)
-    labels, groups = cells.labels[seen].numpy(), cells.groups[seen]
+    labels, groups = cells.labels[is_open].numpy(), cells.groups[is_open]
     out = []
     for repeat in range(repeats):
-        for kind, by in (("grouped", groups), ("random", np.arange(len(seen)).astype(str))):
-            test = split_groups(labels, by, (0.8, 0.2), derive(seed, "leak", repeat) % 2**31) == 1
+        for kind, units in (("grouped", groups), ("random", np.arange(len(is_open)).astype(str))):
+            test = split_groups(labels, units, (0.8, 0.2), derive(seed, "leak", repeat) % 2**31) == 1
             if not test.any():
                 continue
-            score = _vote(features, labels, test, neighbours)
+            score = _nearest_neighbour_accuracy(features, labels, test, neighbours)
             tested = len(np.unique(labels[test]))
             out.append({"split": kind, "repeat": repeat, "balanced accuracy": score, "classes": tested})
     return pd.DataFrame(out, columns=["split", "repeat", "balanced accuracy", "classes"])
 
 
-def _vote(features: NDArray[Any], labels: NDArray[np.int64], test: NDArray[np.bool_], neighbours: int) -> float:
-    """Mean recall over the tested classes of a k-nearest-neighbour vote, classes weighted by their rarity."""
-    train, known = features[~test], labels[~test]
-    weight = 1 / np.maximum(np.bincount(known, minlength=labels.max() + 1), 1)
+def _nearest_neighbour_accuracy(
+    features: NDArray[Any], labels: NDArray[np.int64], test: NDArray[np.bool_], neighbours: int
+) -> float:
+    """Mean recall over the tested classes; a neighbour's vote counts inversely to the size of its class."""
+    train, train_labels = features[~test], labels[~test]
+    weight = 1 / np.maximum(np.bincount(train_labels, minlength=labels.max() + 1), 1)
     nearest = KDTree(train).query(features[test], k=list(range(1, min(neighbours, len(train)) + 1)))[1]
     votes = np.zeros((int(test.sum()), len(weight)))
     for column in nearest.T:
-        votes[np.arange(len(votes)), known[column]] += weight[known[column]]
-    right = votes.argmax(axis=1) == labels[test]
-    return float(np.mean([right[labels[test] == k].mean() for k in np.unique(labels[test])]))
+        votes[np.arange(len(votes)), train_labels[column]] += weight[train_labels[column]]
+    correct = votes.argmax(axis=1) == labels[test]
+    return float(np.mean([correct[labels[test] == k].mean() for k in np.unique(labels[test])]))

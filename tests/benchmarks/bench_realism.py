@@ -1,9 +1,9 @@
-"""How far rendered cells are from micrographs, in numbers; real sources against each other are the yardstick.
+"""Distance of rendered cells from micrographs, compared with the distances between real sources.
 
-Needs the development images (``LEUK_SHARED_DATA`` or ``../shared/data``). Every picture covers about 26 µm at 128 px. Three
-distances: Wasserstein-1 of the colour and of the optical-density histograms, and a Fréchet distance on 27 handcrafted
-features (FD-hand: means, deviations, quantiles and correlations of optical density, and the energy of four scales of
-detail, at the cell and around it; each divided by its deviation over the PBC cells). FD-hand is no FID: no network is asked.
+Needs the development images (``LEUK_SHARED_DATA`` or ``../shared/data``). Each image covers about 26 µm at 128 px. Three
+distances: Wasserstein-1 of the colours and of the optical densities, and a Fréchet distance on 27 handcrafted features
+(FD-hand: means, deviations, quantiles and correlations of optical density, and the energy of four scales of detail, in
+the cell and around it; each divided by its deviation over the PBC cells). FD-hand uses no network and is not FID.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from leuk_lib.data.decode import decode_file
 from leuk_lib.data.smear.cohort import render_smear
 
 SIZE = 128
-# Share of the picture's side that is about 26 µm, by the diameter of red cells.
+# Share of the image's side that covers about 26 µm, by the diameter of red cells.
 FIELDS = {"pbc_barcelona": 0.80, "aml_lmu": 0.90, "raabin_txl": 0.62}
 WHITE_CELLS = {
     "pbc_barcelona": ("neutrophil", "eosinophil", "basophil", "lymphocyte", "monocyte", "immature_granulocyte")
@@ -29,7 +29,7 @@ WHITE_CELLS = {
 
 
 def real(folder: Path) -> NDArray[np.uint8]:
-    """White cells of one source, (N,128,128,3)."""
+    """Return the white cells of one source, (N, 128, 128, 3)."""
     out = []
     for path in sorted(folder.glob("*/*")):
         if path.parent.name not in WHITE_CELLS.get(folder.name, (path.parent.name,)):
@@ -43,13 +43,13 @@ def real(folder: Path) -> NDArray[np.uint8]:
 
 
 def density(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Optical density over each picture's own clear glass (98th percentile)."""
+    """Return the optical density over the clear glass of each image (98th percentile)."""
     glass = np.percentile(images.reshape(len(images), -1, 3), 98, axis=1)[:, None, None]
     return -np.log10(np.clip(images / np.maximum(glass, 1), 1 / 255, 1)).astype(np.float32)
 
 
 def features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(N,27) handcrafted features."""
+    """Return the handcrafted features, (N, 27)."""
     y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
     centre = np.hypot(x, y) < 0.22 * SIZE
     around = np.hypot(x, y) > 0.42 * SIZE
@@ -67,15 +67,15 @@ def features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def frechet(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Fréchet distance of two Gaussians fitted to (N,D) and (M,D)."""
+    """Return the Fréchet distance of Gaussians fitted to samples (N, D) and (M, D)."""
     first, second = np.cov(a.T), np.cov(b.T)
     root = np.real(sqrtm(first @ second))
     return float(((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum() + np.trace(first + second - 2 * root))
 
 
 def histograms(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Wasserstein-1 of the values, mean over three channels."""
-    step = 31  # a subsample of pixels: the distributions of millions need no more
+    """Return the Wasserstein-1 distance of the values, averaged over the channels."""
+    step = 31  # a subsample of the pixels is enough
     return float(
         np.mean([wasserstein_distance(a[..., c].ravel()[::step], b[..., c].ravel()[::step]) for c in range(3)])
     )
@@ -85,20 +85,20 @@ def main() -> None:
     root = Path(__file__).resolve().parents[2]
     shared = Path(os.environ.get("LEUK_SHARED_DATA", root.parent / "shared" / "data"))
     if not shared.is_dir():
-        print(f"realism: no development images at {shared}; nothing to compare with")
+        print(f"realism: no development images at {shared}")
         return
     sets = {name: real(shared / name) for name in FIELDS}
     sets["rendered"] = render_smear(cells=240, patients=10, size=SIZE, seed=0)[0]
-    base = sets["pbc_barcelona"]
-    scale = features(base).std(axis=0)
-    half = np.random.default_rng(0).permutation(len(base))
-    sets["pbc half"], other = base[half[::2]], base[half[1::2]]
+    pbc = sets["pbc_barcelona"]
+    scale = features(pbc).std(axis=0)
+    order = np.random.default_rng(0).permutation(len(pbc))
+    sets["pbc half"], other = pbc[order[::2]], pbc[order[1::2]]
     print("distance to PBC        n   colour (0-255)   OD     FD-hand")
     for name in ("pbc half", "raabin_txl", "aml_lmu", "rendered"):
-        peer = other if name == "pbc half" else base
-        colour = histograms(sets[name].astype(np.float32), peer.astype(np.float32))
-        od = histograms(density(sets[name]), density(peer))
-        distance = frechet(features(sets[name]) / scale, features(peer) / scale)
+        reference = other if name == "pbc half" else pbc
+        colour = histograms(sets[name].astype(np.float32), reference.astype(np.float32))
+        od = histograms(density(sets[name]), density(reference))
+        distance = frechet(features(sets[name]) / scale, features(reference) / scale)
         print(f"{name:<18} {len(sets[name]):5d}   {colour:14.1f}   {od:.3f}   {distance:6.1f}")
 
 

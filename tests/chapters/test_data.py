@@ -1,4 +1,4 @@
-"""What the chapter shows: frames are complete, the test part stays closed, figures draw for any set."""
+"""Chapter 1: tables add up, the test part stays closed, figures show their data for any data set."""
 
 import cv2
 import numpy as np
@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from leuk_lib.chapters import data as views
-from leuk_lib.data.findings import Finding, as_table
+from leuk_lib.chapters import data as chapter
 from leuk_lib.data.cellset import from_arrays
+from leuk_lib.data.findings import Finding, as_table
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.figures import data as figures
 from leuk_lib.figures.widgets import atlas
@@ -21,7 +21,7 @@ def rendered():
 
 @pytest.fixture(scope="module")
 def folder_like():
-    """Eight classes, one of a single cell, no masks, groups of one."""
+    """Micrographs of eight classes, one of a single cell; no masks; groups of one cell."""
     rng = np.random.default_rng(0)
     labels = [k for k in range(1, 8) for _ in range(12)] + [0]
     table = pd.DataFrame(
@@ -44,7 +44,7 @@ def cells(request):
 
 
 def test_samples_are_training_cells_of_different_groups(rendered):
-    images, labels, masks = views.sample(rendered, 4)
+    images, labels, masks = chapter.sample_classes(rendered, 4)
     assert images.shape == (16, 32, 32, 3) and masks.shape == (16, 32, 32)
     assert labels == [name for name in rendered.classes for _ in range(4)]
     train = rendered.images[rendered.indices("train")].permute(0, 2, 3, 1)
@@ -52,55 +52,82 @@ def test_samples_are_training_cells_of_different_groups(rendered):
 
 
 def test_tables_add_up(cells):
-    table = views.class_table(cells)
+    table = chapter.class_table(cells)
     assert table["class"].tolist() == list(cells.classes) and table["cells"].sum() == len(cells)
     assert (table[["train cells", "val cells", "test cells"]].sum(axis=1) == table["cells"]).all()
-    assert views.group_table(cells)["cells"].sum() == len(cells)
-    assert len(views.source_table(cells)) and len(views.reference_table(cells))
-    assert "nothing" in views.findings_table(pd.DataFrame())["finding"][0]
+    assert chapter.group_table(cells)["cells"].sum() == len(cells)
+    assert len(chapter.source_table(cells)) and len(chapter.reference_table(cells))
+    assert "nothing" in chapter.findings_table(pd.DataFrame())["finding"][0]
 
 
-def test_measuring_never_reads_the_test_part(cells):
-    seen = (cells.table["split"] != "test").to_numpy()
-    before = views.measure_cells(cells), views.leak_probe(cells, repeats=2)
-    assert len(before[0]) == seen.sum()
-    hidden = torch.from_numpy(np.flatnonzero(~seen))
-    other = cells.images.clone()
-    other[hidden] = 0
-    object_ = type(cells)(other, cells.masks, cells.labels, cells.classes, cells.table, cells.kind)
-    assert views.measure_cells(object_).equals(before[0])
-    assert views.leak_probe(object_, repeats=2).equals(before[1])
+def test_measurements_do_not_depend_on_the_test_part(cells):
+    is_open = (cells.table["split"] != "test").to_numpy()
+    before = chapter.measure_cells(cells), chapter.leak_probe(cells, repeats=2)
+    assert len(before[0]) == is_open.sum()
+    images = cells.images.clone()
+    images[torch.from_numpy(np.flatnonzero(~is_open))] = 0
+    changed = type(cells)(images, cells.masks, cells.labels, cells.classes, cells.table, cells.kind)
+    assert chapter.measure_cells(changed).equals(before[0])
+    assert chapter.leak_probe(changed, repeats=2).equals(before[1])
 
 
-def test_the_leak_shows_where_patients_differ():
+def test_measurements_of_a_known_image():
+    """A dark square that covers a quarter of grey glass, with a mask twice its area."""
+    image, mask = np.full((1, 16, 16, 3), 200, np.uint8), np.zeros((1, 16, 16), np.uint8)
+    image[:, 4:12, 4:12] = (20, 50, 100)
+    mask[:, :8], mask[:, :4] = 128, 255
+    table = pd.DataFrame({"path": ["a"], "label": ["A"], "group": ["g"], "split": ["train"]})
+    measured = chapter.measure_cells(from_arrays(image, [0], ["A"], table, "rendered", mask, "toy")).iloc[0]
+    assert measured["stained share"] == 0.25 and measured["nucleus / cell"] == 0.5
+    assert [measured[f"glass {c}"] for c in ("red", "green", "blue")] == [200, 200, 200]
+    assert measured["nucleus OD red"] == pytest.approx(np.log(10)) and measured["nucleus OD green"] == pytest.approx(
+        np.log(4)
+    )
+
+
+def test_a_random_split_leaks_where_patients_differ():
     cells = smear_cells(400, 6, 32, seed=1, patient_effect=1.5)
-    mean = views.leak_probe(cells, repeats=4).groupby("split")["balanced accuracy"].mean()
+    mean = chapter.leak_probe(cells, repeats=4).groupby("split")["balanced accuracy"].mean()
     assert mean["random"] > mean["grouped"] + 0.2
 
 
 def test_every_figure_draws_for_every_set(cells, tmp_path):
-    images, labels, masks = views.sample(cells, 3)
-    measured = views.measure_cells(cells)
-    drawn = [
-        figures.contact_sheet(images, labels, cells.classes, 3),
-        figures.mask_overlay(images, masks, labels),
-        figures.class_balance(views.class_table(cells)),
-        figures.split_map(views.group_table(cells)),
-        figures.glass_colours(measured),
-        figures.sizes(measured),
-        figures.stains(measured),
-        figures.group_sheet(*views.sample_groups(cells, 5, 4)),
-        figures.pair_sheet(*views.pairs(cells, views_findings(cells))),
-        figures.pair_sheet(*views.pairs(cells, as_table([]))),
-        figures.leak(views.leak_probe(cells, repeats=2)),
-    ]
-    for number, figure in enumerate(drawn):
-        figure.savefig(tmp_path / f"{number}.png", dpi=40)
-        assert all(ax.get_xlabel() or not ax.xaxis.get_ticklabels() for ax in figure.axes[-1:])
+    images, labels, masks = chapter.sample_classes(cells, 3)
+    measured = chapter.measure_cells(cells)
+    drawn = {
+        "contact": figures.contact_sheet(images, labels, cells.classes, 3),
+        "masks": figures.mask_overlay(images, masks, labels),
+        "balance": figures.class_balance(chapter.class_table(cells)),
+        "split": figures.split_map(chapter.group_table(cells)),
+        "glass": figures.glass_colours(measured),
+        "sizes": figures.sizes(measured),
+        "stains": figures.stains(measured),
+        "groups": figures.group_sheet(*chapter.sample_groups(cells, 5, 4)),
+        "pairs": figures.pair_sheet(*chapter.duplicate_pairs(cells, example_findings(cells))),
+        "no pairs": figures.pair_sheet(*chapter.duplicate_pairs(cells, as_table([]))),
+        "leak": figures.leak(chapter.leak_probe(cells, repeats=2)),
+    }
+    for name, figure in drawn.items():
+        figure.savefig(tmp_path / f"{name}.png", dpi=40)
+    for name in ("balance", "split", "glass", "sizes", "stains", "leak"):
+        assert all(ax.get_xlabel() for ax in drawn[name].axes), name
 
 
-def views_findings(cells):
-    """One pair of training cells, one that the test part holds, one whose file was left out."""
+def test_figures_show_their_data(rendered):
+    images, labels, _ = chapter.sample_classes(rendered, 3)
+    sheet = figures.contact_sheet(images, labels, rendered.classes, 3)
+    shown = [ax.images[0].get_array() for ax in sheet.axes if ax.images]
+    assert all(np.array_equal(a, b) for a, b in zip(shown, images, strict=True))
+    table = chapter.class_table(rendered)
+    widths = [bar.get_width() for bar in figures.class_balance(table).axes[0].patches]
+    assert widths == [n for part in ("train", "val", "test") for n in table[f"{part} cells"]]
+    probe = chapter.leak_probe(rendered, repeats=3)
+    texts = {text.get_text() for text in figures.leak(probe).axes[0].texts}
+    assert {f"{mean:.2f}" for mean in probe.groupby("split")["balanced accuracy"].mean()} <= texts
+
+
+def example_findings(cells):
+    """One pair of training cells, one with a test cell, one with a file that was left out."""
     train = cells.table.index[cells.table["split"] == "train"]
     test = cells.table.index[cells.table["split"] == "test"]
     path = cells.table["path"]
@@ -109,37 +136,34 @@ def views_findings(cells):
 
 
 def test_pairs_never_show_the_test_part(cells):
-    images, found = views.pairs(cells, views_findings(cells))
-    assert len(images) == 2 and len(found) == 1
+    images, findings = chapter.duplicate_pairs(cells, example_findings(cells))
+    assert len(images) == 2 and len(findings) == 1
 
 
-def test_rows_by_patient_are_training_cells_of_one_patient(rendered):
-    images, names = views.sample_groups(rendered, rows=6, per_group=5)
+def test_group_samples_are_training_cells_of_every_class(rendered):
+    images, names = chapter.sample_groups(rendered, rows=6, per_group=5)
     assert len(images) == len(names) and 5 <= len(set(names)) <= 6
     assert len({name.split(", ")[0] for name in names}) == 4, "every class is shown"
     train = set(rendered.table.loc[rendered.table["split"] == "train", "group"])
     assert {name.split(", ")[1] for name in names} <= train
 
 
-def test_the_atlas_is_balanced_closed_and_light(cells):
-    measured = views.measure_cells(cells)
-    points, pictures, records, axes = views.atlas_cells(cells, measured, most=80, side=16)
-    assert len(points) == len(pictures) == len(records) <= 80 and all(axes) and np.isfinite(points).all()
-    assert "test" not in set(records["split"]) and pictures.shape[1] == 16
-    seen = cells.table[cells.table["split"] != "test"]["label"].value_counts()
-    shown_of = records["label"].value_counts().to_dict()
-    assert shown_of == seen.clip(upper=80 // len(cells.classes)).to_dict()
-    shown = atlas(points, pictures, records, axes=axes, classes=cells.classes)
-    assert len(shown.markup) < 300_000
-    # Every picture is that of its own record.
-    place = {path: i for i, path in enumerate(cells.table["path"])}
+def test_the_atlas_is_balanced_without_the_test_part(cells):
+    measured = chapter.measure_cells(cells)
+    points, thumbnails, records, axes = chapter.atlas_cells(cells, measured, limit=80, side=16)
+    assert len(points) == len(thumbnails) == len(records) <= 80 and all(axes) and np.isfinite(points).all()
+    assert "test" not in set(records["split"]) and thumbnails.shape[1] == 16
+    available = cells.table[cells.table["split"] != "test"]["label"].value_counts()
+    assert records["label"].value_counts().to_dict() == available.clip(upper=80 // len(cells.classes)).to_dict()
+    assert repr(atlas(points, thumbnails, records, axes=axes, classes=cells.classes))
+    place = {path: i for i, path in enumerate(cells.table["path"])}  # each image belongs to its record
     for row in (0, len(records) - 1):
         whole = cells.images[place[records["path"][row]]].permute(1, 2, 0).numpy()
-        assert np.array_equal(pictures[row], cv2.resize(whole, (16, 16), interpolation=cv2.INTER_AREA))
+        assert np.array_equal(thumbnails[row], cv2.resize(whole, (16, 16), interpolation=cv2.INTER_AREA))
 
 
-def test_morphology_table_names_its_sources(rendered):
-    table = views.source_table(rendered)
+def test_the_morphology_table_names_its_sources(rendered):
+    table = chapter.source_table(rendered)
     assert table["cell type"].is_unique and "[" in table["cell diameter, µm"][0]
-    references = views.reference_table(rendered)
+    references = chapter.reference_table(rendered)
     assert references["item"].str.startswith("[1]").any() and set(rendered.classes) <= set(references["item"])

@@ -1,34 +1,29 @@
-"""The rendered smear: determinism, true masks, cytology in range, patients that differ as much as asked."""
+"""The rendered smear: determinism, masks, ranges of morphology, differences between patients."""
 
-import hashlib
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
-from leuk_lib.data.smear.cohort import SHARES, plan, render, render_smear, smear_cells
+from leuk_lib.data.smear.cohort import CLASS_SHARES, plan_cohort, render, render_smear, smear_cells
 from leuk_lib.data.smear.individual import draw_cell, draw_patient
-from leuk_lib.data.smear.morphology import CELL_TYPES, CLASSES, MIXTURES, UNITS, mixture_rows, rows
+from leuk_lib.data.smear.morphology import CELL_TYPES, CLASSES, MIXTURES, QUANTITIES, morphology_rows
 from leuk_lib.data.smear.shapes import Canvas, blob
 from leuk_lib.data.splits import assert_disjoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 
 
-def digest(*arrays):
-    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
-
-
 def test_same_bytes_for_any_number_of_workers_and_any_order():
     images, masks, table = render_smear(120, 3, 32, seed=4)
-    again, masks2, table2 = render_smear(120, 3, 32, seed=4, workers=2)
-    assert digest(images, masks) == digest(again, masks2)
-    assert table.equals(table2)
-    who = draw_patient(4, table["label"][50], int(table["patient"][50].split("-P")[1]))
-    assert np.array_equal(render(4, 50, who, 32).image, images[50])
-    assert digest(render_smear(120, 3, 32, seed=5)[0]) != digest(images)
+    two = render_smear(120, 3, 32, seed=4, workers=2)
+    assert np.array_equal(two[0], images) and np.array_equal(two[1], masks) and two[2].equals(table)
+    patient = draw_patient(4, table["label"][50], int(table["patient"][50].split("-P")[1]))
+    assert np.array_equal(render(4, 50, patient, 32).image, images[50])
+    aml = render_smear(120, 3, 32, seed=4, classes=["AML"])
+    assert np.array_equal(aml[0], images[table["label"] == "AML"]), "a class does not depend on the others"
+    assert not np.array_equal(render_smear(120, 3, 32, seed=5)[0], images)
 
 
 @pytest.mark.parametrize("label", CLASSES)
@@ -39,20 +34,20 @@ def test_image_mask_and_record(label, size):
     assert cell.mask.shape == (size, size) and set(np.unique(cell.mask)) <= {0, 128, 255}
     assert (cell.mask == 255).any()
     inside, outside = cell.image[cell.mask == 255].mean(), cell.image[cell.mask == 0].mean()
-    assert inside < outside - 40  # a nucleus is dark on bright glass
+    assert inside < outside - 40  # a dark nucleus on bright glass
     assert cell.record["label"] == label and cell.record["kind"] in MIXTURES[label][0]
 
 
 def test_a_cell_is_the_same_cell_at_any_size():
-    who = draw_patient(0, "AML", 1)
-    small, large = render(0, 9, who, 64), render(0, 9, who, 128)
+    patient = draw_patient(0, "AML", 1)
+    small, large = render(0, 9, patient, 64), render(0, 9, patient, 128)
     assert small.record == large.record
     grown = np.kron(small.mask == 255, np.ones((2, 2), bool))
     both = (grown & (large.mask == 255)).sum() / (grown | (large.mask == 255)).sum()
     assert both > 0.9
 
 
-def test_masks_have_the_size_that_the_record_says():
+def test_masks_have_the_size_in_the_record():
     errors = []
     for index in range(60):
         cell = render(1, index, draw_patient(1, "ALL", index % 4), 128)
@@ -64,17 +59,17 @@ def test_masks_have_the_size_that_the_record_says():
 @pytest.mark.parametrize("label", CLASSES)
 def test_every_draw_is_inside_its_range(label):
     rng = numpy_rng(0, "test")
-    who = draw_patient(0, label, 0, effect=0)
+    patient = draw_patient(0, label, 0, effect=0)
     for _ in range(200):
-        cell = draw_cell(rng, who)
-        form = CELL_TYPES[cell.kind]
+        cell = draw_cell(rng, patient)
+        cell_type = CELL_TYPES[cell.kind]
         for name in ("diameter", "nc_ratio", "density", "clumping", "basophilia"):
-            low, high = getattr(form, name)[:2]
+            low, high = getattr(cell_type, name)[:2]
             assert low - 1e-9 <= getattr(cell, name) <= high + 1e-9
         assert cell.auer == 0 or label == "AML"
 
 
-def test_classes_overlap_as_haematologists_confuse_them():
+def test_ranges_overlap_where_haematologists_confuse_cells():
     assert "myeloblast" in MIXTURES["CML"][0] and "myeloblast" in MIXTURES["AML"][0]
     for name, other in (("myeloblast", "lymphoblast L2"), ("CLL lymphocyte", "lymphoblast L1")):
         for quantity in ("diameter", "nc_ratio", "clumping", "density"):
@@ -82,34 +77,33 @@ def test_classes_overlap_as_haematologists_confuse_them():
             assert max(a.low, b.low) < min(a.high, b.high), (name, other, quantity)
 
 
-def test_tables_have_a_source_in_every_row():
-    table = list(rows())
+def test_every_range_has_a_source():
+    table = list(morphology_rows())
     assert len(table) > 100 and {row["cell type"] for row in table} == set(CELL_TYPES)
-    assert all(row["source"] and row["basis"] in {"stated", "quality", "ours"} for row in table)
-    assert all(row["low"] <= row["high"] and row["quantity"] in {q for q, _ in UNITS.values()} for row in table)
+    assert all(row["source"] and row["basis"] in {"stated", "described"} for row in table)
+    assert all(row["low"] <= row["high"] and row["quantity"] in QUANTITIES.values() for row in table)
     for label in CLASSES:
         assert sum(MIXTURES[label][0].values()) == pytest.approx(1)
-    assert {row["class"] for row in mixture_rows()} == set(CLASSES)
 
 
-def test_patients_differ_by_the_strength_asked_for():
-    def spread(effect):
+def test_patient_effect_scales_the_differences_between_patients():
+    def deviation(effect):
         images, _, table = render_smear(120, 4, 32, seed=2, patient_effect=effect)
         colour = images.reshape(len(images), -1, 3).max(axis=1).astype(float)
         return np.std([colour[table["patient"] == p].mean(axis=0) for p in table["patient"].unique()], axis=0).mean()
 
-    assert spread(0.0) < 0.5 * spread(1.0)
+    assert deviation(0.0) < 0.5 * deviation(1.0)
     assert draw_patient(0, "AML", 3, 0.0).white == draw_patient(0, "ALL", 1, 0.0).white
 
 
 def test_the_default_cohort_is_imbalanced_with_enough_patients():
-    table = plan(2400, 16, 0)
+    table = plan_cohort(2400, 16, 0)
     counts = table["label"].value_counts()
     assert 2000 <= len(table) <= 2600 and counts.min() * 6 <= counts.max()
     assert (table.groupby("label")["patient"].nunique() >= 12).all()
-    assert sum(SHARES.values()) == pytest.approx(1)
+    assert sum(CLASS_SHARES.values()) == pytest.approx(1)
     with pytest.raises(LeukError, match="at least 229"):
-        plan(100, 16, 0)
+        plan_cohort(100, 16, 0)
 
 
 def test_smear_cells_is_a_split_set():
@@ -132,13 +126,3 @@ def test_canvas_and_outline():
 def test_importing_the_package_is_light():
     code = "import sys, leuk_lib.data, leuk_lib.data.smear; sys.exit(bool({'torch','pandas','cv2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_speed_of_one_core():
-    """150 images/s a core is the target on an idle machine; CPU time, so that a busy one does not fail the test."""
-    people = [draw_patient(0, label, 0) for label in CLASSES]
-    render(0, 0, people[0], 64)
-    start = time.process_time()
-    for index in range(60):
-        render(0, index, people[index % 4], 64)
-    assert 60 / (time.process_time() - start) > 75

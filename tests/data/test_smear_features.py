@@ -1,4 +1,4 @@
-"""What a rendered film is made of, one by one: each structure changes the stain as it should, and light obeys Beer's law."""
+"""Structures of a rendered cell and its surroundings, one at a time, and the formation of the image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from leuk_lib.data.smear.field import platelets, precipitate, red_cells
+from leuk_lib.data.smear.field import _red_cell, platelets, precipitate, red_cells
 from leuk_lib.data.smear.individual import Cell, draw_cell, draw_patient
 from leuk_lib.data.smear.morphology import CLASSES, MIXTURES
 from leuk_lib.data.smear.optics import expose, transmit
@@ -17,7 +17,7 @@ from leuk_lib.data.smear.shapes import Canvas
 
 CANVAS = Canvas(256, 25.6)
 MIDDLE = np.zeros(2)
-WHO = draw_patient(0, "AML", 0, effect=0)
+PATIENT = draw_patient(0, "AML", 0, effect=0)
 PLAIN = Cell(
     kind="myeloblast", nucleus="round", granule="fine", diameter=15.0, nc_ratio=0.6, irregularity=0.03, indentation=0.0,
     lobes=0, cleft=False, density=1.2, clumping=0.1, grain=0.6, nucleoli=0, prominence=0.0, basophilia=0.4,
@@ -33,15 +33,15 @@ def islands(mask: np.ndarray) -> int:
     return cv2.connectedComponents(mask.astype(np.uint8))[0] - 1
 
 
-def test_nucleoli_are_pale_and_condensed_around():
-    plain, with_them = paint(), paint(nucleoli=2, prominence=0.6)
+def test_nucleoli_are_pale():
+    plain, nucleolated = paint(), paint(nucleoli=2, prominence=0.6)
     inside = cv2.erode(plain.nucleus, np.ones((15, 15))) > 0.9
-    assert np.percentile(with_them.eosin[inside], 2) < 0.75 * np.percentile(plain.eosin[inside], 2)
-    loss = with_them.eosin[inside].min() / np.median(with_them.eosin[inside])
-    assert loss < with_them.azure[inside].min() / np.median(with_them.azure[inside]), "RNA keeps the blue"
+    assert np.percentile(nucleolated.eosin[inside], 2) < 0.75 * np.percentile(plain.eosin[inside], 2)
+    loss = nucleolated.eosin[inside].min() / np.median(nucleolated.eosin[inside])
+    assert loss < nucleolated.azure[inside].min() / np.median(nucleolated.azure[inside]), "RNA keeps the blue"
 
 
-def test_chromatin_is_clumped_or_fine_as_asked():
+def test_clumping_sets_the_contrast_of_chromatin():
     def contrast(clumping, grain=1.2):
         stain = paint(clumping=clumping, grain=grain)
         inside = cv2.erode(stain.nucleus, np.ones((25, 25))) > 0.9
@@ -50,13 +50,11 @@ def test_chromatin_is_clumped_or_fine_as_asked():
     assert contrast(0.5) > 2 * contrast(0.1) > 0
 
 
-def test_lobes_hang_on_threads():
+def test_lobes_are_connected_by_threads():
     means = []
     for lobes in (2, 3, 5):
         nuclei = [paint(seed, nucleus="lobed", lobes=lobes, nc_ratio=0.28).nucleus > 0.5 for seed in range(12)]
-        assert sum(islands(nucleus) == 1 for nucleus in nuclei) >= 10, (
-            "lobes are one nucleus, now and then thread by thread"
-        )
+        assert sum(islands(nucleus) == 1 for nucleus in nuclei) >= 10, "a thread breaks only now and then"
         apart = [islands(cv2.erode(nucleus.astype(np.uint8), np.ones((15, 15)))) for nucleus in nuclei]
         assert max(apart) <= lobes
         means.append(np.mean(apart))
@@ -89,15 +87,15 @@ def test_granules_carry_their_stains():
 
 def test_auer_rods_are_long_and_thin():
     for seed in range(6):
-        plain, rods = paint(seed, nc_ratio=0.4), paint(seed, nc_ratio=0.4, auer=1)
-        found = ((rods.eosin - plain.eosin) > 0.3).astype(np.uint8)
-        outlines = cv2.findContours(found, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+        plain, with_rod = paint(seed, nc_ratio=0.4), paint(seed, nc_ratio=0.4, auer=1)
+        added = ((with_rod.eosin - plain.eosin) > 0.3).astype(np.uint8)
+        outlines = cv2.findContours(added, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
         sides = [sorted(cv2.minAreaRect(o)[1]) for o in outlines if cv2.contourArea(o) > 10]
         assert sides and max(long / max(short, 1) for short, long in sides) > 2.2
     for label in CLASSES:
         rng = np.random.default_rng(0)
-        some = [draw_cell(rng, draw_patient(0, label, 0)).auer for _ in range(300)]
-        assert (max(some) > 0) == (label == "AML")
+        rods = [draw_cell(rng, draw_patient(0, label, 0)).auer for _ in range(300)]
+        assert (max(rods) > 0) == (label == "AML")
 
 
 def test_a_smudge_cell_has_no_cytoplasm_and_vacuoles_are_holes():
@@ -110,39 +108,38 @@ def test_a_smudge_cell_has_no_cytoplasm_and_vacuoles_are_holes():
 
 def test_the_field_holds_red_cells_platelets_and_precipitate():
     rng = np.random.default_rng(1)
-    thickness = red_cells(rng, CANVAS, replace(WHO, red_cells=1.5, pallor=0.8), np.array([50.0, 50.0]), 5.0)
+    thickness = red_cells(rng, CANVAS, replace(PATIENT, red_cells=1.5, pallor=0.8), np.array([50.0, 50.0]), 5.0)
     assert np.isfinite(thickness).all() and 0.15 < (thickness > 0.2).mean() < 0.95
     alone = Canvas(128, 12.8)
     one = np.zeros((128, 128), np.float32)
-    from leuk_lib.data.smear.field import _red_cell
-
     _red_cell(one, alone, np.zeros(2), 3.6, np.zeros(4), 0.8)
     assert one[64, 64] < 0.4 * one[64, 64 + 27] and one[64, 64 + 40] == 0, (
         "pale in the middle, thick at 3/4, then glass"
     )
-    assert (platelets(rng, CANVAS, replace(WHO, platelets=9.0), MIDDLE, 3.0) > 0.2).any()
+    assert (platelets(rng, CANVAS, replace(PATIENT, platelets=9.0), MIDDLE, 3.0) > 0.2).any()
     assert any(precipitate(np.random.default_rng(seed), CANVAS).max() > 0.3 for seed in range(6))
-    for kind in ("red", "platelets"):
-        clear = red_cells if kind == "red" else platelets
-        crowded = replace(WHO, red_cells=3.0, platelets=20.0)
+    for draw in (red_cells, platelets):
+        crowded = replace(PATIENT, red_cells=3.0, platelets=20.0)
         near = np.hypot(*np.meshgrid(CANVAS.axis, CANVAS.axis)) < 4.0
-        assert clear(rng, CANVAS, crowded, MIDDLE, 8.0)[near].max() < 0.2, f"{kind} keep off the white cell"
+        assert draw(rng, CANVAS, crowded, MIDDLE, 8.0)[near].max() < 0.2, "the white cell stays free"
 
 
 def test_light_obeys_beer_and_lambert():
     a, e, o = (np.random.default_rng(s).uniform(0, 1, (8, 8)).astype(np.float32) for s in range(3))
-    clear = replace(WHO, haze=0.0)
+    clear = replace(PATIENT, haze=0.0)
     once, twice = transmit(a, e, o, clear), transmit(2 * a, 2 * e, 2 * o, clear)
     assert np.allclose(once**2, twice, rtol=1e-4)
     nothing = np.zeros((4, 4), np.float32)
     assert np.allclose(transmit(nothing, nothing, nothing, clear), 1)
     blue = transmit(np.ones((1, 1), np.float32), nothing[:1, :1], nothing[:1, :1], clear)[0, 0]
     pink = transmit(nothing[:1, :1], np.ones((1, 1), np.float32), nothing[:1, :1], clear)[0, 0]
-    assert blue.argmin() == 0 and pink.argmin() == 1, "azure takes red light, eosin green light"
+    assert blue.argmin() == 0 and pink.argmin() == 1, "azure absorbs red light, eosin green light"
 
 
 def test_the_camera_blurs_shades_adds_noise_and_compresses():
-    quiet = replace(WHO, blur_um=0.08, sharpen=0.0, noise=0.0, glare=0.0, quality=98, slope=(0.0, 0.0), vignette=0.0)
+    quiet = replace(
+        PATIENT, blur_um=0.08, sharpen=0.0, noise=0.0, glare=0.0, jpeg_quality=98, slope=(0.0, 0.0), vignette=0.0
+    )
     step = np.ones((128, 128, 3), np.float32)
     step[:, 64:] = 0.3
     canvas = Canvas(128, 25.6)
@@ -160,9 +157,9 @@ def test_the_camera_blurs_shades_adds_noise_and_compresses():
     assert round_[60:68, 60:68].mean() > round_[:8, :8].mean() + 10
     assert shoot(flat, glare=0.3).mean() > shoot(flat).mean() + 15
     textured = np.random.default_rng(0).uniform(0.2, 0.9, (128, 128, 3)).astype(np.float32)
-    assert np.abs(shoot(textured, quality=40) - shoot(textured)).mean() > 5
+    assert np.abs(shoot(textured, jpeg_quality=40) - shoot(textured)).mean() > 5
 
 
-def test_normal_cells_stand_in_every_diagnosis():
+def test_normal_cells_occur_in_every_class():
     for label in CLASSES:
         assert {"lymphocyte", "segmented neutrophil"} & set(MIXTURES[label][0]), label

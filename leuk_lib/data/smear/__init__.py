@@ -1,10 +1,10 @@
-"""The rendered Giemsa-stained smear: cells of known truth where no real set may be shipped.
+"""Rendered Giemsa-stained smears: cells with known truth, for use where no real images may be distributed.
 
-From cytology to pixels: ``morphology`` (what a class looks like, with sources) -> ``individual`` (draws a patient and
-a cell) -> ``paint`` and ``field`` (amounts of stain over the field) -> ``optics`` (stain to 8-bit RGB) -> ``cohort``
-(many cells, many processes). A small set for a test: ``cohort.smear_cells(cells=60, patients=3, size=32, seed=0)``.
+From cytology to pixels: ``morphology`` (ranges per cell type, with sources) -> ``individual`` (draws a patient and a
+cell) -> ``paint`` and ``field`` (amounts of stain) -> ``optics`` (stain to 8-bit RGB) -> ``cohort`` (many cells, in
+parallel). A small set for a test: ``cohort.smear_cells(cells=60, patients=3, size=32, seed=0)``.
 
-Rendered cells show that the method and the code work, not how well leukemia is recognised.
+Rendered cells show that a method and its code work. They do not show how well leukemia is recognised.
 """
 
-VERSION = "2"  # raise it with every change that alters a pixel: the data set's fingerprint depends on it
+VERSION = "2"  # raised by every change of a pixel; part of the data set's fingerprint

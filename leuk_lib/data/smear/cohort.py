@@ -1,7 +1,8 @@
-"""Many cells: who has how many, and the same pixels however many processes render them."""
+"""Cohorts of rendered cells: number of cells per class and patient, rendering in parallel, split into parts."""
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,33 +26,51 @@ from leuk_lib.runs.seeds import numpy_rng
 if TYPE_CHECKING:
     from leuk_lib.data.cellset import CellSet
 
-# Share of the four classes; the rarest is a seventh of the most frequent, as rare diseases are in real collections.
-SHARES = {"CML": 0.15, "CLL": 0.32, "AML": 0.46, "ALL": 0.07}
-WORKING = 128  # pixels: smaller images are rendered at a multiple and averaged
+# Share of each class; the rarest is about a seventh of the most frequent, as in real collections.
+CLASS_SHARES = {"CML": 0.15, "CLL": 0.32, "AML": 0.46, "ALL": 0.07}
+MIN_CANVAS = 128  # pixels; smaller images are rendered at a multiple of their side and averaged
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """One cell: image (S,S,3) uint8 RGB, mask (S,S) uint8 (0, 128, 255), and its record."""
+    """One rendered cell.
+
+    Attributes:
+        image: RGB, (S, S, 3) uint8.
+        mask: (S, S) uint8; 0 background, 128 cytoplasm, 255 nucleus.
+        record: index, label, patient and morphology (the fields of ``Cell``).
+    """
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     record: dict[str, Any]
 
 
-def plan(cells: int, patients: int, seed: int) -> pd.DataFrame:
-    """Label and patient number of each of ``cells`` cells: imbalanced classes, patients of unequal size.
+def plan_cohort(cells: int, patients: int, seed: int) -> pd.DataFrame:
+    """Assign cells to classes (imbalanced) and to patients (of unequal size).
 
-    Raises ``LeukError`` when there are fewer cells of a class than patients.
+    Args:
+        cells: number of cells in total.
+        patients: number of patients per class.
+        seed: seed of the patients' sizes.
+
+    Returns:
+        One row per cell with its label and the number of its patient, from 0.
+
+    Raises:
+        LeukError: a class would have fewer cells than patients.
+
+    >>> plan_cohort(240, 6, seed=0)["label"].value_counts().to_dict()
+    {'AML': 110, 'CLL': 77, 'CML': 36, 'ALL': 17}
     """
     rows = []
-    numbers = {label: round(cells * share) for label, share in SHARES.items()}
-    numbers[max(SHARES, key=SHARES.__getitem__)] += cells - sum(numbers.values())
+    numbers = {label: round(cells * share) for label, share in CLASS_SHARES.items()}
+    numbers[max(CLASS_SHARES, key=CLASS_SHARES.__getitem__)] += cells - sum(numbers.values())
     for label, n in numbers.items():
         if n < patients:
             raise LeukError(
-                f"rendered smear: {cells} cells give {label} only {n}, fewer than its {patients} patients; "
-                f"ask for at least {int(np.ceil(patients / min(SHARES.values())))} cells or for fewer patients"
+                f"rendered smear: of {cells} cells only {n} are {label}, fewer than its {patients} patients; "
+                f"use at least {int(np.ceil(patients / min(CLASS_SHARES.values())))} cells, or fewer patients"
             )
         weights = numpy_rng(seed, "plan", label).dirichlet(np.full(patients, 6.0))
         extra = np.floor((n - patients) * weights).astype(int)
@@ -61,22 +80,29 @@ def plan(cells: int, patients: int, seed: int) -> pd.DataFrame:
 
 
 def render(seed: int, index: int, patient: Patient, size: int) -> Rendered:
-    """Cell ``index`` of the run with ``seed``: a function of its arguments alone."""
+    """Render one cell in its surroundings; the result depends on the arguments alone.
+
+    Args:
+        seed: seed of the cohort.
+        index: number of the cell in the cohort.
+        patient: whose cell it is.
+        size: side of the image, pixels.
+    """
     rng = numpy_rng(seed, "cell", index)
     cell = draw_cell(rng, patient)
-    canvas = Canvas(size * max(1, -(-WORKING // size)), FIELD_UM)
+    canvas = Canvas(size * max(1, -(-MIN_CANVAS // size)), FIELD_UM)
     centre = np.clip(rng.normal(0, 0.7, 2), -1.4, 1.4)
     stain = paint_cell(rng, canvas, cell, centre)
 
-    scene = numpy_rng(seed, "scene", index)
-    open_glass = 1 - stain.cell
-    reds = red_cells(scene, canvas, patient, centre, 0.46 * cell.diameter) * open_glass
-    plates = platelets(scene, canvas, patient, centre, 0.5 * cell.diameter) * open_glass
-    specks = precipitate(scene, canvas)
-    azure = stain.azure + RED_CELL[0] * reds + 0.5 * plates + 1.5 * specks
-    eosin = stain.eosin + RED_CELL[1] * reds + 0.42 * plates + 0.8 * specks
-    orange = stain.orange + RED_CELL[2] * reds
-    image = expose(scene, transmit(azure, eosin, orange, patient), canvas, patient, size)
+    scene_rng = numpy_rng(seed, "scene", index)
+    outside = 1 - stain.cell
+    erythrocytes = red_cells(scene_rng, canvas, patient, centre, 0.46 * cell.diameter) * outside
+    thrombocytes = platelets(scene_rng, canvas, patient, centre, 0.5 * cell.diameter) * outside
+    specks = precipitate(scene_rng, canvas)
+    azure = stain.azure + RED_CELL[0] * erythrocytes + 0.5 * thrombocytes + 1.5 * specks
+    eosin = stain.eosin + RED_CELL[1] * erythrocytes + 0.42 * thrombocytes + 0.8 * specks
+    orange = stain.orange + RED_CELL[2] * erythrocytes
+    image = expose(scene_rng, transmit(azure, eosin, orange, patient), canvas, patient, size)
 
     shrink = {"dsize": (size, size), "interpolation": cv2.INTER_AREA}
     mask = np.where(cv2.resize(stain.cell, **shrink) > 0.5, 128, 0).astype(np.uint8)
@@ -85,21 +111,18 @@ def render(seed: int, index: int, patient: Patient, size: int) -> Rendered:
     return Rendered(image, mask, record)
 
 
-def _render_some(
+def _render_rows(
     task: tuple[int, int, float, list[tuple[int, str, int]]],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[dict[str, Any]]]:
     seed, size, effect, rows = task
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # images are small: parallel over cells, not inside OpenCV
     try:
-        people: dict[tuple[str, int], Patient] = {}
-        done = []
-        for index, label, number in rows:
-            who = people.setdefault((label, number), draw_patient(seed, label, number, effect))
-            done.append(render(seed, index, who, size))
+        patients = {key: draw_patient(seed, *key, effect) for key in dict.fromkeys(row[1:] for row in rows)}
+        rendered = [render(seed, index, patients[label, number], size) for index, label, number in rows]
     finally:
         cv2.setNumThreads(threads)
-    return np.stack([d.image for d in done]), np.stack([d.mask for d in done]), [d.record for d in done]
+    return np.stack([r.image for r in rendered]), np.stack([r.mask for r in rendered]), [r.record for r in rendered]
 
 
 def render_smear(
@@ -111,29 +134,41 @@ def render_smear(
     workers: int = 1,
     classes: Sequence[str] = CLASSES,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], pd.DataFrame]:
-    """A cohort: images (N,S,S,3) and masks (N,S,S) uint8, and the table of records.
+    """Render a cohort.
 
-    ``patients`` is per class; ``patient_effect`` scales how far slides differ (0: alike). ``workers`` processes
-    share the work and do not change a byte; a script that asks for more than one needs the usual
-    ``if __name__ == "__main__"``.
+    Args:
+        cells: number of cells of all classes.
+        patients: number of patients per class.
+        size: side S of the images, pixels, at least 16.
+        seed: seed of the cohort.
+        patient_effect: how much the slides of patients differ; 0: not at all.
+        workers: number of processes. The result is the same, to the bit, for any number; a script that uses more
+            than one needs ``if __name__ == "__main__"``.
+        classes: classes to render; the cells of each stay the same if others are left out.
+
+    Returns:
+        Images (N, S, S, 3) uint8 RGB, masks (N, S, S) uint8 as in ``Rendered``, and one record per cell.
+
+    Raises:
+        LeukError: images that are too small, or fewer cells of a class than patients.
     """
     if size < 16:
-        raise LeukError(f"rendered smear: {size} px shows no cell; ask for at least 16")
+        raise LeukError(f"rendered smear: {size} px is too small to show a cell; use at least 16")
     rows = [
         (int(i), str(label), int(number))
-        for i, (label, number) in enumerate(plan(cells, patients, seed).itertuples(index=False))
+        for i, (label, number) in enumerate(plan_cohort(cells, patients, seed).itertuples(index=False))
         if label in classes
     ]
     chunk = max(1, min(100, -(-len(rows) // max(workers, 1))))
     tasks = [(seed, size, patient_effect, rows[i : i + chunk]) for i in range(0, len(rows), chunk)]
     if workers <= 1:
-        parts = [_render_some(task) for task in tasks]
+        parts = [_render_rows(task) for task in tasks]
     else:
         # spawn: a forked child of a process with running threads (torch, OpenCV) may hang
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            parts = list(pool.map(_render_some, tasks))
+            parts = list(pool.map(_render_rows, tasks))
     images, masks, records = zip(*parts, strict=True)
-    return np.concatenate(images), np.concatenate(masks), pd.DataFrame([r for some in records for r in some])
+    return np.concatenate(images), np.concatenate(masks), pd.DataFrame(list(itertools.chain(*records)))
 
 
 def smear_cells(
@@ -145,7 +180,7 @@ def smear_cells(
     workers: int = 1,
     fractions: Sequence[float] = (0.7, 0.1, 0.2),
 ) -> CellSet:
-    """The rendered cohort as a split ``CellSet``: the quick way to cells for a test."""
+    """Render a cohort (see ``render_smear``) and split it by patient into a ``CellSet``."""
     from leuk_lib.data.cellset import from_arrays
     from leuk_lib.data.splits import PARTS, split_groups
 

@@ -1,4 +1,4 @@
-"""What lies around the cell: red cells, platelets, stained plasma, stain precipitate."""
+"""Surroundings of the cell: red cells, platelets and stain precipitate."""
 
 from __future__ import annotations
 
@@ -11,41 +11,48 @@ from leuk_lib.data.smear.morphology import PLATELET_DIAMETER, SURROUNDINGS
 from leuk_lib.data.smear.shapes import Canvas, Map, Points, blob, in_disc
 
 PLATELET = SURROUNDINGS[PLATELET_DIAMETER]
-RED_CELL = (0.24, 0.18, 0.34)  # azure, eosin, haemoglobin at the rim
+RED_CELL = (0.24, 0.18, 0.34)  # azure, eosin and haemoglobin per unit of thickness
 
 
-def red_cells(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre: Points, keep_off: float) -> Map:
-    """Thickness of red cells, 1 at a rim, 0 on glass; none nearer to ``centre`` than ``keep_off`` µm plus its radius.
+def red_cells(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre: Points, clearance: float) -> Map:
+    """Draw red cells: discs with a pale centre and a soft rim, slightly oval or triangular; overlaps add up.
 
-    A cell is a disc with a pale middle and a soft rim, a little oval or three-cornered; neighbours may overlap, and then
-    their thickness adds.
+    Args:
+        rng: source of the draws.
+        canvas: where to draw.
+        patient: sets number, size and pallor.
+        centre: centre of the white cell, µm.
+        clearance: free radius around ``centre``, µm; only the rim of a red cell reaches into it.
+
+    Returns:
+        Thickness, (side, side): about 1 at a rim, 0 on glass.
     """
     out = canvas.zeros()
     reach = canvas.field / 2 + 3
     number = min(int(rng.poisson(patient.red_cells * (2 * reach) ** 2 / 100)), 40)
-    places = rng.uniform(-reach, reach, (number, 2))
+    centres = rng.uniform(-reach, reach, (number, 2))
     radii = 0.5 * RED_CELL_UM * patient.red_size * np.exp(rng.normal(0, 0.05, number))
     shape = rng.normal(0, 1, (number, 4))
-    taken: list[tuple[float, float, float]] = []
-    middle = (float(centre[0]), float(centre[1]))
-    for i, ((x, y), radius) in enumerate(zip(places.tolist(), radii.tolist(), strict=True)):
-        if math.dist((x, y), middle) < keep_off + 0.86 * radius:
+    drawn: list[tuple[float, float, float]] = []
+    white_cell = (float(centre[0]), float(centre[1]))
+    for i, ((x, y), radius) in enumerate(zip(centres.tolist(), radii.tolist(), strict=True)):
+        if math.dist((x, y), white_cell) < clearance + 0.86 * radius:
             continue
-        if any(math.hypot(x - a, y - b) < 0.76 * (radius + c) for a, b, c in taken):
+        if any(math.hypot(x - a, y - b) < 0.76 * (radius + c) for a, b, c in drawn):
             continue
-        taken.append((x, y, radius))
-        _red_cell(out, canvas, places[i], radius, shape[i], patient.pallor)
+        drawn.append((x, y, radius))
+        _red_cell(out, canvas, centres[i], radius, shape[i], patient.pallor)
     return out
 
 
-def _red_cell(out: Map, canvas: Canvas, place: Points, radius: float, shape: Points, pallor: float) -> None:
-    """Add one red cell to ``out``, touching only its own box."""
+def _red_cell(out: Map, canvas: Canvas, centre: Points, radius: float, shape: Points, pallor: float) -> None:
+    """Add one red cell to ``out``, within its bounding box."""
     box = []
-    for at in place:
-        low = int(np.clip(np.floor((at - 1.3 * radius + canvas.field / 2) * canvas.scale), 0, canvas.side))
-        high = int(np.clip(np.ceil((at + 1.3 * radius + canvas.field / 2) * canvas.scale), 0, canvas.side))
+    for position in centre:
+        low = int(np.clip(np.floor((position - 1.3 * radius + canvas.field / 2) * canvas.scale), 0, canvas.side))
+        high = int(np.clip(np.ceil((position + 1.3 * radius + canvas.field / 2) * canvas.scale), 0, canvas.side))
         box.append(slice(low, high))
-    x, y = canvas.axis[box[0]] - place[0], canvas.axis[box[1]] - place[1]
+    x, y = canvas.axis[box[0]] - centre[0], canvas.axis[box[1]] - centre[1]
     if not len(x) or not len(y):
         return
     stretch, angle = 1 + 0.09 * abs(shape[0]), 1.5 * shape[1]
@@ -56,29 +63,29 @@ def _red_cell(out: Map, canvas: Canvas, place: Points, radius: float, shape: Poi
     r2 = (u * u + v * v) / np.float32(radius**2) * (1 + np.clip(corner * u * (u * u - 3 * v * v), -0.2, 0.2))
     edge = np.clip((1 - r2) * np.float32(radius * canvas.scale / 2) + 0.5, 0, 1)
     dip = np.float32(np.clip(pallor * (1 + 0.3 * shape[2]), 0, 0.95))
-    # Thickest at about three quarters of the radius (SURROUNDINGS), as a biconcave disc that dried flat.
+    # A dried biconcave disc is thickest at about three quarters of its radius (SURROUNDINGS).
     rim = 1 - np.float32(0.3) * r2 * r2 * r2
     out[box[1], box[0]] += edge * rim * np.float32(1.12) * (1 - dip * np.exp(-((r2 / np.float32(0.25)) ** 1.7)))
 
 
-def platelets(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre: Points, keep_off: float) -> Map:
-    """Small granular purple bodies away from the cell."""
+def platelets(rng: np.random.Generator, canvas: Canvas, patient: Patient, centre: Points, clearance: float) -> Map:
+    """Draw platelets, small granular purple bodies; arguments as for ``red_cells``."""
     number = int(rng.poisson(patient.platelets))
     outlines = []
     for _ in range(number):
-        place = rng.uniform(-canvas.field / 2, canvas.field / 2, 2)
-        outline = blob(rng, rng.uniform(PLATELET.low / 2, PLATELET.high / 2), 0.12, place, rng.uniform(1.0, 1.5))
-        if np.hypot(*(place - centre)) > keep_off + 1.2:
+        position = rng.uniform(-canvas.field / 2, canvas.field / 2, 2)
+        outline = blob(rng, rng.uniform(PLATELET.low / 2, PLATELET.high / 2), 0.12, position, rng.uniform(1.0, 1.5))
+        if np.hypot(*(position - centre)) > clearance + 1.2:
             outlines.append(outline)
     if not outlines:
         return canvas.zeros()
     body = canvas.smooth(canvas.fill(*outlines), 0.25)
     granules = np.clip(canvas.noise(rng, 0.45), 0, 2.2) * np.clip(2 * canvas.blur(body, 0.45) - 0.9, 0, 1)
-    return body * (0.45 + 1.1 * granules)  # a pale margin around a middle full of granules
+    return body * (0.45 + 1.1 * granules)  # a granular centre with a pale margin
 
 
 def precipitate(rng: np.random.Generator, canvas: Canvas) -> Map:
-    """Specks of undissolved stain; on most fields none."""
+    """Draw specks of undissolved stain; most fields have none."""
     number = int(rng.poisson(0.35))
     if not number:
         return canvas.zeros()

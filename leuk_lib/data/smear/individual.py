@@ -1,4 +1,4 @@
-"""Draw one patient (stain, slide, microscope, mixture of cells) and one cell from the morphology table."""
+"""Draws of a patient (stain, slide, microscope, mixture of cell types) and of a cell from the morphology table."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ RED_CELL_UM = SURROUNDINGS[RED_CELL_DIAMETER].low  # mean diameter
 
 @dataclass(frozen=True)
 class Patient:
-    """What all cells of a patient share: nuisance of stain, slide and microscope, and a mixture of cell types."""
+    """Properties shared by all cells of a patient: stain, slide, microscope, and the mixture of cell types."""
 
     name: str
     label: str
-    mixture: tuple[float, ...]  # share of each type of MIXTURES[label]
+    mixture: tuple[float, ...]  # share of each cell type of MIXTURES[label]
     size: float  # factor on cell diameters
     azure: float  # factor on the azure stain
     eosin: float
-    tint: tuple[float, float, float]  # added to the azure's optical density per channel: dye batch, pH
+    tint: tuple[float, float, float]  # relative change of azure's optical density per channel: dye batch, pH
     white: tuple[float, float, float]  # RGB of clear glass, [0,1]
-    slope: tuple[float, float]  # illumination gradient across the field, fractions of its brightness
+    slope: tuple[float, float]  # illumination gradient across the field, relative to its brightness
     vignette: float
-    blur_um: float  # standard deviation of the point spread
-    sharpen: float  # camera's unsharp mask
+    blur_um: float  # standard deviation of the point spread function
+    sharpen: float  # strength of the camera's unsharp mask
     noise: float  # standard deviation of sensor noise at full brightness, [0,1]
     glare: float  # stray light, [0,1]
-    quality: int  # JPEG
+    jpeg_quality: int
     red_cells: float  # expected number per 100 µm²
-    red_size: float  # factor on the red cells' diameter
-    pallor: float
+    red_size: float  # factor on the diameter of red cells
+    pallor: float  # depth of the pale centre of red cells, [0,1]
     platelets: float  # expected number per field
-    haze: float  # stained plasma, OD
+    haze: float  # stained plasma, optical density
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The morphology of one cell; lengths in µm, ratios in [0,1], stain in optical density."""
+    """Morphology of one cell; lengths in µm, ratios in [0,1], stain in optical density (see ``QUANTITIES``)."""
 
     kind: str
     nucleus: str
@@ -66,12 +66,19 @@ class Cell:
     vacuoles: int
 
 
-def _within(rng: np.random.Generator, limits: Range) -> float:
+def _draw(rng: np.random.Generator, limits: Range) -> float:
     return limits.low + (limits.high - limits.low) * float(rng.beta(2.5, 2.5))
 
 
 def draw_patient(seed: int, label: str, number: int, effect: float = 1.0) -> Patient:
-    """Patient ``number`` of class ``label``. ``effect`` scales how far patients differ; 0: all slides look alike."""
+    """Draw a patient.
+
+    Args:
+        seed: seed of the cohort.
+        label: class of the patient.
+        number: number of the patient within the class.
+        effect: how much patients differ; 0: all slides look alike.
+    """
     rng = numpy_rng(seed, "patient", label, number)
 
     def spread(centre: float, deviation: float) -> float:
@@ -102,7 +109,7 @@ def draw_patient(seed: int, label: str, number: int, effect: float = 1.0) -> Pat
         sharpen=max(0.0, spread(0.25, 0.25)),
         noise=max(0.002, spread(0.008, 0.004)),
         glare=max(0.0, spread(0.02, 0.01)),
-        quality=int(np.clip(spread(88, 6), 70, 98)),
+        jpeg_quality=int(np.clip(spread(88, 6), 70, 98)),
         red_cells=max(0.1, spread(1.9, 0.65)),
         red_size=factor(0.045),
         pallor=float(np.clip(spread(0.66, 0.17), 0.05, 0.92)),
@@ -112,30 +119,30 @@ def draw_patient(seed: int, label: str, number: int, effect: float = 1.0) -> Pat
 
 
 def draw_cell(rng: np.random.Generator, patient: Patient) -> Cell:
-    """One cell of a patient's film."""
+    """Draw one cell of a patient."""
     kinds = list(MIXTURES[patient.label][0])
     kind = kinds[int(np.searchsorted(np.cumsum(patient.mixture)[:-1], rng.random()))]
-    form = CELL_TYPES[kind]
+    cell_type = CELL_TYPES[kind]
     return Cell(
         kind=kind,
-        nucleus=form.nucleus,
-        granule=form.granule,
-        diameter=float(np.clip(_within(rng, form.diameter) * patient.size, 7.0, 0.96 * FIELD_UM)),
-        nc_ratio=_within(rng, form.nc_ratio),
-        irregularity=_within(rng, form.irregularity),
-        indentation=_within(rng, form.indentation),
-        lobes=round(_within(rng, form.lobes)),
-        cleft=bool(rng.random() < form.cleft.high),
-        density=_within(rng, form.density),
-        clumping=_within(rng, form.clumping),
-        grain=_within(rng, form.grain),
-        nucleoli=round(_within(rng, form.nucleoli)),
-        prominence=_within(rng, form.prominence),
-        basophilia=_within(rng, form.basophilia),
-        eosinophilia=_within(rng, form.eosinophilia),
-        hof=_within(rng, form.hof),
-        azurophil=_within(rng, form.azurophil),
-        specific=_within(rng, form.specific),
-        auer=int(rng.random() < form.auer.high) * int(rng.integers(1, 3)) * (patient.label == "AML"),
-        vacuoles=round(_within(rng, form.vacuoles)),
+        nucleus=cell_type.nucleus,
+        granule=cell_type.granule,
+        diameter=float(np.clip(_draw(rng, cell_type.diameter) * patient.size, 7.0, 0.96 * FIELD_UM)),
+        nc_ratio=_draw(rng, cell_type.nc_ratio),
+        irregularity=_draw(rng, cell_type.irregularity),
+        indentation=_draw(rng, cell_type.indentation),
+        lobes=round(_draw(rng, cell_type.lobes)),
+        cleft=bool(rng.random() < cell_type.cleft.high),
+        density=_draw(rng, cell_type.density),
+        clumping=_draw(rng, cell_type.clumping),
+        grain=_draw(rng, cell_type.grain),
+        nucleoli=round(_draw(rng, cell_type.nucleoli)),
+        prominence=_draw(rng, cell_type.prominence),
+        basophilia=_draw(rng, cell_type.basophilia),
+        eosinophilia=_draw(rng, cell_type.eosinophilia),
+        hof=_draw(rng, cell_type.hof),
+        azurophil=_draw(rng, cell_type.azurophil),
+        specific=_draw(rng, cell_type.specific),
+        auer=int(rng.random() < cell_type.auer.high) * int(rng.integers(1, 3)) * (patient.label == "AML"),
+        vacuoles=round(_draw(rng, cell_type.vacuoles)),
     )

@@ -1,4 +1,4 @@
-"""One white cell as amounts of stain: outline, nucleus, chromatin, nucleoli, cytoplasm, granules, Auer rods."""
+"""Stain of a white cell: outline, nucleus, chromatin, nucleoli, cytoplasm, granules, Auer rods."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from leuk_lib.data.smear.individual import Cell
 from leuk_lib.data.smear.shapes import SHIFT, Canvas, Map, Points, blob, in_disc
 
-# Amounts of (azure, eosin, haemoglobin-like) in a unit of what is coloured; nucleus after micrographs' OD (1.2, 1.9, .4).
+# Amounts of (azure, eosin, orange) per unit of each structure.
 NUCLEUS = (1.08, 1.15, 0.0)
-NUCLEOLUS_LOSS = (0.55, 1.0)  # nucleoli hold RNA: they lose the purple complex, eosin more than azure
+NUCLEOLUS_LOSS = (0.55, 1.0)  # azure, eosin: nucleoli hold RNA and lose the purple complex, eosin first
 AZUROPHIL = (0.55, 0.75, 0.0)
 FINE = (0.15, 0.25, 0.0)
 ORANGE = (0.10, 0.62, 0.80)
@@ -22,7 +22,7 @@ DARK = (1.5, 1.05, 0.0)
 
 @dataclass(frozen=True)
 class Stain:
-    """Amounts over the canvas (unit path length) and the true coverage of nucleus and cell, [0,1]."""
+    """Amounts of stain, and the true coverage of nucleus and cell in [0,1]; all (side, side)."""
 
     azure: Map
     eosin: Map
@@ -32,20 +32,20 @@ class Stain:
 
 
 def paint_cell(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Points) -> Stain:
-    """Stain of one cell at ``centre`` (µm) on ``canvas``; only the cell's surroundings are computed."""
+    """Draw the stain of one cell at ``centre`` (µm); only the cell's surroundings are computed."""
     reach = 0.75 * cell.diameter + 3 if cell.nucleus == "smudge" else 0.66 * cell.diameter + 2
     half = round(int(np.ceil(reach)) * canvas.scale)
     local = Canvas(2 * half, 2 * half / canvas.scale)
-    shift = np.round(centre * canvas.scale).astype(int)  # whole pixels, so that the small canvas fits the large one
-    part = _paint(rng, local, cell, centre - shift / canvas.scale)
-    low = canvas.side // 2 + shift - half  # corner of the small canvas on the large one, (x, y)
-    into = [slice(max(0, int(a)), min(canvas.side, int(a) + 2 * half)) for a in low]
-    of = [slice(s.start - int(a), s.stop - int(a)) for s, a in zip(into, low, strict=True)]
+    shift = np.round(centre * canvas.scale).astype(int)  # whole pixels, so that the local canvas fits the full one
+    stain = _paint(rng, local, cell, centre - shift / canvas.scale)
+    corner = canvas.side // 2 + shift - half  # of the local canvas on the full one, (x, y)
+    target = [slice(max(0, int(a)), min(canvas.side, int(a) + 2 * half)) for a in corner]
+    source = [slice(s.start - int(a), s.stop - int(a)) for s, a in zip(target, corner, strict=True)]
     maps = []
-    for small in (part.azure, part.eosin, part.orange, part.nucleus, part.cell):
-        whole = canvas.zeros()
-        whole[into[1], into[0]] = small[of[1], of[0]]
-        maps.append(whole)
+    for part in (stain.azure, stain.eosin, stain.orange, stain.nucleus, stain.cell):
+        full = canvas.zeros()
+        full[target[1], target[0]] = part[source[1], source[0]]
+        maps.append(full)
     return Stain(*maps)
 
 
@@ -54,18 +54,18 @@ def _paint(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Points)
     if cell.nucleus == "smudge":
         return _smudge(rng, canvas, cell, centre)
     outline = blob(rng, radius, 1.3 * cell.irregularity, centre, 1 + abs(0.09 * rng.standard_normal()))
-    # A membrane is no compass line: it frays where the cytoplasm is drawn out in drying.
+    # The membrane frays where the cytoplasm is drawn out in drying.
     fray = (0.05 + 0.9 * cell.irregularity) * canvas.noise(rng, 0.7)
     body = np.clip((canvas.blur(canvas.fill(outline), 0.24) + fray - 0.5) * 2.2 + 0.5, 0, 1)
-    body = body * (canvas.blur(body, 0.8) > 0.1)  # no crumbs away from the cell
+    body = body * (canvas.blur(body, 0.8) > 0.1)  # no fragments away from the cell
     facing = rng.uniform(0, 2 * np.pi)
     nucleus, middle = _nucleus(rng, canvas, cell, centre, facing)
     nucleus = np.minimum(nucleus, body)
 
     azure, eosin = _cytoplasm(rng, canvas, cell, body, nucleus, middle, facing)
     orange = canvas.zeros()
-    bare = body * (1 - nucleus)
-    azure, eosin = azure * bare, eosin * bare
+    cytoplasm = body * (1 - nucleus)
+    azure, eosin = azure * cytoplasm, eosin * cytoplasm
     chromatin, nucleolar = _chromatin(rng, canvas, cell, nucleus, middle)
     azure += chromatin * (NUCLEUS[0] * (1 - NUCLEOLUS_LOSS[0] * nucleolar))
     eosin += chromatin * (NUCLEUS[1] * (1 - NUCLEOLUS_LOSS[1] * nucleolar))
@@ -73,36 +73,38 @@ def _paint(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Points)
     area = np.pi * radius**2 / 100
     if cell.azurophil > 0:
         spots = canvas.scatter(in_disc(rng, rng.poisson(cell.azurophil * area), radius, centre), 0.17, body)
-        spots = (1 - np.exp(-spots)) * (bare + 0.25 * nucleus)
+        spots = (1 - np.exp(-spots)) * (cytoplasm + 0.25 * nucleus)
         azure, eosin = azure + AZUROPHIL[0] * spots, eosin + AZUROPHIL[1] * spots
     if cell.specific > 0:
         number = rng.poisson(cell.specific * area)
-        azure, eosin, orange = _specific(rng, canvas, cell, body, bare, number, centre, (azure, eosin, orange))
+        azure, eosin, orange = _specific(rng, canvas, cell, body, cytoplasm, number, centre, (azure, eosin, orange))
     if cell.auer:
-        rods = _auer(rng, canvas, cell, centre, middle) * bare
+        rods = _auer(rng, canvas, cell, centre, middle) * cytoplasm
         azure, eosin = azure + 0.75 * rods, eosin + 0.95 * rods
     return Stain(azure, eosin, orange, nucleus, body)
 
 
 def _nucleus(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Points, facing: float) -> tuple[Map, Points]:
-    """Coverage of the nucleus and the middle of its mass; ``facing`` points to the cytoplasm's wide side."""
-    whole = cell.diameter / 2
-    radius = whole * np.sqrt(cell.nc_ratio)
+    """Return the coverage of the nucleus and its centre; ``facing`` is the direction of the wider cytoplasm."""
+    cell_radius = cell.diameter / 2
+    radius = cell_radius * np.sqrt(cell.nc_ratio)
     away = np.array([np.cos(facing), np.sin(facing)])
     if cell.nucleus == "round":
-        slack = whole - radius
+        slack = cell_radius - radius
         middle = centre - away * slack * rng.uniform(0.25, 0.85)
         rough = 0.018 + 0.35 * cell.irregularity
         outline = blob(rng, radius, rough, middle, 1 + abs(0.08 * rng.standard_normal()), cell.indentation, facing)
         return canvas.smooth(canvas.fill(outline), 0.2), middle
-    # A curved rod (band) or a string of lobes: circles along an arc around the cell's middle.
+    # A curved rod (band) or a string of lobes: circles along an arc around the centre of the cell.
     band = cell.nucleus == "band"
     lobes = max(cell.lobes, 2)
     sweep = rng.uniform(2.6, 4.4) if band else min(0.95 * lobes + rng.uniform(0.1, 0.9), 4.6)
-    arc = whole * (rng.uniform(0.42, 0.52) if band else rng.uniform(0.40, 0.52))
+    arc = cell_radius * (rng.uniform(0.42, 0.52) if band else rng.uniform(0.40, 0.52))
     t = np.linspace(-0.5, 0.5, 26 if band else lobes)
     angles = facing + np.pi + sweep * t + (0 if band else rng.normal(0, 0.12, lobes))
-    wobble = rng.normal(0, 0.10 * whole, len(t)) if not band else 0.12 * whole * np.sin(2 * np.pi * t + facing)
+    wobble = (
+        rng.normal(0, 0.10 * cell_radius, len(t)) if not band else 0.12 * cell_radius * np.sin(2 * np.pi * t + facing)
+    )
     ring = arc + wobble
     beads = centre + np.stack([ring * np.cos(angles), ring * np.sin(angles)], axis=1)
     if band:
@@ -122,10 +124,10 @@ def _nucleus(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Point
 
 
 def _chromatin(rng: np.random.Generator, canvas: Canvas, cell: Cell, nucleus: Map, middle: Points) -> tuple[Map, Map]:
-    """Density of the nucleus and where its nucleoli are, [0,1]."""
+    """Return the density of the nucleus, and the prominence of nucleoli in [0,1]."""
     coarse = np.tanh(2.2 * canvas.noise(rng, cell.grain))
     fine = canvas.noise(rng, 0.42)
-    stipple = np.tanh(1.5 * canvas.noise(rng, 0.3))  # the sieve-like finest structure, in blasts nearly all there is
+    stipple = np.tanh(1.5 * canvas.noise(rng, 0.3))  # sieve-like fine structure, which dominates in blasts
     depth = np.clip(canvas.blur(nucleus, 0.9) * 1.8 - 0.8, 0, 1)  # 0 at the edge, 1 inside
     membrane = np.clip(2.2 * (1 - canvas.blur(nucleus, 0.3)), 0, 1)  # 1 on the innermost third of a micrometre
     texture = 1 + cell.clumping * (0.62 * coarse + 0.30 * fine) + 0.10 * stipple
@@ -134,21 +136,21 @@ def _chromatin(rng: np.random.Generator, canvas: Canvas, cell: Cell, nucleus: Ma
     radius = cell.diameter / 2 * np.sqrt(cell.nc_ratio)
     spots = canvas.zeros()
     if cell.nucleoli:
-        at = in_disc(rng, cell.nucleoli, 0.6 * radius, middle)
+        centres = in_disc(rng, cell.nucleoli, 0.6 * radius, middle)
         sizes = radius * rng.uniform(0.14, 0.27, cell.nucleoli)
         outlines = [
-            blob(rng, float(size), 0.09, place, rng.uniform(1, 1.35)) for size, place in zip(sizes, at, strict=True)
+            blob(rng, float(size), 0.09, at, rng.uniform(1, 1.35)) for size, at in zip(sizes, centres, strict=True)
         ]
         spots = cell.prominence * canvas.blur(canvas.fill(*outlines), 0.14)
-        density = density * (1 + 0.45 * (canvas.blur(spots, 0.35) - spots))  # chromatin condensed around them
+        density = density * (1 + 0.45 * (canvas.blur(spots, 0.35) - spots))  # condensed chromatin around them
     if cell.cleft:
         bend, angle = rng.normal(0, 0.2 * radius), rng.uniform(0, np.pi)
         along = np.array([np.cos(angle), np.sin(angle)])
         aside = np.array([-along[1], along[0]])
         start = middle + radius * (1.05 * along + rng.uniform(-0.3, 0.3) * aside)
         end = middle - radius * (rng.uniform(-0.1, 0.9) * along - rng.uniform(-0.3, 0.3) * aside)
-        way = np.linspace(0, 1, 14)[:, None]
-        line = start + (end - start) * way + aside * bend * np.sin(np.pi * way)
+        t = np.linspace(0, 1, 14)[:, None]
+        line = start + (end - start) * t + aside * bend * np.sin(np.pi * t)
         crease = canvas.blur(canvas.discs(line, np.full(14, 0.22)), 0.14)
         density = density * (1 - 0.42 * crease + 0.3 * canvas.blur(crease, 0.4))
     return density, np.clip(spots, 0, 1)
@@ -157,11 +159,11 @@ def _chromatin(rng: np.random.Generator, canvas: Canvas, cell: Cell, nucleus: Ma
 def _cytoplasm(
     rng: np.random.Generator, canvas: Canvas, cell: Cell, body: Map, nucleus: Map, middle: Points, facing: float
 ) -> tuple[Map, Map]:
-    """Azure and eosin of the cytoplasm, before it is cut to the cell."""
+    """Return azure and eosin of the cytoplasm, not yet restricted to the cell."""
     cloud = 1 + 0.16 * canvas.noise(rng, 1.3) + 0.14 * canvas.noise(rng, 0.45)
     inner = np.clip(canvas.blur(body, 1.0) * 1.9 - 0.9, 0, 1)
     patchy = np.clip(1 + 0.5 * canvas.noise(rng, 2.4), 0.2, 2)
-    rim = 1 + 0.45 * patchy * (1 - inner)  # blasts and lymphocytes stain deepest at the border, here more, there less
+    rim = 1 + 0.45 * patchy * (1 - inner)  # blasts and lymphocytes stain deepest at the border, unevenly
     near = canvas.blur(nucleus, 0.9)
     azure = cell.basophilia * cloud * rim * (1 - 0.35 * near)
     if cell.hof:
@@ -173,8 +175,8 @@ def _cytoplasm(
         azure = azure * (1 - cell.hof * pale)
     eosin = cell.eosinophilia * cloud
     if cell.vacuoles:
-        at = in_disc(rng, cell.vacuoles, 0.46 * cell.diameter, middle)
-        holes = canvas.blur(canvas.discs(at, rng.uniform(0.3, 0.75, cell.vacuoles)), 0.12)
+        centres = in_disc(rng, cell.vacuoles, 0.46 * cell.diameter, middle)
+        holes = canvas.blur(canvas.discs(centres, rng.uniform(0.3, 0.75, cell.vacuoles)), 0.12)
         azure, eosin = azure * (1 - 0.85 * holes), eosin * (1 - 0.8 * holes)
     return azure, eosin
 
@@ -184,25 +186,25 @@ def _specific(
     canvas: Canvas,
     cell: Cell,
     body: Map,
-    bare: Map,
+    cytoplasm: Map,
     number: int,
     centre: Points,
     stain: tuple[Map, Map, Map],
 ) -> tuple[Map, Map, Map]:
-    """Add the specific granules: neutrophil (fine), eosinophil (orange), basophil (dark, over the nucleus)."""
+    """Add specific granules: neutrophil (fine), eosinophil (orange), basophil (dark, over the nucleus too)."""
     azure, eosin, orange = stain
     points = in_disc(rng, number, 0.49 * cell.diameter, centre)
     if cell.granule == "fine":
-        spots = canvas.scatter(points, 0.15, body) * bare
+        spots = canvas.scatter(points, 0.15, body) * cytoplasm
         return azure + FINE[0] * spots, eosin + FINE[1] * spots, orange
     sigma, depth, amounts = (0.21, 0.9, ORANGE) if cell.granule == "orange" else (0.29, 1.4, DARK)
     spots = 1 - np.exp(-depth * canvas.scatter(points, sigma, body))
-    spots = spots * (bare if cell.granule == "orange" else bare + 0.55 * (body - bare))
+    spots = spots * (cytoplasm if cell.granule == "orange" else cytoplasm + 0.55 * (body - cytoplasm))
     return azure + amounts[0] * spots, eosin + amounts[1] * spots, orange + amounts[2] * spots
 
 
 def _auer(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Points, middle: Points) -> Map:
-    """Thin rods, 2-5 µm long, on the cytoplasm's wide side."""
+    """Draw thin rods, 2-5 µm long, in the wider cytoplasm."""
     out = np.zeros((canvas.side, canvas.side), np.uint8)
     side = (centre - middle) / max(float(np.linalg.norm(centre - middle)), 1e-6)
     base = np.arctan2(side[1], side[0])
@@ -218,7 +220,7 @@ def _auer(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Points, 
 
 
 def _smudge(rng: np.random.Generator, canvas: Canvas, cell: Cell, centre: Points) -> Stain:
-    """A crushed nucleus: pale, streaky, ragged, without cytoplasm."""
+    """Draw a crushed nucleus: pale, streaky, ragged, without cytoplasm."""
     angle = rng.uniform(0, np.pi)
     outline = blob(rng, cell.diameter / 2 * 0.85, cell.irregularity, centre, rng.uniform(1.0, 1.5))
     mask = canvas.blur(canvas.fill(outline), rng.uniform(0.7, 1.3))
