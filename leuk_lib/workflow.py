@@ -8,13 +8,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from leuk_lib.book.gate import chapter_problem, executed_notebook
 from leuk_lib.data.catalog import KNOWN_SETS, home
+from leuk_lib.data.listing import list_folder
 from leuk_lib.runs import card, files, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overrides, stage, stage_parameters
@@ -58,6 +60,27 @@ def resolve_dataset(dataset: str) -> str:
             exit_code=2,
         )
     return str(path.resolve())
+
+
+def understood(dataset: str, values: Mapping[str, Any]) -> list[str]:
+    """Return how a data folder will be read, one line per level of folders; nothing for rendered cells.
+
+    Args:
+        dataset: ``smear``, a known data set, or a folder of images.
+        values: Parameters of stage ``data`` that differ from its defaults.
+
+    Raises:
+        LeukError: If the folder can be read in two ways; the line names the option that decides.
+    """
+    if dataset == "smear":
+        return []
+    listing = list_folder(dataset, values.get("class_map"), values.get("layout", ""))
+    classes = Counter(entry.label for entry in listing.entries)
+    groups = len({entry.group for entry in listing.entries if entry.group})
+    counts = ", ".join(f"{name} {n}" for name, n in sorted(classes.items()))
+    known = f"{groups} patients or slides" if groups else "no patients or slides known"
+    left_out = f"; {len(listing.left_out)} files not used" if listing.left_out else ""
+    return [f"{listing.root}: {counts}; {known}{left_out}", *(f"  {line}" for line in listing.understood)]
 
 
 def refused_notebooks(runs: Sequence[str], last: str) -> list[str]:
@@ -121,6 +144,8 @@ def run_stages(
     for spec in STAGES:
         for name, seed in zip(runs, seeds, strict=True):
             stage_parameters(spec.name, dataset, profile, seed, name, settings)
+    for line in understood(dataset, {**load_profile(profile)["data"], **settings.get("data", {})}):
+        print(line, flush=True)
     config: dict[str, Any] = {"dataset": dataset, "profile": profile, "seeds": " ".join(map(str, seeds))}
     if overrides:
         config["set"] = list(overrides)

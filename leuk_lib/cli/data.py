@@ -16,6 +16,12 @@ ClassMap = Annotated[
 ]
 
 
+LayoutOption = Annotated[
+    str,
+    typer.Option("--layout", help="Roles of the folder levels, as in part/class/patient, or the class level's number."),
+]
+
+
 def _class_map(options: list[str] | None) -> dict[str, str]:
     pairs = [option.partition("=") for option in options or []]
     for old, equals, new in pairs:
@@ -30,6 +36,7 @@ def check_images(
     csv: Annotated[Path | None, typer.Option(help="Write the findings to this CSV file.")] = None,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails to this HTML file.")] = None,
     map_: ClassMap = None,
+    layout: LayoutOption = "",
 ) -> None:
     """Check an image folder. Exit code 0: clean, 1: findings, 2: unusable.
 
@@ -39,7 +46,7 @@ def check_images(
     from leuk_lib.data.report import render_page, render_text
     from leuk_lib.runs.files import atomic, write_text
 
-    findings = check_folder(folder, class_map=_class_map(map_))
+    findings = check_folder(folder, class_map=_class_map(map_), layout=layout)
     if csv:
         with atomic(csv) as temporary:
             findings.to_csv(temporary, index=False)
@@ -91,6 +98,7 @@ def split_folder(
     repeats: Annotated[int, typer.Option(min=1, help="Number of repetitions.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     map_: ClassMap = None,
+    layout: LayoutOption = "",
 ) -> None:
     """Write k folds or repeated splits of a folder to a JSON file: stratified, by groups, with a hash.
 
@@ -100,7 +108,7 @@ def split_folder(
     from leuk_lib.data.splits import folds_record, k_folds, repeated_splits
     from leuk_lib.runs.files import write_json
 
-    table = read_folder(folder, size=16, class_map=_class_map(map_)).table
+    table = read_folder(folder, size=16, class_map=_class_map(map_), layout=layout).table
     table = table[table["external"] == ""]
     labels, groups = table["label"].to_numpy(dtype=str), table["group"].to_numpy(dtype=str)
     if folds:

@@ -14,13 +14,16 @@ from leuk_lib.data.splits import unsplittable
 CLEAN, FINDINGS, UNUSABLE = 0, 1, 2
 
 
-def check_folder(path: str | Path, workers: int = 2, class_map: Mapping[str, str] | None = None) -> pd.DataFrame:
+def check_folder(
+    path: str | Path, workers: int = 2, class_map: Mapping[str, str] | None = None, layout: str = ""
+) -> pd.DataFrame:
     """Read every file of a folder and list what is wrong.
 
     Args:
         path: A folder or the name of a known set.
         workers: Threads.
         class_map: Class -> new name; "" drops the class.
+        layout: Roles of the folder levels, as for ``listing.list_folder``; "" to infer them.
 
     Returns:
         One row per finding, worst first: path, finding, severity, advice, other (``findings.Finding``) and kind, the
@@ -29,7 +32,7 @@ def check_folder(path: str | Path, workers: int = 2, class_map: Mapping[str, str
     Raises:
         LeukError: With exit code 2 if the folder is missing or holds no image.
     """
-    folder = read_folder(path, size=32, workers=workers, class_map=class_map)
+    folder = read_folder(path, size=32, workers=workers, class_map=class_map, layout=layout)
     findings = pd.concat([folder.findings, as_table(_about_classes(folder))], ignore_index=True)
     rank = findings["severity"].map({name: i for i, name in enumerate(SEVERITIES)})
     findings = findings.assign(_rank=rank, kind=findings["finding"].map(kind_of))
@@ -40,6 +43,7 @@ def check_folder(path: str | Path, workers: int = 2, class_map: Mapping[str, str
         "classes": {str(k): int(v) for k, v in folder.table["label"].value_counts().sort_index().items()},
         "groups": int(folder.table["group"].nunique()),
         "grouped_by": folder.grouped_by,
+        "understood": list(folder.understood),
         "masks": folder.masks is not None,
     }
     return findings
@@ -53,6 +57,12 @@ def _about_classes(folder: ImageFolder) -> list[Finding]:
     if len(labels) < 2:
         what = f"{len(labels)} class with usable images"
         findings.append(Finding(".", what, "error", "at least 2 class folders are needed"))
+    parts = table[table["part"] != ""].groupby("group")["part"].nunique()
+    if shared := int((parts > 1).sum()):
+        cells = int(table["group"].isin(parts.index[parts > 1]).sum())
+        what = f"{shared} groups ({cells} cells) are on both sides of the published split"
+        advice = "figures on it would be too good; a split by groups (the default) keeps them together"
+        findings.append(Finding(".", what, "warning", advice))
     if len(labels):
         for name in unsplittable(table["label"].to_numpy(dtype=str), table["group"].to_numpy(dtype=str)):
             what = f"class with too few groups to split (cells: {int((table['label'] == name).sum())})"

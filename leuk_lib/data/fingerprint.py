@@ -29,7 +29,8 @@ def fingerprint(dataset: str) -> str:
     if dataset == RENDERED:
         digest.update(f"rendered smear {VERSION}".encode())
         return digest.hexdigest()
-    listing = list_folder(dataset)
+    # The outermost folder stands for the class here, whatever the layout: a path is hashed whole.
+    listing = list_folder(dataset, layout="1")
     for entry in listing.entries:
         digest.update("\x1f".join([entry.path, entry.label, entry.group, entry.mask, entry.external]).encode())
         digest.update(_content(listing.root / entry.path).encode())

@@ -23,6 +23,7 @@ from leuk_lib.data.listing import Entry, Listing, list_folder
 from leuk_lib.data.overlaps import Features, orb_features, small_grey
 
 INFERRED = "near:"  # prefix of a group's name that no manifest gave
+GIVEN = "manifest"  # where groups that are not inferred come from
 RESTORE = "restore the file from its source or delete it"
 
 
@@ -32,12 +33,13 @@ class ImageFolder:
 
     Attributes:
         root: The folder.
-        table: One row per usable cell: path, label, group, external (name of its external test set, or ""), width,
-            height (pixels of the file), sha256 (of the file's bytes).
+        table: One row per usable cell: path, label, group, external (name of its external test set, or ""), part (its
+            published part or fold, or ""), width, height (pixels of the file), sha256 (of the file's bytes).
         images: (N,S,S,3) uint8.
         masks: (N,S,S) uint8 with 0 background, 128 cytoplasm, 255 nucleus; None unless every cell has one.
         findings: One row per finding: path, finding, severity, advice, other (see ``findings.Finding``).
         grouped_by: Where the groups come from: the manifest, inference, or both.
+        understood: How the folder was read, in lines for a person.
     """
 
     root: Path
@@ -46,6 +48,7 @@ class ImageFolder:
     masks: NDArray[np.uint8] | None
     findings: pd.DataFrame
     grouped_by: str
+    understood: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,11 @@ class _Cell:
 
 
 def read_folder(
-    path: str | Path, size: int = 64, workers: int = 2, class_map: Mapping[str, str] | None = None
+    path: str | Path,
+    size: int = 64,
+    workers: int = 2,
+    class_map: Mapping[str, str] | None = None,
+    layout: str = "",
 ) -> ImageFolder:
     """Decode every image of a folder; leave out what cannot be used, and list it in the findings.
 
@@ -75,15 +82,17 @@ def read_folder(
         size: Side of the decoded images in pixels.
         workers: Threads.
         class_map: Class -> new name; "" drops the class.
+        layout: Roles of the folder levels, as for ``listing.list_folder``; "" to infer them.
 
     Raises:
         LeukError: As ``listing.list_folder`` does.
     """
-    listing = list_folder(path, class_map)
+    listing = list_folder(path, class_map, layout)
     findings = [
         Finding(name, what, "info" if what == "not an image file" else "error", advice)
         for name, what, advice in listing.left_out
     ]
+    findings += [Finding(name, what, "warning", advice) for name, what, advice in listing.notices]
     cells = []
     for result in _read_all(listing, size, workers):
         if isinstance(result, _Cell):
@@ -100,6 +109,7 @@ def read_folder(
         masks=_all_masks(cells, findings),
         findings=as_table(findings),
         grouped_by=grouped_by,
+        understood=listing.understood,
     )
 
 
@@ -239,15 +249,16 @@ def _grouped(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> t
             continue
         keep.append(i)
     given = [bool(cells[i].entry.group) for i in keep]
-    grouped_by = "manifest" if given and all(given) else "near-duplicates and overlaps"
+    grouped_by = GIVEN if given and all(given) else "near-duplicates and overlaps"
     if any(given) and not all(given):
-        grouped_by = f"manifest, else {grouped_by}"
+        grouped_by = f"{GIVEN}, else {grouped_by}"
     table = pd.DataFrame(
         {
             "path": [cells[i].entry.path for i in keep],
             "label": [cells[i].entry.label for i in keep],
             "group": [group[i] for i in keep],
             "external": [cells[i].entry.external for i in keep],
+            "part": [cells[i].entry.part for i in keep],
             "width": [cells[i].width for i in keep],
             "height": [cells[i].height for i in keep],
             "sha256": [cells[i].sha256 for i in keep],

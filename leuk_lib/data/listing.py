@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leuk_lib.data.catalog import KNOWN_SETS, home
-from leuk_lib.data.layouts import layout_of
+from leuk_lib.data.layouts import FolderLevels, KnownFolders, Layout, infer_layout
 from leuk_lib.data.tables import MANIFEST, METADATA, image_keys, read_groups, read_manifest
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
@@ -31,6 +31,7 @@ class Entry:
         group: Patient, slide or subject, or "".
         mask: Path of the mask relative to the data folder, or "".
         external: Name of the external test set that the image belongs to, or "".
+        part: Published part or fold that the image belongs to, or "".
         ambiguous: (finding, advice) about a mask or a group that may belong to another image.
     """
 
@@ -39,6 +40,7 @@ class Entry:
     group: str = ""
     mask: str = ""
     external: str = ""
+    part: str = ""
     ambiguous: tuple[tuple[str, str], ...] = ()
 
 
@@ -50,18 +52,22 @@ class Listing:
         root: The folder, resolved.
         entries: Sorted by path.
         left_out: (path, finding, advice) of the files that are not used. These texts are part of the fingerprint.
+        understood: How the folder was read, in lines for a person: the role of each level of folders, what was ignored.
+        notices: (path, finding, advice) about files that are used.
     """
 
     root: Path
     entries: tuple[Entry, ...]
     left_out: tuple[tuple[str, str, str], ...]
+    understood: tuple[str, ...] = ()
+    notices: tuple[tuple[str, str, str], ...] = ()
 
 
-def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) -> Listing:
+def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, layout: str = "") -> Listing:
     """List the images of a data set.
 
     Classes are folders (``layouts``) or the labels of ``manifest.csv`` in or above the data folder, which win over
-    folder names. A manifest may also name each image's mask, group and external test set, which is never trained on.
+    folder names. Folders may also name published parts, patients and slides. A manifest may also name each image's mask, group and external test set, which is never trained on.
     ``metadata.csv`` may name patients or slides by file. Masks that no manifest names are ``masks/<same path>.png`` or
     ``masks/<same name>.png``. A bare name that several images have identifies neither mask nor group; such entries
     are marked ``ambiguous``.
@@ -69,10 +75,12 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) ->
     Args:
         path: A folder, or the name of a known set, which lies in ``data/<name>/`` (``catalog.home``).
         class_map: Class -> new name. Several classes may get one name; "" drops the class.
+        layout: The roles of the folder levels, such as "part/class/patient", or the number of the class level; "" to
+            infer them (``layouts.infer_layout``). Known sets have their own.
 
     Raises:
-        LeukError: For a missing folder, a folder without images, an unreadable table, and a ``class_map`` with a class
-            that does not exist.
+        LeukError: For a missing folder, a folder without images, an unreadable table, folders that can be read in two
+            ways, and a ``class_map`` with a class that does not exist.
     """
     known = KNOWN_SETS.get(str(path))
     root = home(known) if known else Path(path).expanduser()
@@ -88,13 +96,15 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) ->
         raise LeukError(f"data set {str(path)!r} is a file; give the folder that holds the class folders", exit_code=2)
     root = root.resolve()
     rows = read_manifest(root)
-    layout = layout_of(known)
     entries: list[Entry] = []
     left_out: list[tuple[str, str, str]] = []
     listed = set()
     files = _walk(root, left_out)
     key_counts = Counter(key for file in files if file.suffix.lower() in IMAGES for key in image_keys(file))
     groups = read_groups(root, key_counts)
+    images = [file for file in files if file.suffix.lower() in IMAGES and _is_text(file.as_posix())]
+    unlisted = [file for file in images if not rows.get(file.as_posix(), {}).get("label")]
+    levels: Layout = KnownFolders(known) if known else infer_layout(unlisted, str(root), layout)
     for relative in files:
         name = relative.as_posix()
         if not _is_text(name):
@@ -109,7 +119,10 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) ->
             continue
         listed.add(name)
         row = rows.get(name, {})
-        place = layout(relative)
+        place = levels.place(relative)
+        if place.left_out and not row:
+            left_out.append((name, place.left_out, "nothing to do if this is meant; it is ignored"))
+            continue
         label, external = row.get("label") or place.label, row.get("external") or place.external
         if not label:
             allowed = f" of {known.name} ({', '.join(known.classes)})" if known else ""
@@ -125,12 +138,14 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) ->
         if mask and not _is_inside(root / mask, root):
             left_out.append((name, "its mask lies outside the folder", "copy the mask into the folder"))
             continue
+        group = group or place.group
         if not group:
             group, is_ambiguous = _look_up(relative, key_counts, lambda key: groups.get(key, ()))
             if is_ambiguous:
                 advice = f"used without a patient or slide; give its path and one group there: {name}"
                 ambiguous.append((AMBIGUOUS_GROUP, advice))
-        entries.append(Entry(name, label, group, mask, external, tuple(ambiguous)))
+        part = row.get("part") or place.part
+        entries.append(Entry(name, label, group, mask, external, part, tuple(ambiguous)))
     for name in sorted(set(rows) - listed):
         left_out.append((name, "in the manifest but not in the folder", "restore the file or delete its row"))
     if not entries:
@@ -138,7 +153,26 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None) ->
             f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))}); see data/README.md", exit_code=2
         )
     entries = _rename_classes(entries, class_map or {}, root)
-    return Listing(root, tuple(entries), tuple(left_out))
+    return Listing(
+        root, tuple(entries), tuple(left_out), tuple(_understood(levels, rows, unlisted)), tuple(_spellings(levels))
+    )
+
+
+def _understood(levels: Layout, rows: Collection[str], unlisted: Collection[Path]) -> list[str]:
+    listed = [f"manifest: labels of {len(rows)} files"] if rows else []
+    return [*listed, *(levels.describe() if unlisted else [])]
+
+
+def _spellings(levels: Layout) -> list[tuple[str, str, str]]:
+    variants = levels.variants if isinstance(levels, FolderLevels) else {}
+    return [
+        (
+            f"{name}/",
+            f"class folder also spelled {', '.join(map(repr, others))}",
+            "read as one class; rename the folders",
+        )
+        for name, others in sorted(variants.items())
+    ]
 
 
 def _look_up(image: Path, counts: Counter[str], values_of: Callable[[str], Collection[str]]) -> tuple[str, bool]:

@@ -28,7 +28,8 @@ class Dataset:
         classes: Names of the classes, in the order of the label numbers.
         images: (N,S,S,3) uint8 RGB.
         masks: (N,S,S) uint8 with 0 background, 128 cytoplasm, 255 nucleus; or None.
-        table: One row per cell, with at least path, label, group and external (name of its external test set, or "").
+        table: One row per cell, with at least path, label, group and external (name of its external test set, or "") and part
+            (its published part, or "").
         findings: Findings about the files (``findings.Finding``).
         notes: Lines for the run card: what was left out or decided.
         grouped_by: Where the groups come from.
@@ -62,6 +63,7 @@ def load_dataset(
     patient_effect: float = 1.0,
     per_class: int = 0,
     class_map: Mapping[str, str] | None = None,
+    layout: str = "",
 ) -> Dataset:
     """Render or read a data set. The result does not depend on ``workers``.
 
@@ -75,6 +77,7 @@ def load_dataset(
         patient_effect: How much the slides of rendered patients differ; 0: not at all (``smear`` only).
         per_class: Cells per class of a folder, at most; 0: all.
         class_map: Class of a folder -> new name; several classes may get one name; "" drops the class.
+        layout: Roles of a folder's levels, as for ``listing.list_folder``; "" to infer them.
 
     Returns:
         The data set. Cells of external test sets are limited to the classes of the other cells.
@@ -83,12 +86,11 @@ def load_dataset(
         LeukError: With exit code 2 if fewer than two classes hold a usable image, and as ``listing.list_folder`` does.
     """
     if name_or_path == RENDERED:
-        if class_map:
-            raise LeukError(
-                "class_map is for folders of images; the rendered cells have their four classes", exit_code=2
-            )
+        if class_map or layout:
+            what = "class_map" if class_map else "layout"
+            raise LeukError(f"{what} is for folders of images; the rendered cells have their four classes", exit_code=2)
         return _rendered(size, seed, workers, cells, patients, patient_effect)
-    return _folder(name_or_path, size, seed, workers, per_class, class_map)
+    return _folder(name_or_path, size, seed, workers, per_class, class_map, layout)
 
 
 def _rendered(size: int, seed: int, workers: int, cells: int, patients: int, patient_effect: float) -> Dataset:
@@ -99,19 +101,21 @@ def _rendered(size: int, seed: int, workers: int, cells: int, patients: int, pat
     table.insert(0, "path", [f"{RENDERED}/{i:05d}" for i in table["index"]])
     table.insert(2, "group", table["patient"])
     table.insert(3, "external", "")
+    table.insert(4, "part", "")
     note = f"rendered cells: {len(table)} cells of {table['patient'].nunique()} patients, no micrographs"
     return Dataset(RENDERED, "rendered", CLASSES, images, masks, table, as_table([]), (note,), "patient")
 
 
 def _folder(
-    path: str, size: int, seed: int, workers: int, per_class: int, class_map: Mapping[str, str] | None
+    path: str, size: int, seed: int, workers: int, per_class: int, class_map: Mapping[str, str] | None, layout: str
 ) -> Dataset:
-    folder = read_folder(path, size, workers, class_map)
+    folder = read_folder(path, size, workers, class_map, layout)
     table, findings = folder.table, folder.findings
     name = path if path in KNOWN_SETS else folder.root.name
     notes = [
+        *folder.understood,
         f"{len(table)} cells of {name} read; grouped by {folder.grouped_by}"
-        + (": figures on the test part are upper bounds" if "near" in folder.grouped_by else "")
+        + (": figures on the test part are upper bounds" if "near" in folder.grouped_by else ""),
     ]
     errors = findings[findings["severity"] == "error"]
     if len(errors):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from leuk_lib.runs.params import StageParams
@@ -20,6 +22,15 @@ class DataParams(StageParams):
     class_map: dict[str, str] = Field(
         {}, description="class of a folder -> new name: renames, merges (one new name) or drops (empty new name)"
     )
+    layout: str = Field(
+        "",
+        description="roles of a folder's levels, as in part/class/patient, or the number of the class level; "
+        "empty: inferred, and refused where two readings are possible",
+    )
+    split: Literal["grouped", "published"] = Field(
+        "grouped",
+        description="split by groups in the fractions below, or the parts that the data set was published with",
+    )
     keep_split: str = Field(
         "", description="splits.json of an earlier run: its groups keep their parts, only new groups are assigned"
     )
@@ -31,4 +42,6 @@ class DataParams(StageParams):
     def _fractions_sum_to_one(self) -> DataParams:
         if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise ValueError(f"fractions {self.fractions} must be positive and sum to 1")
+        if self.split == "published" and self.keep_split:
+            raise ValueError("split 'published' and keep_split exclude each other")
         return self

@@ -51,7 +51,7 @@ def render_text(findings: pd.DataFrame, limit: int = 12) -> str:
         limit: Files listed per kind; the others are counted.
     """
     first, second = summary_lines(findings)
-    lines = [first, f"  {second}"]
+    lines = [first, f"  {second}", *(f"  {line}" for line in findings.attrs.get("understood", []))]
     for severity in SEVERITIES:
         some = findings[findings["severity"] == severity]
         if len(some):

@@ -28,7 +28,7 @@ def read_manifest(root: Path) -> dict[str, dict[str, str]]:
     """Read ``manifest.csv`` in ``root`` or in the folder above.
 
     Returns:
-        The rows (label, group, mask, external) by image path relative to ``root``; empty without a manifest.
+        The rows (label, group, mask, part, external) by image path relative to ``root``; empty without a manifest.
 
     Raises:
         LeukError: If the file in ``root`` cannot be read or lacks the columns path and label.
@@ -41,7 +41,7 @@ def read_manifest(root: Path) -> dict[str, dict[str, str]]:
         if not rows or not {"path", "label"} <= set(rows[0]):
             if folder == root:
                 raise LeukError(
-                    f"{file}: needs the columns path and label (mask, group, external optional)", exit_code=2
+                    f"{file}: needs the columns path and label (mask, group, part, external optional)", exit_code=2
                 )
             continue  # above the data folder, a file of that name may belong to something else
         prefix = "" if folder == root else f"{root.name}/"
@@ -55,6 +55,7 @@ def read_manifest(root: Path) -> dict[str, dict[str, str]]:
                 "label": (row.get("label") or "").strip(),
                 "group": (row.get("group") or "").strip(),
                 "mask": mask.removeprefix(prefix) if mask.startswith(prefix) else "",
+                "part": (row.get("part") or "").strip(),
                 "external": (row.get("external") or row.get("foreign") or "").strip(),  # "foreign": the earlier name
             }
         if by_path or folder == root:
