@@ -212,7 +212,8 @@ def create(base: str, weights: Weights | None, num_classes: int, image_size: int
         settings: further arguments of the timm model.
 
     Returns:
-        A module that takes images standardised with ImageNet's mean and deviation, (B,3,S,S), and gives (B,K).
+        A module that takes images standardised with ImageNet's mean and deviation, (B,3,S,S), and gives (B,K). Behind
+        published weights they are brought to the size, mean and deviation that the network was trained with.
 
     Raises:
         LeukError: for weights that do not fit; the line counts what is missing and what is left over.
@@ -227,8 +228,9 @@ def create(base: str, weights: Weights | None, num_classes: int, image_size: int
             side = 224
         settings = {"img_size": side} | settings
     model = timm.create_model(architecture, num_classes=num_classes, **settings)
-    if weights is not None:
-        _fill(model, read_state(weights), weights)
+    if weights is None:
+        return model
+    _fill(model, read_state(weights), weights)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if shipped is None else (shipped.mean, shipped.std)
     if side == image_size and tuple(mean) == tuple(IMAGENET_MEAN) and tuple(std) == tuple(IMAGENET_STD):
         return model

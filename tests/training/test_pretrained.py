@@ -85,12 +85,13 @@ def test_mean_and_deviation_are_the_networks_own():
     torch.testing.assert_close(own((raw - mean) / std), expected)
 
 
-def test_random_weights_are_those_of_timm():
-    """A name without weights gives what it always gave: the same network from the same generator."""
+@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0"])
+def test_random_weights_are_those_of_timm(name: str):
+    """A name without weights gives timm's network from the same generator, with no input of its own."""
     torch.manual_seed(3)
-    ours = pretrained.create("resnet10t", None, 4, 32)
+    ours = pretrained.create(name, None, 4, 32)
     torch.manual_seed(3)
-    theirs = timm.create_model("resnet10t", num_classes=4)
+    theirs = timm.create_model(name, num_classes=4)
     assert type(ours) is type(theirs)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
 
