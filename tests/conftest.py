@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # What a property test checks is not how long it takes: two cores may be busy with other things.
 settings.register_profile("leuk", deadline=None)
 settings.load_profile("leuk")
-# Tests run beside each other on two cores; more threads than that only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Two cores: two threads alone, one for each of two workers. More threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
 @pytest.fixture(scope="session")
