@@ -69,7 +69,7 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_path(output: dict[str, Any]) -> bool:
-    """Tell whether a result is only ``PosixPath('…')``."""
+    """Return whether a result is only ``PosixPath('…')``."""
     return "".join(output.get("data", {}).get("text/plain", "")).startswith(("PosixPath(", "WindowsPath("))
 
 
