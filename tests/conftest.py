@@ -25,8 +25,8 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """``../shared/data``: real blood-smear micrographs, which never enter the repository."""
-    told = os.environ.get("LEUK_SHARED_DATA")
-    candidates = [Path(told)] if told else [parent / "shared" / "data" for parent in ROOT.parents]
+    configured = os.environ.get("LEUK_SHARED_DATA")
+    candidates = [Path(configured)] if configured else [parent / "shared" / "data" for parent in ROOT.parents]
     for folder in candidates:
         if (folder / "manifest.csv").exists():
             return folder

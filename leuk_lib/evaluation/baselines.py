@@ -367,7 +367,11 @@ def _fit(name: str, task: Task) -> Scorer:
 def published_weights(names: Iterable[str]) -> dict[str, pretrained.Weights]:
     """Name of a baseline -> the published weights that it starts from, for those that do."""
     networks = {name: split_frozen(name)[1] for name in names}
-    return {name: pretrained.locate(found) for name, found in networks.items() if pretrained.split_name(found)[1]}
+    return {
+        name: pretrained.locate(timm_name)
+        for name, timm_name in networks.items()
+        if pretrained.split_name(timm_name)[1]
+    }
 
 
 def prediction_table(

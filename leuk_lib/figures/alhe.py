@@ -189,7 +189,7 @@ def trade_off(table: pd.DataFrame, labels: Sequence[str], chosen: float, goals: 
     return fig
 
 
-def entropy_misleads(summary: pd.DataFrame, measure: str, label: str) -> Figure:
+def entropy_against_quality(summary: pd.DataFrame, measure: str, label: str) -> Figure:
     """Entropy against a measure of quality, one point per method; 95 % intervals.
 
     Args:

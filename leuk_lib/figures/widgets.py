@@ -164,14 +164,14 @@ def switch(
         f"&:has([name][value='{k}']:checked){{--sheet:var(--sheet{k});.m{k}{{display:inline}}}}"
         for k in range(len(names))
     )
-    said = "".join(
+    described = "".join(
         f'<span class="m{k}"><strong>{html.escape(name)}</strong>: {html.escape(descriptions[name])}</span>'
         for k, name in enumerate(names)
     )
     sheets = [_sprite(images[name], quality) for name in names]
     markup = _markup(
         "leuk-grid", title, "Show all cells as", "radio", names, sheets, shape, cells, style,
-        f'<div>FIELD<p class="leuk-said" aria-live="polite">{said}</p></div>', (["cell"], [[cell[2]] for cell in cells]),
+        f'<div>FIELD<p class="leuk-description" aria-live="polite">{described}</p></div>', (["cell"], [[cell[2]] for cell in cells]),
     )  # fmt: skip
     summary = f"{title}: {shape[0]} cells, {', '.join(names)}"
     return Widget(_limited(markup, 450_000, f"switch: {shape[0]} cells under {len(names)} methods"), summary, title)
@@ -288,7 +288,7 @@ container-type:inline-size;box-sizing:border-box;padding:4px;font-size:.9rem;col
 --ink:var(--pst-color-text-base,var(--jp-ui-font-color1,CanvasText));
 --line:var(--pst-color-border,var(--jp-border-color1,GrayText));
 --ground:var(--pst-color-surface,var(--jp-layout-color2,Canvas));
-&:not(.leuk-live) .leuk-script,.leuk-said span{display:none}
+&:not(.leuk-live) .leuk-script,.leuk-description span{display:none}
 .leuk-bar{display:flex;flex-wrap:wrap;gap:.25rem 1rem;align-items:center;margin:0 0 .5rem}
 fieldset{display:flex;flex-wrap:wrap;gap:.25rem .9rem;border:0;margin:0;padding:0;min-width:0}
 legend{float:left;padding:0;margin:0 .3rem 0 0;font-size:inherit;font-weight:600;width:auto}
@@ -311,7 +311,7 @@ left:calc((100% - var(--side))*var(--x));bottom:calc((100% - var(--side))*var(--
 .leuk-ticks{display:flex;justify-content:space-between;gap:.3rem;font-size:.8rem;font-variant-numeric:tabular-nums}
 .leuk-ticks.leuk-up{writing-mode:vertical-rl;transform:rotate(180deg)}
 .leuk-ticks b{font-weight:600;text-align:center}
-.leuk-said{min-height:3.2em;margin:.5rem 0 0}
+.leuk-description{min-height:3.2em;margin:.5rem 0 0}
 .leuk-card{border:1px solid var(--line);border-radius:.3rem;padding:.6rem;background:var(--ground);min-width:0}
 .leuk-card .leuk-image{max-width:11rem;border-width:4px}
 dl{margin:.5rem 0 0;display:grid;grid-template-columns:fit-content(9rem) minmax(0,1fr);gap:.1rem .6rem;font-size:.82rem}

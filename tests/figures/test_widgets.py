@@ -222,9 +222,9 @@ def test_radio_buttons_change_images_and_text(show, script):
     page.keyboard.press("Tab")
     for text in ("half the light", "nothing"):
         page.keyboard.press("ArrowRight")
-        assert text in page.locator(".leuk-said").inner_text()
+        assert text in page.locator(".leuk-description").inner_text()
     page.get_by_label("input").click()
-    assert page.locator(".leuk-said").inner_text() == "input: as it came"
+    assert page.locator(".leuk-description").inner_text() == "input: as it came"
 
 
 @pytest.mark.browser
