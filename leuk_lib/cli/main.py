@@ -209,7 +209,7 @@ class _StudyGroup(TyperGroup):
 
 study = typer.Typer(
     cls=_StudyGroup, no_args_is_help=True,
-    help="Run experiments that take longer than a chapter may, and check their records. "
+    help="Run experiments that take too long for a chapter, and check their records. "
     "Example: leuk study pretraining --dataset data/PBC --jobs 2 --record",
 )  # fmt: skip
 app.add_typer(study, name="study")
