@@ -240,7 +240,9 @@ def check_name(name: str) -> None:
     read_out, network_name = split_frozen(name)
     base, weights = pretrained.split_name(network_name)
     if read_out and not weights:
-        raise LeukError(f"baseline {name!r}: a frozen network needs published weights; write {name}@{pretrained.PRETRAINED}")
+        raise LeukError(
+            f"baseline {name!r}: a frozen network needs published weights; write {name}@{pretrained.PRETRAINED}"
+        )
     if not read_out and not weights and (name in BASELINES or name in SMALL):
         return
     if base not in pretrained.PUBLISHED and not timm.is_model(base):
