@@ -27,7 +27,11 @@ def chapter_link(stage: StageSpec) -> str:
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
-    """Read a notebook as a dictionary. Raises ``LeukError`` for a damaged file."""
+    """Read a notebook as a dictionary.
+
+    Raises:
+        LeukError: If the file is no notebook.
+    """
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

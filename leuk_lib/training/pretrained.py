@@ -30,7 +30,7 @@ UNKNOWN = "not stated"
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that somebody published for a timm architecture.
+    """Weights that were published for a timm architecture.
 
     ``hub``: repository on the Hugging Face hub; ``package``: Python package that carries the file ``file``.
     ``trained_on``: data sets of this field that the network has seen, which may contaminate a comparison on them.
@@ -80,7 +80,7 @@ class Weights:
     trained_on: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
-        """What a run card and a model card say of the weights; no folder of this machine."""
+        """Facts for run cards and model cards, without folders of this machine."""
         return {
             "name": self.name, "file": self.path.name, "sha256": self.sha256, "licence": self.licence,
             "source": self.source, "revision": self.revision, "trained_on": list(self.trained_on),
@@ -104,7 +104,11 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def architecture_of(base: str) -> str:
-    """The timm architecture that a name means. Raises ``LeukError`` with the nearest name where there is none."""
+    """The timm architecture of a published or timm's own name.
+
+    Raises:
+        LeukError: If there is none, with the nearest name.
+    """
     import timm
 
     if base in PUBLISHED:
@@ -180,8 +184,11 @@ def _from_hub(base: str, repository: str, file: str, revision: str) -> Path:
 def read_state(weights: Weights) -> dict[str, Tensor]:
     """The state dict of a file: safetensors, or a checkpoint of tensors (its ``teacher``, ``model``, ``state_dict``).
 
-    Prefixes of training code (``backbone.``, ``module.``, ``_orig_mod.``) go; heads of DINO training are left out.
-    Raises ``LeukError`` for a damaged or foreign file and for values that are not finite.
+    Prefixes of training code (``backbone.``, ``module.``, ``_orig_mod.``) are removed; heads of DINO training are left
+    out.
+
+    Raises:
+        LeukError: If the file is missing or damaged, holds anything but tensors by name, or a value is not finite.
     """
     content, _ = read_tensors(weights.path, "weights", "bring the file again")
     while isinstance(content, Mapping):
@@ -207,13 +214,13 @@ def create(base: str, weights: Weights | None, num_classes: int, image_size: int
         base: a key of :data:`PUBLISHED` or a timm model.
         weights: from :func:`locate`; None for random weights (from torch's global generator).
         num_classes: classes K, or 0.
-        image_size: side of the square images in px. A network of fixed input size is built for it where its patches
-            fit and no position embedding has to be kept; otherwise images are resized to the size it was trained at.
+        image_size: side of the square images in px. A network of fixed input size is built for it with random weights,
+            and for 224 px with loaded ones; then :class:`OwnInput` resizes the images.
         settings: further arguments of the timm model.
 
     Returns:
-        A module that takes images standardised with ImageNet's mean and deviation, (B,3,S,S), and gives (B,K). Behind
-        published weights they are brought to the size, mean and deviation that the network was trained with.
+        A module that maps images (B,3,S,S), standardised with ImageNet's mean and deviation, to (B,K). With loaded
+        weights it first brings them to the network's own size, mean and deviation.
 
     Raises:
         LeukError: for weights that do not fit; the line counts what is missing and what is left over.
@@ -262,7 +269,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], weights: Weights) -> No
 
 
 class OwnInput(nn.Module):
-    """A network behind the input that it was trained with: its own size, mean and deviation.
+    """A network that first brings images to the size, mean and deviation that it was trained with.
 
     Args:
         model: the network.
@@ -283,7 +290,7 @@ class OwnInput(nn.Module):
         self.shift: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B,3,S,S), standardised with ImageNet's mean and deviation -> what the network gives."""
+        """Images (B,3,S,S), standardised with ImageNet's mean and deviation -> output of the network."""
         if x.shape[-1] != self.side:
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
         return self.model(x * self.scale + self.shift)
