@@ -198,7 +198,11 @@ def background(task: Task) -> Scorer:
 
 
 def linear_probe(task: Task) -> Scorer:
-    """Logistic regression on pooled features of the frozen, pretrained encoder."""
+    """Logistic regression on pooled features of the frozen, pretrained encoder.
+
+    Raises:
+        LeukError: the task has no encoder.
+    """
     encoder = task.encoder
     if encoder is None:
         raise LeukError("baseline 'linear_probe': needs the encoder of stage fcmae; run notebooks/04_fcmae.ipynb first")

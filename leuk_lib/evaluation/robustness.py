@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from leuk_lib.data.jpeg import recompress
 from leuk_lib.training.augment import stain_jitter
 
 Shift = Callable[[Tensor, float, torch.Generator], Tensor]
@@ -63,24 +62,8 @@ def sensor_noise(images: Tensor, strength: float, generator: torch.Generator) ->
 
 
 def recompressed(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Compress as JPEG of quality 100 - ``strength`` and decode again; strengths in [0, 100), 0 changes nothing.
-
-    Raises:
-        ValueError: the image cannot be encoded or decoded.
-    """
-    if strength == 0:
-        return images
-    quality = [cv2.IMWRITE_JPEG_QUALITY, round(100 - strength)]
-    decoded = []
-    for image in images.permute(0, 2, 3, 1).numpy():
-        written, code = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), quality)
-        if not written:
-            raise ValueError(f"JPEG of quality {quality[1]} cannot be written")
-        read = cv2.imdecode(code, cv2.IMREAD_COLOR)
-        if read is None:
-            raise ValueError(f"JPEG of quality {quality[1]} cannot be read")
-        decoded.append(read[..., ::-1])
-    return torch.from_numpy(np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2)))
+    """Compress as JPEG of quality 100 - ``strength`` and decode again; strengths in [0, 100], 0 changes nothing."""
+    return images if strength == 0 else recompress(images, round(100 - strength))
 
 
 def other_scale(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from leuk_lib.data.jpeg import recompress
 from leuk_lib.gan.features import Features
 from leuk_lib.gan.gate import Gate
 from leuk_lib.runs.seeds import torch_generator
@@ -27,16 +27,6 @@ def shifted(images: Tensor, pixels: int = 1) -> Tensor:
     """Shift uint8 images (N,3,S,S) right and down by whole pixels, replicating the edge."""
     padded = torch.nn.functional.pad(images.float(), (pixels, 0, pixels, 0), mode="replicate")
     return padded[..., : images.shape[-2], : images.shape[-1]].to(torch.uint8)
-
-
-def jpeg(images: Tensor, quality: int = 75) -> Tensor:
-    """Compress uint8 images (N,3,S,S) as JPEG of ``quality`` and decode them."""
-    out = []
-    for image in images.permute(0, 2, 3, 1).numpy():
-        code = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
-        out.append(decoded[..., ::-1].transpose(2, 0, 1).copy())
-    return torch.from_numpy(np.stack(out)) if out else images
 
 
 def controls(
@@ -80,7 +70,7 @@ def controls(
         ("noise", "training cells, noise of 4 levels", "rejected", noisy(x, seed), y),
         ("mirrored", "training cells, mirrored", "rejected", x.flip(-1), y),
         ("shifted", "training cells, shifted by 1 px", "rejected", shifted(x), y),
-        ("jpeg", "training cells, JPEG 75", "rejected", jpeg(x), y),
+        ("jpeg", "training cells, JPEG 75", "rejected", recompress(x, 75), y),
     ]
     generator = torch_generator(seed, "controls", "images")
     noise = torch.randint(0, 256, x.shape, generator=generator, dtype=torch.uint8)

@@ -12,7 +12,13 @@ MARKERS = ("_config.yml", "notebooks")
 
 
 def project_root() -> Path:
-    """Return ``LEUK_ROOT``, or the nearest folder with ``_config.yml`` and ``notebooks`` above here or above the package."""
+    """Return ``LEUK_ROOT``, or the nearest project folder above the working directory, or the one above the package.
+
+    A project folder has ``_config.yml`` and ``notebooks``.
+
+    Raises:
+        LeukError: If there is none.
+    """
     if root := os.environ.get("LEUK_ROOT"):
         return Path(root).resolve()
     here = Path.cwd().resolve()

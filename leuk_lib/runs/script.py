@@ -23,7 +23,11 @@ from leuk_lib.runs.params import INJECTED, StageParams, nearest, parse_value
 
 
 def run_cells(stage: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Execute a stage's notebook with ``parameters`` injected as papermill does. Returns its global names."""
+    """Execute a stage's notebook with ``parameters`` injected as papermill does, and return its global names.
+
+    Raises:
+        LeukError: If there is no such stage.
+    """
     notebook = paths.stage_notebooks().get(stage)
     if notebook is None:
         raise LeukError(f"unknown stage {stage!r}; {nearest(stage, paths.stage_notebooks())}")

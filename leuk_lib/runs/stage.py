@@ -149,6 +149,9 @@ class Stage(Generic[P]):
 
         Args:
             name: Path relative to the project's folder.
+
+        Raises:
+            LeukError: If there is no such file.
         """
         path = paths.project_root() / name
         if not path.is_file():

@@ -105,7 +105,11 @@ def export_onnx(model_path: Path, onnx_path: Path) -> float:
 
 
 def largest_difference(module: Deployed, onnx_path: Path, batches: tuple[int, ...] = BATCHES) -> float:
-    """Largest difference of logits between a module and an ONNX file (run by onnxruntime) over random batches."""
+    """Largest difference of logits between a module and an ONNX file (run by onnxruntime) over random batches.
+
+    Raises:
+        LeukError: If the shapes of the logits differ.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(onnx_path), providers=["CPUExecutionProvider"])

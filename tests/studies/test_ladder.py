@@ -130,6 +130,25 @@ def test_tables_and_metrics_are_made_of_the_record(record):
     assert len(kept) == 6 + 3 + 2 + 1
 
 
+def test_scores_are_drawn_at_their_values_with_the_steps_first(record):
+    table = record.table("scores").set_index("arm")
+    (ax,) = draw.ladder_scores(record.table("scores"), list(STEPS), FULL).axes
+    order = [label.get_text() for label in ax.get_yticklabels()]
+    assert order == [*STEPS, "strong", "weak"]
+    points = [line.get_xydata()[0] for line in ax.lines if line.get_marker() != "None"]
+    np.testing.assert_allclose(points, [(100 * table.loc[arm, "value"], place) for place, arm in enumerate(order)])
+    intervals = [bar.get_segments()[0][:, 0] for bar in ax.collections]
+    np.testing.assert_allclose(intervals, 100 * table.loc[order, ["low", "high"]])
+
+
+def test_markers_of_differences_show_their_sign(record):
+    table = record.table("baselines").assign(value=[0.2, -0.1], low=[0.1, -0.3], high=[0.3, 0.1])
+    (ax,) = draw.ladder_differences({"baselines": table}).axes
+    markers = [line for line in ax.lines if line.get_marker() != "None"]
+    assert [(line.get_marker(), round(line.get_xdata()[0])) for line in markers] == [("^", 20), ("o", -10)]
+    assert markers[0].get_mfc() == markers[0].get_mec() and markers[1].get_mfc() != markers[1].get_mec()
+
+
 def test_figures_are_drawn_with_named_axes(record):
     drawn = [
         draw.ladder_scores(record.table("scores"), list(STEPS), FULL),
