@@ -15,7 +15,7 @@ from leuk_lib.gan import balance
 from leuk_lib.gan.features import Features
 from leuk_lib.gan.gate import COLUMNS, Gate
 from leuk_lib.gan.params import AcdbGanParams
-from leuk_lib.gan.verifier import LinearHead
+from leuk_lib.gan.verifier import LinearDiscriminant
 
 FALLBACK = "class-weighted loss"
 
@@ -197,7 +197,7 @@ def _augmented_recall(
     x = gate.whitening(np.concatenate([train[0], features]) if len(features) else train[0])
     y = np.concatenate([train[1], labels])
     white = gate.whitening(holdout[0])
-    head = LinearHead.fit(x, y, white, holdout[1], n_classes)
+    head = LinearDiscriminant.fit(x, y, white, holdout[1], n_classes)
     return balance.shrunk_recall(*head.recalled(white, holdout[1]))
 
 

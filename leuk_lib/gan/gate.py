@@ -40,7 +40,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from leuk_lib.gan.features import IDENTITY, Features, Whitening, distances, texture, thumbnails, transformed_thumbnails
-from leuk_lib.gan.verifier import LinearHead, stacking_weights
+from leuk_lib.gan.verifier import LinearDiscriminant, stacking_weights
 from leuk_lib.runs.errors import LeukError
 
 Floats = NDArray[np.float64]
@@ -190,7 +190,7 @@ class Gate:
     """
 
     whitening: Whitening
-    head: LinearHead
+    head: LinearDiscriminant
     bank: Floats
     labels: NDArray[np.int64]
     radius: Floats
@@ -249,7 +249,7 @@ class Gate:
             raise LeukError("gate: a class verifier needs the images of training and held-out cells")
         whitening = Whitening.fit(features_train)
         bank, holdout = whitening(features_train), whitening(features_holdout)
-        head = LinearHead.fit(bank, labels_train, holdout, labels_holdout, n_classes)
+        head = LinearDiscriminant.fit(bank, labels_train, holdout, labels_holdout, n_classes)
         radius = np.full(len(bank), np.inf)
         for c in np.unique(labels_train):
             members = labels_train == c

@@ -47,7 +47,7 @@ def verifier_network(params: AcdbGanParams, n_classes: int) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class LinearHead:
+class LinearDiscriminant:
     r"""Linear discriminant with temperature, :math:`p = \operatorname{softmax}((Wx + b) / T)`.
 
     Attributes:
@@ -72,7 +72,7 @@ class LinearHead:
         holdout: NDArray[Any],
         holdout_labels: NDArray[Any],
         n_classes: int,
-    ) -> LinearHead:
+    ) -> LinearDiscriminant:
         """Fit on whitened features (N,d) with equal priors; the temperature maximises the held-out likelihood.
 
         Args:

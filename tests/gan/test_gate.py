@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from gan.toys import Colours, toy
-from leuk_lib.gan.controls import controls, jpeg, noisy, shifted
+from leuk_lib.data.jpeg import recompress
+from leuk_lib.gan.controls import controls, noisy, shifted
 from leuk_lib.gan.features import FrozenFeatures, Whitening
 from leuk_lib.gan.gate import NO_LIMITS, Gate
-from leuk_lib.gan.verifier import LinearHead
+from leuk_lib.gan.verifier import LinearDiscriminant
 from leuk_lib.runs.errors import LeukError
 
 
@@ -99,7 +100,7 @@ def test_head_is_calibrated_and_covers_all_labels() -> None:
     x, holdout = x * 0.3, holdout * 0.3
     noise = np.random.default_rng(0).normal(size=(2, 240, 6))
     white = Whitening.fit(x + noise[0])
-    head = LinearHead.fit(white(x + noise[0]), y, white(holdout + noise[1]), truth, n_classes=5)
+    head = LinearDiscriminant.fit(white(x + noise[0]), y, white(holdout + noise[1]), truth, n_classes=5)
     p = head.probabilities(white(holdout + noise[1]))
     np.testing.assert_allclose(p.sum(axis=1), 1)
     assert (p[:, 3:] == 0).all()
@@ -134,7 +135,7 @@ def test_control_images() -> None:
     assert torch.equal(shifted(x)[..., 1:, 1:], x[..., :-1, :-1])
     assert noisy(x, 0).shape == x.shape and torch.equal(noisy(x, 0), noisy(x, 0))
     flat = torch.full((1, 3, 16, 16), 120, dtype=torch.uint8)
-    assert (jpeg(flat).int() - 120).abs().max() <= 2
+    assert (recompress(flat, 75).int() - 120).abs().max() <= 2
 
 
 def test_embed_in_batches_is_embed_at_once() -> None:

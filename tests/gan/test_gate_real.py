@@ -11,16 +11,22 @@ import timm
 import torch
 
 from gan.toys import Colours
+from leuk_lib.data.jpeg import recompress
 from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.splits import split_groups
-from leuk_lib.gan.controls import controls, jpeg, noisy, shifted
+from leuk_lib.gan.controls import controls, noisy, shifted
 from leuk_lib.gan.features import FrozenFeatures
 from leuk_lib.gan.gate import Gate
 from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
 
-COPIES = {"noise": lambda x: noisy(x, 1), "shift": shifted, "mirror": lambda x: x.flip(-1), "jpeg": jpeg}
+COPIES = {
+    "noise": lambda x: noisy(x, 1),
+    "shift": shifted,
+    "mirror": lambda x: x.flip(-1),
+    "jpeg": lambda x: recompress(x, 75),
+}
 
 
 class Real(NamedTuple):
