@@ -32,7 +32,8 @@ class AlheMaps:
     """Intermediate results of ALHE, for figures and tests.
 
     Attributes:
-        rows, columns: the tile grid.
+        rows: rows of the tile grid.
+        columns: columns of the tile grid.
         levels: (H,W) lightness in grey levels [0,256].
         stats: statistics per tile.
         activity: (rows, columns) in [0,1].

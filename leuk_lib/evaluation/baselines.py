@@ -53,7 +53,9 @@ class Task:
         images: (N,3,S,S) uint8 training images.
         labels: (N,) int64.
         masks: (N,S,S) uint8, 0 background, 128 cytoplasm, 255 nucleus; None if unknown.
-        val_images, val_labels, val_masks: the same for the validation part.
+        val_images: (M,3,S,S) uint8 validation images.
+        val_labels: (M,) int64.
+        val_masks: (M,S,S) uint8, as ``masks``; None if unknown.
         n_classes: K.
         seed: seed of random weights.
         encoder: maps standardised images (B,3,S,S) to a list of feature maps (B,C,h,w); for ``linear_probe``.
