@@ -101,11 +101,6 @@ def feature_map(encoder: Encoder, images: Tensor) -> tuple[NDArray[Any], list[st
     return points, [f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
 
 
-def evenly_spaced(n: int, limit: int = MAP_LIMIT) -> Tensor:
-    """Positions of at most `limit` of n cells, evenly spaced."""
-    return torch.arange(n) if n <= limit else torch.linspace(0, n - 1, limit).round().long()
-
-
 def thumbnails(images: Tensor, side: int = THUMBNAIL) -> NDArray[np.uint8]:
     """Images (N, 3, S, S) uint8 reduced to (N, side, side, 3) by area averages; small images stay as they are."""
     side = min(side, images.shape[-1])

@@ -272,17 +272,6 @@ def gallery_cells(
     return {"right": right.head(shown), "wrong": wrong.head(shown)}
 
 
-def evenly_spaced(count: int, wanted: int) -> Tensor:
-    """At most ``wanted`` positions, evenly spaced over range(count): (min(count, wanted),), int64.
-
-    Example:
-        >>> evenly_spaced(10, 4)
-        tensor([0, 3, 6, 9])
-    """
-    wanted = min(count, wanted)
-    return torch.linspace(0, count - 1, wanted).round().long() if wanted else torch.zeros(0, dtype=torch.long)
-
-
 # ---- distribution shifts -------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import Stateful, TrainingLoop
 from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
 from leuk_lib.training.schedules import warming_decay, warmup_cosine
+from leuk_lib.training.subset import evenly_spaced
 
 
 class Monitor(Stateful, Protocol):
@@ -125,7 +126,7 @@ def pretrain(
             "batch at once; set contrast to 0 or accumulate to 1"
         )
     model = build_autoencoder(params)
-    sample = torch.linspace(0, len(images) - 1, min(len(images), 256)).round().long()
+    sample = evenly_spaced(len(images), 256)
     model.init_output_bias(images[sample].float() / 255)
     projector = build_projector(params, model.encoder.channels[-1])
     if projector is None:

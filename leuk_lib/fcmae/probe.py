@@ -25,6 +25,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.training.augment import normalise
+from leuk_lib.training.subset import evenly_spaced
 
 ENCODER = "FCMAE encoder"
 RANDOM_START = "random initialisation"
@@ -172,7 +173,7 @@ class Probe:
                 f"the probe needs training and validation cells; there are {len(self.train)}, {len(self.val)}"
             )
         if len(self.train) > self.limit:
-            self.train = self.train[torch.linspace(0, len(self.train) - 1, self.limit).round().long()]
+            self.train = self.train[evenly_spaced(len(self.train), self.limit)]
         self._train_y, self._val_y = self.labels[self.train].numpy(), self.labels[self.val].numpy()
 
     def __call__(self, step: int, encoder: Encoder) -> None:

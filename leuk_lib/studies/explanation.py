@@ -29,6 +29,7 @@ from leuk_lib.runs.seeds import derive
 from leuk_lib.studies.paired import Outcomes, scores
 from leuk_lib.studies.study import Row, Study, StudyParams
 from leuk_lib.training.fabric import make_fabric
+from leuk_lib.training.subset import evenly_spaced
 from leuk_lib.wpat.finetune import finetune, predict_logits
 from leuk_lib.wpat.model import WPAT, format_1_name, parts_of
 from leuk_lib.wpat.params import WpatParams
@@ -112,7 +113,7 @@ class Explanation(Study[ExplanationParams]):
         ]  # fmt: skip
         methods = self._methods(shown, answers)
         rows += self._shares({name: method(model) for name, method in methods.items()}, data, test, groups)
-        few = torch.linspace(0, len(test) - 1, min(p.checked, len(test))).round().long()
+        few = evenly_spaced(len(test), p.checked)
         checked = cascading_randomisation(
             model, parts_of(model), self._methods(shown[few], answers[few]), seed, format_1_name
         )

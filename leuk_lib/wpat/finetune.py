@@ -22,6 +22,7 @@ from leuk_lib.training.loop import TrainingLoop
 from leuk_lib.training.mixing import mix
 from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
 from leuk_lib.training.schedules import warming_decay, warmup_cosine
+from leuk_lib.training.subset import evenly_spaced
 from leuk_lib.wpat.linear_head import LinearHead
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
@@ -240,7 +241,7 @@ def finetune(
     model = model.to(fabric.device)
     linear_head = getattr(model, "linear_head", None)
     if isinstance(linear_head, LinearHead):
-        subset = torch.linspace(0, len(images) - 1, min(len(images), MAX_FIT_IMAGES)).round().long()
+        subset = evenly_spaced(len(images), MAX_FIT_IMAGES)
         batches = (normalise(batch.to(fabric.device)) for batch in images[subset].split(128))
         linear_head.fit(model.encoder, batches, labels[subset], weights)  # type: ignore[arg-type]
     average = WeightAverage(model)

@@ -115,11 +115,6 @@ def test_map_of_few_cells(n):
     assert np.array_equal(chapter.thumbnails(images, 99), images.permute(0, 2, 3, 1).numpy())
 
 
-def test_a_large_map_is_thinned_evenly():
-    assert chapter.evenly_spaced(5, 10).tolist() == [0, 1, 2, 3, 4]
-    assert chapter.evenly_spaced(101, 5).tolist() == [0, 25, 50, 75, 100]
-
-
 def study_tables():
     rows = [
         {"arm": arm, "probe": probe, "step": step, "value": 0.5 + step / 1000, "low": 0.4, "high": 0.7, "n": 40}

@@ -15,7 +15,6 @@ from leuk_lib.chapters.wpat import (
     attention_views,
     baseline_task,
     best_baseline,
-    evenly_spaced,
     gallery_cells,
     load_inputs,
     parameter_counts,
@@ -180,12 +179,6 @@ def test_gallery_shows_the_most_confident_cells_and_takes_turns_by_class():
     shown = gallery_cells(labels, probs, CLASSES, 3)
     assert shown["right"]["position"].tolist() == [0, 2, 3]
     assert shown["wrong"]["position"].tolist() == [5, 4] and shown["wrong"]["predicted"].tolist() == ["b", "a"]
-
-
-def test_evenly_spaced_positions():
-    assert evenly_spaced(10, 4).tolist() == [0, 3, 6, 9]
-    assert evenly_spaced(3, 10).tolist() == [0, 1, 2]
-    assert evenly_spaced(0, 5).tolist() == []
 
 
 def test_the_sanity_check_records_the_fully_randomised_model():
