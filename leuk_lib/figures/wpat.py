@@ -206,34 +206,6 @@ def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figur
     return figure
 
 
-def confusion(counts: Array, classes: Sequence[str]) -> Figure:
-    """Draw a confusion matrix with counts and shares of the row.
-
-    Args:
-        counts: (K, K), rows true, columns predicted.
-        classes: Names of the classes.
-    """
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    side = 1.6 + 0.62 * len(classes)
-    figure, ax = new_figure(side + 0.9, side)
-    matrix = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for i in range(len(classes)):
-        for j in range(len(classes)):
-            colour = "white" if shares[i, j] > 0.55 else INK
-            share = f"\n{100 * shares[i, j]:.0f} %" if totals[i, 0] else ""
-            ax.text(j, i, f"{counts[i, j]}{share}", ha="center", va="center", fontsize=7, color=colour)
-    rotated: dict[str, Any] = {"rotation": 40, "ha": "right"} if max(map(len, classes)) > 5 else {}
-    ax.set_xticks(range(len(classes)), classes, **rotated)
-    ax.set_yticks(range(len(classes)), classes)
-    ax.set_xlabel("predicted")
-    ax.set_ylabel("true")
-    bar = figure.colorbar(matrix, ax=ax, shrink=0.8)
-    bar.set_label("share of the true class", fontsize=9)
-    bar.ax.tick_params(labelsize=8)
-    return figure
-
-
 def ladder_scores(scores: pd.DataFrame, ladder: Sequence[str], full: str) -> Figure:
     """Plot balanced accuracy with intervals: the steps of the ladder in colour, below them the baselines in grey.
 
