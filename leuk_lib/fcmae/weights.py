@@ -239,9 +239,10 @@ def with_stem_stride(encoder: Encoder, stem_stride: int) -> Encoder:
 
     .. math:: \hat w = \arg\min_v \lVert R^\top v - w \rVert^2
 
-    responds to a resized patch as the old one to the patch: :math:`\langle R x, \hat w \rangle \approx \langle x, w
-    \rangle`, exactly so where the new side is larger, about so for smooth kernels and patches where it is smaller. An encoder with half
-    the stride sees images of half the side as it saw the large ones.
+    responds to a resized patch as the old one to the patch,
+    :math:`\langle R x, \hat w \rangle \approx \langle x, w \rangle`: to rounding where the new side is larger, and for
+    smooth kernels and patches where it is smaller. An encoder with half the stride sees images of half the side about
+    as it saw the large ones.
 
     Args:
         encoder: Left alone.

@@ -97,7 +97,9 @@ def test_files_of_every_layout_start_the_same_encoder(tmp_path, monkeypatch, lay
         ours = {name: value for name, value in start.encoder.state_dict().items() if not name.startswith("norm.")}
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in ours.items())
     else:
-        assert torch.equal(start.encoder.stages[0][0].pwconv1.bias, timm_model("zepto").stages[0].blocks[0].mlp.fc1.bias)
+        assert torch.equal(
+            start.encoder.stages[0][0].pwconv1.bias, timm_model("zepto").stages[0].blocks[0].mlp.fc1.bias
+        )
 
 
 def test_a_file_that_was_brought_by_hand_has_the_licence_of_its_name(tmp_path, hub):
@@ -163,7 +165,9 @@ def test_foreign_and_damaged_files_and_a_revision_of_a_file_are_one_line(tmp_pat
         load_start(FcmaeParams(weights=str(path)))
 
 
-@pytest.mark.parametrize("values", [{"steps": 0}, {"steps": 1}, {"weights": "a", "steps": 1}, {"weights_revision": "a"}])
+@pytest.mark.parametrize(
+    "values", [{"steps": 0}, {"steps": 1}, {"weights": "a", "steps": 1}, {"weights_revision": "a"}]
+)
 def test_parameters_that_contradict_each_other_are_one_line(values):
     with pytest.raises(LeukError, match=r"parameter (steps|weights_revision) = ") as caught:
         check("stage fcmae", FcmaeParams, values)
