@@ -204,7 +204,7 @@ def origin_sentence(origin: Mapping[str, Any]) -> str:
     >>> print(origin_sentence({"name": "a.pt", "source": "a file", "sha256": "12" * 32, "licence": "not stated"}))
     The encoder was started from the weights a.pt (a file, SHA-256 121212121212). Their licence: not stated.
     """
-    commit = f", commit {str(origin['revision'])[:12]}" if origin.get("revision") else ""
+    commit = f", commit {origin['revision']}" if origin.get("revision") else ""
     return (
         f"The encoder was started from the weights {origin.get('name', '?')} ({origin.get('source', '?')}{commit}, SHA-256 "
         f"{str(origin.get('sha256', '?'))[:12]}). Their licence: {origin.get('licence', '?')}."

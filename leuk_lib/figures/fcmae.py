@@ -132,6 +132,8 @@ def probe_over_time(table: pd.DataFrame, cells: str = "validation cells") -> Fig
                 marker="os"[position % 2], ms=5, capsize=3, lw=1.8, label=f"{name}, frozen",
             )  # fmt: skip
         ax.set_xlim(-0.05 * last, 1.07 * last)
+        if not part["step"].any():  # nothing was trained
+            ax.set_xticks([0])
         ax.set_title(f"{probe} (n = {int(start['n'])})")
         ax.set_xlabel("optimiser steps of pretraining")
     axes[0][0].set_ylabel(f"accuracy, {cells}")
