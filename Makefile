@@ -42,7 +42,8 @@ lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without output
 	@$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 test: $(READY) lint ## environment, lint, types, tests, smoke notebooks, book build, browser
-	@$(BIN)/pytest -m "not notebooks and not browser"
+	@$(BIN)/pytest --doctest-modules leuk_lib tests -m "not notebooks and not browser" -n 2 --dist loadfile \
+	  --cov=leuk_lib --cov-report=term:skip-covered
 	@$(BIN)/leuk run --profile smoke
 	@$(BIN)/leuk book --profile smoke
 	@$(BIN)/pytest -m "notebooks or browser"

@@ -31,7 +31,11 @@ class StageSpec:
 
     @property
     def notebook(self) -> Path:
-        """Path of the notebook. Raises ``LeukError`` if it is missing."""
+        """Path of the notebook.
+
+        Raises:
+            LeukError: If there is none.
+        """
         path = paths.stage_notebooks().get(self.name)
         if path is None:
             raise LeukError(f"stage {self.name}: no notebook notebooks/??_{self.name}.ipynb")
@@ -97,7 +101,11 @@ STAGES = (
 
 
 def stage(name: str) -> StageSpec:
-    """Return the stage of that name. Raises ``LeukError`` with the nearest valid name."""
+    """Return the stage of that name.
+
+    Raises:
+        LeukError: If there is none, with the nearest valid name.
+    """
     for spec in STAGES:
         if spec.name == name:
             return spec

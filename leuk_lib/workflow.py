@@ -24,7 +24,7 @@ from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overr
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[int]:
+def results_lock(folder: Path) -> Iterator[int]:
     """Lock ``folder`` by its file ``.lock`` and yield the file descriptor.
 
     A child process that inherits the descriptor holds the lock as long as it lives. The system frees the lock even
@@ -182,7 +182,7 @@ def run_stages(
     if run:
         config["run"] = run
     environment = {**os.environ, "LEUK_ROOT": str(paths.project_root()), "LEUK_RESULTS": str(paths.results_root())}
-    with only_one(paths.results_root()) as lock, tempfile.TemporaryDirectory() as folder:
+    with results_lock(paths.results_root()) as lock, tempfile.TemporaryDirectory() as folder:
         config_file = (
             Path(folder) / "config.json"
         )  # Snakemake's --config would cut "cells #2" short and turn "007" into 7

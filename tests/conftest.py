@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # What a property test checks is not how long it takes: two cores may be busy with other things.
 settings.register_profile("leuk", deadline=None)
 settings.load_profile("leuk")
-# Tests run beside each other on two cores; more threads than that only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Two cores: two threads alone, one for each of two workers. More threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +25,8 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """``../shared/data``: real blood-smear micrographs, which never enter the repository."""
-    told = os.environ.get("LEUK_SHARED_DATA")
-    candidates = [Path(told)] if told else [parent / "shared" / "data" for parent in ROOT.parents]
+    configured = os.environ.get("LEUK_SHARED_DATA")
+    candidates = [Path(configured)] if configured else [parent / "shared" / "data" for parent in ROOT.parents]
     for folder in candidates:
         if (folder / "manifest.csv").exists():
             return folder

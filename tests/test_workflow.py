@@ -14,7 +14,7 @@ from fcmae.toys import encoder
 from leuk_lib.fcmae.weights import save_backbone
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.stages import parse_overrides
-from leuk_lib.workflow import fetched_weights, only_one, run_stages
+from leuk_lib.workflow import fetched_weights, results_lock, run_stages
 from processes import is_running, soon
 
 PROGRAM = """
@@ -27,9 +27,9 @@ workflow.run_stages("smear", "smoke", [0])
 
 
 def test_a_second_run_is_refused_until_the_lock_is_free(tmp_path: Path):
-    with only_one(tmp_path), pytest.raises(LeukError, match="another run is writing"), only_one(tmp_path):
+    with results_lock(tmp_path), pytest.raises(LeukError, match="another run is writing"), results_lock(tmp_path):
         pass
-    with only_one(tmp_path):
+    with results_lock(tmp_path):
         pass
 
 
@@ -43,12 +43,12 @@ def test_the_child_of_a_killed_run_still_holds_the_lock(results: Path, tmp_path:
     run.wait()
     child = int(pid_file.read_text())
     try:
-        with pytest.raises(LeukError, match="another run is writing"), only_one(results):
+        with pytest.raises(LeukError, match="another run is writing"), results_lock(results):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
     soon(lambda: not is_running(child))
-    with only_one(results):
+    with results_lock(results):
         pass
 
 

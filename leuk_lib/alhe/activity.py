@@ -83,12 +83,20 @@ def tile_stats(levels: NDArray[np.float32], rows: TileAxis, columns: TileAxis) -
     return TileStats(histogram, entropy, high - low, noise)
 
 
-def unsmoothed(entropy: Any, spread: Any, noise: Any, params: EnhanceParams) -> Any:
-    """The formula of the activity for each tile by itself; arrays or tensors of one shape, in and out.
+def tile_activity(entropy: Any, spread: Any, noise: Any, params: EnhanceParams) -> Any:
+    """Activity of each tile by the module's formula, before it is smoothed over the grid.
 
-    With ``spread_limit`` activity falls to 0 as the spread nears that limit.
+    Args:
+        entropy: Normalised entropies in [0,1], an array or a tensor.
+        spread: 5th to 95th percentile of lightness in grey levels, of the same shape.
+        noise: Standard deviation of the noise in grey levels, > 0, of the same shape.
+        params: Uses entropy_low, entropy_high and spread_limit; with a limit above 0 the activity falls linearly to 0
+            as the spread nears it.
 
-    >>> unsmoothed(np.array([0.55]), np.array([20.0]), np.array([2.0]), EnhanceParams()).round(3).tolist()
+    Returns:
+        Activities in [0,1], of the same shape and type.
+
+    >>> tile_activity(np.array([0.55]), np.array([20.0]), np.array([2.0]), EnhanceParams()).round(3).tolist()
     [0.5]
     """
     varied = ((entropy - params.entropy_low) / (params.entropy_high - params.entropy_low)).clip(0, 1)
@@ -100,7 +108,7 @@ def unsmoothed(entropy: Any, spread: Any, noise: Any, params: EnhanceParams) -> 
 
 def activity(stats: TileStats, params: EnhanceParams) -> NDArray[np.float64]:
     """Activity of each tile, (rows, columns) in [0,1], smoothed 3x3 over the grid with its edges repeated."""
-    active = unsmoothed(stats.entropy, stats.spread, stats.noise, params)
+    active = tile_activity(stats.entropy, stats.spread, stats.noise, params)
     padded = cv2.copyMakeBorder(active, 1, 1, 1, 1, borderType=cv2.BORDER_REPLICATE)
     down = padded[:-2] + padded[1:-1] + padded[2:]
     return np.clip((down[:, :-2] + down[:, 1:-1] + down[:, 2:]) / 9, 0, 1)

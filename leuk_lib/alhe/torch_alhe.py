@@ -223,7 +223,7 @@ def _activity(histogram: Tensor, laplacian: Tensor, params: EnhanceParams) -> Te
 
     entropy = -torch.special.xlogy(histogram, histogram).sum(-1) / torch.log(torch.tensor(float(BINS))).item()
     low, high = _quantiles(histogram, *activity.SPREAD_TAILS)
-    active: Tensor = activity.unsmoothed(entropy, high - low, noise, params)
+    active: Tensor = activity.tile_activity(entropy, high - low, noise, params)
     return F.avg_pool2d(F.pad(active, (1, 1, 1, 1), mode="replicate"), 3, stride=1).clamp(0, 1)
 
 

@@ -145,7 +145,15 @@ def load_run(source: Path) -> dict[str, Any]:
         raise LeukError(f"{source}: neither a run's folder nor a reference file")
     content = read_json(source)
     metrics = check_metrics(source, content.get("metrics") if isinstance(content, dict) else None)
-    return {"metrics": metrics, "cards": content.get("cards", {}), "tolerances": content.get("tolerances", {})}
+    cards, tolerances = content.get("cards", {}), content.get("tolerances", {})
+    for part, entries in (("cards", cards), ("tolerances", tolerances)):
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+            raise LeukError(f"{source}: {part!r} is no table of entries; the file is damaged or of another kind")
+    for name, entry in tolerances.items():
+        value = entry.get("value")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0 or "rule" not in entry:
+            raise LeukError(f"{source}: the tolerance of {name} has no number 'value' and 'rule'; write the file again")
+    return {"metrics": metrics, "cards": cards, "tolerances": tolerances}
 
 
 def portable(value: Any) -> Any:

@@ -27,7 +27,11 @@ def chapter_link(stage: StageSpec) -> str:
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
-    """Read a notebook as a dictionary. Raises ``LeukError`` for a damaged file."""
+    """Read a notebook as a dictionary.
+
+    Raises:
+        LeukError: If the file is no notebook.
+    """
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -69,7 +73,7 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_path(output: dict[str, Any]) -> bool:
-    """Tell whether a result is only ``PosixPath('…')``."""
+    """Return whether a result is only ``PosixPath('…')``."""
     return "".join(output.get("data", {}).get("text/plain", "")).startswith(("PosixPath(", "WindowsPath("))
 
 

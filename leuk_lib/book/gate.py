@@ -42,7 +42,7 @@ def execution_problem(notebook: dict[str, Any]) -> str | None:
 
 
 def is_of_card(notebook: dict[str, Any], card: dict[str, Any]) -> bool:
-    """Tell whether notebook and card come from the same execution, by papermill's clock.
+    """Return whether notebook and card come from the same execution, by papermill's clock.
 
     If someone runs a notebook by hand into another file, the card is newer than the kept notebook.
     """

@@ -28,7 +28,7 @@ def copy_chapters(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Pat
 
 
 def sibling_runs(run: str, profile: str) -> dict[str, dict[str, Any]]:
-    """Return the metrics of stage ``results`` of every run whose name differs from ``run`` only in its seed."""
+    """Return the metrics of stage ``results`` of every finished run whose name differs from ``run`` only in its seed."""
     stem = run.rsplit("-s", 1)[0] if f"-{profile}-s" in run else None
     folders = sorted(paths.results_root().glob(f"{stem}-s*")) if stem else [paths.run_folder(run)]
     metrics = {}

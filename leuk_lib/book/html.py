@@ -70,12 +70,12 @@ class Page(HTMLParser):
 
 
 def is_alt_text(alt: str, source: str) -> bool:
-    """Tell whether ``alt`` describes the image. Sphinx puts the file name where no text was given."""
+    """Return whether ``alt`` describes the image. Sphinx puts the file name where no text was given."""
     return bool(alt.strip()) and Path(urlsplit(alt).path).name != Path(urlsplit(source).path).name
 
 
 def is_external(address: str) -> bool:
-    """Tell whether an address is on another machine (``https://…``, ``//…``)."""
+    """Return whether an address is on another machine (``https://…``, ``//…``)."""
     parts = urlsplit(address.strip())
     return bool(parts.netloc) or parts.scheme in ("http", "https", "ws", "wss", "ftp")
 

@@ -242,7 +242,7 @@ def headline(results: Metrics, claims: Metrics, results_chapter: str, claims_cha
         count = glued(results_chapter, f"{full}.n") if "n" in entry else "–"
         rows.append((name, glued(results_chapter, full, ":.3f"), interval, count))
     text = main_result(results, glued, results_chapter)
-    text += table(("on the test set", "value", "95 % interval", "n"), rows, "lrrr")
+    text += table(("on the test part", "value", "95 % interval", "n"), rows, "lrrr")
     verdicts = [f"{glued(claims_chapter, f'claims.{key}')} {word}" for key, word in VERDICTS.items() if key in claims]
     if verdicts:
         text += f"\nThe paper's claims and published figures: {', '.join(verdicts)}.\n"
@@ -259,7 +259,7 @@ def main_result(results: Metrics, glued: Callable[[str, str, str], str], chapter
         return ""
     baseline = baseline.removeprefix("ahead_of_")
     verdict = (
-        "the full pipeline is better" if margin["low"] > 0
+        "the full sequence is better" if margin["low"] > 0
         else "the baseline is better" if margin["high"] < 0
         else "the interval of the difference includes zero, so neither is shown to be better"
     )  # fmt: skip
@@ -267,7 +267,7 @@ def main_result(results: Metrics, glued: Callable[[str, str, str], str], chapter
         glued(chapter, f"results.{key}", ":.3f") for key in ("accuracy", f"accuracy_of_{baseline}")
     )
     return (
-        f"**Accuracy {pipeline_accuracy} for the full pipeline, {baseline_accuracy} for the strongest baseline "
+        f"**Accuracy {pipeline_accuracy} for the full sequence, {baseline_accuracy} for the strongest baseline "
         f"({code(baseline)}): {verdict}.** "
         "The strongest baseline was selected on these test cells, which favours it slightly.\n\n"
     )
@@ -278,5 +278,5 @@ def reading_line(times: Mapping[str, int]) -> str:
     chapters = [minutes for page, minutes in times.items() if page.startswith("book/chapters/")]
     return (
         f"Reading time: {times.get('book/index', 1)} min for this page, about {sum(chapters)} min for the "
-        f"{len(chapters)} chapters, about {sum(times.values())} min for all pages without the reference.\n"
+        f"{len(chapters)} chapters, about {sum(times.values())} min for all pages except the API reference.\n"
     )

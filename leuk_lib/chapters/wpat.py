@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +137,7 @@ def train_network(stage: Stage[WpatParams], inputs: Inputs, model: nn.Module, la
     cells = inputs.cells
     return finetune(
         cells.images[inputs.train], cells.labels[inputs.train], cells.images[inputs.val], cells.labels[inputs.val],
-        model, stage.params, stage.checkpoints / label, stage.identity, fabric,
+        model, stage.params, stage.checkpoints / re.sub(r"[^\w.-]+", "_", label), stage.identity, fabric,
         extra_images=inputs.synthetic_images if is_wpat else None,
         extra_labels=inputs.synthetic_labels if is_wpat else None,
         n_classes=inputs.n_classes, label=label,

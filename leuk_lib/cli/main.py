@@ -209,7 +209,7 @@ class _StudyGroup(TyperGroup):
 
 study = typer.Typer(
     cls=_StudyGroup, no_args_is_help=True,
-    help="Run experiments that take longer than a chapter may, and check their records. "
+    help="Run experiments that take too long for a chapter, and check their records. "
     "Example: leuk study pretraining --dataset data/PBC --jobs 2 --record",
 )  # fmt: skip
 app.add_typer(study, name="study")
@@ -231,7 +231,7 @@ def run_one_study(
     from leuk_lib.studies.study import parse_settings
 
     values = {**parse_settings(name, set_ or []), "dataset": workflow.resolve_dataset(dataset)}
-    with workflow.only_one(paths.results_root() / "studies"):
+    with workflow.results_lock(paths.results_root() / "studies"):
         outcome = run_study(name, values, jobs)
     for title in outcome.tables:
         print(f"\n{title}\n{outcome.table(title).to_string(index=False)}")

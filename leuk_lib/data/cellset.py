@@ -21,7 +21,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
 from leuk_lib.runs.recorder import Notes
 
-CELLS, TABLE, SPLITS = "cells.safetensors", "cells.csv", "splits.json"
+CELLS, TABLE = "cells.safetensors", "cells.csv"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from leuk_lib.data.listing import Entry, Listing, list_folder
 from leuk_lib.data.overlaps import Features, orb_features, small_grey
 
 INFERRED = "near:"  # prefix of a group's name that no manifest gave
-GIVEN = "manifest"  # where groups that are not inferred come from
 RESTORE = "restore the file from its source or delete it"
 
 
@@ -38,7 +37,7 @@ class ImageFolder:
         images: (N,S,S,3) uint8.
         masks: (N,S,S) uint8 with 0 background, 128 cytoplasm, 255 nucleus; None unless every cell has one.
         findings: One row per finding: path, finding, severity, advice, other (see ``findings.Finding``).
-        grouped_by: Where the groups come from: the manifest, inference, or both.
+        grouped_by: Where the groups come from: the manifest, folder names, inference, or several of them.
         understood: How the folder was read, in lines for a person.
     """
 
@@ -249,9 +248,9 @@ def _grouped(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> t
             continue
         keep.append(i)
     given = [bool(cells[i].entry.group) for i in keep]
-    grouped_by = GIVEN if given and all(given) else "near-duplicates and overlaps"
+    grouped_by = listing.grouped_by if given and all(given) else "near-duplicates and overlaps"
     if any(given) and not all(given):
-        grouped_by = f"{GIVEN}, else {grouped_by}"
+        grouped_by = f"{listing.grouped_by}, else {grouped_by}"
     table = pd.DataFrame(
         {
             "path": [cells[i].entry.path for i in keep],

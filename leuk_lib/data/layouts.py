@@ -270,9 +270,9 @@ def infer_layout(images: Iterable[PurePath], where: str, layout: str = "") -> Fo
         ]
     spellings = _spellings(names[roles.index("class")]) if "class" in roles else {}
     counts = []
-    for role, found in zip(roles, names, strict=True):
+    for role, tally in zip(roles, names, strict=True):
         merged: Counter[str] = Counter()
-        for name, n in found.items():
+        for name, n in tally.items():
             merged[spellings.get(name, name) if role == "class" else name] += n
         counts.append(dict(sorted(merged.items())))
     return FolderLevels(cast(tuple[Role, ...], tuple(roles)), spellings, tuple(counts))

@@ -54,6 +54,7 @@ class Listing:
         left_out: (path, finding, advice) of the files that are not used. These texts are part of the fingerprint.
         understood: How the folder was read, in lines for a person: the role of each level of folders, what was ignored.
         notices: (path, finding, advice) about files that are used.
+        grouped_by: Where given groups come from: "manifest" (or ``metadata.csv``), "folder names", or both.
     """
 
     root: Path
@@ -61,6 +62,7 @@ class Listing:
     left_out: tuple[tuple[str, str, str], ...]
     understood: tuple[str, ...] = ()
     notices: tuple[tuple[str, str, str], ...] = ()
+    grouped_by: str = "manifest"
 
 
 def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, layout: str = "") -> Listing:
@@ -98,7 +100,8 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, la
     rows = read_manifest(root)
     entries: list[Entry] = []
     left_out: list[tuple[str, str, str]] = []
-    listed = set()
+    listed: set[str] = set()
+    sources: set[str] = set()
     files = _walk(root, left_out)
     key_counts = Counter(key for file in files if file.suffix.lower() in IMAGES for key in image_keys(file))
     groups = read_groups(root, key_counts)
@@ -138,12 +141,15 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, la
         if mask and not _is_inside(root / mask, root):
             left_out.append((name, "its mask lies outside the folder", "copy the mask into the folder"))
             continue
+        in_folders = not group and bool(place.group)
         group = group or place.group
         if not group:
             group, is_ambiguous = _look_up(relative, key_counts, lambda key: groups.get(key, ()))
             if is_ambiguous:
                 advice = f"used without a patient or slide; give its path and one group there: {name}"
                 ambiguous.append((AMBIGUOUS_GROUP, advice))
+        if group:
+            sources.add("folder names" if in_folders else "manifest")
         part = row.get("part") or place.part
         entries.append(Entry(name, label, group, mask, external, part, tuple(ambiguous)))
     for name in sorted(set(rows) - listed):
@@ -154,8 +160,9 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, la
         )
     entries = _rename_classes(entries, class_map or {}, root)
     return Listing(
-        root, tuple(entries), tuple(left_out), tuple(_understood(levels, rows, unlisted)), tuple(_spellings(levels))
-    )
+        root, tuple(entries), tuple(left_out), tuple(_understood(levels, rows, unlisted)), tuple(_spellings(levels)),
+        " and ".join(sorted(sources, reverse=True)) or "manifest",
+    )  # fmt: skip
 
 
 def _understood(levels: Layout, rows: Collection[str], unlisted: Collection[Path]) -> list[str]:

@@ -6,8 +6,10 @@ A fitted baseline is a :data:`Scorer`: it maps uint8 images (n,3,S,S) and their 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from leuk_lib.runs.params import nearest
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import derive, numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
+from leuk_lib.training import pretrained
 from leuk_lib.training.augment import normalise
 
 Array = NDArray[np.float64]
@@ -219,32 +222,102 @@ def network_scorer(model: nn.Module, batch: int = 256) -> Scorer:
     return score
 
 
-def is_network(name: str) -> bool:
-    """True if ``name`` is a key of ``SMALL`` or a timm model."""
+def split_frozen(name: str) -> tuple[str, str]:
+    """Read-out and network of ``knn:NETWORK`` or ``linear:NETWORK``; read-out "" for a network that is trained.
+
+    Example:
+        >>> split_frozen("knn:dinobloom_s@pretrained"), split_frozen("resnet18")
+        (('knn', 'dinobloom_s@pretrained'), ('', 'resnet18'))
+    """
+    read_out, colon, network_name = name.partition(":")
+    return (read_out, network_name) if colon and read_out in FROZEN else ("", name)
+
+
+def check_name(name: str) -> None:
+    """Raise ``LeukError`` with the nearest name unless ``name`` is a baseline; weights that are missing raise it too."""
     import timm
 
-    return name in SMALL or timm.is_model(name)
+    read_out, network_name = split_frozen(name)
+    base, weights = pretrained.split_name(network_name)
+    if read_out and not weights:
+        raise LeukError(
+            f"baseline {name!r}: a frozen network needs published weights; write {name}@{pretrained.PRETRAINED}"
+        )
+    if not read_out and not weights and (name in BASELINES or name in SMALL):
+        return
+    if base not in pretrained.PUBLISHED and not timm.is_model(base):
+        allowed = [*BASELINES, *SMALL, *pretrained.PUBLISHED, *timm.list_models()]
+        raise LeukError(f"unknown baseline {name!r}; {nearest(base, allowed) if base else 'name one'}")
+    if weights:
+        pretrained.locate(network_name)
 
 
 def network(name: str, task: Task) -> Scorer:
-    """Train a timm network from random weights by ``task.fit``: the steps, batches and augmentation of WPAT.
+    """Train a timm network by ``task.fit``: the steps, batches and augmentation of WPAT.
+
+    ``NAME`` starts from random weights, ``NAME@pretrained`` and ``NAME@FILE`` from published ones (``pretrained.locate``).
 
     Raises:
-        LeukError: an unknown name, or a task without ``fit``.
+        LeukError: an unknown name, weights that are missing or do not fit, or a task without ``fit``.
     """
-    import timm
-
-    if not is_network(name):
-        allowed = [*BASELINES, *SMALL, *timm.list_models()]
-        raise LeukError(f"unknown baseline {name!r}; {nearest(name, allowed) if name else 'name one'}")
+    check_name(name)
     if task.fit is None:
         raise LeukError(f"baseline {name!r}: needs a training function")
-    timm_name, overrides = SMALL.get(name, (name, {}))
-    settings = timm.get_pretrained_cfg(timm_name)
-    if settings is not None and settings.fixed_input_size:
-        overrides = overrides | {"img_size": task.images.shape[-1]}
+    base, given = pretrained.split_name(name)
+    architecture, overrides = SMALL.get(base, (base, {}))
+    weights = pretrained.locate(name) if given else None
     torch.manual_seed(derive(task.seed, "baseline", name))
-    return network_scorer(task.fit(timm.create_model(timm_name, num_classes=task.n_classes, **overrides), name))
+    model = pretrained.create(architecture, weights, task.n_classes, task.images.shape[-1], **overrides)
+    return network_scorer(task.fit(model, name))
+
+
+def frozen(name: str, task: Task) -> Scorer:
+    """Read the classes out of a published network's frozen features: ``knn:NETWORK`` or ``linear:NETWORK``.
+
+    Features are what the network gives without its classifier, for images of the size it was trained at. k-NN: cosine
+    similarity, k = 20 (at most a fifth of the training cells), votes weighted by exp(similarity / 0.07) as in DINO
+    (Caron et al. 2021); linear: logistic regression as in ``linear_probe``.
+
+    Raises:
+        LeukError: an unknown name, or weights that are missing or do not fit.
+    """
+    check_name(name)
+    read_out, network_name = split_frozen(name)
+    base, _ = pretrained.split_name(network_name)
+    device = torch.device("cpu") if task.encoder is None else next(task.encoder.parameters()).device
+    encoder = pretrained.create(base, pretrained.locate(network_name), 0, task.images.shape[-1]).eval().to(device)
+
+    def features(images: Tensor, masks: Tensor | None) -> Array:
+        parts = [encoder(normalise(batch.to(device))).cpu() for batch in images.split(64)]
+        return (torch.cat(parts) if parts else torch.zeros(0, 1)).double().numpy()
+
+    with torch.no_grad():
+        if read_out == "linear":
+            return _without_gradient(logistic(features, task))
+        train = torch.nn.functional.normalize(torch.from_numpy(features(task.images, None)), dim=1)
+    k = max(1, min(20, len(train) // 5))
+
+    def score(images: Tensor, masks: Tensor | None) -> Array:
+        if not len(images):
+            return np.zeros((0, task.n_classes))
+        query = torch.nn.functional.normalize(torch.from_numpy(features(images, None)), dim=1)
+        similarity, nearest_cells = (query @ train.T).topk(k, dim=1)
+        votes = torch.zeros(len(query), task.n_classes, dtype=torch.float64)
+        votes.scatter_add_(1, task.labels[nearest_cells], (similarity / 0.07).exp())
+        return expand_classes((votes / votes.sum(dim=1, keepdim=True)).numpy(), range(task.n_classes), task.n_classes)
+
+    return _without_gradient(score)
+
+
+def _without_gradient(score: Scorer) -> Scorer:
+    def quiet(images: Tensor, masks: Tensor | None) -> Array:
+        with torch.no_grad():
+            return score(images, masks)
+
+    return quiet
+
+
+FROZEN = ("knn", "linear")
 
 
 BASELINES: dict[str, Callable[[Task], Scorer]] = {
@@ -256,18 +329,51 @@ BASELINES: dict[str, Callable[[Task], Scorer]] = {
 
 
 def fit_baselines(names: Iterable[str], task: Task) -> dict[str, Scorer]:
-    """Fit baselines by name: a key of ``BASELINES`` or ``SMALL``, or a timm model.
+    """Fit baselines by name.
+
+    Args:
+        names: a key of ``BASELINES`` or ``SMALL``; a timm model from random weights (``resnet18``); a network from
+            published weights (``efficientnet_lite0@pretrained``, ``resnet18@FILE``); a frozen network with a read-out
+            (``knn:dinobloom_s@pretrained``, ``linear:vit_small_patch14_dinov2@FILE``).
+        task: the cells, and how a network is trained.
 
     Raises:
-        LeukError: an unknown name, before anything is fitted.
+        LeukError: an unknown name, or weights that are missing, before anything is fitted.
     """
-    import timm
-
     names = list(names)
     for name in names:
-        if name not in BASELINES and not is_network(name):
-            raise LeukError(f"unknown baseline {name!r}; {nearest(name, [*BASELINES, *SMALL, *timm.list_models()])}")
-    return {name: BASELINES[name](task) if name in BASELINES else network(name, task) for name in names}
+        check_name(name)
+    shown = [display_name(name) for name in names]
+    if len(set(shown)) < len(shown):
+        raise LeukError(f"baselines: two of {', '.join(shown)} have one name; rename a file of weights")
+    return {short: _fit(name, task) for short, name in zip(shown, names, strict=True)}
+
+
+def display_name(name: str) -> str:
+    """A baseline's name in tables and figures: without the folders of a file of weights.
+
+    Example:
+        >>> display_name("resnet18@/home/me/weights/r18.safetensors")
+        'resnet18@r18.safetensors'
+    """
+    base, weights = pretrained.split_name(name)
+    return f"{base}@{PurePath(weights).name}" if weights else base
+
+
+def _fit(name: str, task: Task) -> Scorer:
+    if name in BASELINES:
+        return BASELINES[name](task)
+    return frozen(name, task) if split_frozen(name)[0] else network(name, task)
+
+
+def published_weights(names: Iterable[str]) -> dict[str, pretrained.Weights]:
+    """Name of a baseline -> the published weights that it starts from, for those that do."""
+    networks = {name: split_frozen(name)[1] for name in names}
+    return {
+        name: pretrained.locate(timm_name)
+        for name, timm_name in networks.items()
+        if pretrained.split_name(timm_name)[1]
+    }
 
 
 def prediction_table(
@@ -335,6 +441,7 @@ def score_table(table: pd.DataFrame, seed: int, n_resamples: int = 1000) -> pd.D
 def record_scores(stage: Recorder, scores: pd.DataFrame) -> None:
     """Record a `score_table` in a stage's metrics, under ``<model>_<split>_<metric>``."""
     for row in scores.to_dict("records"):
-        key = f"{row['model']}_{row['split']}_{row['metric']}"
+        model = re.sub(r"\W+", "_", row["model"])
+        key = f"{model}_{row['split']}_{row['metric']}"
         low, high = (None if np.isnan(row[end]) else row[end] for end in ("low", "high"))
         stage.record(key, row["value"], low, high, row["n"])

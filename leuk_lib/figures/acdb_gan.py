@@ -34,7 +34,7 @@ def imbalance(table: pd.DataFrame) -> Figure:
     return fig
 
 
-def game() -> Figure:
+def gan_schematic() -> Figure:
     """Draw a schematic of generator, discriminator and gate."""
     fig, ax = new_figure(7.6, 3.5)
     ax.set(xlim=(0, 100), ylim=(0, 46))

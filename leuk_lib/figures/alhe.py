@@ -59,7 +59,7 @@ def one_tile(
         middle.axvspan(occupied[0], occupied[-1] + 1, color=GREEN, alpha=0.1, lw=0)
         middle.hlines(floor.max(), occupied[0], occupied[-1] + 1, color=GREEN, ls="--", lw=1.3, label="contrast floor")
     middle.fill_between(
-        levels, np.minimum(histogram, ceiling), step="post", color=PALETTE[6], alpha=0.45, lw=0, label="counted"
+        levels, np.minimum(histogram, ceiling), step="post", color=PALETTE[6], alpha=0.45, lw=0, label="histogram"
     )
     middle.step(levels, slopes, where="post", color=BLUE, lw=1.6, label="clipped, redistributed")
     middle.axhline(clip_limit, color=ORANGE, lw=1.3, ls="-.", label=f"clip limit {clip_limit:.2f}")
@@ -189,7 +189,7 @@ def trade_off(table: pd.DataFrame, labels: Sequence[str], chosen: float, goals: 
     return fig
 
 
-def entropy_misleads(summary: pd.DataFrame, measure: str, label: str) -> Figure:
+def entropy_against_quality(summary: pd.DataFrame, measure: str, label: str) -> Figure:
     """Entropy against a measure of quality, one point per method; 95 % intervals.
 
     Args:

@@ -164,14 +164,14 @@ def switch(
         f"&:has([name][value='{k}']:checked){{--sheet:var(--sheet{k});.m{k}{{display:inline}}}}"
         for k in range(len(names))
     )
-    said = "".join(
+    described = "".join(
         f'<span class="m{k}"><strong>{html.escape(name)}</strong>: {html.escape(descriptions[name])}</span>'
         for k, name in enumerate(names)
     )
     sheets = [_sprite(images[name], quality) for name in names]
     markup = _markup(
         "leuk-grid", title, "Show all cells as", "radio", names, sheets, shape, cells, style,
-        f'<div>FIELD<p class="leuk-said" aria-live="polite">{said}</p></div>', (["cell"], [[cell[2]] for cell in cells]),
+        f'<div>FIELD<p class="leuk-description" aria-live="polite">{described}</p></div>', (["cell"], [[cell[2]] for cell in cells]),
     )  # fmt: skip
     summary = f"{title}: {shape[0]} cells, {', '.join(names)}"
     return Widget(_limited(markup, 450_000, f"switch: {shape[0]} cells under {len(names)} methods"), summary, title)
@@ -246,18 +246,18 @@ def _markup(
         f"--sheet{k}:url(data:image/webp;base64,{base64.b64encode(sheet).decode()});" for k, sheet in enumerate(sheets)
     )
     geometry = (
-        f"--sheet:var(--sheet0);{sprites}.leuk-picture{{"
+        f"--sheet:var(--sheet0);{sprites}.leuk-image{{"
         f"background-size:{100 * columns * whole / side:.4f}% {100 * rows * whole / side:.4f}%;"
         f"background-position:calc(100%*(var(--column)*{whole} + {EDGE})/{columns * whole - side}) "
         f"calc(100%*(var(--row)*{whole} + {EDGE})/{rows * whole - side})}}"
     )
-    pictures = "".join(
+    cell_markup = "".join(
         f'<div class="leuk-cell {kind}" role="img" aria-label="{html.escape(name, quote=True)}" '
-        f'style="--column:{i % columns};--row:{i // columns};{position}"><div class="leuk-picture"></div>'
+        f'style="--column:{i % columns};--row:{i // columns};{position}"><div class="leuk-image"></div>'
         f"{html.escape(caption) and f'<span>{html.escape(caption)}</span>'}</div>"
         for i, (kind, position, name, caption) in enumerate(cells)
     )
-    field = f'<div class="leuk-field">{pictures}</div>'
+    field = f'<div class="leuk-field">{cell_markup}</div>'
     data = json.dumps(records, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     root = f"leuk-{hashlib.sha256((geometry + style + field + data).encode()).hexdigest()[:12]}"
     several, checked, chip = control == "checkbox", " checked", '<span class="leuk-chip k{}"></span>'
@@ -277,7 +277,7 @@ def _markup(
 
 SLIDER = '<label class="leuk-script">size of the images<input type="range" min="10" max="160"></label>'
 CARD = (
-    '<div class="leuk-card leuk-script" role="group" aria-label="Selected cell"><div class="leuk-picture" role="img"></div>'
+    '<div class="leuk-card leuk-script" role="group" aria-label="Selected cell"><div class="leuk-image" role="img"></div>'
     '<dl></dl><p class="leuk-how">Point at a cell, or move the focus to the cells and use the arrow keys. Click or Enter '
     "keeps a cell, Escape releases it; Page Up and Page Down go through its class.</p></div>"
 )
@@ -288,7 +288,7 @@ container-type:inline-size;box-sizing:border-box;padding:4px;font-size:.9rem;col
 --ink:var(--pst-color-text-base,var(--jp-ui-font-color1,CanvasText));
 --line:var(--pst-color-border,var(--jp-border-color1,GrayText));
 --ground:var(--pst-color-surface,var(--jp-layout-color2,Canvas));
-&:not(.leuk-live) .leuk-script,.leuk-said span{display:none}
+&:not(.leuk-live) .leuk-script,.leuk-description span{display:none}
 .leuk-bar{display:flex;flex-wrap:wrap;gap:.25rem 1rem;align-items:center;margin:0 0 .5rem}
 fieldset{display:flex;flex-wrap:wrap;gap:.25rem .9rem;border:0;margin:0;padding:0;min-width:0}
 legend{float:left;padding:0;margin:0 .3rem 0 0;font-size:inherit;font-weight:600;width:auto}
@@ -296,10 +296,10 @@ label{display:inline-flex;align-items:center;gap:.3rem;margin:0;cursor:pointer}
 .leuk-chip{width:.9rem;height:.9rem;border-radius:.2rem;border:1px solid var(--ink);background:var(--frame)}
 .leuk-body{display:grid;gap:1rem;align-items:start}
 &.leuk-live .leuk-body{grid-template-columns:minmax(0,1fr) 14rem}
-.leuk-picture{box-sizing:border-box;aspect-ratio:1;border:2px solid var(--frame,transparent);border-radius:3px;
+.leuk-image{box-sizing:border-box;aspect-ratio:1;border:2px solid var(--frame,transparent);border-radius:3px;
 background-image:var(--sheet);background-repeat:no-repeat;background-origin:border-box}
 .leuk-field:focus-visible,input:focus-visible{outline:3px solid var(--pst-color-primary,Highlight);outline-offset:2px}
-[aria-selected=true] .leuk-picture{box-shadow:0 0 0 2px var(--ground),0 0 0 4px var(--ink)}
+[aria-selected=true] .leuk-image{box-shadow:0 0 0 2px var(--ground),0 0 0 4px var(--ink)}
 &.leuk-map .leuk-field{position:relative;aspect-ratio:4/3;border:1px solid var(--line);background:var(--ground);
 overflow:hidden;border-radius:.3rem;cursor:crosshair}
 &.leuk-map .leuk-cell{--side:var(--size,clamp(18px,3.4vw,30px));position:absolute;width:var(--side);
@@ -311,9 +311,9 @@ left:calc((100% - var(--side))*var(--x));bottom:calc((100% - var(--side))*var(--
 .leuk-ticks{display:flex;justify-content:space-between;gap:.3rem;font-size:.8rem;font-variant-numeric:tabular-nums}
 .leuk-ticks.leuk-up{writing-mode:vertical-rl;transform:rotate(180deg)}
 .leuk-ticks b{font-weight:600;text-align:center}
-.leuk-said{min-height:3.2em;margin:.5rem 0 0}
+.leuk-description{min-height:3.2em;margin:.5rem 0 0}
 .leuk-card{border:1px solid var(--line);border-radius:.3rem;padding:.6rem;background:var(--ground);min-width:0}
-.leuk-card .leuk-picture{max-width:11rem;border-width:4px}
+.leuk-card .leuk-image{max-width:11rem;border-width:4px}
 dl{margin:.5rem 0 0;display:grid;grid-template-columns:fit-content(9rem) minmax(0,1fr);gap:.1rem .6rem;font-size:.82rem}
 dt{font-weight:600;margin:0}
 dd{margin:0;overflow-wrap:break-word;font-variant-numeric:tabular-nums}
@@ -327,8 +327,8 @@ dl{margin:0;align-content:start}.leuk-how{grid-column:1/-1}}
 # Called with the fragment's element, the names of the fields, and their values per cell.
 SCRIPT = """(root, fields, records) => {
   const field = root.querySelector('.leuk-field'), cells = [...field.children];
-  const list = root.querySelector('dl'), large = root.querySelector('.leuk-card .leuk-picture');
-  let current = -1, held = false;
+  const list = root.querySelector('dl'), large = root.querySelector('.leuk-card .leuk-image');
+  let current = -1, pinned = false;
   root.classList.add('leuk-live');
   field.tabIndex = 0;
   field.setAttribute('role', 'listbox');
@@ -340,7 +340,7 @@ SCRIPT = """(root, fields, records) => {
   });
   const make = (tag, text) => Object.assign(document.createElement(tag), {textContent: text});
   const show = i => {
-    large.className = cells[i].className.replace('leuk-cell', 'leuk-picture');
+    large.className = cells[i].className.replace('leuk-cell', 'leuk-image');
     large.style.cssText = cells[i].style.cssText;
     large.setAttribute('aria-label', `Cell enlarged: ${cells[i].getAttribute('aria-label')}`);
     list.replaceChildren(...fields.flatMap((name, f) => [make('dt', name), make('dd', records[i][f])]));
@@ -348,7 +348,7 @@ SCRIPT = """(root, fields, records) => {
   const select = i => {
     cells[current]?.setAttribute('aria-selected', 'false');
     current = i;
-    if (i < 0) { held = false; field.removeAttribute('aria-activedescendant'); return; }
+    if (i < 0) { pinned = false; field.removeAttribute('aria-activedescendant'); return; }
     cells[i].setAttribute('aria-selected', 'true');
     field.setAttribute('aria-activedescendant', cells[i].id);
     show(i);
@@ -359,11 +359,11 @@ SCRIPT = """(root, fields, records) => {
     root.style.setProperty('--size', `${event.target.value}px`));
 
   const index = event => cells.indexOf(event.target.closest('.leuk-cell'));
-  field.addEventListener('pointerover', event => { if (!held && index(event) >= 0) select(index(event)); });
+  field.addEventListener('pointerover', event => { if (!pinned && index(event) >= 0) select(index(event)); });
   field.addEventListener('click', event => {
-    const i = index(event), keep = i >= 0 && !(held && i === current);
+    const i = index(event), keep = i >= 0 && !(pinned && i === current);
     select(i);
-    held = keep;
+    pinned = keep;
   });
 
   const centre = i => { const box = cells[i].getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; };
@@ -389,9 +389,9 @@ SCRIPT = """(root, fields, records) => {
     if (event.ctrlKey || event.metaKey || event.altKey || !visible().length) return;
     if (moves[event.key]) {
       select(current < 0 ? visible()[0] : moves[event.key]());
-      held = true;
+      pinned = true;
     } else if (event.key === 'Enter' || event.key === ' ') {
-      held = current >= 0;
+      pinned = current >= 0;
     } else if (event.key === 'Escape') {
       select(-1);
     } else return;

@@ -111,7 +111,7 @@ def read_card(run: str, stage: str) -> dict[str, Any] | None:
 
 
 def is_interrupted(card: dict[str, Any]) -> bool:
-    """Tell whether a card is in state "running" although its process is gone."""
+    """Return whether a card is in state "running" although its process is gone."""
     process = card.get("process") or {}
     if card["state"] != "running" or process.get("host") != socket.gethostname():
         return False

@@ -120,5 +120,5 @@ def source_hash(path: Path) -> str:
 
 
 def is_presentation(module: str) -> bool:
-    """Tell whether a module only draws or prints, so that its change cannot change a result."""
+    """Return whether a module only draws or prints, so that its change cannot change a result."""
     return any(module == name or module.startswith(f"{name}.") for name in PRESENTATION)

@@ -28,7 +28,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
         The time it took, in seconds.
 
     Raises:
-        LeukError: If a cell fails, with the error of that cell, or if the kernel dies.
+        LeukError: If the stage has no notebook, a cell fails (with the error of that cell), or the kernel dies.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError

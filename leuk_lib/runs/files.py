@@ -75,7 +75,11 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON. Raises ``LeukError`` for a missing or damaged file."""
+    """Read JSON.
+
+    Raises:
+        LeukError: If the file is missing or damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -98,7 +98,15 @@ def check(owner: str, model: type[Params], values: Mapping[str, Any]) -> Params:
 
 
 def parse_value(setting: str, text: str) -> Any:
-    """Parse a value as YAML. Raises ``LeukError``, which quotes ``setting``, if it is not YAML."""
+    """Parse a value as YAML.
+
+    Args:
+        setting: What the user wrote, for the error message.
+        text: The value.
+
+    Raises:
+        LeukError: If the value is not YAML.
+    """
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

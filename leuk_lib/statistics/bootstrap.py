@@ -64,7 +64,8 @@ class ClusterBootstrap:
         """Resample groups and repetitions independently of each other (pigeonhole bootstrap, Owen 2007).
 
         A cell's weight is the product of the weights of its group and of its repetition. The groups are drawn first,
-        so that with one repetition the weights are those of ``ClusterBootstrap(groups, ...)``.
+        so that with one repetition the weights are those of ``ClusterBootstrap(groups, ...)``. In ``weights``, ``index``
+        and ``n_groups`` of the result, each pair of a group and a repetition that occurs counts as one group.
 
         Args:
             groups: (N,) group of each cell.

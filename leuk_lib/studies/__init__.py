@@ -1,4 +1,4 @@
-"""Studies: experiments on real cells that take longer than a chapter may, and their committed records.
+"""Studies: experiments on real cells that take too long for a chapter, and their committed records.
 
 A study is a class derived from `study.Study`. ``leuk study NAME --dataset FOLDER`` runs its jobs and continues after an
 interruption (`runner`). The outcome, tables and provenance without images, is a record (`record`) in

@@ -40,12 +40,12 @@ class Arm:
     """One way to prepare the images.
 
     Attributes:
-        sees: enhancement of training and test images: raw, clahe or alhe.
+        enhancement: how training and test images are enhanced: raw, clahe or alhe.
         augmented: half of the training images are enhanced at a random strength, the test images are not.
         jitter: stain augmentation in training.
     """
 
-    sees: str
+    enhancement: str
     augmented: bool = False
     jitter: bool = True
 
@@ -136,7 +136,10 @@ class Enhancement(Study[EnhancementParams]):
         data = load_dataset(p.dataset, size=p.image_size, workers=p.threads, per_class=p.per_class)
         images = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)))
         kept = {"raw": images, "labels": torch.from_numpy(data.labels)}
-        kept |= {sees: enhance(images, sees) for sees in sorted({ARMS[arm].sees for arm in p.arms} - {"raw"})}
+        kept |= {
+            enhancement: enhance(images, enhancement)
+            for enhancement in sorted({ARMS[arm].enhancement for arm in p.arms} - {"raw"})
+        }
         if any(ARMS[arm].augmented for arm in p.arms):
             kept |= {f"alhe {k:g}": enhance_cells(images, EnhanceParams(clip_limit=k)) for k in STRENGTHS}
         about: dict[str, Any] = {
@@ -168,11 +171,11 @@ class Enhancement(Study[EnhancementParams]):
             dataset=Path(p.dataset).name, seed=seed, threads=p.threads, steps=p.steps, batch_size=p.batch_size, lr=p.lr,
             stain=p.stain if arm.jitter else 0.0, accelerator="cpu", muon=0.0, crop_min=0.7, balance="none",
         )  # fmt: skip
-        images, truth = kept[arm.sees][train], labels[train]
+        images, truth = kept[arm.enhancement][train], labels[train]
         if arm.augmented:  # as many raw images as enhanced ones, in equal shares of the strengths
             versions = [images] * len(STRENGTHS) + [kept[f"alhe {k:g}"][train] for k in STRENGTHS]
             images, truth = torch.cat(versions), truth.repeat(len(versions))
-        val_images, val_labels = kept[arm.sees][val], labels[val]
+        val_images, val_labels = kept[arm.enhancement][val], labels[val]
 
         def fit(model: torch.nn.Module, label: str) -> torch.nn.Module:
             checkpoints = folder / f"{slug(name)}-{seed}" / "checkpoints"
@@ -186,7 +189,7 @@ class Enhancement(Study[EnhancementParams]):
         score = network(p.network, task)
         rows = []
         for condition, shifted, known, groups in self._conditions(kept, about, test, seed):
-            probs = score(enhance(shifted, arm.sees), None)
+            probs = score(enhance(shifted, arm.enhancement), None)
             allowed = np.unique(known) if condition == OTHER else np.arange(probs.shape[1])
             predicted = allowed[probs[:, allowed].argmax(axis=1)]
             numbers = range(len(known)) if condition == OTHER else test.tolist()
@@ -217,11 +220,11 @@ def _numbers(groups: list[str]) -> list[int]:
     return [int(number) for number in pd.factorize(np.array(groups, dtype=object))[0]]
 
 
-def enhance(images: Tensor, sees: str) -> Tensor:
+def enhance(images: Tensor, enhancement: str) -> Tensor:
     """Enhance images (N,3,H,W) uint8 as an arm does: raw, clahe or alhe."""
-    if sees == "raw":
+    if enhancement == "raw":
         return images
-    if sees == "alhe":
+    if enhancement == "alhe":
         return enhance_cells(images)
     arrays = images.permute(0, 2, 3, 1).numpy()
     return torch.from_numpy(np.stack([clahe_2(np.ascontiguousarray(image)) for image in arrays])).permute(0, 3, 1, 2)

@@ -124,7 +124,7 @@ class Explanation(Study[ExplanationParams]):
         return rows
 
     def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
-        """`attribution` (`explain.SUMMARY`), `sanity` (`sanity.COLUMNS`), `scores` (balanced accuracy)."""
+        """Return `attribution` (`summarise_shares`), `sanity` (`sanity.summarise`) and `scores` (balanced accuracy)."""
         p = self.params
         whole = pd.concat([pd.DataFrame(part).assign(job=job) for job, part in rows.items()], ignore_index=True)
         whole["cell"] = pd.factorize(whole["job"] + " " + whole["cell"].astype(str))[0]

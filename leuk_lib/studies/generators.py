@@ -42,7 +42,7 @@ def smote(images: Tensor, labels: Tensor, wanted: Tensor, seed: int) -> tuple[Te
     References:
         Chawla, N. V. et al. (2002). SMOTE: synthetic minority over-sampling technique. JAIR 16, 321-357.
     """
-    made, names = [], []
+    synthetic, synthetic_labels = [], []
     for k, count in enumerate(wanted.tolist()):
         if not count:
             continue
@@ -57,11 +57,11 @@ def smote(images: Tensor, labels: Tensor, wanted: Tensor, seed: int) -> tuple[Te
         parent = torch.randint(len(of_class), (count,), generator=random)
         other = near[parent, torch.randint(near.shape[1], (count,), generator=random)]
         fraction = torch.rand(count, 1, 1, 1, generator=random)
-        made.append((of_class[parent] + fraction * (of_class[other] - of_class[parent])).round().to(torch.uint8))
-        names.append(torch.full((count,), k))
-    if not made:
+        synthetic.append((of_class[parent] + fraction * (of_class[other] - of_class[parent])).round().to(torch.uint8))
+        synthetic_labels.append(torch.full((count,), k))
+    if not synthetic:
         return images[:0], labels[:0]
-    return torch.cat(made), torch.cat(names)
+    return torch.cat(synthetic), torch.cat(synthetic_labels)
 
 
 def gan(
@@ -73,31 +73,35 @@ def gan(
     fewer cells than ``params.min_count`` gets none.
     """
     trained = train_gan(images, labels, len(wanted), params, folder, identity, make_fabric(params))
-    made, names = [images[:0]], [labels[:0]]
+    synthetic, synthetic_labels = [images[:0]], [labels[:0]]
     for k, count in enumerate(wanted.tolist()):
         if count and bool(trained.learned[k]):
-            made.append(resize(generate(trained.generator, k, count, params.latent, params.seed), images.shape[-1]))
-            names.append(torch.full((count,), k))
-    return torch.cat(made), torch.cat(names)
+            synthetic.append(
+                resize(generate(trained.generator, k, count, params.latent, params.seed), images.shape[-1])
+            )
+            synthetic_labels.append(torch.full((count,), k))
+    return torch.cat(synthetic), torch.cat(synthetic_labels)
 
 
-def nearest_group(images: Tensor, labels: Tensor, groups: Tensor, made: Tensor, names: Tensor) -> Tensor:
+def nearest_group(
+    images: Tensor, labels: Tensor, groups: Tensor, synthetic: Tensor, synthetic_labels: Tensor
+) -> Tensor:
     """Find, for each synthetic cell, the group of the nearest real cell of its class in pixel space.
 
     Args:
         images: (N,3,S,S) real cells.
-        labels: (N,).
+        labels: (N,) their classes; every class of a synthetic cell must be among them.
         groups: (N,) integers.
-        made: (M,3,S,S) synthetic cells.
-        names: (M,) their labels.
+        synthetic: (M,3,S,S) synthetic cells.
+        synthetic_labels: (M,) classes of the synthetic cells.
 
     Returns:
         (M,) groups.
     """
-    out = torch.zeros(len(made), dtype=groups.dtype)
-    for k in names.unique().tolist():
+    out = torch.zeros(len(synthetic), dtype=groups.dtype)
+    for k in synthetic_labels.unique().tolist():
         real = torch.nonzero(labels == k)[:, 0]
-        of_class = torch.nonzero(names == k)[:, 0]
-        distance = torch.cdist(made[of_class].flatten(1).float(), images[real].flatten(1).float())
+        of_class = torch.nonzero(synthetic_labels == k)[:, 0]
+        distance = torch.cdist(synthetic[of_class].flatten(1).float(), images[real].flatten(1).float())
         out[of_class] = groups[real[distance.argmin(dim=1)]]
     return out

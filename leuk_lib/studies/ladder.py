@@ -579,7 +579,7 @@ def full_model_summary(record: StudyRecord) -> str:
     goal = "reached" if float(full["value"]) >= GOAL else "missed"
     return (
         f"Full model ({FULL}): {interval(full)} % balanced accuracy ({int(full['n'])} test cells over "
-        f"{int(full['seeds'])} repetitions); the goal of {100 * GOAL:.0f} % is {goal}.\nIt is {'; '.join(ranks)}.\n"
+        f"{int(full['seeds'])} repetitions); the project's goal of {100 * GOAL:.0f} % is {goal}.\nIt is {'; '.join(ranks)}.\n"
         f"The baseline with the lowest validation loss is {best}, with {interval(by_arm[best])} %: the full model minus "
         f"it is {interval(against, signed=True)} points."
     )

@@ -54,14 +54,14 @@ class Arm:
         name: name of the arm.
         random: the cells are split without regard to groups.
         generator: generator of synthetic training cells; empty for none.
-        sees: what the generator is trained on: "training" or "all" cells.
+        trained_on: cells that the generator is trained on: "training" or "all" cells.
         pooled: the synthetic cells are split together with the real ones.
     """
 
     name: str
     random: bool = False
     generator: str = ""
-    sees: str = ""
+    trained_on: str = ""
     pooled: bool = False
 
 
@@ -70,9 +70,9 @@ def arms_of(generators: Sequence[str]) -> list[Arm]:
     arms = [Arm(GROUPED), Arm(RANDOM, random=True)]
     for name in generators:
         arms += [
-            Arm(f"{name}{OF_TRAINING}", generator=name, sees="training"),
-            Arm(f"{name} of all cells", generator=name, sees="all"),
-            Arm(f"{name} before the split", random=True, generator=name, sees="all", pooled=True),
+            Arm(f"{name}{OF_TRAINING}", generator=name, trained_on="training"),
+            Arm(f"{name} of all cells", generator=name, trained_on="all"),
+            Arm(f"{name} before the split", random=True, generator=name, trained_on="all", pooled=True),
         ]
     return arms
 
@@ -183,8 +183,8 @@ class Leakage(Study[LeakageParams]):
         whole = pd.concat([cells_of(part) for job, part in rows.items() if job != "cells"], ignore_index=True)
         of_arms, inflation = [], []
         for condition in [f"{cohort}, {model}" for cohort in p.cohorts for model in (COLOUR, p.network)]:
-            here = whole[whole["condition"] == condition].reset_index(drop=True)
-            outcomes = Outcomes(here, p.resamples, min(p.seeds))
+            of_condition = whole[whole["condition"] == condition].reset_index(drop=True)
+            outcomes = Outcomes(of_condition, p.resamples, min(p.seeds))
             of_arms.append(scores(outcomes))
             pairs = [pair for pair in comparisons(p.generators) if set(pair) <= set(outcomes.arms)]
             if pairs:
@@ -256,8 +256,10 @@ class Leakage(Study[LeakageParams]):
                 raise LeukError(f"study leakage: fold {number} of seed {seed} has no validation cell; take fewer folds")
             images, labels = whole.images[train], whole.labels[train]
             if arm.generator and not arm.pooled:
-                made = synthesis.make(arm.generator, train if arm.sees == "training" else None, number, train)
-                images, labels = torch.cat([images, made[0]]), torch.cat([labels, made[1]])
+                synthetic = synthesis.make(
+                    arm.generator, train if arm.trained_on == "training" else None, number, train
+                )
+                images, labels = torch.cat([images, synthetic[0]]), torch.cat([labels, synthetic[1]])
             checkpoints = own / "checkpoints" / f"{slug(arm.name)}-{number}"
             task = self._task(whole, images, labels, val, seed, checkpoints, f"{identity}-{arm.name}-{number}")
             for model, score in ((COLOUR, colour(task)), (p.network, network(p.network, task))):
@@ -304,37 +306,37 @@ class _Synthesis:
         self._of_all: dict[str, tuple[Tensor, Tensor]] = {}
 
     def make(
-        self, generator: str, sees: Tensor | None, fold: int = 0, like: Tensor | None = None
+        self, generator: str, train: Tensor | None, fold: int = 0, like: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Images and labels by a generator trained on the cells at ``sees`` (None: all).
+        """Images and labels by a generator trained on the cells at ``train`` (None: all).
 
         The number per class is that of the cells at ``like`` (None: all) times ``params.synthetic``.
         """
         c, p = self.cells, self.params
         labels = c.labels if like is None else c.labels[like]
         wanted = (torch.bincount(labels, minlength=c.n_classes) * p.synthetic).round().long()
-        if sees is not None:
-            return self._train(generator, sees, wanted, f"fold {fold}")
+        if train is not None:
+            return self._train(generator, train, wanted, f"fold {fold}")
         if generator not in self._of_all:
             everything = torch.arange(len(c.labels))
-            most = (torch.bincount(c.labels, minlength=c.n_classes) * p.synthetic).round().long()
-            self._of_all[generator] = self._train(generator, everything, most, "all")
-        made, names = self._of_all[generator]
+            full_counts = (torch.bincount(c.labels, minlength=c.n_classes) * p.synthetic).round().long()
+            self._of_all[generator] = self._train(generator, everything, full_counts, "all")
+        synthetic, synthetic_labels = self._of_all[generator]
         # The first of every class: samples are drawn independently, so that these are a fair draw.
-        keep = torch.cat([torch.nonzero(names == k)[:n, 0] for k, n in enumerate(wanted.tolist())])
-        return made[keep], names[keep]
+        keep = torch.cat([torch.nonzero(synthetic_labels == k)[:n, 0] for k, n in enumerate(wanted.tolist())])
+        return synthetic[keep], synthetic_labels[keep]
 
-    def _train(self, generator: str, sees: Tensor, wanted: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    def _train(self, generator: str, train: Tensor, wanted: Tensor, name: str) -> tuple[Tensor, Tensor]:
         c, p = self.cells, self.params
         if generator == SMOTE:
-            return smote(c.images[sees], c.labels[sees], wanted, derive(self.seed, "smote", name))
+            return smote(c.images[train], c.labels[train], wanted, derive(self.seed, "smote", name))
         size = 1 << (p.image_size.bit_length() - 1)  # the largest power of two that is not above the images' side
         settings = AcdbGanParams(
             dataset=Path(p.dataset).name, seed=self.seed, threads=p.threads, accelerator="cpu", steps=p.gan_steps,
             gan_size=min(128, size), width=p.gan_width, max_width=3 * p.gan_width,  # type: ignore[arg-type]
         )  # fmt: skip
         checkpoints = self.folder / "checkpoints" / slug(f"gan {name}")
-        return gan(c.images[sees], c.labels[sees], wanted, settings, checkpoints, f"{self.identity}-gan-{name}")
+        return gan(c.images[train], c.labels[train], wanted, settings, checkpoints, f"{self.identity}-gan-{name}")
 
 
 # -- tables from the record ------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 Every function takes x (B,3,H,W) float in [0,1] on any device and a CPU generator, makes separate draws for every
 sample, and returns the same shape. With several processes the draws are those of the global batch: pass ``rows``
-(positions of the samples in it) and ``total`` (its size).
+(positions of the samples in it) and ``total`` (its size); one without the other is a ``ValueError``.
 
 Why not ``torchvision.transforms.v2``: its transforms make one draw per batch, and take it from torch's global state, so
 that neither a resumed run nor several processes could repeat it; and none of them scales stains. The cost of both is
@@ -26,11 +26,11 @@ STAINS = ((0.72, 0.58, 0.16), (0.10, 0.90, 0.20), (0.00, -0.21, 0.95))
 
 def _uniform(columns: int, generator: torch.Generator, like: Tensor, rows: Tensor | None, total: int | None) -> Tensor:
     """Uniform draws (B, columns) in [0,1): the rows of these samples in a draw for the global batch."""
+    if (rows is None) != (total is None) or (rows is not None and len(rows) != len(like)):
+        raise ValueError(f"{len(like)} samples of a global batch: give rows and total together, one row per sample")
     draw = torch.rand(like.shape[0] if total is None else total, columns, generator=generator)
     if rows is not None:
         draw = draw[rows.cpu()]
-    if draw.shape[0] != like.shape[0]:
-        raise ValueError(f"{draw.shape[0]} draws for {like.shape[0]} samples: give rows and total together")
     return draw.to(like.device, like.dtype)
 
 

@@ -45,22 +45,22 @@ def mix(
         Mixed images and targets.
 
     Raises:
-        ValueError: B is odd, or only one of ``rows`` and ``total`` is given.
+        ValueError: B is odd, only one of ``rows`` and ``total`` is given, or ``rows`` has another length than B.
     """
     if mixup <= 0 and cutmix <= 0:
         return x, targets
     n, _, height, width = x.shape
     if n % 2:
         raise ValueError(f"mixing needs an even number of images per process, got {n}")
+    if (rows is None) != (total is None) or (rows is not None and len(rows) != n):
+        raise ValueError(f"{n} images of a global batch: give rows and total together, one row per image")
     size = n if total is None else total
     draws = {
         "share": np.stack([rng.beta(a, a, size) if a > 0 else np.ones(size) for a in (mixup, cutmix)], axis=1),
         "position": rng.random((size, 3)),
     }
-    chosen = slice(None) if rows is None else rows.cpu().numpy()
-    share, position = draws["share"][chosen], draws["position"][chosen]
-    if len(share) != n:
-        raise ValueError(f"{len(share)} draws for {n} images: give rows and total together")
+    own = slice(None) if rows is None else rows.cpu().numpy()
+    share, position = draws["share"][own], draws["position"][own]
     cut = position[:, 0] < (0.5 if mixup > 0 and cutmix > 0 else float(cutmix > 0))
     side = np.sqrt(1 - share[:, 1])
     keep = torch.ones(n, height, width)

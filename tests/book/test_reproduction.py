@@ -86,7 +86,7 @@ def test_every_rule_is_explained(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [(0.1, 0.3, "the full pipeline is better"), (-0.3, -0.1, "the baseline is better"), (-0.1, 0.3, "neither is shown to be better"),
+    [(0.1, 0.3, "the full sequence is better"), (-0.3, -0.1, "the baseline is better"), (-0.1, 0.3, "neither is shown to be better"),
      (0.0, 0.3, "neither is shown to be better")],
 )  # fmt: skip
 def test_main_result_follows_from_the_interval(low: float, high: float, words: str) -> None:

@@ -139,7 +139,7 @@ def test_tables(stage: Any, gan: AcdbGan) -> None:
 def test_figures(stage: Any, gan: AcdbGan) -> None:
     drawn(stage, gan)
     for figure in (
-        figures.game(),
+        figures.gan_schematic(),
         figures.curves(gan.trained.history, gan.cells.classes, 0.6),
         figures.snapshots(*chapter.snapshots(gan), gan.cells.classes),
     ):

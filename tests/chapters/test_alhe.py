@@ -74,7 +74,7 @@ def test_tables_figures_and_records(cells, masked):
     measures = chapter.trade_off_measures(sample)
     goals = (1.25, 1.0) if masked else None
     assert_drawn(figures.trade_off(trade_off, tuple(measures.values()), PARAMS.clip_limit, goals))
-    assert_drawn(figures.entropy_misleads(summary, list(measures)[1], "quality"))
+    assert_drawn(figures.entropy_against_quality(summary, list(measures)[1], "quality"))
 
     recorded: dict[str, float] = {}
 

@@ -27,12 +27,12 @@ def y_labels(ax) -> list[str]:
 
 def errorbars(ax) -> list[tuple[float, float, float]]:
     """(value, low, high) of each horizontal error bar, in the order of drawing."""
-    found = []
+    bars_drawn = []
     for container in ax.containers:
         points, _, (bars,) = container
         for x, ((low, _), (high, _)) in zip(points.get_xdata(), bars.get_segments(), strict=True):
-            found.append((float(x), float(low), float(high)))
-    return found
+            bars_drawn.append((float(x), float(low), float(high)))
+    return bars_drawn
 
 
 @pytest.fixture(params=[2, 8], ids=["2 classes", "8 classes"], scope="module")

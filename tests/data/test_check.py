@@ -64,8 +64,8 @@ def findings(faulty_folder):
 
 def test_every_kind_of_fault_is_found(faulty_folder, findings):
     for name, kind in faulty_folder[1].items():
-        found = findings.loc[findings["path"] == name, ["finding", "kind"]].to_numpy().ravel().tolist()
-        assert any(kind in words for words in found), (name, kind, found)
+        reported = findings.loc[findings["path"] == name, ["finding", "kind"]].to_numpy().ravel().tolist()
+        assert any(kind in words for words in reported), (name, kind, reported)
     assert exit_code(findings) == FINDINGS
     healthy = {f"{k}/{k}{i}.png" for k in "ab" for i in range(6)} - {"a/a4.png"}
     assert not healthy & set(findings["path"])

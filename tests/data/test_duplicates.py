@@ -48,11 +48,11 @@ def test_planted_overlaps_are_found_and_nothing_else(fields: list[np.ndarray], s
     shift = round(320 * (1 - share))
     a, b = photographed(glass[10:250, :320], 1), photographed(glass[24:264, shift : shift + 320], 2)
     every = [small_grey(image) for image in [*fields, a, b]]
-    found = [
+    shifts = [
         (i, j, *register(every[i], every[j], (x, y)))
         for i, j, x, y in candidate_shifts([orb_features(g) for g in every]).tolist()
     ]
-    confirmed = [row for row in found if row[2] >= 0.7]
+    confirmed = [row for row in shifts if row[2] >= 0.7]
     assert [row[:2] for row in confirmed] == [(12, 13)]
     assert confirmed[0][3] == pytest.approx((320 - shift) * 226 / (320 * 240), abs=0.03)
 
@@ -133,9 +133,9 @@ def test_planted_pairs_of_real_fields(real_data):
             width = round(image.shape[1] / (2 - share))
             every += [small_grey(photographed(part, number)) for part in (image[20:, :width], image[:-20, -width:])]
         rows = candidate_shifts([orb_features(g) for g in every]).tolist()
-        found = {(i, j) for i, j, x, y in rows if register(every[i], every[j], (x, y))[0] >= 0.7}
+        detected = {(i, j) for i, j, x, y in rows if register(every[i], every[j], (x, y))[0] >= 0.7}
         planted = {(2 * k, 2 * k + 1) for k in range(len(files))}
-        assert len(found & planted) >= least and not found - planted
+        assert len(detected & planted) >= least and not detected - planted
 
 
 def test_a_folder_without_duplicates_is_clean(tmp_path, fields: list[np.ndarray]):

@@ -49,9 +49,9 @@ def test_copies_and_conflicts(tmp_path):
     (tmp_path / "a/other_container.bmp").write_bytes(coded(picture(1), "BMP"))  # the pixels of a1.png
     (tmp_path / "b/mislabelled.png").write_bytes((tmp_path / "a/a2.png").read_bytes())
     reading = read_folder(tmp_path, 16)
-    found = reading.findings.set_index("path")["finding"].to_dict()
-    assert found["a/again.png"] == found["a/other_container.bmp"] == "copy of a/a1.png"
-    assert "label conflict" in found["b/mislabelled.png"] and "label conflict" in found["a/a2.png"]
+    finding_of = reading.findings.set_index("path")["finding"].to_dict()
+    assert finding_of["a/again.png"] == finding_of["a/other_container.bmp"] == "copy of a/a1.png"
+    assert "label conflict" in finding_of["b/mislabelled.png"] and "label conflict" in finding_of["a/a2.png"]
     assert set(reading.table["path"]) == {"a/a0.png", "a/a1.png", "a/a3.png", *(f"b/b{i}.png" for i in range(4))}
 
 

@@ -195,6 +195,7 @@ def test_a_patient_on_both_sides_leaves_training_with_a_count(tmp_path: Path):
     ]
     root = write(tmp_path / "cells", *paths)
     built = prepare_cells(small(dataset=str(root), split="published"), FolderStage(tmp_path / "stage"))
+    assert built.grouped_by == "folder names"
     assert any("1 groups are on both sides" in note and "4 cells left out (train 4)" in note for note in built.notes)
     test = built.cells.table.loc[built.cells.parts == "test", "path"]
     assert len(test) == 8 and set(test.str.split("/").str[0]) == {"test"}  # the test part stays as published

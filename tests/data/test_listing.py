@@ -219,8 +219,8 @@ def test_rare_mixed_groups_are_warnings_and_common_ones_are_not(tmp_path):
         rows = ["path,label,group", *(f"{k}/{k}{i}.png,{k},{owner[k, i]}" for k, i in owner)]
         (root / "manifest.csv").write_text("\n".join(rows))
         findings = check_folder(root)
-        found = findings[findings["finding"].str.contains("several classes")]
-        assert found["severity"].tolist() == ["warning" if rare else "info"]
+        conflicts = findings[findings["finding"].str.contains("several classes")]
+        assert conflicts["severity"].tolist() == ["warning" if rare else "info"]
 
 
 def test_links_out_of_the_folder_are_not_followed(tmp_path):

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.evaluation.baselines import (
@@ -21,6 +23,7 @@ from leuk_lib.evaluation.baselines import (
     network_scorer,
     pooled_features,
     prediction_table,
+    published_weights,
     record_scores,
     score_table,
     select,
@@ -224,3 +227,64 @@ def test_each_network_is_built_for_the_image_size(root, size):
             )  # fmt: skip
             network(name, task)
             assert kept[0].eval()(torch.zeros(2, 3, size, size)).shape == (2, 5), name
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    torch.manual_seed(5)
+    path = tmp_path_factory.mktemp("weights") / "published one.safetensors"
+    save_file(
+        {k: v.contiguous() for k, v in timm.create_model("resnet10t", num_classes=7).state_dict().items()}, str(path)
+    )
+    return path
+
+
+def test_published_weights_are_where_training_starts(weights_file):
+    given = []
+    task = _task(encoder=Maps(), fit=lambda model, label: given.append((model, label)) or model)
+    scorers = fit_baselines(["resnet10t", f"resnet10t@{weights_file}"], task)
+    assert list(scorers) == ["resnet10t", "resnet10t@published one.safetensors"]  # no folder in tables and figures
+    (random, _), (started, label) = given
+    state = load_file(str(weights_file))
+    assert label == f"resnet10t@{weights_file}"
+    assert torch.equal(started.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
+    assert not torch.equal(random.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
+    assert published_weights(["colour", f"knn:resnet10t@{weights_file}"]).popitem()[1].name == "resnet10t"
+
+
+@pytest.mark.parametrize("read_out", ["knn", "linear"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_frozen_networks_are_read_out(weights_file, read_out, missing):
+    """Classes that differ in colour are told apart by features that nobody trained; batches do not matter."""
+    task = _task(encoder=Maps(), labels=(lambda y: y.clamp(max=1)) if missing else None)
+    name = f"{read_out}:resnet10t@{weights_file}"
+    scorer = fit_baselines([name], task)[f"{read_out}:resnet10t@published one.safetensors"]
+    images, labels, masks = _cells(30, 7)
+    probs = scorer(images, masks)
+    assert probs.shape == (30, 4)
+    np.testing.assert_allclose(probs.sum(axis=1), 1)
+    assert (probs > 0).all()
+    np.testing.assert_allclose(probs[:1], scorer(images[:1], masks[:1]), rtol=1e-4)
+    if not missing:
+        assert (probs.argmax(axis=1) == labels.numpy()).mean() > 0.9
+    assert scorer(images[:0], masks[:0]).shape == (0, 4)
+
+
+def test_read_outs_need_weights(weights_file):
+    with pytest.raises(LeukError, match="knn:resnet10t@pretrained"):
+        fit_baselines(["knn:resnet10t"], _task())
+    with pytest.raises(LeukError, match="no file"):
+        fit_baselines(["colour", "linear:resnet10t@missing.pth"], _task())
+    with pytest.raises(LeukError, match="one name"):
+        copy = weights_file.parent / "copy" / weights_file.name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(weights_file.read_bytes())
+        fit_baselines([f"resnet10t@{weights_file}", f"resnet10t@{copy}"], _task(fit=lambda model, label: model))
+
+
+def test_metric_keys_are_words():
+    recorded = []
+    row = {"split": "test", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+    stage = SimpleNamespace(record=lambda key, *values: recorded.append(key))
+    record_scores(stage, pd.DataFrame([{"model": "knn:dinobloom_s@pretrained", **row}, {"model": "resnet10t", **row}]))
+    assert recorded == ["knn_dinobloom_s_pretrained_test_accuracy", "resnet10t_test_accuracy"]

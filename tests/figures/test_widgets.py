@@ -174,7 +174,7 @@ def show(chromium, tmp_path: Path):
     assert problems == []
 
 
-SHEET = "() => getComputedStyle(document.querySelector('.leuk-cell .leuk-picture')).backgroundImage"
+SHEET = "() => getComputedStyle(document.querySelector('.leuk-cell .leuk-image')).backgroundImage"
 
 
 @pytest.mark.browser
@@ -222,9 +222,9 @@ def test_radio_buttons_change_images_and_text(show, script):
     page.keyboard.press("Tab")
     for text in ("half the light", "nothing"):
         page.keyboard.press("ArrowRight")
-        assert text in page.locator(".leuk-said").inner_text()
+        assert text in page.locator(".leuk-description").inner_text()
     page.get_by_label("input").click()
-    assert page.locator(".leuk-said").inner_text() == "input: as it came"
+    assert page.locator(".leuk-description").inner_text() == "input: as it came"
 
 
 @pytest.mark.browser
@@ -232,7 +232,7 @@ def test_the_selected_cell_follows_the_method(show):
     page = show(toy_switch())
     seen = [page.evaluate(SHEET)]
     page.locator("[role=option]").nth(1).click()
-    large = "() => getComputedStyle(document.querySelector('.leuk-card .leuk-picture')).backgroundImage"
+    large = "() => getComputedStyle(document.querySelector('.leuk-card .leuk-image')).backgroundImage"
     for name in list(METHODS)[1:]:
         page.get_by_label(name).click()
         seen.append(page.evaluate(SHEET))

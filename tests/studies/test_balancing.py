@@ -44,11 +44,11 @@ def row(arm: str, seed: int, predicted: str) -> dict[str, object]:
 
 def test_tables_hold_the_known_answers() -> None:
     study = Balancing(BalancingParams(dataset="cells", seeds=(0, 1), tail=("b",), resamples=200))
-    said = dict.fromkeys(ARMS, "aaaa") | {GATED: "aabb", FILLED: "aaab"}
+    predictions = dict.fromkeys(ARMS, "aaaa") | {GATED: "aabb", FILLED: "aaab"}
     rows: dict[str, list[dict[str, object]]] = {"cells": [{"source": "cells", "cells": 4}]}
     for seed in (0, 1):
         rows[f"gan-{seed}"] = [{"seed": seed, "key": "own", "accepted": 0.8}, {"seed": seed, "class": "b", "quota": 3}]
-        rows |= {f"{slug(arm)}-{seed}": [row(arm, seed, predicted)] for arm, predicted in said.items()}
+        rows |= {f"{slug(arm)}-{seed}": [row(arm, seed, predicted)] for arm, predicted in predictions.items()}
     tables = study.tables(rows)
     scores = tables["scores"].set_index(["condition", "arm"])["value"]
     assert scores[TAIL, NOTHING] == 0 and scores[TAIL, FILLED] == 0.5 and scores[TAIL, GATED] == 1
@@ -66,13 +66,13 @@ def test_macro_f1_is_sklearns() -> None:
     from sklearn.metrics import f1_score, recall_score
 
     rng = np.random.default_rng(0)
-    truth, said = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
+    truth, predicted = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
     hits, sizes, claimed = (
-        np.bincount(part, minlength=4).astype(float) for part in (truth[truth == said], truth, said)
+        np.bincount(part, minlength=4).astype(float) for part in (truth[truth == predicted], truth, predicted)
     )
     names = np.array(list("abcd"))
-    assert Score("F1").of(hits, sizes, claimed, names) == pytest.approx(f1_score(truth, said, average="macro"))
-    tail = recall_score(truth, said, labels=[1, 3], average="macro")
+    assert Score("F1").of(hits, sizes, claimed, names) == pytest.approx(f1_score(truth, predicted, average="macro"))
+    tail = recall_score(truth, predicted, labels=[1, 3], average="macro")
     assert Score("recall", ("b", "d")).of(hits, sizes, claimed, names) == pytest.approx(tail)
 
 
@@ -109,13 +109,13 @@ def test_an_unknown_tail_class_is_refused(canary, tmp_path: Path) -> None:
 
 
 def test_the_committed_record_is_this_studys(root: Path) -> None:
-    found = record.load_record(root / record.record_file("balancing", "pbc_barcelona_128"))
-    assert found.study == "balancing" and len(found.params["seeds"]) >= 5 and found.git["dirty"] is False
-    differences = found.table("differences")
+    committed = record.load_record(root / record.record_file("balancing", "pbc_barcelona_128"))
+    assert committed.study == "balancing" and len(committed.params["seeds"]) >= 5 and committed.git["dirty"] is False
+    differences = committed.table("differences")
     assert set(differences["arm"]) == set(ARMS) - {NOTHING} and set(differences["condition"]) == {TAIL, F1}
     assert (differences["low"] <= differences["value"] + 1e-9).all()
-    delivery = found.table("delivery")
-    tail = delivery["class"].isin(found.params["tail"])
+    delivery = committed.table("delivery")
+    tail = delivery["class"].isin(committed.params["tail"])
     assert (10 * delivery.loc[tail, "real"] == delivery["real"].max()).all()  # a tenth, in training
-    known = found.table("controls").groupby("key")["accepted"].mean()
+    known = committed.table("controls").groupby("key")["accepted"].mean()
     assert known[["exact", "noise", "mirrored", "shifted", "jpeg", "uniform", "blank"]].max() <= 0.01

@@ -31,12 +31,12 @@ def test_every_kind_of_job_runs(canary):
 
 
 def test_wrong_parameters_are_refused(tmp_path: Path, results: Path):
-    for values, said in (
+    for values, message in (
         ({"arms": ["none", "magic"]}, "unknown arm 'magic'"),
         ({"arms": ["ALHE", "CLAHE 2"]}, "compared with 'none'"),
         ({"seeds": [1]}, "seeds"),
     ):
-        with pytest.raises(LeukError, match=said):
+        with pytest.raises(LeukError, match=message):
             run_study("enhancement", {"dataset": str(tmp_path), "seeds": [0, 1], **values})
 
 
@@ -50,8 +50,8 @@ def test_images_are_enhanced_as_the_arm_says():
 
 
 def test_the_committed_record_is_this_studys(root: Path):
-    found = record.load_record(root / record.record_file("enhancement", "pbc_barcelona_128"))
-    assert found.study == "enhancement" and len(found.params["seeds"]) >= 5
-    differences = found.table("differences")
+    committed = record.load_record(root / record.record_file("enhancement", "pbc_barcelona_128"))
+    assert committed.study == "enhancement" and len(committed.params["seeds"]) >= 5
+    differences = committed.table("differences")
     assert set(differences["arm"]) == {arm for arm, base in enhancement.BASE.items() if arm != base}
-    assert (differences["low"] <= differences["value"] + 1e-9).all() and found.git["dirty"] is False
+    assert (differences["low"] <= differences["value"] + 1e-9).all() and committed.git["dirty"] is False

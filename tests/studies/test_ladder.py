@@ -166,8 +166,8 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_models(canary):
     assert [row["probs"] for row in again] == [row["probs"] for row in whole.rows["majority-0"][1:]]
     record = made_record("ladder", tables, params.model_dump())
     fewest, most = tables["pretraining"]["test"].min(), tables["pretraining"]["test"].max()
-    said = ladder.test_cells_summary(record)
-    assert "repetitions 0, 1" in said and f"{fewest} to {most} cells" in said
+    summary = ladder.test_cells_summary(record)
+    assert "repetitions 0, 1" in summary and f"{fewest} to {most} cells" in summary
 
 
 def test_the_committed_record_is_this_studys(root: Path):

@@ -44,7 +44,7 @@ def test_every_step_compares_two_arms_that_differ_by_one_thing():
     arms = {arm.name: arm for arm in arms_of((SMOTE, GAN))}
     for name, against in comparisons((SMOTE, GAN)):
         assert name in arms and against in arms
-    honest = [arm for arm in arms.values() if not arm.random and arm.sees != "all"]
+    honest = [arm for arm in arms.values() if not arm.random and arm.trained_on != "all"]
     assert {arm.name for arm in honest} == {GROUPED, f"{SMOTE} of training cells", f"{GAN} of training cells"}
 
 
@@ -54,14 +54,14 @@ def test_smote_lies_between_two_cells_of_its_class(each, count, seed):
     labels = torch.arange(2 * each) % 2
     images = torch.randint(0, 100, (2 * each, 3, 2, 2), generator=random, dtype=torch.uint8)
     images[labels == 1] += 150
-    made, names = smote(images, labels, torch.tensor([count, 1]), seed)
-    assert names.tolist() == [0] * count + [1]
-    for one in made[names == 0].float():
-        mine = images[labels == 0].float()
+    synthetic, synthetic_labels = smote(images, labels, torch.tensor([count, 1]), seed)
+    assert synthetic_labels.tolist() == [0] * count + [1]
+    for sample in synthetic[synthetic_labels == 0].float():
+        of_class = images[labels == 0].float()
         a, b = torch.combinations(torch.arange(each), 2).T
-        low, high = torch.minimum(mine[a], mine[b]), torch.maximum(mine[a], mine[b])
-        assert bool(((one >= low - 0.51) & (one <= high + 0.51)).flatten(1).all(dim=1).any())
-    assert torch.equal(smote(images, labels, torch.tensor([count, 1]), seed)[0], made)
+        low, high = torch.minimum(of_class[a], of_class[b]), torch.maximum(of_class[a], of_class[b])
+        assert bool(((sample >= low - 0.51) & (sample <= high + 0.51)).flatten(1).all(dim=1).any())
+    assert torch.equal(smote(images, labels, torch.tensor([count, 1]), seed)[0], synthetic)
 
 
 def test_smote_of_a_class_without_cells_is_refused_and_of_one_copies_it():
@@ -73,7 +73,7 @@ def test_smote_of_a_class_without_cells_is_refused_and_of_one_copies_it():
 
 
 def _cells(n=24):
-    """Cells that can be told by their colour: pixel value 10 * number."""
+    """Cells that differ in colour: pixel value 10 * number."""
     images = (10 * torch.arange(n, dtype=torch.uint8)).view(-1, 1, 1, 1).expand(n, 3, 32, 32).contiguous()
     return Cells(images, torch.arange(n) % 2, torch.arange(n) // 4, 2)
 
@@ -118,18 +118,18 @@ def test_tables_hold_the_known_answers():
             rows[f"b-{seed}-{model}"] = [_row(arm, seed, f"{ALIKE}, {model}", "1100") for arm in (GROUPED, RANDOM)]
     tables = study.tables(rows)
     inflation = tables["inflation"].set_index(["condition", "arm", "against"])["value"]
-    here = f"{DIFFER}, colour"
-    assert inflation[here, RANDOM, GROUPED] == pytest.approx(0.5)
-    assert inflation[here, "SMOTE of training cells", GROUPED] == pytest.approx(0.25)
-    assert inflation[here, "SMOTE of all cells", "SMOTE of training cells"] == pytest.approx(0.25)
-    assert inflation[here, "SMOTE before the split", RANDOM] == pytest.approx(0.25)
+    condition = f"{DIFFER}, colour"
+    assert inflation[condition, RANDOM, GROUPED] == pytest.approx(0.5)
+    assert inflation[condition, "SMOTE of training cells", GROUPED] == pytest.approx(0.25)
+    assert inflation[condition, "SMOTE of all cells", "SMOTE of training cells"] == pytest.approx(0.25)
+    assert inflation[condition, "SMOTE before the split", RANDOM] == pytest.approx(0.25)
     assert inflation[f"{ALIKE}, colour", RANDOM, GROUPED] == 0
     assert len(tables["inflation"]) == 2 * 5 + 2
     only = leaking(tables["inflation"])
     assert "SMOTE of training cells" not in set(only["arm"]) and len(only) == 2 * 4 + 2
-    said = inflation_table(tables["inflation"])
-    assert len(said) == len(only) and "+50.0" in said.iloc[0, 3]
-    alike = said[said["cells, model"] == f"{ALIKE}, colour"].iloc[0]
+    readable = inflation_table(tables["inflation"])
+    assert len(readable) == len(only) and "+50.0" in readable.iloc[0, 3]
+    alike = readable[readable["cells, model"] == f"{ALIKE}, colour"].iloc[0]
     assert alike["verdict"] == "inconclusive" and alike.iloc[3].startswith("+0.0")
     figures.leakage({"toy": tables["inflation"], "again": tables["inflation"]}).canvas.draw()
 

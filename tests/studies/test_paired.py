@@ -45,11 +45,11 @@ def outcomes(
 def test_balanced_accuracy_and_difference_by_hand():
     # Seed 0: class a 1/2, class b 1/1 -> .75; seed 1: a 1/1, b 0/2 -> .5. Ours: 1 and .75.
     cells, labels = [[0, 1, 2], [3, 4, 5]], ["a", "a", "b", "a", "b", "b"]
-    found = outcomes({"none": [[1, 0, 1], [1, 0, 0]], "ours": [[1, 1, 1], [1, 1, 0]]}, cells, labels)
-    table = paired.scores(found).set_index("arm")
+    scored = outcomes({"none": [[1, 0, 1], [1, 0, 0]], "ours": [[1, 1, 1], [1, 1, 0]]}, cells, labels)
+    table = paired.scores(scored).set_index("arm")
     assert table.at["none", "value"] == pytest.approx(0.625) and table.at["ours", "value"] == pytest.approx(0.875)
     assert table.at["none", "n"] == 6 and table.at["none", "groups"] == 6 and table.at["none", "seeds"] == 2
-    row = paired.differences(found, BASE, 2 / 7).iloc[0]
+    row = paired.differences(scored, BASE, 2 / 7).iloc[0]
     assert row["value"] == pytest.approx(0.25) and row["low"] <= 0.25 <= row["high"]
     # Both seeds gain the same quarter: their variance is unknown, and so is p.
     assert math.isnan(row["p"])
@@ -62,9 +62,9 @@ def test_p_is_nadeau_and_bengios_over_the_splits(patient: int):
     labels = ["ab"[k % 2] for k in range(200)]
     none = [rng.integers(0, 2, 40).tolist() for _ in range(5)]
     ours = [[int(hit or rng.random() < 0.3) for hit in hits] for hits in none]
-    found = outcomes({"none": none, "ours": ours}, cells, labels, patient=patient)
-    by_seed, _ = found.measured("same")
-    row = paired.differences(found, BASE, 2 / 7).iloc[0]
+    scored = outcomes({"none": none, "ours": ours}, cells, labels, patient=patient)
+    by_seed, _ = scored.measured("same")
+    row = paired.differences(scored, BASE, 2 / 7).iloc[0]
     assert row["p"] == pytest.approx(t_corrected(by_seed["ours"], by_seed["none"], 2 / 7).p)
     if patient == 1:
         assert row["low"] > 0 and paired.verdict(row["low"], row["high"]) == "helps"
@@ -72,14 +72,14 @@ def test_p_is_nadeau_and_bengios_over_the_splits(patient: int):
 
 def test_another_source_is_no_split_and_gets_no_p():
     hits = np.random.default_rng(0).integers(0, 2, (2, 4, 30)).tolist()
-    found = outcomes({"none": hits[0], "ours": hits[1]}, [list(range(30))] * 4, ["ab"[k % 2] for k in range(30)])
-    assert math.isnan(paired.differences(found, BASE, 2 / 7).iloc[0]["p"])
+    scored = outcomes({"none": hits[0], "ours": hits[1]}, [list(range(30))] * 4, ["ab"[k % 2] for k in range(30)])
+    assert math.isnan(paired.differences(scored, BASE, 2 / 7).iloc[0]["p"])
 
 
 def test_the_same_arm_twice_differs_by_nothing():
     hits = np.random.default_rng(1).integers(0, 2, (3, 50)).tolist()
-    found = outcomes({"none": hits, "ours": hits}, [list(range(50))] * 3, ["abc"[k % 3] for k in range(50)])
-    row = paired.differences(found, BASE, 2 / 7).iloc[0]
+    scored = outcomes({"none": hits, "ours": hits}, [list(range(50))] * 3, ["abc"[k % 3] for k in range(50)])
+    row = paired.differences(scored, BASE, 2 / 7).iloc[0]
     assert row["value"] == row["low"] == row["high"] == 0
 
 
@@ -94,8 +94,8 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
             arm: [(rng.random(60) < 0.55 + gain + ease[cells[s]] + luck[a, s]).astype(int).tolist() for s in range(5)]
             for a, (arm, gain) in enumerate((("none", 0.0), ("ours", 0.1)))
         }
-        found = outcomes(rights, cells, ["a"] * 150)
-        row = paired.unadjusted(found, BASE, 2 / 7).iloc[0]
+        scored = outcomes(rights, cells, ["a"] * 150)
+        row = paired.unadjusted(scored, BASE, 2 / 7).iloc[0]
         covered += bool(row["low"] <= 0.1 <= row["high"])
     assert covered >= 35
 

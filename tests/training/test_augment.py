@@ -43,8 +43,9 @@ def test_a_shard_sees_the_draws_of_the_global_batch(operation):
     for rank in range(2):
         rows = torch.arange(rank, 8, 2)
         assert torch.allclose(operation(x[rows], generator(), rows=rows, total=8), whole[rows], atol=1e-6)
-    with pytest.raises(ValueError, match="rows and total"):
-        operation(x[:4], generator(), total=8)
+    for alone in ({"total": 8}, {"rows": torch.arange(4)}, {"rows": torch.arange(3), "total": 8}):
+        with pytest.raises(ValueError, match="rows and total"):
+            operation(x[:4], generator(), **alone)
 
 
 def test_dihedral_keeps_every_pixel_value_and_reaches_all_eight():

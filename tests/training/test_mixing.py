@@ -62,6 +62,13 @@ def test_parts_of_a_batch_are_mixed_as_the_whole():
         assert torch.equal(part, whole[rows]) and torch.equal(labels, soft[rows])
 
 
+def test_rows_without_total_are_refused():
+    x, targets = batch()
+    for alone in ({"rows": torch.arange(8)}, {"total": 16}, {"rows": torch.arange(4), "total": 16}):
+        with pytest.raises(ValueError, match="rows and total"):
+            mix(x, targets, rng(), 1.0, 0.0, **alone)
+
+
 def test_an_odd_batch_is_refused():
     x, targets = batch(3)
     with pytest.raises(ValueError, match=r"even number .* got 3"):

@@ -228,12 +228,12 @@ def _gif():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"", "empty"), (_png_header(60000, 60000), "too many"), (_png_header(1, 1), "[.]png: ."), (_gif(), "GIF")],
 )
-def test_bad_files_are_one_line_with_their_name(saved, tmp_path, content, said):
+def test_bad_files_are_one_line_with_their_name(saved, tmp_path, content, message):
     bad = tmp_path / "bad.png"
     bad.write_bytes(content)
-    with pytest.raises(LeukError, match=said) as caught:
+    with pytest.raises(LeukError, match=message) as caught:
         predict_files([bad], saved[0])
     assert str(bad) in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 2

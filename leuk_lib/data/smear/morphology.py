@@ -75,7 +75,12 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class CellType:
-    """Ranges of one cell type; ``nucleus`` is round, band, lobed or smudge, ``granule`` (specific) fine, orange or dark."""
+    """Ranges of one cell type, in the units of :data:`QUANTITIES`.
+
+    Attributes:
+        nucleus: round, band, lobed or smudge.
+        granule: kind of the specific granules: fine, orange or dark.
+    """
 
     nucleus: str
     diameter: Range
