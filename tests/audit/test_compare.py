@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 
@@ -120,8 +121,9 @@ def test_the_summary_counts_all_numbers_and_names_one_cause_per_stage(tmp_path):
     stages = compare.by_stage(table).set_index("stage")
     assert stages.loc["wpat", "likely cause"] == "device: GPU not CPU" and stages.loc["data", "likely cause"] == ""
     assert stages[list(compare.VERDICTS)].to_numpy().sum() == len(table) == 3
-    assert compare.sentence(table) == "Of 3 numbers: 2 equal to the bit, 1 within tolerance, 0 outside."
-    assert compare.sentence(table[table["verdict"] == "equal"]) == "All 2 numbers are equal to the bit."
+    assert re.findall(r"\d+", compare.sentence(table)) == ["3", "2", "1", "0"]  # all, equal, within, outside
+    equal = compare.sentence(table[table["verdict"] == "equal"])
+    assert re.findall(r"\d+", equal) == ["2"] and "equal to the bit" in equal
 
 
 def test_other_sources_are_refused(tmp_path):

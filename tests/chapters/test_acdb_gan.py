@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -138,12 +139,44 @@ def test_tables(stage: Any, gan: AcdbGan) -> None:
 
 def test_figures(stage: Any, gan: AcdbGan) -> None:
     drawn(stage, gan)
-    for figure in (
-        figures.gan_schematic(),
-        figures.curves(gan.trained.history, gan.cells.classes, 0.6),
-        figures.snapshots(*chapter.snapshots(gan), gan.cells.classes),
-    ):
-        figure.canvas.draw()
+    figures.gan_schematic().canvas.draw()
+
+
+def test_bars_of_the_imbalance_add_up_to_the_training_cells(gan: AcdbGan) -> None:
+    counts = chapter.class_counts(gan)
+    (ax,) = figures.imbalance(counts).axes
+    learned, held_out = ([bar.get_width() for bar in bars] for bars in ax.containers)
+    assert learned == counts["inner training"].tolist() and held_out == counts["held out"].tolist()
+    assert [bar.get_x() for bar in ax.containers[1]] == learned
+    assert [label.get_text() for label in ax.get_yticklabels()] == counts["class"].tolist()
+
+
+def test_curves_are_those_of_the_history(gan: AcdbGan) -> None:
+    history = gan.trained.history
+    figure = figures.curves(history, gan.cells.classes, 0.6)
+    figure.canvas.draw()
+    losses, penalties, signs, probabilities = figure.axes
+    raw = [line.get_ydata() for line in losses.lines[:4:2]]  # the smoothed curve follows each
+    np.testing.assert_array_equal(raw, history[["loss_d", "loss_g"]].T)
+    for line, name in zip(penalties.lines, ("r1", "r2"), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), history[name].dropna())
+    for ax, name in ((signs, "r"), (probabilities, "p")):
+        lines = {line.get_label(): line.get_ydata() for line in ax.lines}
+        for c, of_class in enumerate(gan.cells.classes):
+            np.testing.assert_array_equal(lines[of_class], history[f"{name}_{c}"])
+
+
+def test_snapshots_are_shown_in_rows_of_classes_and_end_with_real_cells(gan: AcdbGan) -> None:
+    images, steps, real = chapter.snapshots(gan)
+    figure = figures.snapshots(images, steps, real, gan.cells.classes)
+    figure.canvas.draw()
+    axes = np.array(figure.axes).reshape(len(gan.cells.classes), len(steps) + 1)
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == list(gan.cells.classes)
+    assert [ax.get_title() for ax in axes[0]] == [*(f"step {step}" for step in steps), "real"]
+    side = real.shape[2]
+    for c in range(len(axes)):
+        np.testing.assert_array_equal(axes[c, -1].images[0].get_array()[:side, :side], real[c, 0])
+        np.testing.assert_array_equal(axes[c, 0].images[0].get_array()[:side, :side], images[0, c, 0])
 
 
 @pytest.mark.filterwarnings("error::UserWarning")  # matplotlib warns of a legend without entries

@@ -10,10 +10,12 @@ import pytest
 import timm
 import torch
 
+from leuk_lib.evaluation.baselines import colour_histogram
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies.paired import Outcomes, cells_of, scores
 from leuk_lib.studies.small_sets import frozen_features, leave_patients_out, small_cells, small_row
+from leuk_lib.training.augment import normalise
 from leuk_lib.wpat.linear_head import LinearClassifier
 
 
@@ -31,10 +33,17 @@ def test_features_of_every_kind_of_model():
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     encoder = build_encoder("zepto", 1, generator=torch.Generator().manual_seed(0))
     ours = frozen_features(LinearClassifier(encoder, 2), images)
-    assert ours.shape == (3, sum(encoder.channels))
+    with torch.no_grad():
+        maps = encoder.eval()(normalise(images))
+    np.testing.assert_allclose(ours, torch.cat([level.mean((2, 3)) for level in maps], dim=1), rtol=1e-4, atol=1e-5)
     network = timm.create_model("test_resnet", num_classes=2)
-    assert frozen_features(network, images).shape == (3, network.num_features)
-    assert frozen_features(None, images).shape[0] == 3
+    features = frozen_features(network, images)
+    assert features.shape == (3, network.num_features)
+    with torch.no_grad():  # they are what the classifier reads
+        logits = network.eval()(normalise(images)).double()
+        read = network.get_classifier().double()(torch.from_numpy(features))
+    torch.testing.assert_close(read, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(frozen_features(None, images), colour_histogram(images))
 
 
 def folder_of(root: Path, groups: bool) -> Path:

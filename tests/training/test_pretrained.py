@@ -122,8 +122,8 @@ def test_weights_of_another_network_are_counted_and_refused(resnet: tuple[torch.
 
 
 def test_weights_that_cannot_be_had_are_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment at import only
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(LeukError, match=r"timm/resnet10t\S* cannot be fetched .*resnet10t@PATH/model.safetensors"):
         pretrained.locate("resnet10t@pretrained")
     with pytest.raises(LeukError, match=r"no file .*write resnet10t@pretrained"):
@@ -146,5 +146,6 @@ def test_damaged_weights_are_one_line(resnet: tuple[torch.nn.Module, Path], tmp_
         state = {key: value.clone() for key, value in source.state_dict().items()}
         state["conv1.0.weight"].view(-1)[0] = float("nan")
         save_file(state, str(bad))
-    with pytest.raises(LeukError):
+    with pytest.raises(LeukError, match=r"bad\.safetensors") as caught:
         pretrained.create("resnet10t", pretrained.locate(f"resnet10t@{bad}"), 4, 64)
+    assert "\n" not in str(caught.value) and ("conv1.0.weight" in str(caught.value)) == (damage == "nan")
