@@ -19,6 +19,7 @@ from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.listing import list_folder
 from leuk_lib.runs import card, files, paths
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.params import check
 from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overrides, stage, stage_parameters
 
 
@@ -83,6 +84,31 @@ def understood(dataset: str, values: Mapping[str, Any]) -> list[str]:
     return [f"{listing.root}: {counts}; {known}{left_out}", *(f"  {line}" for line in listing.understood)]
 
 
+def fetched_weights(values: Mapping[str, Any]) -> list[str]:
+    """Fetch and check the weights that stage ``fcmae`` starts from, so that hours of other stages are not lost.
+
+    Args:
+        values: Parameters of stage ``fcmae`` that differ from its defaults.
+
+    Returns:
+        A setting with the absolute path of a file, because notebooks run in the results folder; else nothing.
+
+    Raises:
+        LeukError: If there are no such weights, or if they cannot be fetched or read.
+    """
+    given = values.get("weights")
+    if not given:
+        return []
+    from leuk_lib.fcmae.params import FcmaeParams
+    from leuk_lib.fcmae.start import load_start
+    from leuk_lib.training.pretrained import find_file
+
+    load_start(check("stage fcmae", FcmaeParams, values))
+    name, at, file = ("", "", given) if find_file(given) else given.partition("@")
+    path = find_file(file) if file else None
+    return [f"fcmae.weights={json.dumps(f'{name}{at}{path.absolute()}')}"] if path else []
+
+
 def refused_notebooks(runs: Sequence[str], last: str) -> list[str]:
     """Return the notebooks up to stage ``last`` that the book would refuse, for example because an output is damaged.
 
@@ -133,7 +159,7 @@ def run_stages(
         extra: Further arguments of Snakemake.
 
     Raises:
-        LeukError: If a parameter is wrong, another run holds the results folder, or a stage fails.
+        LeukError: If a parameter is wrong, weights cannot be had, another run holds the results folder, or a stage fails.
     """
     dataset = resolve_dataset(dataset)
     load_profile(profile)
@@ -146,6 +172,8 @@ def run_stages(
             stage_parameters(spec.name, dataset, profile, seed, name, settings)
     for line in understood(dataset, {**load_profile(profile)["data"], **settings.get("data", {})}):
         print(line, flush=True)
+    if any(spec.name == "fcmae" for spec in needed(last or STAGES[-1].name)):
+        overrides = [*overrides, *fetched_weights({**load_profile(profile)["fcmae"], **settings.get("fcmae", {})})]
     config: dict[str, Any] = {"dataset": dataset, "profile": profile, "seeds": " ".join(map(str, seeds))}
     if overrides:
         config["set"] = list(overrides)

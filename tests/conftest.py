@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("leuk", deadline=None)
 settings.load_profile("leuk")
 # Two cores: two threads alone, one for each of two workers. More threads only wait for each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 

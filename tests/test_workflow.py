@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from fcmae.toys import encoder
+from leuk_lib.fcmae.weights import save_backbone
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.workflow import results_lock
+from leuk_lib.stages import parse_overrides
+from leuk_lib.workflow import fetched_weights, results_lock, run_stages
 from processes import is_running, soon
 
 PROGRAM = """
@@ -47,3 +50,24 @@ def test_the_child_of_a_killed_run_still_holds_the_lock(results: Path, tmp_path:
     soon(lambda: not is_running(child))
     with results_lock(results):
         pass
+
+
+@pytest.mark.parametrize("name", ["{file}", "convnextv2_atto.fcmae@{file}"])
+def test_weights_are_read_before_the_first_stage_and_a_file_gets_its_absolute_path(
+    tmp_path: Path, monkeypatch, name: str
+):
+    monkeypatch.chdir(tmp_path)
+    path = save_backbone(encoder("atto", 4), tmp_path / "my # weights.safetensors")
+    values = {"weights": name.format(file=path.name), "steps": 0}
+    (setting,) = fetched_weights(values)
+    assert parse_overrides([setting]) == {"fcmae": {"weights": name.format(file=path)}}
+    assert fetched_weights({}) == []
+    path.write_bytes(b"")
+    with pytest.raises(LeukError, match="damaged or foreign"):
+        fetched_weights(values)
+
+
+def test_a_run_with_unknown_weights_starts_no_stage(results: Path):
+    with pytest.raises(LeukError, match="no such file"):
+        run_stages("smear", "smoke", [0], overrides=["fcmae.weights=none.pth"])
+    assert not results.exists()

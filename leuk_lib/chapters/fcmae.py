@@ -25,11 +25,33 @@ from leuk_lib.fcmae.masking import random_masks, upsample_mask
 from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.fcmae.pretrain import build_autoencoder, mask_grid
 from leuk_lib.fcmae.probe import ENCODER, RANDOM_START, Probe, encode
+from leuk_lib.fcmae.start import Start, load_start
+from leuk_lib.fcmae.weights import origin_sentence
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import torch_generator
+from leuk_lib.runs.stage import Stage
 
 METRIC_KEYS = {"k-NN": "knn", "k-NN, whitened": "knn_whitened", "linear": "linear"}  # of a probe, in the metrics
 MAP_LIMIT, THUMBNAIL = 600, 32  # largest number of cells on the map, and the side of their pictures in px
+
+
+def given_weights(stage: Stage[FcmaeParams]) -> Start | None:
+    """Load the weights that the stage starts from; None for random ones.
+
+    Hash, licence and source go into the stage's card, and are shown. Call it before the stage's identity is used.
+
+    Raises:
+        LeukError: As `leuk_lib.fcmae.start.load_start`.
+    """
+    start = load_start(stage.params)
+    if start is not None:
+        stage.use_file(str(start.weights.path.absolute()))
+        stage.notice(origin_sentence(start.facts()))
+        if start.file_stride != stage.params.stem_stride:
+            stage.note(
+                f"weights: the stem was resampled from stride {start.file_stride} to {stage.params.stem_stride} px"
+            )
+    return start
 
 
 @dataclass(frozen=True)
@@ -114,12 +136,16 @@ def record_metrics(stage: Recorder, probe: Probe, history: list[dict[str, Any]])
     last = table.loc[table["features"] == ENCODER, "step"].max()
     for row in table.to_dict("records"):
         key = METRIC_KEYS[row["probe"]]
-        if row["features"] != ENCODER:
+        if row["features"] == RANDOM_START:
+            _record(stage, f"{key}_random", row, "accuracy")
+        elif row["features"] != ENCODER:
             _record(stage, f"{key}_{row['features'].replace(' ', '_').replace('-', '_').lower()}", row, "accuracy")
         elif row["step"] in (0, last):
-            _record(stage, f"{key}_pretrained" if row["step"] == last else f"{key}_random", row, "accuracy")
-    for row in gains[gains["baseline"] == RANDOM_START].to_dict("records"):
-        _record(stage, f"{METRIC_KEYS[row['probe']]}_gain", row, "difference")
+            start = "random" if probe.start == RANDOM_START else "given"
+            _record(stage, f"{key}_pretrained" if row["step"] == last else f"{key}_{start}", row, "accuracy")
+    suffixes = {probe.start: "gain_over_given", RANDOM_START: "gain"}
+    for row in gains[gains["baseline"].isin(list(suffixes))].to_dict("records"):
+        _record(stage, f"{METRIC_KEYS[row['probe']]}_{suffixes[row['baseline']]}", row, "difference")
     if table["low"].isna().any():
         stage.note("probe: all validation cells belong to one group, so that their accuracy has no interval")
     tail = pd.DataFrame(history).tail(max(len(history) // 10, 1))

@@ -18,7 +18,7 @@ from leuk_lib.data.cellset import CellSet
 from leuk_lib.evaluation.baselines import Scorer, Task
 from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.fcmae.encoder import Encoder
-from leuk_lib.fcmae.weights import load_backbone
+from leuk_lib.fcmae.weights import load_backbone, origin_sentence, read_origin
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json
 from leuk_lib.runs.seeds import numpy_rng, torch_generator
@@ -48,6 +48,7 @@ class Inputs:
         synthetic_labels: Their classes (M,).
         alhe_settings: Parameters of ALHE, or None for raw images.
         encoder_path: File of the pretrained encoder.
+        encoder_origin: What its pretraining started from, with the licence; None for random weights.
     """
 
     cells: CellSet
@@ -57,6 +58,7 @@ class Inputs:
     synthetic_labels: Tensor
     alhe_settings: Mapping[str, Any] | None
     encoder_path: Path
+    encoder_origin: Mapping[str, Any] | None = None
 
     @property
     def n_classes(self) -> int:
@@ -97,7 +99,10 @@ def load_inputs(stage: Stage[WpatParams], alhe_fields: Iterable[str]) -> Inputs:
         images, labels = images[:0], labels[:0]
     stage.note(f"trained on {params.images} images and {len(labels)} accepted synthetic cells")
     encoder_path = stage.input("fcmae") / "encoder.safetensors"
-    return Inputs(cells, cells.indices("train"), cells.indices("val"), images, labels, settings, encoder_path)
+    origin = read_origin(encoder_path)
+    if origin is not None:
+        stage.notice(origin_sentence(origin))
+    return Inputs(cells, cells.indices("train"), cells.indices("val"), images, labels, settings, encoder_path, origin)
 
 
 def read_synthetic(folder: Path, cells: CellSet) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from leuk_lib import workflow
 from leuk_lib.cli import data as data_commands
 from leuk_lib.runs import card, paths
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.threads import wait_passively
 from leuk_lib.stages import STAGES
 
 if TYPE_CHECKING:
@@ -298,6 +299,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    wait_passively()
     try:
         code = app(arguments, prog_name="leuk", standalone_mode=False)
     except LeukError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from leuk_lib.runs.params import TrainParams
 
@@ -19,9 +19,19 @@ class FcmaeParams(TrainParams):
     variant: Literal["zepto", "atto", "femto", "pico", "nano", "tiny", "base"] = Field(
         "zepto", description="size of the ConvNeXt V2 encoder"
     )
+    weights: str = Field(
+        "",
+        description="weights to start from: a timm name of ConvNeXt V2 weights (convnextv2_tiny.fcmae), "
+        "hf-hub:OWNER/REPO, or a file; they set the variant. Empty: random weights",
+    )
+    weights_revision: str = Field(
+        "",
+        description="commit of the hub's repository that the weights must have; empty: the newest, which is recorded",
+    )
     stem_stride: Literal[1, 2, 4] = Field(
         2,
-        description="stride of the stem in px; the side of a mask patch is 8 times as large and must divide that of the image",
+        description="stride of the stem in px; the side of a mask patch is 8 times as large and must divide that of the image. "
+        "The kernel of given weights is resampled",
     )
     mask_ratio: float = Field(0.6, gt=0, lt=1, description="share of patches hidden from the encoder")
     decoder_dim: int = Field(128, ge=8, le=1024, description="channels of the decoder (512 as published)")
@@ -52,7 +62,9 @@ class FcmaeParams(TrainParams):
         description="Muon's learning rate, for matrices, divided by AdamW's, for the rest; 0: AdamW for all "
         "(then independent of the number of processes up to float32 rounding; Muon computes in bfloat16)",
     )
-    steps: int = Field(400, ge=2, le=10_000_000, description="optimiser steps")
+    steps: int = Field(
+        400, ge=0, le=10_000_000, description="optimiser steps, at least 2; 0 takes given weights as they are"
+    )
     batch_size: int = Field(32, ge=2, le=65536, description="images per optimiser step, all processes together")
     accumulate: int = Field(1, ge=1, le=1024, description="forward passes that share one batch")
     base_lr: float = Field(
@@ -74,8 +86,25 @@ class FcmaeParams(TrainParams):
     stain: float = Field(
         0.15, ge=0, lt=1, description="largest relative change of a stain's amount in a view of the contrastive term"
     )
+    light: float = Field(
+        0.0, ge=0, lt=1, description="light jitter: largest relative change of a colour channel's brightness; 0: none"
+    )
     probe_points: int = Field(
         3, ge=2, le=50, description="points of pretraining at which the encoder is probed, besides the start"
     )
     probe_limit: int = Field(600, ge=50, le=1_000_000, description="largest number of training images used by a probe")
     knn_k: int = Field(20, ge=1, le=1000, description="neighbours in the k-NN probe")
+
+    @field_validator("weights_revision")
+    @classmethod
+    def _revision_of_weights(cls, revision: str, info: ValidationInfo) -> str:
+        if revision and not info.data.get("weights"):
+            raise ValueError("a revision needs weights")
+        return revision
+
+    @field_validator("steps")
+    @classmethod
+    def _enough_steps(cls, steps: int, info: ValidationInfo) -> int:
+        if steps < 2 and (steps or not info.data.get("weights")):
+            raise ValueError("must be at least 2, or 0 with weights")
+        return steps

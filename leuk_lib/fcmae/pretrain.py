@@ -19,7 +19,7 @@ from leuk_lib.fcmae.masking import random_masks
 from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import torch_generator
-from leuk_lib.training.augment import dihedral, random_resized_crop, stain_jitter
+from leuk_lib.training.augment import dihedral, light_jitter, random_resized_crop, stain_jitter
 from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import Stateful, TrainingLoop
@@ -96,8 +96,11 @@ def pretrain(
     identity: str,
     fabric: Fabric,
     monitor: Monitor | None = None,
+    start: Encoder | None = None,
 ) -> PretrainResult:
     """Train an encoder to reconstruct hidden patches, or continue from a checkpoint of the same identity.
+
+    With ``params.steps`` 0 the encoder is returned as it starts.
 
     The weights are equal to the bit however often the run was interrupted; `devices` and `accumulate` change them by
     rounding only. With `ema_decay` the moving average of the weights is monitored and returned.
@@ -109,6 +112,7 @@ def pretrain(
         identity: A checkpoint with another identity is not continued.
         fabric: From `make_fabric`.
         monitor: Called during training; see `Monitor`.
+        start: Encoder whose weights to start from, of the variant and stem stride of `params`; None: random weights.
 
     Raises:
         LeukError: The image size, the batch, the processes and `accumulate` do not fit together, or the loss is no
@@ -126,6 +130,8 @@ def pretrain(
             "batch at once; set contrast to 0 or accumulate to 1"
         )
     model = build_autoencoder(params)
+    if start is not None:
+        model.encoder.load_state_dict(start.state_dict(), strict=True)
     sample = evenly_spaced(len(images), 256)
     model.init_output_bias(images[sample].float() / 255)
     projector = build_projector(params, model.encoder.channels[-1])
@@ -173,6 +179,8 @@ def pretrain(
         x = dihedral(x, loop.generator(step, "dihedral"), rows=rows, total=total)
         if projector is not None:
             x = stain_jitter(x, loop.generator(step, "stain"), params.stain, rows=rows, total=total)
+        if params.light:
+            x = light_jitter(x, loop.generator(step, "light"), params.light, rows=rows, total=total)
         visible = random_masks(total, grid, params.mask_ratio, loop.generator(step, "mask"))[rows]
         losses, sums = _backward(fabric, wrapped, x, visible.to(fabric.device), params, projector)
         for optimiser in wrapped_optimisers:

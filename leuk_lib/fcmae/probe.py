@@ -29,6 +29,7 @@ from leuk_lib.training.subset import evenly_spaced
 
 ENCODER = "FCMAE encoder"
 RANDOM_START = "random initialisation"
+GIVEN_START = "given weights"
 PROBES = ("k-NN", "k-NN, whitened", "linear")
 TAILS = (0.025, 0.975)  # quantiles of the 95 % intervals
 
@@ -151,6 +152,7 @@ class Probe:
         k: Neighbours that vote.
         limit: Largest number of training cells; evenly spaced ones are taken.
         seed: Seed of the bootstrap.
+        start: Name of the encoder at step 0: random, or with given weights.
 
     Raises:
         LeukError: Fewer than two training cells or no validation cell.
@@ -165,6 +167,7 @@ class Probe:
     k: int = 20
     limit: int = 2000
     seed: int = 0
+    start: str = RANDOM_START
     _correct: dict[tuple[str, str, int], NDArray[np.bool_]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -180,9 +183,14 @@ class Probe:
         """Probe the encoder after `step` optimiser steps."""
         self._probe(ENCODER, step, encode(encoder, self.images[self.train]), encode(encoder, self.images[self.val]))
 
-    def baselines(self) -> None:
-        """Probe the features that need no training: colour histogram and principal components of raw pixels."""
+    def baselines(self, random: Encoder | None = None) -> None:
+        """Probe features that need no training: colour histogram and principal components of raw pixels.
+
+        With `random` also those of an encoder with random weights, where pretraining does not start from one.
+        """
         train, val = self.images[self.train], self.images[self.val]
+        if random is not None:
+            self._probe(RANDOM_START, 0, encode(random, train), encode(random, val))
         self._probe("colour histogram", 0, colour_histogram(train), colour_histogram(val))
         self._probe("raw-pixel PCA", 0, *pixel_pca(train, val))
 
@@ -205,16 +213,16 @@ class Probe:
         return pd.DataFrame(rows, columns=["features", "probe", "step", "accuracy", "low", "high", "n"])
 
     def gains(self) -> pd.DataFrame:
-        """Accuracy of the pretrained encoder minus that of each baseline on the same cells.
+        """Accuracy of the pretrained encoder minus that of its start and of each baseline on the same cells.
 
         Columns: probe, baseline, difference, low, high (95 %, paired), n, verdict. The verdict is "better" or "worse"
         where the interval excludes 0, else "inconclusive".
         """
         bootstrap, rows = self._bootstrap(), []
         last = max(step for features, _, step in self._correct if features == ENCODER)
-        baselines = {RANDOM_START: (ENCODER, 0)} | {
-            name: (name, 0) for name in sorted({f for f, _, _ in self._correct} - {ENCODER})
-        }
+        others = {name: (name, 0) for name in sorted({f for f, _, _ in self._correct} - {ENCODER})}
+        # Given weights that were not trained any further are their own start.
+        baselines = ({self.start: (ENCODER, 0)} if last or self.start == RANDOM_START else {}) | others
         for probe in PROBES:
             pretrained = self._correct[ENCODER, probe, last].astype(float)
             for name, (features, step) in baselines.items():

@@ -24,6 +24,7 @@ from leuk_lib.runs.tensors import named_tensors, read_tensors
 
 FORMAT = "leuk_lib.fcmae.encoder/1"
 KEY = "encoder"  # metadata entry with the architecture, as JSON
+ORIGIN = "origin"  # entry of that JSON with the weights that the training started from
 ADVICE = "create or download it again"
 
 
@@ -141,13 +142,13 @@ def load_state(encoder: Encoder, state: Mapping[str, Tensor], source: str = "sta
     return LoadReport(len(target) - len(kept), len(target), ignored, kept)
 
 
-def save_backbone(encoder: Encoder, path: Path, extra: Mapping[str, str | int | float] | None = None) -> Path:
+def save_backbone(encoder: Encoder, path: Path, extra: Mapping[str, Any] | None = None) -> Path:
     """Write an encoder as safetensors, atomically; the same weights give the same bytes.
 
     Args:
         encoder: The encoder; its architecture goes into the metadata.
         path: Usually ending in ``.safetensors``; folders are created.
-        extra: Further metadata, such as the origin of the weights.
+        extra: Further metadata that JSON can hold, such as the origin of the weights (`ORIGIN`).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +181,36 @@ def _architecture(metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
     return (config.get("variant"), config.get("stem_stride")) if ours else None
 
 
+def read_origin(path: Path) -> dict[str, Any] | None:
+    """What an encoder of this library was started from (name, file, sha256, licence, source, revision, ...).
+
+    None for random weights and for files of others.
+
+    Raises:
+        LeukError: The file is missing or damaged.
+    """
+    _, metadata = read_tensors(Path(path), "backbone", ADVICE)
+    try:
+        config = json.loads(metadata.get(KEY, "{}"))
+    except json.JSONDecodeError:
+        return None
+    origin = config.get(ORIGIN) if isinstance(config, dict) and config.get("format") == FORMAT else None
+    return origin if isinstance(origin, dict) else None
+
+
+def origin_sentence(origin: Mapping[str, Any]) -> str:
+    """Name, source, commit, hash and licence of the weights that an encoder was started from, as one sentence.
+
+    >>> print(origin_sentence({"name": "a.pt", "source": "a file", "sha256": "12" * 32, "licence": "not stated"}))
+    The encoder was started from the weights a.pt (a file, SHA-256 121212121212). Their licence: not stated.
+    """
+    commit = f", commit {origin['revision']}" if origin.get("revision") else ""
+    return (
+        f"The encoder was started from the weights {origin.get('name', '?')} ({origin.get('source', '?')}{commit}, SHA-256 "
+        f"{str(origin.get('sha256', '?'))[:12]}). Their licence: {origin.get('licence', '?')}."
+    )
+
+
 def infer_variant(state: Mapping[str, Tensor], source: str = "state dict") -> tuple[str, int]:
     """Infer variant and stem stride from the shapes of a state dict in any known layout.
 
@@ -199,6 +230,41 @@ def infer_variant(state: Mapping[str, Tensor], source: str = "state dict") -> tu
         f"backbone {source}: depths {depths} and channels {dims} are none of the ConvNeXt V2 variants "
         f"{', '.join(VARIANTS)}"
     )
+
+
+def with_stem_stride(encoder: Encoder, stem_stride: int) -> Encoder:
+    r"""Change the stride of an encoder's stem: the same weights, the stem's kernel resampled.
+
+    With :math:`R` the matrix that resizes a patch of the old to the new side, the new kernel
+
+    .. math:: \hat w = \arg\min_v \lVert R^\top v - w \rVert^2
+
+    responds to a resized patch as the old one to the patch,
+    :math:`\langle R x, \hat w \rangle \approx \langle x, w \rangle`: to rounding where the new side is larger, and for
+    smooth kernels and patches where it is smaller. An encoder with half the stride sees images of half the side about
+    as it saw the large ones.
+
+    Args:
+        encoder: Left alone.
+        stem_stride: As in `Encoder`.
+
+    Returns:
+        A new encoder, or `encoder` itself if its stem has this stride.
+
+    References:
+        Beyer et al. 2023, FlexiViT, section 3.4; timm's ``resample_patch_embed``.
+    """
+    from timm.layers import resample_patch_embed
+
+    if encoder.stem_stride == stem_stride:
+        return encoder
+    state = encoder.state_dict()
+    stem = "downsample_layers.0.0.weight"
+    state[stem] = resample_patch_embed(state[stem].float(), [stem_stride, stem_stride])
+    changed = Encoder(encoder.variant, stem_stride)
+    changed.load_state_dict(state, strict=True)
+    changed.load_report = encoder.load_report
+    return changed
 
 
 def load_backbone(

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from leuk_lib.figures.style import INK, MARKERS, PALETTE, class_colours, image_axes, new_figure
+from leuk_lib.figures.style import INK, MARKERS, PALETTE, class_colours, image_axes, message, new_figure
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -37,7 +37,7 @@ def contact_sheet(
 def group_sheet(images: NDArray[np.uint8], names: Sequence[str], per_group: int = 8) -> Figure:
     """Draw a row of cells per group ("class, group" in ``names``), or a message if there are none."""
     if not len(images):
-        return _message("no patient, slide or subject with several cells is known in this data set")
+        return message("no patient, slide or subject with several cells is known in this data set")
     rows = list(dict.fromkeys(names))
     figure = contact_sheet(images, names, rows, per_group)
     for ax, name in zip(figure.axes[:: len(figure.axes) // len(rows)], rows, strict=True):
@@ -51,7 +51,7 @@ def group_sheet(images: NDArray[np.uint8], names: Sequence[str], per_group: int 
 def pair_sheet(images: NDArray[np.uint8], findings: Sequence[str]) -> Figure:
     """Draw the two images of each pair side by side, the finding above; images (2P, S, S, 3), findings (P)."""
     if not findings:
-        return _message("no two images of training and validation show the same thing")
+        return message("no two images of training and validation show the same thing")
     columns, rows = min(3, len(findings)), -(-len(findings) // 3)
     figure, axes = new_figure(2.3 * columns + 0.4, 1.75 * rows, rows, columns, squeeze=False)
     gap = np.full((images.shape[1], max(1, images.shape[1] // 16), 3), 252, np.uint8)
@@ -68,7 +68,7 @@ def pair_sheet(images: NDArray[np.uint8], findings: Sequence[str]) -> Figure:
 def mask_overlay(images: NDArray[np.uint8], masks: NDArray[np.uint8] | None, labels: Sequence[str]) -> Figure:
     """Draw one cell per class, below it the same with the outlines of cell and nucleus; without masks, a message."""
     if masks is None:
-        return _message("this data set has no masks")
+        return message("this data set has no masks")
     first = {name: i for i, name in reversed(list(enumerate(labels)))}
     classes = list(dict.fromkeys(labels))
     figure, axes = new_figure(1.35 * len(classes) + 0.9, 3.2, 2, len(classes), squeeze=False)
@@ -83,13 +83,6 @@ def mask_overlay(images: NDArray[np.uint8], masks: NDArray[np.uint8] | None, lab
                 axes[1, column].contour(masks[first[name]], levels=[level], colors=[colour], linewidths=1.4)
     axes[0, 0].set_ylabel("cell")
     axes[1, 0].set_ylabel("outlines:\ncell (orange),\nnucleus (blue)", fontsize=7)
-    return figure
-
-
-def _message(text: str) -> Figure:
-    figure, ax = new_figure(6, 1.0)
-    image_axes(ax)
-    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes)
     return figure
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from leuk_lib.figures.style import INK, PALETTE, image_axes, new_figure
+from leuk_lib.figures.style import INK, PALETTE, image_axes, message, new_figure
 
 HIDDEN = 0.62  # grey level of a hidden patch
 
@@ -56,9 +56,11 @@ def learning_curves(history: pd.DataFrame, window: int = 0) -> Figure:
     Thin lines show each step, thick lines a running median.
 
     Args:
-        history: Columns step, loss, lr, and where they exist stained, field, contrast.
+        history: Columns step, loss, lr (without rows if there was no training), and where they exist stained, field, contrast.
         window: Steps of the running median; 0: a twentieth of the run.
     """
+    if history.empty:
+        return untrained()
     window = window or max(len(history) // 20, 1)
     contrast = "contrast" in history
     ratios = (4, 2, 1) if contrast else (4, 1)
@@ -92,18 +94,26 @@ def learning_curves(history: pd.DataFrame, window: int = 0) -> Figure:
     return fig
 
 
+def untrained() -> Figure:
+    """A line instead of a figure that only training could fill."""
+    return message("No training: the given weights are taken as they are (steps = 0).")
+
+
 def probe_over_time(table: pd.DataFrame, cells: str = "validation cells") -> Figure:
     """Accuracy of frozen encoders during pretraining, and of baselines without any, with 95 % intervals.
 
     Args:
         table: Columns features, probe, step, accuracy, low, high, n. Features with several steps become curves, which
-            start at the random initialisation (step 0); the others become lines with bands.
+            start at step 0; the others become lines with bands. Without any, the first features become points. If
+            "random initialisation" is among the features, step 0 is another start: given weights.
         cells: Label of the cells that the accuracy is computed on.
     """
     probes = list(dict.fromkeys(table["probe"]))
     fig, axes = new_figure(2.5 + 2.3 * len(probes), 3.4, 1, len(probes), sharey=True, squeeze=False)
     steps = table.groupby("features", sort=False)["step"].nunique()
-    baselines, curves = list(steps.index[steps == 1]), list(steps.index[steps > 1])
+    curves = list(steps.index[steps > 1]) or [steps.index[0]]
+    baselines = [name for name in steps.index if name not in curves]
+    begin = "given weights" if "random initialisation" in baselines else "random initialisation"
     for ax, probe in zip(axes[0], probes, strict=True):
         part = table[table["probe"] == probe]
         last = max(float(part["step"].max()), 1.0)
@@ -113,7 +123,7 @@ def probe_over_time(table: pd.DataFrame, cells: str = "validation cells") -> Fig
             ax.axhspan(row["low"], row["high"], color=colour, alpha=0.13, lw=0)
             ax.axhline(row["accuracy"], color=colour, ls=("--", "-.", ":")[position % 3], lw=1.5, label=name)
         start = part[(part["features"] == curves[0]) & (part["step"] == 0)].iloc[0]
-        ax.axhline(start["accuracy"], color=PALETTE[6], lw=1, ls=(0, (1, 2)), label="random initialisation")
+        ax.axhline(start["accuracy"], color=PALETTE[6], lw=1, ls=(0, (1, 2)), label=begin)
         for position, name in enumerate(curves):
             curve = part[part["features"] == name].sort_values("step")
             error = np.abs(curve[["low", "high"]].to_numpy().T - curve["accuracy"].to_numpy())
@@ -122,6 +132,8 @@ def probe_over_time(table: pd.DataFrame, cells: str = "validation cells") -> Fig
                 marker="os"[position % 2], ms=5, capsize=3, lw=1.8, label=f"{name}, frozen",
             )  # fmt: skip
         ax.set_xlim(-0.05 * last, 1.07 * last)
+        if not part["step"].any():  # nothing was trained
+            ax.set_xticks([0])
         ax.set_title(f"{probe} (n = {int(start['n'])})")
         ax.set_xlabel("optimiser steps of pretraining")
     axes[0][0].set_ylabel(f"accuracy, {cells}")

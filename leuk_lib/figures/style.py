@@ -50,3 +50,11 @@ def image_axes(ax: Any, title: str = "") -> None:
         spine.set_visible(False)
     if title:
         ax.set_title(title, fontsize=8)
+
+
+def message(text: str) -> Figure:
+    """A line of text in place of a figure."""
+    figure, ax = new_figure(6, 1.0)
+    image_axes(ax)
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes)
+    return figure

@@ -15,6 +15,7 @@ from typing import Any
 
 from leuk_lib.runs import paths
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.threads import wait_passively
 
 PARTIAL = "partial.ipynb"
 
@@ -70,6 +71,7 @@ def main() -> int:
     arguments = parser.parse_args()
     run = arguments.parameters.get("run", "default")
     print(f"{run}: {arguments.stage} …", file=sys.stderr, flush=True)
+    wait_passively()
     # Start the kernel of the environment that runs this module.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     try:

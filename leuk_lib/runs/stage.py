@@ -263,6 +263,12 @@ class Stage(Generic[P]):
         """Add a line to the card, such as a fallback, or that the test set was opened."""
         self._card["notes"].append(" ".join(text.split()))
 
+    def notice(self, text: str) -> None:
+        """Add a line to the card and show it as a banner, such as a licence that binds who uses the results."""
+        self.note(text)
+        if self._writes:
+            display.show(display.banner([text]))
+
     # -- inside ------------------------------------------------------------------------------------------------
 
     def _write_card(self) -> None:

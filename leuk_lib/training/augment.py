@@ -1,4 +1,4 @@
-"""Augmentation of batches that keeps the label: orientation, framing and stain strength carry no class.
+"""Augmentation of batches that keeps the label: orientation, framing, stain strength and light carry no class.
 
 Every function takes x (B,3,H,W) float in [0,1] on any device and a CPU generator, makes separate draws for every
 sample, and returns the same shape. With several processes the draws are those of the global batch: pass ``rows``
@@ -127,6 +127,45 @@ def stain_jitter(
     mix = torch.linalg.inv(basis) @ (factor[:, :, None] * basis)  # (B, RGB in, RGB out)
     mixed = torch.bmm(mix.transpose(1, 2), density.flatten(2)).view_as(x)
     return mixed.neg_().exp_().clamp_(0, 1)
+
+
+def light_jitter(
+    x: Tensor,
+    generator: torch.Generator,
+    strength: float = 0.1,
+    gamma: float = 0.0,
+    *,
+    rows: Tensor | None = None,
+    total: int | None = None,
+) -> Tensor:
+    r"""Change the lamp's colour and brightness (or the camera's white balance), and the camera's tone curve.
+
+    Channel :math:`c` of image :math:`i` becomes
+
+    .. math:: y_{ic} = \min(1,\ g_{ic}\, x_{ic}^{\gamma_i}),
+
+    with gains :math:`g_{ic}` drawn uniformly from :math:`[1 - \mathrm{strength}, 1 + \mathrm{strength}]`, whose mean is 1,
+    and :math:`\gamma_i` from :math:`[1 - \mathrm{gamma}, 1 + \mathrm{gamma}]`. Black stays black; what becomes brighter
+    than white is cut off, as a sensor does.
+
+    Args:
+        x: (B,3,H,W) in [0,1].
+        generator: Source of the draws.
+        strength: In [0, 1); 0 leaves brightness and colour alone.
+        gamma: In [0, 1); 0 leaves the tone curve alone.
+        rows: As in the module.
+        total: As in the module.
+
+    Raises:
+        ValueError: ``strength`` or ``gamma`` is out of range.
+    """
+    for name, value in (("strength", strength), ("gamma", gamma)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} {value} must be in [0, 1)")
+    draw = 2 * _uniform(4, generator, x, rows, total) - 1
+    if gamma:
+        x = x.clamp(min=0) ** (1 + gamma * draw[:, 3, None, None, None])
+    return (x * (1 + strength * draw[:, :3, None, None])).clamp(0, 1)
 
 
 def normalise(x: Tensor) -> Tensor:

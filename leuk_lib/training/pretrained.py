@@ -2,6 +2,9 @@
 
 A network is named ``NAME`` (random weights), ``NAME@pretrained`` (the published weights) or ``NAME@FILE`` (weights from a
 file). NAME is a key of :data:`PUBLISHED` or any timm model, with or without timm's tag (``convnextv2_atto.fcmae``).
+
+Where only weights can be meant, as for the encoder of stage fcmae, :func:`locate_encoder` takes NAME without ``@pretrained``,
+and also ``hf-hub:OWNER/REPO`` or a file.
 """
 
 from __future__ import annotations
@@ -21,10 +24,13 @@ from torch.nn import functional as F
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file
 from leuk_lib.runs.params import nearest
+from leuk_lib.runs.paths import project_root
 from leuk_lib.runs.tensors import named_tensors, read_tensors
 from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD
 
 PRETRAINED = "pretrained"
+HUB = "hf-hub:"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # of files of weights
 UNKNOWN = "not stated"
 
 
@@ -148,7 +154,8 @@ def locate(name: str, revision: str = "") -> Weights:
         raise LeukError(f"network {name!r}: no published weights that could be fetched; give a file: {base}@FILE")
     licensed = str(getattr(settings, "license", None) or "")
     licence = known.licence if known else LICENCES.get(licensed, licensed or UNKNOWN)
-    path = _from_hub(base, repository, known.file if known else "model.safetensors", revision)
+    file = known.file if known else "model.safetensors"
+    path = _from_hub(f"network {base}@{PRETRAINED}", repository, file, revision, f"write {base}@PATH/{file}")
     source = known.source if known else f"the hub's repository {repository}"
     return _weights(base, path, licence, source, path.parent.name, known.trained_on if known else ())
 
@@ -167,7 +174,7 @@ def _packaged(base: str, known: Published) -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / known.file
 
 
-def _from_hub(base: str, repository: str, file: str, revision: str) -> Path:
+def _from_hub(subject: str, repository: str, file: str, revision: str, advice: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are not for the reader
@@ -176,9 +183,73 @@ def _from_hub(base: str, repository: str, file: str, revision: str) -> Path:
     except Exception as error:  # the hub's client raises errors of several libraries; each becomes the one line
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise LeukError(
-            f"network {base}@{PRETRAINED}: {file} of the hub's repository {repository} cannot be fetched ({reason}); "
-            f"download it where there is a network, copy it here and write {base}@PATH/{file}"
+            f"{subject}: {file} of the hub's repository {repository} cannot be fetched ({reason}); "
+            f"download it where there is a network, copy it here and {advice}"
         ) from error
+
+
+def find_file(value: str) -> Path | None:
+    """A file given by its path from here or from the project's folder; None if there is no such file."""
+    path = Path(value).expanduser()
+    return next((place for place in (path, project_root() / path) if place.is_file()), None)
+
+
+def _repository_licence(path: Path, repository: str) -> str:
+    """The licence that the README of a hub's repository states, at the commit of a fetched file."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.repocard import metadata_load
+
+    try:
+        readme = hf_hub_download(repository, "README.md", revision=path.parent.name)
+        stated = str((metadata_load(readme) or {}).get("license") or UNKNOWN)
+    except Exception:  # noqa: BLE001  whatever fails, no licence is known then
+        return UNKNOWN
+    return LICENCES.get(stated, stated)
+
+
+def locate_encoder(name: str, revision: str = "", models: str = "*") -> Weights:
+    """The file of weights that are named without ``@pretrained``; what is not here is fetched once.
+
+    Args:
+        name: a timm name (``convnextv2_tiny.fcmae``), ``hf-hub:OWNER/REPO``, or a file. ``NAME@FILE`` is a file that
+            was brought by hand, with the licence and source of what it holds.
+        revision: commit of the hub's repository that is demanded; "" takes the newest and reports its commit.
+        models: pattern of the timm models that are allowed.
+
+    Raises:
+        LeukError: where there are no such weights, or they cannot be fetched: the line names the file and where to put it.
+    """
+    import timm
+
+    base, _, file = name.partition("@")
+    if not base.startswith(HUB) and (path := find_file(name)):
+        base, file, repository, licence = path.name, name, "", UNKNOWN
+    elif base.startswith(HUB):
+        repository, licence = base.removeprefix(HUB), ""
+        if repository.count("/") != 1:
+            raise LeukError(f"weights {name!r}: write {HUB}OWNER/REPO")
+    elif timm.is_model(base) and base in [*timm.list_models(models), *timm.list_pretrained(models)]:
+        settings = timm.get_pretrained_cfg(base)
+        repository = str(getattr(settings, "hf_hub_id", None) or "")
+        stated = str(getattr(settings, "license", None) or UNKNOWN)
+        licence = LICENCES.get(stated, stated)
+    elif "/" in base or Path(base).suffix in SUFFIXES:
+        raise LeukError(f"weights {name!r}: no such file")
+    else:
+        raise LeukError(f"weights {name!r}: no file and no such model; {nearest(base, timm.list_pretrained(models))}")
+    if file:
+        if revision:
+            raise LeukError(f"weights {name!r}: a file has no revision; give {revision!r} with a name of the hub only")
+        path = find_file(file)
+        if path is None:
+            raise LeukError(f"weights {name!r}: no such file {file}")
+        source = f"the hub's repository {repository}, brought as a file" if repository else "a file"
+        return _weights(base, path, licence or UNKNOWN, source, "", ())
+    path = _from_hub(
+        f"weights {name!r}", repository, "model.safetensors", revision, f"write {name}@PATH/model.safetensors"
+    )
+    licence = licence or _repository_licence(path, repository)
+    return _weights(base, path, licence, f"the hub's repository {repository}", path.parent.name, ())
 
 
 def read_state(weights: Weights) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive, numpy_rng
-from leuk_lib.training.augment import dihedral, normalise, random_resized_crop, stain_jitter
+from leuk_lib.training.augment import dihedral, light_jitter, normalise, random_resized_crop, stain_jitter
 from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import TrainingLoop
@@ -83,11 +83,14 @@ class ModelSelection:
 
 
 def augment(x: Tensor, loop: TrainingLoop, step: int, params: WpatParams) -> Tensor:
-    """Rotate, flip, crop and stain-jitter this process's images x (b, 3, S, S) in [0,1] of the global batch."""
+    """Rotate, flip, crop and jitter stain and light of this process's images x (b, 3, S, S) in [0,1] of the global batch."""
     rows, total = loop.shard(torch.arange(params.batch_size)), params.batch_size
     x = dihedral(x, loop.generator(step, "dihedral"), rows=rows, total=total)
     x = random_resized_crop(x, loop.generator(step, "crop"), (params.crop_min, 1.0), rows=rows, total=total)
-    return stain_jitter(x, loop.generator(step, "stain"), params.stain, rows=rows, total=total)
+    x = stain_jitter(x, loop.generator(step, "stain"), params.stain, rows=rows, total=total)
+    if params.light:
+        x = light_jitter(x, loop.generator(step, "light"), params.light, rows=rows, total=total)
+    return x
 
 
 def mix_batch(

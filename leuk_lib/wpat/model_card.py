@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from leuk_lib.fcmae.weights import origin_sentence
 from leuk_lib.runs.files import atomic
 from leuk_lib.wpat.predict import ModelCard
 
@@ -30,6 +31,7 @@ class Facts:
         recalls: Columns class, n, groups, recall, low, high; absent columns are left out.
         parameters: Number of parameters.
         notes: Further limits, one sentence each.
+        encoder_origin: Weights that the encoder's pretraining started from (``read_origin``); None for random ones.
     """
 
     dataset: str
@@ -42,6 +44,7 @@ class Facts:
     recalls: pd.DataFrame
     parameters: int
     notes: tuple[str, ...] = ()
+    encoder_origin: Mapping[str, Any] | None = None
 
 
 def text(card: ModelCard, facts: Facts) -> str:
@@ -57,6 +60,7 @@ def text(card: ModelCard, facts: Facts) -> str:
     lines += [
         "## Model", "",
         f"- WPAT on a ConvNeXt V2 encoder ({card.variant}, stem stride {card.stem_stride}); {facts.parameters:,} parameters",
+        *_origin(facts.encoder_origin),
         f"- classes, in output order: {', '.join(card.classes)}",
         f"- input: RGB, {card.image_size} x {card.image_size} px, one cell in the centre"
         + ("; **enhanced by ALHE** with " + _settings(card.alhe_settings) if card.enhanced else "; not enhanced"),
@@ -98,6 +102,16 @@ def write(card: ModelCard, facts: Facts, folder: Path) -> Path:
     with atomic(path) as temporary:
         Path(temporary).write_text(text(card, facts), encoding="utf-8")
     return path
+
+
+def _origin(origin: Mapping[str, Any] | None) -> list[str]:
+    if origin is None:
+        return []
+    seen = origin.get("trained_on") or ()
+    return [
+        f"- {origin_sentence(origin)}" + (f" They were trained on {', '.join(map(str, seen))}." if seen else ""),
+        f"- SHA-256 of the file of these weights: `{origin.get('sha256', '?')}`",
+    ]
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -73,6 +73,9 @@ class WpatParams(TrainParams):
 
     crop_min: float = Field(0.9, gt=0, le=1, description="smallest area of a random crop, fraction of the image")
     stain: float = Field(0.15, ge=0, lt=1, description="stain jitter: largest relative change of a stain")
+    light: float = Field(
+        0.0, ge=0, lt=1, description="light jitter: largest relative change of a colour channel's brightness; 0: none"
+    )
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of mixup's Beta distribution; 0: no mixup")
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of CutMix's Beta distribution; 0: no CutMix")
 

@@ -68,9 +68,14 @@ class ModelCard:
 
 def describe(
     model: WPAT, classes: Sequence[str], params: WpatParams, image_size: int, alhe_settings: Mapping[str, Any] | None,
-    temperature: float,
+    temperature: float, encoder_origin: Mapping[str, Any] | None = None,
 ) -> ModelCard:  # fmt: skip
-    """Make the card of a model; ``alhe_settings`` is None for a model trained on raw images."""
+    """Make the card of a model.
+
+    ``alhe_settings`` is None for a model trained on raw images; the licence of ``encoder_origin``, the weights that the
+    encoder was started from, is part of the intended use.
+    """
+    licence = f"; encoder from weights under {encoder_origin.get('licence')}" if encoder_origin else ""
     return ModelCard(
         classes=tuple(classes),
         variant=model.encoder.variant,
@@ -80,6 +85,7 @@ def describe(
         enhanced=alhe_settings is not None,
         alhe_settings=dict(alhe_settings or {}),
         temperature=temperature,
+        use=ModelCard.use + licence,
     )
 
 

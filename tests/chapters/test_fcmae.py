@@ -10,8 +10,12 @@ from leuk_lib.chapters import fcmae as chapter
 from leuk_lib.chapters.fcmae import DENSE, FORMS, VISIBLE, measure_seconds, peak_memory, step_costs, training_step
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
 from leuk_lib.fcmae.params import FcmaeParams
-from leuk_lib.fcmae.probe import Probe
+from leuk_lib.fcmae.probe import GIVEN_START, Probe
+from leuk_lib.fcmae.weights import ORIGIN, save_backbone
 from leuk_lib.figures import fcmae as figures
+from leuk_lib.runs.card import read_card, stale_reasons
+from leuk_lib.runs.files import sha256_file
+from leuk_lib.runs.stage import Stage
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,53 @@ def test_metrics_with_and_without_intervals(groups):
     has_interval = len(set(groups)) > 1
     assert bool(stage.notes) != has_interval and (stage.numbers["knn_random"][1] is not None) == has_interval
     assert len(drawn(figures.probe_over_time(probe.table()))) == 3
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_metrics_and_figures_of_given_weights(steps):
+    images, labels = cells(30), torch.arange(30) % 3
+    probe = Probe(
+        images, labels, np.arange(30).astype(str), torch.arange(20), torch.arange(20, 30), (0, steps), k=3,
+        start=GIVEN_START,
+    )  # fmt: skip
+    for step in {0, steps}:
+        probe(step, encoder("zepto", 1, seed=step))
+    probe.baselines(random=encoder("zepto", 1, seed=9))
+    stage = Recorder()
+    chapter.record_metrics(stage, probe, [])
+    features = {"pretrained", "random", "gain", "colour_histogram", "raw_pixel_pca"}
+    features |= {"given", "gain_over_given"} if steps else set()
+    assert set(stage.numbers) == {f"{p}_{f}" for p in ("knn", "knn_whitened", "linear") for f in features}
+    axes = drawn(figures.probe_over_time(probe.table()))
+    labels = axes[0].get_legend_handles_labels()[1]
+    assert {"given weights", "random initialisation", "FCMAE encoder, frozen"} <= set(labels)
+    assert len(labels) == len(set(labels))
+
+
+def test_without_steps_a_line_replaces_the_curve():
+    axes = drawn(figures.learning_curves(pd.DataFrame({"step": [], "loss": [], "lr": []})))
+    assert "No training" in axes[0].texts[0].get_text()
+
+
+def test_given_weights_are_in_the_card_and_change_the_identity(results, tmp_path, capsys):
+    def begin(**values):
+        return Stage.begin("fcmae", FcmaeParams, {"run": "r", "steps": 0, **values})
+
+    origin = {"name": "convnextv2_atto.fcmae", "source": "the hub", "licence": "CC BY-NC 4.0", "revision": "f00"}
+    identities = []
+    for seed in (0, 1):
+        path = save_backbone(encoder("atto", 4, seed), tmp_path / "e.safetensors", {ORIGIN: origin})
+        with begin(weights=str(path)) as stage:
+            given = chapter.given_weights(stage)
+            identities.append(stage.identity)
+        card = read_card("r", "fcmae")
+        assert card["inputs"]["files"] == {str(path): sha256_file(path)}
+        assert "CC BY-NC 4.0" in card["notes"][0] and "from stride 4 to 2" in card["notes"][1]
+        assert str(tmp_path) not in " ".join(card["notes"]) and "CC BY-NC 4.0" in capsys.readouterr().out
+        assert given.params.variant == "atto" and given.encoder.stem_stride == 2
+    assert identities[0] != identities[1]
+    path.write_bytes(b"")
+    assert any("changed" in reason for reason in stale_reasons(read_card("r", "fcmae")))
 
 
 def test_one_cell_per_class_that_is_present():

@@ -27,7 +27,7 @@ from leuk_lib.data.cellset import CellSet
 from leuk_lib.evaluation import sanity
 from leuk_lib.evaluation.robustness import STRENGTHS
 from leuk_lib.fcmae.encoder import build_encoder
-from leuk_lib.fcmae.weights import save_backbone
+from leuk_lib.fcmae.weights import ORIGIN, save_backbone
 from leuk_lib.figures import wpat as figures
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.training.fabric import make_fabric
@@ -50,6 +50,8 @@ class FakeStage:
 
     def note(self, text):
         self.notes.append(text)
+
+    notice = note
 
 
 @pytest.fixture
@@ -93,6 +95,13 @@ def test_inputs_are_enhanced_and_synthetic_cells_or_raw_ones(stage):
     stage.params = stage.params.model_copy(update={"images": "raw", "synthetic": False})
     plain = load_inputs(stage, ["clip_limit"])
     assert torch.equal(plain.cells.images, raw) and plain.alhe_settings is None and len(plain.synthetic_labels) == 0
+
+
+def test_the_licence_of_the_encoders_start_is_noted(stage):
+    assert load_inputs(stage, []).encoder_origin is None and len(stage.notes) == 1
+    origin = {"name": "convnextv2_atto.fcmae", "source": "the hub", "licence": "CC BY-NC 4.0", "sha256": "ab" * 32}
+    save_backbone(build_encoder("zepto", 4), stage.root / "fcmae" / "encoder.safetensors", {ORIGIN: origin})
+    assert load_inputs(stage, []).encoder_origin == origin and "CC BY-NC 4.0" in stage.notes[-1]
 
 
 @pytest.mark.parametrize("harm", ["no file", "size", "label", "below", "keys", "floats", "count"])

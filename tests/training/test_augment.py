@@ -3,9 +3,14 @@
 import pytest
 import torch
 
-from leuk_lib.training.augment import dihedral, normalise, random_resized_crop, stain_jitter
+from leuk_lib.training.augment import dihedral, light_jitter, normalise, random_resized_crop, stain_jitter
 
-OPERATIONS = (dihedral, random_resized_crop, stain_jitter)
+
+def light_and_gamma(x, generator, **kwargs):
+    return light_jitter(x, generator, 0.2, 0.1, **kwargs)
+
+
+OPERATIONS = (dihedral, random_resized_crop, stain_jitter, light_jitter, light_and_gamma)
 
 
 def batch(n=8, size=16, seed=0):
@@ -62,6 +67,43 @@ def test_stain_jitter_leaves_white_alone_and_checks_its_strength():
     assert torch.allclose(stain_jitter(torch.ones(4, 3, 8, 8), generator(), 0.5), torch.ones(4, 3, 8, 8))
     with pytest.raises(ValueError, match="strength"):
         stain_jitter(batch(), generator(), 1.5)
+
+
+def test_light_jitter_of_strength_0_is_the_identity_to_the_bit():
+    x = batch()
+    assert torch.equal(light_jitter(x, generator(), 0.0), x)
+    assert torch.equal(light_jitter(x, generator(), 0.0, 0.0), light_jitter(x, generator(6), 0.0))
+
+
+def test_light_jitter_draws_one_gain_per_image_and_channel_with_mean_1():
+    x = torch.full((4000, 3, 1, 2), 0.5)
+    gain = light_jitter(x, generator(), 0.3) / x
+    assert torch.equal(gain[..., 0], gain[..., 1])
+    gain = gain[:, :, 0, 0]
+    assert 0.7 - 1e-6 <= gain.min() < 0.71 and 1.29 < gain.max() <= 1.3 + 1e-6
+    # The standard error of a mean of 4000 draws is 0.3 / sqrt(3 * 4000) = 0.0027.
+    assert (gain.mean(dim=0) - 1).abs().max() < 4 * 0.0027
+    assert torch.corrcoef(gain.T).fill_diagonal_(0).abs().max() < 0.08
+
+
+def test_light_jitter_keeps_black_and_cuts_off_above_white():
+    x = torch.cat([torch.zeros(64, 3, 2, 2), torch.ones(64, 3, 2, 2)])
+    y = light_jitter(x, generator(), 0.5, 0.5)
+    assert (y[:64] == 0).all() and y[64:].max() == 1 and y[64:].min() < 0.6
+
+
+def test_gamma_bends_the_tone_curve_and_keeps_its_ends():
+    ramp = torch.linspace(0, 1, 9).repeat(200, 3, 1, 1)
+    y = light_jitter(ramp, generator(), 0.0, 0.4)
+    assert (y[..., 0] == 0).all() and (y[..., -1] == 1).all() and (y.diff(dim=-1) > 0).all()
+    exponent = y[:, 0, 0, 4].log() / ramp[:, 0, 0, 4].log()
+    assert 0.6 - 1e-5 <= exponent.min() < 0.62 and 1.38 < exponent.max() <= 1.4 + 1e-5
+
+
+@pytest.mark.parametrize("values", [(1.0,), (-0.1,), (0.1, 1.0)])
+def test_light_jitter_checks_its_ranges(values):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\)"):
+        light_jitter(batch(), generator(), *values)
 
 
 def test_crop_of_a_ramp_is_a_part_of_it():

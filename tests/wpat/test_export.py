@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,8 @@ from leuk_lib.wpat import export
 from leuk_lib.wpat.export import deployed, export_onnx, largest_difference
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.model_card import Facts, text, write
-from leuk_lib.wpat.predict import describe, load_model, probabilities, save_model
+from leuk_lib.wpat.params import WpatParams
+from leuk_lib.wpat.predict import describe, load_model, probabilities, read_card, save_model
 
 CLASSES = ("ALL", "AML", "none of them")
 HAS_ONNX = all(importlib.util.find_spec(name) for name in export.REQUIRED)
@@ -103,6 +105,22 @@ def test_the_model_card_has_the_facts_and_the_limits(saved, tmp_path):
     real = text(card, _facts("micrographs", "smoke"))
     assert "never trained" not in real and "Smoke run" in real
     assert write(card, _facts(), tmp_path).read_text() == markdown
+
+
+def test_the_model_card_names_the_weights_that_the_encoder_was_started_from(saved):
+    origin = {
+        "name": "convnextv2_tiny.fcmae", "source": "the hub", "revision": "f00", "sha256": "ab" * 32,
+        "licence": "CC BY-NC 4.0 (no commercial use)", "trained_on": ["bccd"],
+    }  # fmt: skip
+    card = deployed(saved).card
+    markdown = text(card, replace(_facts(), encoder_origin=origin))
+    for needed in ("convnextv2_tiny.fcmae", "the hub", "f00", "ab" * 32, "CC BY-NC 4.0", "trained on bccd"):
+        assert needed in markdown, needed
+    assert "CC BY-NC" not in text(card, _facts())
+    model = load_model(saved)[0]
+    described = describe(model, CLASSES, WpatParams(**card.sizes), 32, None, 1.0, origin)
+    assert described.use.startswith(card.use) and "CC BY-NC 4.0" in described.use
+    assert read_card(save_model(model, described, saved.parent)) == described
 
 
 def test_the_python_of_the_model_card_runs(saved, monkeypatch, capsys):

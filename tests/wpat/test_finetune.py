@@ -286,6 +286,19 @@ def test_patience_survives_an_interruption():
     assert continued.since_best == 0 and continued.best_step == 4
 
 
+def test_light_moves_training_only_if_it_is_on(tiny, tmp_path):
+    images, labels, _ = blobs(16)
+
+    def losses(folder, **values):
+        params = tiny.model_copy(update={"steps": 2, "evaluations": 1, **values})
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 3))
+        tuned = finetune(images, labels, images, labels, network, params, tmp_path / folder, "id", make_fabric(params))
+        return tuned.history["loss"].tolist()
+
+    assert losses("a") == losses("b", light=0.0) != losses("c", light=0.3)
+
+
 def test_mixing_is_part_of_training_and_repeatable(tiny, tmp_path):
     tiny = tiny.model_copy(update={"steps": 3, "evaluations": 1})
     mixing = tiny.model_copy(update={"mixup": 0.4, "cutmix": 1.0})

@@ -1,0 +1,78 @@
+"""Weights that pretraining starts from instead of random ones: published, or from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from leuk_lib.fcmae.encoder import VARIANTS, Encoder
+from leuk_lib.fcmae.params import FcmaeParams
+from leuk_lib.fcmae.weights import load_backbone, read_origin, with_stem_stride
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.training.pretrained import UNKNOWN, Weights, find_file, locate_encoder
+
+FAMILY = "convnextv2_"  # of timm's names
+
+
+@dataclass(frozen=True)
+class Start:
+    """An encoder with given weights.
+
+    Attributes:
+        encoder: With the stem stride of the stage.
+        weights: The file, its licence and source.
+        params: Parameters of the stage, with the variant of the weights.
+        file_stride: Stem stride of the file.
+    """
+
+    encoder: Encoder
+    weights: Weights
+    params: FcmaeParams
+    file_stride: int
+
+    def facts(self) -> dict[str, Any]:
+        """What the encoder's file and the cards say of the weights."""
+        return {**self.weights.facts(), "stem_stride": self.file_stride}
+
+
+def load_start(params: FcmaeParams) -> Start | None:
+    """Load the weights that ``params.weights`` names; None for "", random weights.
+
+    The variant is that of the weights. ``params.variant`` may name the same; its default stands for any.
+
+    Raises:
+        LeukError: There are no such weights, they cannot be fetched or read, are no ConvNeXt V2, or are of another
+            variant than the parameters name.
+    """
+    if not params.weights:
+        return None
+    named = params.weights.partition("@")[0]
+    if named.startswith(FAMILY) and find_file(params.weights) is None:  # before anything is fetched
+        _check_variant(params, named.removeprefix(FAMILY).partition(".")[0])
+    weights = locate_encoder(params.weights, params.weights_revision, f"{FAMILY}*")
+    encoder = load_backbone(weights.path)
+    _check_variant(params, encoder.variant)
+    weights = _with_own_origin(weights, read_origin(weights.path))
+    resampled = with_stem_stride(encoder, params.stem_stride)
+    return Start(resampled, weights, params.model_copy(update={"variant": encoder.variant}), encoder.stem_stride)
+
+
+def _check_variant(params: FcmaeParams, variant: str) -> None:
+    default = FcmaeParams.model_fields["variant"].default
+    if variant not in VARIANTS:
+        raise LeukError(f"weights {params.weights!r}: variant {variant!r} is none of {', '.join(VARIANTS)}")
+    if params.variant not in (default, variant):
+        raise LeukError(
+            f"weights {params.weights!r} are a {variant}, but parameter variant = {params.variant!r}: set variant to "
+            f"{variant!r} (or leave it at {default!r}), or choose other weights"
+        )
+
+
+def _with_own_origin(weights: Weights, origin: Mapping[str, Any] | None) -> Weights:
+    """Licence and source of a file of this library whose training started from other weights."""
+    if origin is None or weights.licence != UNKNOWN:
+        return weights
+    source = f"{weights.source} of this library, started from {origin.get('name', '?')}, {origin.get('source', '?')}"
+    seen = tuple(str(name) for name in origin.get("trained_on", ()))
+    return replace(weights, licence=str(origin.get("licence", UNKNOWN)), source=source, trained_on=seen)
