@@ -102,14 +102,15 @@ def verify(names: Iterable[str], update: bool = False) -> list[StudyRecord]:
         The records.
     """
     checked = []
+    now = present()  # before a record is written, which is a change of the project too
     for name in names:
         numbers = canary_numbers(name)
         for record in records_of(name):
             checks = read_json(checks_file()) if checks_file().exists() else {}
             differences = moved(record.canary, numbers)
-            write_json(checks_file(), {**checks, record.name: {**present(), "moved": differences}})
+            write_json(checks_file(), {**checks, record.name: {**now, "moved": differences}})
             if update and not differences and record.version == study_class(name).version:
-                record = replace(record, verified=present())
+                record = replace(record, verified=now)
                 record.save()
             checked.append(record)
     return checked

@@ -56,6 +56,18 @@ def test_verification_is_shown_by_the_record_and_changes_it_on_request_only(toy:
     assert record.load_record(toy).verified["commit"] == COMMIT
 
 
+def test_a_written_record_does_not_make_the_next_one_dirty(toy: Path, monkeypatch: pytest.MonkeyPatch):
+    """The project is looked at once, before the first record is written."""
+    other = json.loads(toy.read_text()) | {"dataset": "other"}
+    second = write_json(toy.with_name("toy-other.json"), other)
+    states = iter([{"commit": COMMIT, "dirty": False}, *[{"commit": COMMIT, "dirty": True}] * 9])
+    monkeypatch.setattr(record, "git_state", lambda root: next(states))
+    assert main(["study", "verify", "toy", "--record"]) == 0
+    for path in (toy, second):
+        verified = record.load_record(path).verified
+        assert (verified["commit"], verified["dirty"]) == (COMMIT, False)
+
+
 def test_numbers_that_moved_are_shown_until_they_are_accepted_with_a_reason(
     toy: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ):
