@@ -17,10 +17,10 @@ README_FIGURE = "book/_static/pipeline.svg"
 OPENING = "The pipeline, one box per chapter."
 # What each stage does, in lines that fit into a box.
 WORDS: Mapping[str, tuple[str, ...]] = {
-    "data": ("cells, patients,", "a split", "without leakage"),
-    "alhe": ("local contrast", "without", "background noise"),
+    "data": ("cells, patients,", "a split that", "does not leak"),
+    "alhe": ("local contrast", "for the cell", "alone"),
     "acdb_gan": ("synthetic cells", "for rare classes"),
-    "fcmae": ("pretraining on", "masked patches"),
+    "fcmae": ("pretraining", "with masks"),
     "wpat": ("classification", "by windowed", "attention"),
     "results": ("intervals,", "baselines,", "calibration"),
     "claims": ("what holds,", "what does not,", "what is open"),
