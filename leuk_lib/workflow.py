@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,15 @@ def fetched_weights(values: Mapping[str, Any]) -> list[str]:
     return [f"fcmae.weights={json.dumps(f'{name}{at}{path.absolute()}')}"] if path else []
 
 
+def check_baselines(names: Iterable[str]) -> None:
+    """Raise ``LeukError`` for a baseline that does not exist or whose weights are missing, before any stage starts."""
+    if names := list(names):  # the defaults are known to exist; only other names are worth loading timm
+        from leuk_lib.evaluation.baselines import check_name
+
+        for name in names:
+            check_name(name)
+
+
 def refused_notebooks(runs: Sequence[str], last: str) -> list[str]:
     """Return the notebooks up to stage ``last`` that the book would refuse, for example because an output is damaged.
 
@@ -174,6 +183,8 @@ def run_stages(
         print(line, flush=True)
     if any(spec.name == "fcmae" for spec in needed(last or STAGES[-1].name)):
         overrides = [*overrides, *fetched_weights({**load_profile(profile)["fcmae"], **settings.get("fcmae", {})})]
+    if any(spec.name == "wpat" for spec in needed(last or STAGES[-1].name)):
+        check_baselines({**load_profile(profile)["wpat"], **settings.get("wpat", {})}.get("baselines", ()))
     config: dict[str, Any] = {"dataset": dataset, "profile": profile, "seeds": " ".join(map(str, seeds))}
     if overrides:
         config["set"] = list(overrides)

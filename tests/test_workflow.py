@@ -71,3 +71,17 @@ def test_a_run_with_unknown_weights_starts_no_stage(results: Path):
     with pytest.raises(LeukError, match="no such file"):
         run_stages("smear", "smoke", [0], overrides=["fcmae.weights=none.pth"])
     assert not results.exists()
+
+
+@pytest.mark.parametrize(
+    ("baselines", "named"),
+    [
+        ("[resnet10x]", "did you mean 'resnet10t'"),
+        ("[majority, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
+        ("['knn:resnet10t']", "knn:resnet10t@pretrained"),
+    ],
+)
+def test_baselines_are_looked_up_before_any_stage_starts(results: Path, baselines: str, named: str):
+    with pytest.raises(LeukError, match=named):
+        run_stages("smear", "smoke", [0], overrides=[f"wpat.baselines={baselines}"])
+    assert not list(results.glob("*/data"))

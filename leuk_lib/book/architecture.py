@@ -61,5 +61,6 @@ def architecture_page() -> str:
         f"{figure}</div>\n",
         table(("package", "content"), [(code(name), summaries[name].replace("|", "\\|")) for name in names]),
         "Number of imports from the modules of a package (row) to those of another (column):\n",
+        '<div class="leuk-matrix"></div>\n',
         table(("imports", *(code(name) for name in names[:-1])), counts, "l" + "r" * (len(names) - 1)),
     ])  # fmt: skip

@@ -160,6 +160,7 @@ def predict(
         print(json.dumps({"model": str(model), "research_use": RESEARCH_USE, "predictions": rows}, indent=1))
         return
     print(frame.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print(f"model: {model}; MODEL_CARD.md beside it says on which cells it was trained")
     print(RESEARCH_USE)
 
 

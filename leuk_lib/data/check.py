@@ -57,6 +57,12 @@ def _about_classes(folder: ImageFolder) -> list[Finding]:
     if len(labels) < 2:
         what = f"{len(labels)} class with usable images"
         findings.append(Finding(".", what, "error", "at least 2 class folders are needed"))
+    in_parts = table[table["part"] != ""].groupby("part")["label"].agg(lambda names: ", ".join(sorted(set(names))))
+    if in_parts.nunique() > 1:
+        what = "published parts differ in their classes: " + "; ".join(
+            f"{part} has {names}" for part, names in in_parts.items()
+        )
+        findings.append(Finding(".", what, "warning", "a class that a part lacks cannot be trained on or tested there"))
     parts = table[table["part"] != ""].groupby("group")["part"].nunique()
     if shared := int((parts > 1).sum()):
         cells = int(table["group"].isin(parts.index[parts > 1]).sum())

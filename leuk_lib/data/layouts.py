@@ -307,12 +307,11 @@ def _class_level(
             if len(parts) > lower:
                 parents[plain(parts[lower])].add(plain(parts[upper]))
         shared = sum(len(above) > 1 for above in parents.values())
-        if not shared:  # each inner folder belongs to one outer folder: subtypes, batches or people of a class
+        known = [_has_class_words(names[level]) for level in (upper, lower)]
+        if not shared and (known[0] or not known[1]):  # each inner folder in one outer: subtypes or people of a class
             candidates.remove(lower)
             continue
-        known = [sum(plain(name).rstrip("s") in _CLASS_WORDS or plain(name) in _CLASS_WORDS for name in names[level])
-                 for level in (upper, lower)]  # fmt: skip
-        if bool(known[0]) == bool(known[1]):
+        if not shared or known[0] == known[1]:
             first, second = (", ".join(sorted(names[level])[:4]) for level in (upper, lower))
             raise LeukError(
                 f"{where}: the class can be folder level {upper + 1} ({first}) or level {lower + 1} ({second}); say which: "
@@ -321,6 +320,10 @@ def _class_level(
             )
         candidates.remove(lower if known[0] else upper)
     return candidates[0] if candidates else None
+
+
+def _has_class_words(names: Iterable[str]) -> bool:
+    return any(not {plain(name), plain(name).rstrip("s")}.isdisjoint(_CLASS_WORDS) for name in names)
 
 
 def _other_role(role: str, position: int, level: int | None, names: Sequence[Mapping[str, int]]) -> str:

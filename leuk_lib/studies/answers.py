@@ -28,6 +28,7 @@ class Question:
         rows: column -> allowed values; all rows where empty.
         dataset: data set of the record.
         strongest: only the difference from the baseline with the lowest validation loss.
+        read_as: a positive, a negative and an undecided difference in words.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Question:
     rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dataset: str = PBC
     strongest: bool = False
+    read_as: Mapping[str, str] = field(default_factory=lambda: VERDICTS)
 
     @property
     def file(self) -> str:
@@ -88,6 +90,7 @@ QUESTIONS = (
     Question(
         "Does a split that ignores patients inflate the accuracy, where slides differ?", "leakage", "inflation", "wpat",
         {"arm": ("random split",), "condition": ("slides differ, colour", "slides differ, test_resnet")}, "smear",
+        read_as={"helps": "inflated", "harms": "deflated", "inconclusive": "inconclusive"},
     ),
 )  # fmt: skip
 
@@ -118,7 +121,7 @@ def answers(records: Mapping[str, StudyRecord], questions: Iterable[Question] = 
                     "question": question.text, "compared": f"{row['arm']} over {row['against']}",
                     "on": {"test": "test cells"}.get(row["condition"], row["condition"]),
                     "points": f"{value:+.1f} [{low:+.1f}, {high:+.1f}]",
-                    "read as": VERDICTS[verdict(low, high)],
+                    "read as": question.read_as[verdict(low, high)],
                     "study": Link(question.study, notebooks[question.stage]),
                 }
             )  # fmt: skip

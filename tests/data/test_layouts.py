@@ -67,6 +67,12 @@ def test_two_readings_are_refused_by_name_and_the_option_decides():
     assert infer(*paths, layout="slide/class").place(PurePosixPath(paths[0])).group == "ward"
 
 
+def test_known_classes_in_inner_folders_of_unknown_outer_ones_are_two_readings():
+    """``A/AML``, ``B/chronic``: is A a class with a subtype AML, or a source of AML cells?"""
+    with pytest.raises(LeukError, match="--layout 1 or --layout 2"):
+        infer("A/AML/1.png", "A/CML/1.png", "B/x/1.png", "B/y/1.png")
+
+
 def test_a_processed_copy_is_left_out():
     layout = infer("Original/Benign/1.jpg", "Original/Pro/1.jpg", "Segmented/Benign/1.jpg")
     assert layout.place(PurePosixPath("Segmented/Benign/1.jpg")).left_out
@@ -183,6 +189,13 @@ def test_validation_comes_from_training_where_none_was_published(tmp_path: Path)
     folders = cells.table["path"].str.split("/").str[0].to_numpy()
     assert set(folders[cells.parts == "val"]) == {"train"}
     assert (folders[cells.parts == "test"] == "test").all() and (cells.parts == "test").sum() == 8
+
+
+def test_a_class_that_a_published_part_lacks_is_a_finding(tmp_path: Path):
+    root = write(tmp_path, *[f"train/AML/{i}.png" for i in range(3)], *[f"test/CML/{i}.png" for i in range(3)])
+    found = check_folder(root)
+    assert found["finding"].str.contains("published parts differ in their classes").any()
+    assert (found["severity"] == "warning").any()
 
 
 def test_a_patient_on_both_sides_leaves_training_with_a_count(tmp_path: Path):
