@@ -2,7 +2,8 @@ r"""CIELAB lightness by way of the cube roots that L*, a* and b* are made of.
 
 .. math::
 
-    L^* = 116 f_Y - 16, \quad a^* = 500 (f_X - f_Y), \quad b^* = 200 (f_Y - f_Z), \qquad
+    L^* = 116 f_Y - 16, \quad a^* = 500 (f_X - f_Y), \quad b^* = 200 (f_Y - f_Z),
+
     f(t) = \begin{cases} t^{1/3} & t > \delta^3 \\ t / (3 \delta^2) + 4/29 & \text{else} \end{cases}, \quad
     \delta = 6/29,
 

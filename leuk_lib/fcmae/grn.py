@@ -4,8 +4,10 @@ With the mask :math:`v_i` (1: site i is visible, 0: hidden) and learned :math:`\
 
 .. math::
 
-    G_c = \Big(\sum_i (v_i\, x_{ic})^2\Big)^{1/2}, \qquad
-    N_c = \frac{G_c}{\frac1C \sum_{c'} G_{c'} + 10^{-6}}, \qquad
+    G_c = \Big(\sum_i (v_i\, x_{ic})^2\Big)^{1/2},
+
+    N_c = \frac{G_c}{\frac1C \sum_{c'} G_{c'} + 10^{-6}},
+
     y_{ic} = \gamma_c\, x_{ic} N_c + \beta_c + x_{ic} .
 
 References:
@@ -69,9 +71,11 @@ class _GRNFunction(torch.autograd.Function):
 
     .. math::
 
-        \frac{\partial L}{\partial N_c} = \gamma_c A_c, \qquad
+        \frac{\partial L}{\partial N_c} = \gamma_c A_c,
+
         \frac{\partial L}{\partial G_c} = \frac{\gamma_c A_c}{m + \epsilon}
-            - \frac{\frac1C \sum_{c'} \gamma_{c'} A_{c'} G_{c'}}{(m + \epsilon)^2}, \qquad
+            - \frac{\frac1C \sum_{c'} \gamma_{c'} A_{c'} G_{c'}}{(m + \epsilon)^2},
+
         \frac{\partial L}{\partial x_{ic}} = g_{ic} (1 + \gamma_c N_c)
             + \frac{x_{ic}}{G_c} \frac{\partial L}{\partial G_c} .
 

@@ -3,7 +3,8 @@ r"""Cosine attention with a log-spaced continuous position bias, as in Swin V2 (
 .. math::
 
     \operatorname{Attention}(Q, K, V)
-        = \operatorname{softmax}\left(\frac{\cos(Q, K)}{\tau} + B\right) V, \qquad
+        = \operatorname{softmax}\left(\frac{\cos(Q, K)}{\tau} + B\right) V,
+
     B = 16\, \sigma\bigl(\operatorname{MLP}(\widehat{\Delta y}, \widehat{\Delta x})\bigr)
 
 with a learned temperature :math:`\tau \ge 0.01` per head (``logit_scale`` is :math:`\log 1/\tau`) and log-spaced
