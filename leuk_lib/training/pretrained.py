@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -202,7 +203,11 @@ def _repository_licence(path: Path, repository: str) -> str:
     try:
         readme = hf_hub_download(repository, "README.md", revision=path.parent.name)
         stated = str((metadata_load(readme) or {}).get("license") or UNKNOWN)
-    except Exception:  # noqa: BLE001  whatever fails, no licence is known then
+    except (
+        OSError,
+        ValueError,
+        yaml.YAMLError,
+    ):  # no README (the hub's errors are of the first two kinds), or a damaged one
         return UNKNOWN
     return LICENCES.get(stated, stated)
 
