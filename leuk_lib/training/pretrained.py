@@ -198,6 +198,7 @@ def find_file(value: str) -> Path | None:
 def _repository_licence(path: Path, repository: str) -> str:
     """The licence that the README of a hub's repository states, at the commit of a fetched file."""
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.repocard import metadata_load
 
     try:
