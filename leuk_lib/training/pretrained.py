@@ -204,11 +204,7 @@ def _repository_licence(path: Path, repository: str) -> str:
     try:
         readme = hf_hub_download(repository, "README.md", revision=path.parent.name)
         stated = str((metadata_load(readme) or {}).get("license") or UNKNOWN)
-    except (
-        OSError,
-        ValueError,
-        yaml.YAMLError,
-    ):  # no README (the hub's errors are of the first two kinds), or a damaged one
+    except (EntryNotFoundError, OSError, ValueError, yaml.YAMLError):  # no README or network, or damaged
         return UNKNOWN
     return LICENCES.get(stated, stated)
 
