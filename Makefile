@@ -46,7 +46,7 @@ test: $(READY) lint ## environment, lint, types, tests, smoke notebooks, book bu
 	  --cov=leuk_lib --cov-report=term:skip-covered
 	@$(BIN)/leuk run --profile smoke
 	@$(BIN)/leuk book --profile smoke
-	@$(BIN)/pytest -m "notebooks or browser"
+	@$(BIN)/pytest -m "notebooks or browser" -n 2 --dist loadfile
 
 bench: $(READY) ## speed ratios against named baselines, each in one process
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench"; done
