@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +13,13 @@ WBC_TYPES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 
 
 def plain(name: str) -> str:
-    """Reduce a folder's name to its letters and digits, in lower case.
+    """Reduce a folder's name to its letters and digits, in lower case and Unicode form C.
 
     Example:
         >>> plain("Test-A") == plain("test a")
         True
     """
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
+    return "".join(letter for letter in unicodedata.normalize("NFC", name).casefold() if letter.isalnum())
 
 
 @dataclass(frozen=True)

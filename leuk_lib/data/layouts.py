@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal, NamedTuple, Protocol, cast, get_args
 
-from leuk_lib.data.catalog import KnownSet
+from leuk_lib.data.catalog import KnownSet, plain
 from leuk_lib.runs.errors import LeukError
 
 Role = Literal["class", "part", "fold", "patient", "slide", "magnification", "version", "source", "ignored"]
@@ -70,17 +70,6 @@ _CLASS_WORDS = frozenset(
         "wbc",
     ]
 )
-
-
-def plain(name: str) -> str:
-    """Return a name without case, blanks and signs, in Unicode form C: "Test-A" and "test a" are one.
-
-    Example:
-        >>> plain("Test-A"), plain(" CML ")
-        ('testa', 'cml')
-    """
-    composed = unicodedata.normalize("NFC", name).casefold()
-    return "".join(letter for letter in composed if letter.isalnum())
 
 
 def part_of(name: str) -> str:

@@ -239,8 +239,12 @@ def split_frozen(name: str) -> tuple[str, str]:
     return (read_out, network_name) if colon and read_out in FROZEN else ("", name)
 
 
-def check_name(name: str) -> None:
-    """Raise ``LeukError`` with the nearest name unless ``name`` is a baseline; weights that are missing raise it too."""
+def check_name(name: str) -> pretrained.Weights | None:
+    """Find the published weights of a baseline; None for one without.
+
+    Raises:
+        LeukError: an unknown name (the line has the nearest one), or weights that are missing.
+    """
     import timm
 
     read_out, network_name = split_frozen(name)
@@ -250,12 +254,11 @@ def check_name(name: str) -> None:
             f"baseline {name!r}: a frozen network needs published weights; write {name}@{pretrained.PRETRAINED}"
         )
     if not read_out and not weights and (name in BASELINES or name in SMALL):
-        return
+        return None
     if base not in pretrained.PUBLISHED and not timm.is_model(base):
         allowed = [*BASELINES, *SMALL, *pretrained.PUBLISHED, *timm.list_models()]
         raise LeukError(f"unknown baseline {name!r}; {nearest(base, allowed) if base else 'name one'}")
-    if weights:
-        pretrained.locate(network_name)
+    return pretrained.locate(network_name) if weights else None
 
 
 def network(name: str, task: Task) -> Scorer:
@@ -266,12 +269,11 @@ def network(name: str, task: Task) -> Scorer:
     Raises:
         LeukError: an unknown name, weights that are missing or do not fit, or a task without ``fit``.
     """
-    check_name(name)
+    weights = check_name(name)
     if task.fit is None:
         raise LeukError(f"baseline {name!r}: needs a training function")
-    base, given = pretrained.split_name(name)
+    base, _ = pretrained.split_name(name)
     architecture, overrides = SMALL.get(base, (base, {}))
-    weights = pretrained.locate(name) if given else None
     torch.manual_seed(derive(task.seed, "baseline", name))
     model = pretrained.create(architecture, weights, task.n_classes, task.images.shape[-1], **overrides)
     return network_scorer(task.fit(model, name))
@@ -287,20 +289,20 @@ def frozen(name: str, task: Task) -> Scorer:
     Raises:
         LeukError: an unknown name, or weights that are missing or do not fit.
     """
-    check_name(name)
+    weights = check_name(name)
     read_out, network_name = split_frozen(name)
     base, _ = pretrained.split_name(network_name)
     device = torch.device("cpu") if task.encoder is None else next(task.encoder.parameters()).device
-    encoder = pretrained.create(base, pretrained.locate(network_name), 0, task.images.shape[-1]).eval().to(device)
+    encoder = pretrained.create(base, weights, 0, task.images.shape[-1]).eval().to(device)
 
+    @torch.no_grad()
     def features(images: Tensor, masks: Tensor | None) -> Array:
         parts = [encoder(normalise(batch.to(device))).cpu() for batch in images.split(64)]
         return (torch.cat(parts) if parts else torch.zeros(0, 1)).double().numpy()
 
-    with torch.no_grad():
-        if read_out == "linear":
-            return _without_gradient(logistic(features, task))
-        train = torch.nn.functional.normalize(torch.from_numpy(features(task.images, None)), dim=1)
+    if read_out == "linear":
+        return logistic(features, task)
+    train = torch.nn.functional.normalize(torch.from_numpy(features(task.images, None)), dim=1)
     k = max(1, min(20, len(train) // 5))
 
     def score(images: Tensor, masks: Tensor | None) -> Array:
@@ -312,15 +314,7 @@ def frozen(name: str, task: Task) -> Scorer:
         votes.scatter_add_(1, task.labels[nearest_cells], (similarity / 0.07).exp())
         return expand_classes((votes / votes.sum(dim=1, keepdim=True)).numpy(), range(task.n_classes), task.n_classes)
 
-    return _without_gradient(score)
-
-
-def _without_gradient(score: Scorer) -> Scorer:
-    def quiet(images: Tensor, masks: Tensor | None) -> Array:
-        with torch.no_grad():
-            return score(images, masks)
-
-    return quiet
+    return score
 
 
 FROZEN = ("knn", "linear")
