@@ -1,4 +1,4 @@
-# make book | test | bench | lint | changelog | canaries | clean | help
+# make book | test | test-long | bench | lint | changelog | canaries | clean | help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -12,10 +12,10 @@ JOBS    ?= 1
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help env book test lint bench changelog canaries clean lock
+.PHONY: help env book test test-long lint bench changelog canaries clean lock
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo "variables:  DATA=$(DATA) PROFILE=$(PROFILE) SEEDS=\"$(SEEDS)\" JOBS=$(JOBS)"
 
 env: $(READY) ## the environment .venv, from requirements.lock with hashes
@@ -42,11 +42,14 @@ lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without output
 	@$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 
 test: $(READY) lint ## environment, lint, types, tests, smoke notebooks, book build, browser
-	@$(BIN)/pytest --doctest-modules leuk_lib tests -m "not notebooks and not browser" -n 2 --dist loadfile \
+	@$(BIN)/pytest --doctest-modules leuk_lib tests -m "not notebooks and not browser and not long" -n 2 --dist loadfile \
 	  --cov=leuk_lib --cov-report=term:skip-covered
 	@$(BIN)/leuk run --profile smoke
 	@$(BIN)/leuk book --profile smoke
-	@$(BIN)/pytest -m "notebooks or browser" -n 2 --dist loadfile
+	@$(BIN)/pytest -m "(notebooks or browser) and not long" -n 2 --dist loadfile
+
+test-long: $(READY) ## the tests marked "long": thousands of random cases, for nightly runs
+	@$(BIN)/pytest -m long -n 2 --dist loadfile
 
 bench: $(READY) ## speed ratios against named baselines, each in one process
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench"; done
