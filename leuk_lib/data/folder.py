@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -182,7 +182,11 @@ def _read_mask(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8] | 
 
 
 def _without_copies(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> list[_Cell]:
-    """Drop all but the first copy of each picture, and every copy where the labels contradict each other."""
+    """Drop all but one copy of each picture, and every copy where the labels contradict each other.
+
+    The copy stays of which most is known: the one in the manifest, with a group, with a mask; else the first by path. It
+    takes over a group or a mask that only another copy has.
+    """
     if not cells:
         return cells
     first = exact_copies(
@@ -196,18 +200,35 @@ def _without_copies(listing: Listing, cells: list[_Cell], findings: list[Finding
         others = [cells[j].entry for j in copies if j != i]
         same_set = [j for j in copies if cells[j].entry.external == cell.entry.external]
         external = [other for other in others if other.external]
+        original = min(same_set, key=lambda j: (_unknown(cells[j]), j))
         if len({cells[j].entry.label for j in copies}) > 1:
             names = ", ".join(f"{c.path} ({c.label})" for c in others)
             advice = "decide which label is right; keep one copy"
             findings.append(Finding(cell.entry.path, f"label conflict with {names}", "error", advice, others[0].path))
         elif external and not cell.entry.external:
             findings.append(_in_test_set(cell, external[0]))
-        elif i == same_set[0]:
-            kept.append(cell)
+        elif i == original:
+            kept.append(_completed(cell, [cells[j] for j in same_set], findings))
         else:
-            original, advice = cells[same_set[0]].entry.path, "delete it: copies leak across a split"
-            findings.append(Finding(cell.entry.path, f"copy of {original}", "error", advice, original))
+            name, advice = cells[original].entry.path, "delete it: copies leak across a split"
+            findings.append(Finding(cell.entry.path, f"copy of {name}", "error", advice, name))
     return kept
+
+
+def _unknown(cell: _Cell) -> tuple[bool, bool, bool]:
+    return not cell.entry.listed, not cell.entry.group, cell.mask is None
+
+
+def _completed(cell: _Cell, copies: list[_Cell], findings: list[Finding]) -> _Cell:
+    """Return a cell with a group and a mask from its copies, where it has none of its own."""
+    groups = sorted({copy.entry.group for copy in copies if copy.entry.group})
+    if len(groups) > 1:
+        advice = "one picture has one patient or slide: correct the table"
+        findings.append(Finding(cell.entry.path, f"copies in several groups ({', '.join(groups)})", "warning", advice))
+    group = cell.entry.group or (groups[0] if len(groups) == 1 else "")
+    masks = [copy.mask for copy in copies if copy.mask is not None]
+    mask = cell.mask if cell.mask is not None or not masks else masks[0]
+    return replace(cell, entry=replace(cell.entry, group=group), mask=mask)
 
 
 def _in_test_set(cell: _Cell, other: Entry) -> Finding:

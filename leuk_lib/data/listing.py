@@ -10,7 +10,7 @@ from pathlib import Path
 
 from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.layouts import FolderLevels, KnownFolders, Layout, infer_layout
-from leuk_lib.data.tables import MANIFEST, METADATA, image_keys, read_groups, read_manifest
+from leuk_lib.data.tables import MANIFEST, METADATA, image_keys, is_plain, path_key, read_groups, read_manifest
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 
@@ -33,6 +33,7 @@ class Entry:
         external: Name of the external test set that the image belongs to, or "".
         part: Published part or fold that the image belongs to, or "".
         ambiguous: (finding, advice) about a mask or a group that may belong to another image.
+        listed: Whether the manifest lists the file.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Entry:
     external: str = ""
     part: str = ""
     ambiguous: tuple[tuple[str, str], ...] = ()
+    listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,21 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, la
     left_out: list[tuple[str, str, str]] = []
     listed: set[str] = set()
     sources: set[str] = set()
-    files = _walk(root, left_out)
+    notices: list[tuple[str, str, str]] = []
+    files, bare = _walk(root, left_out)
     key_counts = Counter(key for file in files if file.suffix.lower() in IMAGES for key in image_keys(file))
-    groups = read_groups(root, key_counts)
-    images = [file for file in files if file.suffix.lower() in IMAGES and _is_text(file.as_posix())]
-    unlisted = [file for file in images if not rows.get(file.as_posix(), {}).get("label")]
+    groups, unused = read_groups(root, key_counts)
+    if unused:
+        what = f"{len(unused)} of its rows fit no image, such as {unused[0]!r}"
+        notices.append((METADATA, what, "their patients or slides are unknown; give each image's path or file name"))
+    images = [file for file in files if file.suffix.lower() in IMAGES and is_plain(file.as_posix())]
+    unlisted = [file for file in images if not rows.get(path_key(file.as_posix()), {}).get("label")]
     levels: Layout = KnownFolders(known) if known else infer_layout(unlisted, str(root), layout)
     for relative in files:
         name = relative.as_posix()
-        if not _is_text(name):
-            left_out.append((ascii(name), "file name is not UTF-8", "rename it"))
+        if not is_plain(name):
+            what = "file name has a line break or a control character" if _is_text(name) else "file name is not UTF-8"
+            left_out.append((ascii(name), what, "rename it"))
             continue
         if relative.suffix.lower() not in IMAGES:
             if relative.name not in (MANIFEST, METADATA) and len(relative.parts) > 1:
@@ -120,8 +127,8 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, la
         if not _is_inside(root / relative, root):
             left_out.append((name, "symbolic link out of the folder", "copy the file into the folder"))
             continue
-        listed.add(name)
-        row = rows.get(name, {})
+        listed.add(path_key(name))
+        row = rows.get(path_key(name), {})
         place = levels.place(relative)
         if place.left_out and not row:
             left_out.append((name, place.left_out, "nothing to do if this is meant; it is ignored"))
@@ -132,7 +139,7 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, la
             left_out.append((name, f"no class{allowed}", "move it into a class folder or list it in manifest.csv"))
             continue
         ambiguous = []
-        mask, group = row.get("mask", ""), row.get("group", "")
+        mask, group = _on_disk(root, row.get("mask", "")), row.get("group", "")
         if not mask:
             mask, is_ambiguous = _look_up(relative, key_counts, lambda key: _masks(root, key))
             if is_ambiguous:
@@ -151,16 +158,20 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, la
         if group:
             sources.add("folder names" if in_folders else "manifest")
         part = row.get("part") or place.part
-        entries.append(Entry(name, label, group, mask, external, part, tuple(ambiguous)))
+        entries.append(Entry(name, label, group, mask, external, part, tuple(ambiguous), bool(row)))
     for name in sorted(set(rows) - listed):
         left_out.append((name, "in the manifest but not in the folder", "restore the file or delete its row"))
     if not entries:
         raise LeukError(
             f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))}); see data/README.md", exit_code=2
         )
+    if unlisted:
+        notices += _without_images(bare, levels)
+    notices += _unused_masks(root, {entry.mask for entry in entries})
+    notices += _spellings(levels)
     entries = _rename_classes(entries, class_map or {}, root)
     return Listing(
-        root, tuple(entries), tuple(left_out), tuple(_understood(levels, rows, unlisted)), tuple(_spellings(levels)),
+        root, tuple(entries), tuple(left_out), tuple(_understood(levels, rows, unlisted)), tuple(notices),
         " and ".join(sorted(sources, reverse=True)) or "manifest",
     )  # fmt: skip
 
@@ -195,8 +206,51 @@ def _look_up(image: Path, counts: Counter[str], values_of: Callable[[str], Colle
 
 
 def _masks(root: Path, key: str) -> list[str]:
-    mask = f"{MASKS}/{key}.png"
+    mask = _on_disk(root, f"{MASKS}/{key}.png")
     return [mask] if (root / mask).is_file() else []
+
+
+def _on_disk(root: Path, name: str) -> str:
+    """Return a relative path as the disk spells it, which may be in another Unicode form; unchanged if there is none."""
+    if name.isascii() or (root / name).exists():
+        return name
+    found = root
+    for part in Path(name).parts:
+        same = [path for path in found.iterdir() if path_key(path.name) == path_key(part)] if found.is_dir() else []
+        if not same:
+            return name
+        found = same[0]
+    return found.relative_to(root).as_posix()
+
+
+def _unused_masks(root: Path, used: set[str]) -> list[tuple[str, str, str]]:
+    """Find folders in ``masks/`` with images that are no cell's mask: perhaps a class with the name "masks"."""
+    unused: Counter[str] = Counter()
+    for folder, _, names in os.walk(root / MASKS):
+        where = Path(folder).relative_to(root)
+        unused[where.as_posix()] += sum(
+            Path(name).suffix.lower() in IMAGES and (where / name).as_posix() not in used for name in names
+        )
+    return [
+        (
+            f"{name}/",
+            f"{count} images that are no cell's mask",
+            "masks have the path of their image; cells lie elsewhere",
+        )
+        for name, count in sorted(unused.items())
+        if count and is_plain(name)
+    ]
+
+
+def _without_images(bare: Collection[Path], levels: Layout) -> list[tuple[str, str, str]]:
+    """Find folders without images in the place of a class."""
+    if isinstance(levels, FolderLevels):
+        depth = levels.roles.index("class") + 1 if "class" in levels.roles else 0
+        classes = [folder for folder in bare if len(folder.parts) == depth]
+    else:
+        classes = [folder for folder in bare if levels.place(folder / "x.png").label]
+    advice = "no class comes from it; delete it, or put its images there"
+    return [(f"{folder.as_posix()}/", "folder without images", advice) for folder in classes]
 
 
 def _rename_classes(entries: list[Entry], class_map: Mapping[str, str], root: Path) -> list[Entry]:
@@ -223,19 +277,50 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _walk(root: Path, left_out: list[tuple[str, str, str]]) -> list[Path]:
-    """List the files below ``root``, relative and sorted, without masks, licences, hidden files and linked folders."""
+def _walk(root: Path, left_out: list[tuple[str, str, str]]) -> tuple[list[Path], list[Path]]:
+    """List the files below ``root``, relative and sorted, without masks, licences, hidden files and linked folders.
+
+    Returns:
+        The files, and the folders without any image in them.
+    """
     files = []
+    visited: list[Path] = []
 
     def unlisted(error: OSError) -> None:
         name = Path(error.filename).relative_to(root).as_posix()
         left_out.append((name, f"folder cannot be listed ({error.strerror})", "check its rights"))
+        closed.add(Path(name))
 
+    closed: set[Path] = set()
     for folder, folders, names in os.walk(root, onerror=unlisted, followlinks=False):
-        folders[:] = sorted(d for d in folders if d not in NOT_CELLS and not d.startswith("."))
-        for name in folders:
-            if (link := Path(folder) / name).is_symlink() and _is_text(name):
+        here = Path(folder)
+        for name in sorted(folders):
+            path = here / name
+            if path.is_symlink() and is_plain(name) and not name.startswith("."):
                 what, advice = "symbolic link to a folder", "not followed; copy the folder here"
-                left_out.append((link.relative_to(root).as_posix(), what, advice))
-        files += [(Path(folder) / name).relative_to(root) for name in names if not name.startswith(".")]
-    return sorted(files, key=lambda p: p.as_posix())
+                left_out.append((path.relative_to(root).as_posix(), what, advice))
+            elif (name in NOT_CELLS or name.startswith(".")) and not (name == MASKS and here == root):
+                left_out += _ignored_images(root, path)
+        folders[:] = sorted(d for d in folders if d not in NOT_CELLS and not d.startswith("."))
+        visited += [(here / name).relative_to(root) for name in folders if not (here / name).is_symlink()]
+        files += [(here / name).relative_to(root) for name in names if not name.startswith(".")]
+        hidden = [name for name in names if name.startswith(".") and not name.startswith("._") and _is_image(name)]
+        if hidden and is_plain(shown := here.relative_to(root).as_posix()):
+            left_out.append((shown, f"{len(hidden)} hidden images (names that begin with a dot)", "rename them"))
+    full = {parent for file in files if _is_image(file.name) for parent in file.parents}
+    bare = [f for f in visited if f not in full and f not in closed and is_plain(f.as_posix())]
+    return sorted(files, key=lambda p: p.as_posix()), bare
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGES
+
+
+def _ignored_images(root: Path, folder: Path) -> list[tuple[str, str, str]]:
+    """Return a finding about a folder whose name keeps it from being read although it holds images."""
+    if folder.name == "__MACOSX":  # the Finder's notes on files, under the files' names
+        return []
+    images = sum(_is_image(name) and not name.startswith("._") for _, _, names in os.walk(folder) for name in names)
+    if not images or not is_plain(name := folder.relative_to(root).as_posix()):
+        return []
+    return [(f"{name}/", f"folder of {images} images is not read because of its name", "rename it if it holds cells")]
