@@ -8,6 +8,7 @@ DATA    ?= smear
 PROFILE ?= laptop
 SEEDS   ?= 0
 JOBS    ?= 1
+SPLIT   ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -29,8 +30,9 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $(READY)
 
-book: $(READY) ## all notebooks, then the book: make book DATA=folder PROFILE=smoke SEEDS="0 1 2" JOBS=2
-	@$(BIN)/leuk run --dataset "$(DATA)" --profile $(PROFILE) --seeds "$(SEEDS)" --jobs $(JOBS)
+book: $(READY) ## all notebooks, then the book: make book DATA=folder PROFILE=smoke SEEDS="0 1 2" JOBS=2 SPLIT=published
+	@$(BIN)/leuk run --dataset "$(DATA)" --profile $(PROFILE) --seeds "$(SEEDS)" --jobs $(JOBS) \
+	  $(if $(SPLIT),--split $(SPLIT))
 	@$(BIN)/leuk book --dataset "$(DATA)" --profile $(PROFILE) --seeds "$(SEEDS)"
 
 lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without outputs

@@ -17,6 +17,8 @@ from typing import Any
 from leuk_lib.book.gate import chapter_problem, executed_notebook
 from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.listing import list_folder
+from leuk_lib.data.params import DataParams
+from leuk_lib.data.published import announce
 from leuk_lib.runs import card, files, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import check
@@ -71,17 +73,21 @@ def understood(dataset: str, values: Mapping[str, Any]) -> list[str]:
         values: Parameters of stage ``data`` that differ from its defaults.
 
     Raises:
-        LeukError: If the folder can be read in two ways; the line names the option that decides.
+        LeukError: If the folder can be read in two ways (the line names the option that decides), or if the published
+            split is asked for and there is none.
     """
+    params = check("stage data", DataParams, {**values, "dataset": dataset})
     if dataset == "smear":
-        return []
+        return announce(params, {})
     listing = list_folder(dataset, values.get("class_map"), values.get("layout", ""))
     classes = Counter(entry.label for entry in listing.entries)
     groups = len({entry.group for entry in listing.entries if entry.group})
     counts = ", ".join(f"{name} {n}" for name, n in sorted(classes.items()))
     known = f"{groups} patients or slides" if groups else "no patients or slides known"
     left_out = f"; {len(listing.left_out)} files not used" if listing.left_out else ""
-    return [f"{listing.root}: {counts}; {known}{left_out}", *(f"  {line}" for line in listing.understood)]
+    lines = [f"{listing.root}: {counts}; {known}{left_out}", *(f"  {line}" for line in listing.understood)]
+    parts = Counter(entry.part for entry in listing.entries if entry.part and not entry.external)
+    return [*lines, *announce(params, parts)]
 
 
 def fetched_weights(values: Mapping[str, Any]) -> list[str]:

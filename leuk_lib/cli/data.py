@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +15,11 @@ ClassMap = Annotated[
     list[str] | None, typer.Option("--map", help="OLD=NEW renames or merges a class, OLD= drops it; repeatable.")
 ]
 
+
+SplitOption = Annotated[
+    Literal["", "grouped", "published"],
+    typer.Option("--split", help="published: the parts of the data set as published; grouped: split by groups."),
+]
 
 LayoutOption = Annotated[
     str,
@@ -37,8 +42,11 @@ def check_images(
     page: Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails to this HTML file.")] = None,
     map_: ClassMap = None,
     layout: LayoutOption = "",
+    split: SplitOption = "",
 ) -> None:
     """Check an image folder. Exit code 0: clean, 1: findings, 2: unusable.
+
+    With --split published it also says what a run on the published split would train and test on.
 
     Example: leuk data check my_images --csv findings.csv --html findings.html
     """
@@ -46,7 +54,7 @@ def check_images(
     from leuk_lib.data.report import render_page, render_text
     from leuk_lib.runs.files import atomic, write_text
 
-    findings = check_folder(folder, class_map=_class_map(map_), layout=layout)
+    findings = check_folder(folder, class_map=_class_map(map_), layout=layout, split=split)
     if csv:
         with atomic(csv) as temporary:
             findings.to_csv(temporary, index=False)

@@ -47,6 +47,7 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Set a parameter: fcmae.steps=300; repeatable.")
     ] = None,
+    split: data_commands.SplitOption = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would run, without running it.")] = False,
 ) -> None:
     """Run the notebooks in order, but only those that are missing or out of date.
@@ -54,7 +55,8 @@ def run(
     Example: leuk run fcmae --profile smoke --seeds "0 1" --jobs 2
     """
     extra = ["--dry-run", "--quiet", "progress"] if dry_run else []
-    for name in workflow.run_stages(dataset, profile, _seeds(seeds), jobs, stage, run, set_ or [], extra):
+    settings = [*(set_ or []), *([f"data.split={split}"] if split else [])]
+    for name in workflow.run_stages(dataset, profile, _seeds(seeds), jobs, stage, run, settings, extra):
         print(paths.run_folder(name))
 
 

@@ -6,6 +6,7 @@ import os
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from leuk_lib.runs import paths
 
@@ -55,6 +56,7 @@ class KnownSet:
         cite: Citation.
         aliases: Further folder names of a class.
         tests: Folders that are external test sets.
+        split: Split of a run that names none: by groups, or as published where the field compares figures on that split.
         download: The archive, if it can be downloaded.
     """
 
@@ -67,6 +69,7 @@ class KnownSet:
     cite: str
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     tests: tuple[str, ...] = ()
+    split: Literal["grouped", "published"] = "grouped"
     download: Download | None = None
 
     @property

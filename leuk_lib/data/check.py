@@ -9,13 +9,19 @@ import pandas as pd
 
 from leuk_lib.data.findings import SEVERITIES, Finding, as_table, kind_of
 from leuk_lib.data.folder import INFERRED, ImageFolder, read_folder
-from leuk_lib.data.splits import unsplittable
+from leuk_lib.data.published import base_parts, cross_check, on_both_sides, published_parts, summary
+from leuk_lib.data.splits import PARTS, unsplittable
+from leuk_lib.runs.errors import LeukError
 
 CLEAN, FINDINGS, UNUSABLE = 0, 1, 2
 
 
 def check_folder(
-    path: str | Path, workers: int = 2, class_map: Mapping[str, str] | None = None, layout: str = ""
+    path: str | Path,
+    workers: int = 2,
+    class_map: Mapping[str, str] | None = None,
+    layout: str = "",
+    split: str = "",
 ) -> pd.DataFrame:
     """Read every file of a folder and list what is wrong.
 
@@ -24,6 +30,7 @@ def check_folder(
         workers: Threads.
         class_map: Class -> new name; "" drops the class.
         layout: Roles of the folder levels, as for ``listing.list_folder``; "" to infer them.
+        split: "published" to check that the published split can be used, and what would be left out for it.
 
     Returns:
         One row per finding, worst first: path, finding, severity, advice, other (``findings.Finding``) and kind, the
@@ -33,7 +40,13 @@ def check_folder(
         LeukError: With exit code 2 if the folder is missing or holds no image.
     """
     folder = read_folder(path, size=32, workers=workers, class_map=class_map, layout=layout)
-    findings = pd.concat([folder.findings, as_table(_about_classes(folder))], ignore_index=True)
+    about = _about_classes(folder)
+    understood = list(folder.understood)
+    if split == "published":
+        lines, found = _about_published(folder)
+        understood += lines
+        about += found
+    findings = pd.concat([folder.findings, as_table(about)], ignore_index=True)
     rank = findings["severity"].map({name: i for i, name in enumerate(SEVERITIES)})
     findings = findings.assign(_rank=rank, kind=findings["finding"].map(kind_of))
     findings = findings.sort_values(["_rank", "path", "finding"], kind="stable")
@@ -43,7 +56,7 @@ def check_folder(
         "classes": {str(k): int(v) for k, v in folder.table["label"].value_counts().sort_index().items()},
         "groups": int(folder.table["group"].nunique()),
         "grouped_by": folder.grouped_by,
-        "understood": list(folder.understood),
+        "understood": understood,
         "masks": folder.masks is not None,
     }
     return findings
@@ -57,18 +70,7 @@ def _about_classes(folder: ImageFolder) -> list[Finding]:
     if len(labels) < 2:
         what = f"{len(labels)} class with usable images"
         findings.append(Finding(".", what, "error", "at least 2 class folders are needed"))
-    in_parts = table[table["part"] != ""].groupby("part")["label"].agg(lambda names: ", ".join(sorted(set(names))))
-    if in_parts.nunique() > 1:
-        what = "published parts differ in their classes: " + "; ".join(
-            f"{part} has {names}" for part, names in in_parts.items()
-        )
-        findings.append(Finding(".", what, "warning", "a class that a part lacks cannot be trained on or tested there"))
-    parts = table[table["part"] != ""].groupby("group")["part"].nunique()
-    if shared := int((parts > 1).sum()):
-        cells = int(table["group"].isin(parts.index[parts > 1]).sum())
-        what = f"{shared} groups ({cells} cells) are on both sides of the published split"
-        advice = "figures on it would be too good; a split by groups (the default) keeps them together"
-        findings.append(Finding(".", what, "warning", advice))
+    findings += cross_check(table, folder.findings)
     if len(labels):
         for name in unsplittable(table["label"].to_numpy(dtype=str), table["group"].to_numpy(dtype=str)):
             what = f"class with too few groups to split (cells: {int((table['label'] == name).sum())})"
@@ -88,6 +90,21 @@ def _about_classes(folder: ImageFolder) -> list[Finding]:
             advice = "one patient, two diagnoses? correct the label or the group (cell types may do so)"
             findings.append(Finding(f"group {group}", what, "warning", advice))
     return findings
+
+
+def _about_published(folder: ImageFolder) -> tuple[list[str], list[Finding]]:
+    """Say what a run with the published split would train and test on, and find what forbids it."""
+    table = folder.table[folder.table["external"] == ""]
+    left_out = on_both_sides(table)
+    try:
+        parts = published_parts(table[~left_out], (0.7, 0.1, 0.2), 0)
+    except LeukError as error:
+        advice = "correct the parts in the manifest or the folders' names, or use --split grouped"
+        return [], [Finding(".", str(error), "error", advice)]
+    counts = ", ".join(f"{name} {int((parts == k).sum())}" for k, name in enumerate(PARTS))
+    taken = "" if (base_parts(table["part"]) == 1).any() else "; validation is taken from training"
+    line = f"published split ({summary(table)}): {counts} cells{taken}"
+    return [line + (f"; {int(left_out.sum())} left out, whose group is on both sides" if left_out.any() else "")], []
 
 
 def exit_code(findings: pd.DataFrame) -> int:

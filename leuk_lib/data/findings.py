@@ -65,6 +65,14 @@ KINDS = (
 )  # fmt: skip
 
 
+ACROSS_PARTS = " in another published part"  # ends the finding about a copy on the other side of a published split
+
+
+def is_across_parts(finding: str) -> bool:
+    """Whether a finding is about a copy on the other side of a published split."""
+    return finding.endswith(ACROSS_PARTS)
+
+
 def kind_of(finding: str) -> str:
     """Strip the file names and numbers from a finding.
 
@@ -74,5 +82,6 @@ def kind_of(finding: str) -> str:
     """
     for start in KINDS:
         if finding.startswith(start):
-            return start.removesuffix(" of") + (" under another label" if "under another label" in finding else "")
+            label = " under another label" if "under another label" in finding else ""
+            return start.removesuffix(" of") + label + (ACROSS_PARTS if is_across_parts(finding) else "")
     return "another extension" if finding.endswith("under another name") else finding

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from leuk_lib.data.decode import Unreadable, decode, decode_file, read_file, square
 from leuk_lib.data.duplicates import FLAT, THUMB, Match, components, exact_copies, find_matches
-from leuk_lib.data.findings import Finding, as_table, unusual
+from leuk_lib.data.findings import ACROSS_PARTS, Finding, as_table, unusual
 from leuk_lib.data.listing import Entry, Listing, list_folder
 from leuk_lib.data.overlaps import Features, orb_features, small_grey
 
@@ -72,9 +72,10 @@ def read_folder(
 ) -> ImageFolder:
     """Decode every image of a folder; leave out what cannot be used, and list it in the findings.
 
-    Of copies with the same pixels the first by path stays; none stays if their labels differ. Groups come from the
-    manifest. Cells without one are grouped with their near-duplicates and with overlapping fields of view. A cell that
-    an external test set also contains is left out of the other cells.
+    Of copies with the same pixels the first by path stays, one in a published test or validation part before others;
+    none stays if their labels differ. Groups come from the manifest. Cells without one are grouped with their
+    near-duplicates and with overlapping fields of view. A cell that an external test set also contains is left out of
+    the other cells.
 
     Args:
         path: A folder or the name of a known set, as for ``listing.list_folder``.
@@ -184,8 +185,8 @@ def _read_mask(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8] | 
 def _without_copies(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> list[_Cell]:
     """Drop all but one copy of each picture, and every copy where the labels contradict each other.
 
-    The copy stays of which most is known: the one in the manifest, with a group, with a mask; else the first by path. It
-    takes over a group or a mask that only another copy has.
+    A copy in a published test part stays, else one in validation, else the one of which most is known: in the manifest,
+    with a group, with a mask; else the first by path. It takes over a group or a mask that only another copy has.
     """
     if not cells:
         return cells
@@ -200,7 +201,7 @@ def _without_copies(listing: Listing, cells: list[_Cell], findings: list[Finding
         others = [cells[j].entry for j in copies if j != i]
         same_set = [j for j in copies if cells[j].entry.external == cell.entry.external]
         external = [other for other in others if other.external]
-        original = min(same_set, key=lambda j: (_unknown(cells[j]), j))
+        original = min(same_set, key=lambda j: (_rank(cells[j].entry.part), _unknown(cells[j]), j))
         if len({cells[j].entry.label for j in copies}) > 1:
             names = ", ".join(f"{c.path} ({c.label})" for c in others)
             advice = "decide which label is right; keep one copy"
@@ -211,8 +212,14 @@ def _without_copies(listing: Listing, cells: list[_Cell], findings: list[Finding
             kept.append(_completed(cell, [cells[j] for j in same_set], findings))
         else:
             name, advice = cells[original].entry.path, "delete it: copies leak across a split"
-            findings.append(Finding(cell.entry.path, f"copy of {name}", "error", advice, name))
+            across = ACROSS_PARTS if cell.entry.part != cells[original].entry.part else ""
+            findings.append(Finding(cell.entry.path, f"copy of {name}{across}", "error", advice, name))
     return kept
+
+
+def _rank(part: str) -> int:
+    """Rank published parts: the copy in the first one stays, so that a test part stays as it was published."""
+    return 0 if part.startswith("test") else 1 if part.startswith("validation") else 2
 
 
 def _unknown(cell: _Cell) -> tuple[bool, bool, bool]:

@@ -27,9 +27,10 @@ class DataParams(StageParams):
         description="roles of a folder's levels, as in part/class/patient, or the number of the class level; "
         "empty: inferred, and refused where two readings are possible",
     )
-    split: Literal["grouped", "published"] = Field(
-        "grouped",
-        description="split by groups in the fractions below, or the parts that the data set was published with",
+    split: Literal["auto", "grouped", "published"] = Field(
+        "auto",
+        description="grouped: by groups in the fractions below; published: the parts that the data set was published "
+        "with; auto: published for known sets whose figures are compared on that split, else grouped",
     )
     keep_split: str = Field(
         "", description="splits.json of an earlier run: its groups keep their parts, only new groups are assigned"

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from leuk_lib.data.cellset import CellSet, from_arrays
-from leuk_lib.data.findings import Finding, as_table
+from leuk_lib.data.findings import as_table
 from leuk_lib.data.fingerprint import fingerprint
-from leuk_lib.data.loading import Dataset, load_dataset
+from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.params import DataParams
+from leuk_lib.data.published import chosen_split, cross_check, published_parts, summary, without_test_groups
 from leuk_lib.data.splits import EXTERNAL, PARTS, read_record, split_groups, split_record, unsplittable
 from leuk_lib.runs import paths
-from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file
 from leuk_lib.runs.stage import Stage
 
@@ -67,20 +66,26 @@ def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
         class_map=params.class_map,
         layout=params.layout,
     )
-    if params.split == "published":
+    kind, why = chosen_split(params)
+    own = (data.table["external"] == "").to_numpy()
+    if found := cross_check(data.table[own], data.findings):
+        data = replace(data, findings=pd.concat([data.findings, as_table(found)], ignore_index=True))
+    if kind == "published":
         data = without_test_groups(data)
     own = (data.table["external"] == "").to_numpy()
     groups = data.table["group"].to_numpy(dtype=str)
     labels = data.table["label"].to_numpy(dtype=str)
     kept_file = _kept_split(params, stage)
     earlier = read_record(kept_file) if kept_file else None
-    if params.split == "published":
+    if kind == "published":
         parts = published_parts(data.table[own], params.fractions, params.seed)
     else:
         parts = split_groups(labels[own], groups[own], params.fractions, params.seed, earlier)
     notes = list(data.notes)
-    if params.split == "grouped" and (data.table["part"] != "").any():
-        counts = ", ".join(f"{part} {n}" for part, n in data.table["part"].value_counts().sort_index().items() if part)
+    counts = summary(data.table[own])
+    if kind == "published":
+        notes.append(f"split: published, {why} ({counts}); split: grouped splits by groups instead")
+    elif counts:
         notes.append(f"published parts ({counts}) are not used; split: published keeps them")
     if kept_file and earlier is not None:
         own_groups = set(groups[own].tolist())
@@ -103,72 +108,13 @@ def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
         stage.save_file(path)
     record = split_record(split, groups, params.fractions, params.seed)
     record["grouped_by"] = data.grouped_by
+    if kind == "published":
+        record["split"] = kind
     stage.save_json("splits", record)
     stage.save_table("findings", data.findings)
     for note in notes:
         stage.note(note)
     return PreparedCells(CellSet.open(stage.folder), data.findings, record, tuple(notes), data.grouped_by)
-
-
-def published_parts(table: pd.DataFrame, fractions: tuple[float, float, float], seed: int) -> NDArray[np.int64]:
-    """Return the published part of each cell, (N,) from 0; validation is taken from training where none was published.
-
-    Args:
-        table: One row per cell: label, group, part.
-        fractions: Of train, validation and test; decide the size of a validation part that was not published.
-        seed: Seed of that part.
-
-    Raises:
-        LeukError: If cells have no published part, if folds were published, or if train or test is missing.
-    """
-    names = table["part"].to_numpy(dtype=str)
-    number = {"train": 0, "validation": 1, "test": 2}
-    base = np.array([number.get(name.split(" ")[0], -1) for name in names])
-    if (base < 0).any():
-        strange = table.loc[base < 0].iloc[0]
-        state = f"in {strange['part']}" if strange["part"] else "without a part"
-        raise LeukError(
-            f"split published: {int((base < 0).sum())} of {len(base)} cells have no train, validation or test part "
-            f"({strange['path']} is {state}); use split: grouped",
-            exit_code=2,
-        )
-    missing = [name for name in ("train", "test") if not (base == number[name]).any()]
-    if missing:
-        raise LeukError(f"split published: there is no {missing[0]} part; use split: grouped", exit_code=2)
-    if not (base == 1).any():
-        train = base == 0
-        share = fractions[1] / (fractions[0] + fractions[1])
-        labels, groups = (table.loc[train, column].to_numpy(dtype=str) for column in ("label", "group"))
-        base[train] = split_groups(labels, groups, (1 - share, share), seed)
-    return base
-
-
-def without_test_groups(data: Dataset) -> Dataset:
-    """Leave out the training cells whose group (patient, slide, near-duplicate) is in the published test part too.
-
-    The test part stays as published. A finding and a note count what was left out, per part.
-    """
-    table = data.table
-    is_test = table["part"].str.startswith("test").to_numpy()
-    shared = table["group"].isin(set(table.loc[is_test, "group"])).to_numpy() & ~is_test
-    validation = table["part"].str.startswith("validation").to_numpy() & ~shared
-    shared |= table["group"].isin(set(table.loc[validation, "group"])).to_numpy() & ~is_test & ~validation
-    if not shared.any():
-        return data
-    groups = int(table.loc[shared, "group"].nunique())
-    counts = ", ".join(f"{part} {n}" for part, n in table.loc[shared, "part"].value_counts().sort_index().items())
-    what = f"{groups} groups are on both sides of the published split: {int(shared.sum())} cells left out ({counts})"
-    advice = "training on them would leak into the test; split: grouped keeps all cells and gives an honest split"
-    finding = as_table([Finding(".", what, "error", advice)])
-    keep = ~shared
-    return replace(
-        data,
-        images=data.images[keep],
-        masks=None if data.masks is None else data.masks[keep],
-        table=table[keep].reset_index(drop=True),
-        findings=pd.concat([data.findings, finding], ignore_index=True),
-        notes=(*data.notes, what),
-    )
 
 
 def _kept_split(params: DataParams, stage: Stage) -> Path | None:
