@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -65,27 +66,33 @@ def check_images(
 
 
 @app.command("list")
-def list_sets() -> None:
-    """List the known data sets: present or not, how to get them, their licences.
+def list_sets(
+    name: Annotated[str | None, typer.Argument(help="Name of a set: all that is known about it.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the known data sets: images, patients, classes, licence, here or not; or all about one of them.
 
-    Example: leuk data list
+    Example: leuk data list leukemia-attri
     """
-    from leuk_lib.data.catalog import KNOWN_SETS, home
+    from leuk_lib.data.catalog_text import as_records, detail_text, list_text
 
-    print("smear: rendered cells; nothing to download")
-    for known in KNOWN_SETS.values():
-        state = f"in {home(known)}" if home(known).is_dir() else f"missing: {known.advice}"
-        print(
-            f"{known.name}: {known.title}\n  classes: {', '.join(known.classes)}\n  {state}\n  licence: {known.licence}"
-        )
+    if json_:
+        print(json.dumps(as_records(name), indent=1, ensure_ascii=False))
+    else:
+        print(detail_text(name) if name else list_text())
 
 
 @app.command("fetch")
 def fetch_set(
     name: Annotated[str, typer.Argument(help="Name of an open set: see `leuk data list`.")],
-    url: Annotated[str | None, typer.Option(help="Address of the archive, instead of the known one.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="SHA-256 that the archive must have.")] = None,
-    keep: Annotated[bool, typer.Option(help="Keep the archive in data/downloads/.")] = True,
+    url: Annotated[
+        list[str] | None,
+        typer.Option(help="Address or path of an archive, instead of the known one; once per archive, in their order."),
+    ] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option(help="SHA-256 that an archive must have; once per archive, in their order.")
+    ] = None,
+    keep: Annotated[bool, typer.Option(help="Keep the archives in data/downloads/.")] = True,
 ) -> None:
     """Download an open data set to data/NAME/; a broken download is resumed.
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
-from leuk_lib.data.archives import arrange
-from leuk_lib.data.catalog import KNOWN_SETS, Download, data_root, home
+from leuk_lib.data.archives import arrange, is_rar
+from leuk_lib.data.catalog import KNOWN_SETS, Download, KnownSet, data_root, home
+from leuk_lib.data.catalog_text import licence_text
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json, sha256_file, write_json
 from leuk_lib.runs.params import nearest
@@ -116,6 +120,11 @@ def download(source: Download, folder: Path, downloader: ResumingDownloader | No
 
     Without a published hash, that of the first download is saved in ``hashes.json``, and later ones must match it.
 
+    Args:
+        source: What to download. Its address may also be a path or a ``file:`` address on this computer.
+        folder: Where the archive is kept.
+        downloader: Only for tests.
+
     Returns:
         The archive.
 
@@ -126,24 +135,25 @@ def download(source: Download, folder: Path, downloader: ResumingDownloader | No
 
     folder.mkdir(parents=True, exist_ok=True)
     saved = _hashes(folder)
-    expected = source.sha256 or saved.get(source.file)
-    part = folder / f"{source.file}.part"
+    method, expected = _expected(source, saved)
     pooch.get_logger().setLevel("ERROR")  # our messages say the same
+    local = _local(source.url)
     try:
         archive = Path(
             pooch.retrieve(
                 source.url,
-                known_hash=None if expected is None else f"sha256:{expected}",
+                known_hash=f"{method}:{expected}" if expected else None,
                 fname=source.file,
                 path=folder,
-                downloader=downloader or ResumingDownloader(part),
+                downloader=downloader or (_copy if local else ResumingDownloader(folder / f"{source.file}.part")),
             )
         )
     except LeukError:
         raise
     except ValueError as error:  # raised by pooch if the hash differs
+        name = {"sha256": "SHA-256", "md5": "MD5"}[method]
         raise LeukError(
-            f"{source.url}: the SHA-256 of the download is not {expected}: the file was changed or damaged and is not "
+            f"{source.url}: the {name} of the download is not {expected}: the file was changed or damaged and is not "
             f"used. If the provider has published a new version, delete its line in {folder / HASHES}, or give --sha256"
         ) from error
     if expected is None:
@@ -151,51 +161,117 @@ def download(source: Download, folder: Path, downloader: ResumingDownloader | No
     return archive
 
 
+def _expected(source: Download, saved: dict[str, str]) -> tuple[str, str | None]:
+    """Return the hash that the file must have, with its method: a published one, else that of the first download."""
+    if source.sha256 or not source.md5:
+        return "sha256", source.sha256 or saved.get(source.file)
+    return "md5", source.md5
+
+
+def _local(url: str) -> Path | None:
+    """Return the file that an address on this computer means, or None."""
+    if url.startswith("file:"):
+        return Path(unquote(urlsplit(url).path))
+    return None if "://" in url else Path(url).expanduser()
+
+
+def _copy(url: str, output_file: Any, pooch: Any, check_only: bool = False) -> None:
+    """Copy a file of this computer; a downloader for pooch."""
+    path = _local(url)
+    if path is None or not path.is_file():
+        raise LeukError(f"{url}: no such file, and not an address (https://…)", exit_code=2)
+    shutil.copyfile(path, output_file)
+
+
 def _hashes(folder: Path) -> dict[str, str]:
     return read_json(folder / HASHES) if (folder / HASHES).exists() else {}
 
 
 def fetch_dataset(
-    name: str, url: str | None = None, sha256: str | None = None, keep: bool = True
+    name: str,
+    url: str | Sequence[str] | None = None,
+    sha256: str | Sequence[str] | None = None,
+    keep: bool = True,
 ) -> tuple[Path, list[str]]:
-    """Download a known open data set and lay it out as class folders in ``data/<name>/``.
+    """Download a known open data set and lay it out in ``data/<name>/``.
 
-    An existing folder is left alone.
+    An existing folder is left alone. Archives of a kind that Python cannot unpack (RAR) are downloaded and checked; the
+    lines say how to unpack them.
 
     Args:
         name: Name of the set.
-        url: Address to use instead of the known one.
-        sha256: Hash of the archive to use instead of the known one.
-        keep: Keep the archive.
+        url: Addresses, or paths on this computer, to use instead of the known ones: one per archive, in their order.
+        sha256: Hashes of the archives to use instead of the known ones, in the same order.
+        keep: Keep the archives.
 
     Returns:
-        The folder, and lines for the user: hash, number of images, licence, citation.
+        The folder, and lines for the user: hashes, number of images, licence, citation.
 
     Raises:
         LeukError: If the set is unknown or cannot be downloaded, with what to do instead.
     """
     known = KNOWN_SETS.get(name)
     if known is None:
-        raise LeukError(f"data set {name!r} is not known; {nearest(name, KNOWN_SETS)}")
-    if known.download is None:
-        raise LeukError(f"data set {name}: {known.advice}. Source: {known.source}")
+        raise LeukError(f"data set {name!r} is not known; {nearest(name, KNOWN_SETS)}", exit_code=2)
+    if not known.downloads:
+        raise LeukError(f"data set {name}: {known.advice}. Source: {known.source}", exit_code=2)
     target = home(known)
-    lines = [f"{known.title}. Licence: {known.licence}.", f"Cite: {known.cite}"]
+    lines = [f"{known.title}. Licence: {licence_text(known)}.", f"Cite: {known.cite}"]
     if target.exists():
         return target, [f"{target} exists already; delete it to download it again", *lines]
-    source = replace(known.download, url=url or known.download.url, sha256=sha256 or known.download.sha256)
-    downloads = data_root() / "downloads"
-    expected = source.sha256 or _hashes(downloads).get(source.file)
-    archive = download(source, downloads)
-    count = arrange(archive, target, known, source.layout)
-    checked = (
-        "as expected" if expected else f"saved in {downloads / HASHES}: none is published; later ones must match it"
-    )
-    digest = f"SHA-256 of the archive: {sha256_file(archive)} ({checked})"
-    if source.images is not None and count != source.images:
-        lines.insert(
-            0, f"WARNING: {count} images, but the published set has {source.images}: another version, or incomplete"
-        )
-    if not keep:
-        archive.unlink()
-    return target, [f"{count} images in {target}", digest, *lines]
+    sources = _sources(known, url, sha256)
+    folder = data_root() / "downloads"
+    expected = [_expected(source, _hashes(folder)) for source in sources]
+    archives = [download(source, folder) for source in sources]
+    readable = [
+        (path, source.layout)
+        for path, source in zip(archives, sources, strict=True)
+        if path.suffix.lower() != ".rar" and not is_rar(path)
+    ]
+    if len(readable) < len(archives):
+        lines = [*_by_hand(archives, sources, target), *lines]
+    else:
+        count, notes = arrange(readable, target, known)
+        if count:
+            lines = [f"{count} images in {target}", *notes, *lines]
+            if known.images not in (None, count) and "images" not in known.unconfirmed:
+                lines.insert(
+                    0,
+                    f"WARNING: {count} images, but the published set has {known.images}: another version, or incomplete",
+                )
+    for path, (method, value) in zip(archives, expected, strict=True):
+        state = f"saved in {folder / HASHES}: none is published; later ones must match it"
+        if value:
+            state = f"{'MD5' if method == 'md5' else 'SHA-256'} as expected"
+        lines.append(f"SHA-256 of {path.name}: {sha256_file(path)} ({state})")
+    if not keep and len(readable) == len(archives):
+        for path in archives:
+            path.unlink()
+    return target, lines
+
+
+def _sources(known: KnownSet, url: str | Sequence[str] | None, sha256: str | Sequence[str] | None) -> list[Download]:
+    """Return the downloads of a set, with other addresses and hashes where they are given."""
+    sources = list(known.downloads)
+    for option, given in (("--url", url), ("--sha256", sha256)):
+        values = [given] if isinstance(given, str) else list(given or ())
+        if values and len(values) != len(sources):
+            files = ", ".join(source.file for source in known.downloads)
+            raise LeukError(
+                f"{option}: given {len(values)} times, but {known.name} has {len(sources)} archive(s), in this order: "
+                f"{files}",
+                exit_code=2,
+            )
+        for position, value in enumerate(values):
+            changed = {"url": value} if option == "--url" else {"sha256": value.lower(), "md5": None}
+            sources[position] = replace(sources[position], **changed)
+    return sources
+
+
+def _by_hand(archives: Sequence[Path], sources: Sequence[Download], target: Path) -> list[str]:
+    """Say how to unpack archives that Python cannot read."""
+    lines = ["Downloaded, but not unpacked: Python cannot read RAR archives. Unpack them with bsdtar (package libarchive-tools), 7z x or unar:"]  # fmt: skip
+    for path, source in zip(archives, sources, strict=True):
+        folder = target / source.layout.partition(":")[2]
+        lines.append(f"  mkdir -p {shlex.quote(str(folder))} && bsdtar -xf {shlex.quote(str(path))} -C {shlex.quote(str(folder))}")  # fmt: skip
+    return [*lines, f"Then: leuk data check {target.name}"]

@@ -134,20 +134,29 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class KnownFolders:
-    """The layout of a known set: its class names, in any spelling and at any depth, and its test sets."""
+    """The layout of a known set: its class names, in any spelling and at any depth, its parts and its test sets."""
 
     known: KnownSet
 
     def place(self, relative: PurePath) -> Place:
-        """Return class and external test set."""
+        """Return class, published part or fold, patient and external test set."""
         folders = relative.parts[:-1]
-        labels = [label for folder in folders if (label := self.known.class_of(folder))]
-        tests = [test for folder in folders if (test := self.known.test_of(folder))]
-        return Place(label=labels[-1] if labels else "", external=tests[0] if tests else "")
+        levels = [(level, label) for level, folder in enumerate(folders) if (label := self.known.class_of(folder))]
+        level, label = levels[-1] if levels else (len(folders), "")
+        below = folders[level + 1 : level + 2] if self.known.patients_below else ()
+        if self.known.tests:
+            tests = [test for folder in folders if (test := self.known.test_of(folder))]
+            return Place(label=label, group="".join(below), external=tests[0] if tests else "")
+        parts = [part for folder in folders if (part := part_of(folder))]
+        folds = [plain(folder) for folder in folders if role_of(folder) == "fold"]
+        return Place(label=label, part="".join(folds[:1] or parts[:1]), group="".join(below))
 
     def describe(self) -> list[str]:
-        """Return one line: how the set's folders are read."""
-        return [f"folders of the known set {self.known.name}: classes {', '.join(self.known.classes)} at any level"]
+        """Return how the set's folders are read, in lines for a person."""
+        names = f"classes {', '.join(self.known.classes)} at any level"
+        tests = f"; external test sets {', '.join(self.known.tests)}" if self.known.tests else ""
+        people = "; the folders below a class are patients" if self.known.patients_below else ""
+        return [f"folders of the known set {self.known.name}: {names}{tests}{people}"]
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ def test_fetching_class_folders(home, server, nested):
         server.content = packed({"PBC_dataset_normal_DIB.zip": server.content})
     folder, lines = fetch_dataset("pbc", url=server.url)
     assert folder == home / "pbc" and any("CC BY 4.0" in line for line in lines)
-    assert any("24 images, but the published set has 17092" in line for line in lines)
+    assert any("WARNING: 24 images, but the published set has 17092" in line for line in lines)
     data = load_dataset("pbc", size=16)
     assert data.classes == tuple(sorted(KNOWN_SETS["pbc"].classes)) and len(data.table) == 24
     assert "exists already" in fetch_dataset("pbc", url=server.url)[1][0] and len(server.requested) == 1
@@ -275,12 +275,52 @@ def test_a_full_or_read_only_disk_is_not_blamed_on_the_archive(home, server, mon
     assert fetch_dataset("pbc", url=server.url)[0] == home / "pbc" and len(server.requested) == 1
 
 
-def test_names_in_an_archive_cannot_leave_the_folder(home, server):
-    files = {**pbc_archive(), "../../neutrophil/escaped.jpg": coded(picture(1), "JPEG"), "/neutrophil/root.jpg": b"x"}
-    server.content = packed(files)
-    fetch_dataset("pbc", url=server.url)
-    outside = [p for p in home.parent.rglob("escaped.jpg") if home / "pbc" not in p.parents]
-    assert outside == []
+def test_a_published_md5_is_checked(home, server, monkeypatch):
+    server.content = b"the cells"
+    md5 = hashlib.md5(server.content).hexdigest()
+    known = KNOWN_SETS["bloodmnist"]
+    source = Download(server.url, "bloodmnist.npz", md5=md5, layout="file")
+    monkeypatch.setitem(downloading.KNOWN_SETS, "bloodmnist", replace(known, downloads=(source,)))
+    folder, lines = fetch_dataset("bloodmnist")
+    assert (folder / "bloodmnist.npz").read_bytes() == b"the cells"
+    assert any("MD5 as expected" in line for line in lines) and not (home / "downloads/hashes.json").exists()
+    monkeypatch.setitem(
+        downloading.KNOWN_SETS, "bloodmnist", replace(known, downloads=(replace(source, md5="0" * 32, file="b.npz"),))
+    )
+    (folder / "bloodmnist.npz").unlink()
+    folder.rmdir()
+    with pytest.raises(LeukError, match="the MD5 of the download is not 000"):
+        fetch_dataset("bloodmnist")
+    assert not folder.exists() and not (home / "downloads/b.npz").exists()
+
+
+def test_several_archives_of_a_set_are_fetched_from_files_of_this_computer(home, tmp_path):
+    pbc, tables = tmp_path / "p b c.zip", tmp_path / "tables.zip"
+    pbc.write_bytes(packed(pbc_archive()))
+    names = ("pbc_attr_v1_train.csv", "pbc_attr_v1_test.csv", "other.csv")
+    tables.write_bytes(packed({f"wbcatt-1/submission/{name}": b"img_name,label\n" for name in names}))
+    with pytest.raises(LeukError, match=r"wbcatt has 2 archive\(s\), in this order: pbc\.zip, wbcatt-ad255b8\.zip"):
+        fetch_dataset("wbcatt", url=str(pbc))
+    assert main(["data", "fetch", "wbcatt", "--url", str(pbc), "--url", tables.as_uri()]) == 0
+    folder = home / "wbcatt"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "PBC_dataset_normal_DIB", "pbc_attr_v1_test.csv", "pbc_attr_v1_train.csv",
+    ]  # fmt: skip
+    assert len(list((folder / "PBC_dataset_normal_DIB").rglob("*.jpg"))) == 15, "five of the eight classes"
+    assert set(json.loads((home / "downloads/hashes.json").read_text())) == {"pbc.zip", "wbcatt-ad255b8.zip"}
+    with pytest.raises(LeukError, match="no such file"):
+        fetch_dataset("pbc", url=str(tmp_path / "absent.zip"), sha256="1" * 64)
+
+
+def test_rar_archives_are_downloaded_and_the_rest_is_said(home, tmp_path):
+    rar = tmp_path / "any.rar"
+    rar.write_bytes(b"Rar!\x1a\x07\x01\x00cells")
+    folder, lines = fetch_dataset("raabin-wbc", url=[str(rar)] * 3)
+    text = "\n".join(lines)
+    assert not folder.exists() and "not unpacked: Python cannot read RAR" in text
+    for part in ("Train", "TestA", "TestB"):
+        assert f"-C {home}/raabin-wbc/{part}" in text and (home / "downloads").is_dir()
+    assert "leuk data check raabin-wbc" in text
 
 
 def test_errors_say_what_to_do(home):
@@ -288,5 +328,3 @@ def test_errors_say_what_to_do(home):
         fetch_dataset("raabin-leukemia")
     with pytest.raises(LeukError, match="did you mean 'pbc'"):
         fetch_dataset("pbd")
-    assert replace(KNOWN_SETS["pbc"].download, url="x").images == 17_092
-    assert main(["data", "list"]) == 0

@@ -12,7 +12,6 @@ from data.test_prepare import FolderStage, small
 from data.toys import coded, folder, picture
 from leuk_lib.chapters.data import class_table
 from leuk_lib.cli.main import main
-from leuk_lib.data.catalog import KNOWN_SETS
 from leuk_lib.data.check import check_folder
 from leuk_lib.data.listing import AMBIGUOUS_GROUP, AMBIGUOUS_MASK, list_folder
 from leuk_lib.data.loading import load_dataset
@@ -235,17 +234,6 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     findings = {path: what for path, what, _ in listing.left_out}
     assert findings["a/link.png"] == findings["a/loop.png"] == "symbolic link out of the folder"
     assert findings["c"] == "symbolic link to a folder" and findings["a/a0.png"] == "its mask lies outside the folder"
-
-
-def test_every_known_set_has_licence_source_and_citation(root):
-    readme = (root / "data" / "README.md").read_text(encoding="utf-8")
-    for known in KNOWN_SETS.values():
-        assert known.licence and known.source and known.access and len(known.classes) > 1
-        row = next(line for line in readme.splitlines() if line.startswith(f"| `{known.name}`"))
-        assert known.licence.split(";")[0].split(" (")[0] in row, "the table's licence is the catalogue's"
-        assert known.cite.rpartition("doi:")[2] in row or "GitHub Shenggan/BCCD_Dataset" in row
-        assert (f"leuk data fetch {known.name}" in row) == (known.download is not None)
-        assert known.name in known.advice or "data/README.md" in known.advice
 
 
 def test_a_folder_that_may_not_be_listed_is_a_finding(tmp_path, monkeypatch):
