@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from leuk_lib.alhe.colour import LEVEL_STEP
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.alhe.tiles import BINS, TileAxis, histogram_quantiles, row_histograms
 
@@ -42,7 +43,7 @@ class TileStats:
     """Statistics per tile of a grid (rows, columns).
 
     Attributes:
-        histogram: (rows, columns, 256) fractions of the tile's pixels.
+        histogram: (rows, columns, 256) pixels of the tile per level.
         entropy: (rows, columns) normalised entropy in [0,1].
         spread: (rows, columns) 5th to 95th percentile of lightness, grey levels.
         noise: (rows, columns) standard deviation of the noise, grey levels.
@@ -55,14 +56,21 @@ class TileStats:
 
 
 def tile_stats(levels: NDArray[np.float32], rows: TileAxis, columns: TileAxis) -> TileStats:
-    """Compute histogram, entropy, spread and noise of each tile of lightness ``levels`` (H,W) in [0,256]."""
+    """Compute histogram, entropy, spread and noise of each tile.
+
+    Args:
+        levels: (H,W) lightness in [0,256], in whole multiples of ``colour.LEVEL_STEP``.
+        rows: The grid's rows.
+        columns: The grid's columns.
+    """
     padding = (rows.pad, rows.pad, columns.pad, columns.pad)
     padded = cv2.copyMakeBorder(levels, *padding, borderType=cv2.BORDER_REFLECT) if any(padding) else levels
     histogram, laplacian_counts = np.empty((2, rows.count, columns.count, BINS))
     for i in range(rows.count):
         band = slice(i * rows.side, (i + 1) * rows.side)
-        # Whole part: half a level lower, rounded (and saturated to 0 … 255) in one pass.
-        bins: NDArray[Any] = cv2.convertScaleAbs(padded[band], beta=-0.5)
+        # Whole part: half a level lower, rounded (and saturated to 0 … 255) in one pass. Half a step more than that,
+        # so that a whole level is no tie.
+        bins: NDArray[Any] = cv2.convertScaleAbs(padded[band], beta=LEVEL_STEP / 2 - 0.5)
         histogram[i] = row_histograms(bins, columns)
         # One row more on either side, where there is one, for the second difference.
         above, below = min(i, 1), min(rows.count - 1 - i, 1)
@@ -72,13 +80,13 @@ def tile_stats(levels: NDArray[np.float32], rows: TileAxis, columns: TileAxis) -
         laplacian = laplacian[above : above + rows.side]
         bins = cv2.convertScaleAbs(laplacian, alpha=NOISE_STEP)
         laplacian_counts[i] = row_histograms(bins, columns)  # bin k is centred on k
-    histogram /= rows.side * columns.side
     (median,) = histogram_quantiles(laplacian_counts, 0.5)
     median = np.maximum(median - 0.5, 0) / NOISE_STEP
     noise = np.sqrt((MAD_TO_SIGMA / LAPLACIAN_NORM * median) ** 2 + QUANTISATION)
 
-    logs = np.log2(np.where(histogram > 0, histogram, 1.0))
-    entropy = -(histogram * logs).sum(axis=-1) / np.log2(BINS)
+    shares = histogram / (rows.side * columns.side)
+    logs = np.log2(np.where(shares > 0, shares, 1.0))
+    entropy = -(shares * logs).sum(axis=-1) / np.log2(BINS)
     low, high = histogram_quantiles(histogram, *SPREAD_TAILS)
     return TileStats(histogram, entropy, high - low, noise)
 

@@ -11,6 +11,9 @@ with :math:`f_X = f(X/X_n)` and so on. To move L* and keep a* and b* is to add o
 images go through tables over 16-bit XYZ ("words"), several times faster than computing and never half a code away from
 it; 16-bit and float images are computed.
 
+What histograms are made of is exact, so that it does not depend on the order of sums: the matrix holds multiples of
+2^-15, which mix words in whole numbers, and lightness is read in multiples of ``LEVEL_STEP``.
+
 References:
     CIE 15 (2004): Colorimetry. IEC 61966-2-1 (1999): sRGB, with white D65.
 """
@@ -33,15 +36,17 @@ DELTA = 6 / 29
 CORNER = DELTA**3  # f is the cube root above, and linear below
 SLOPE, OFFSET = 1 / (3 * DELTA**2), 4 / 29
 
-# Linear sRGB to X/Xn, Y/Yn, Z/Zn: every row sums to 1, so that grey stays grey.
-_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-)
-TO_XYZ = _XYZ / _XYZ.sum(axis=1, keepdims=True)
+# Linear sRGB to X/Xn, Y/Yn, Z/Zn in multiples of 1/MIX_UNIT: every row sums to 1, so that grey stays grey.
+MIX_BITS = 15
+MIX_UNIT = 1 << MIX_BITS  # times a 16-bit word and summed over three channels this stays below 2^31
+MIX = np.array([[14220, 12327, 6221], [6969, 23434, 2365], [582, 3587, 28599]])
+TO_XYZ = MIX / MIX_UNIT
 FROM_XYZ = np.linalg.inv(TO_XYZ)
+MIX_WORDS = np.column_stack([TO_XYZ, [0.25 / MIX_UNIT] * 3])  # rounds half a word up: a tie is none
 TO_WORDS = np.column_stack([65535 * FROM_XYZ, [0.5] * 3])  # to 16-bit words, whose whole part is then taken
 
 LEVELS_PER_ROOT = 116 * 2.56  # 256 grey levels over L* from 0 to 100
+LEVEL_STEP = 1 / 4096  # grey levels; second differences of multiples of it are exact in float32
 
 
 def decode(srgb: NDArray[Any]) -> NDArray[np.float32]:
@@ -67,9 +72,11 @@ def roots(xyz: NDArray[Any]) -> NDArray[np.float32]:
 _CODES, _WORDS = np.arange(256)[:, None] / 255, np.arange(65536)[:, None] / 65535
 LINEAR_OF_CODE = decode(_CODES).ravel()  # of 8-bit codes
 LINEAR_OF_CODE_16 = decode(_WORDS).ravel()
-WORD_OF_CODE = np.rint(LINEAR_OF_CODE * 65535).astype(np.uint16)
+WORD_OF_CODE = np.rint(LINEAR_OF_CODE * 65535).astype(np.int32)
+WORD_OF_CODE_16 = np.rint(LINEAR_OF_CODE_16 * 65535).astype(np.int32)
 ROOT_OF_WORD = roots(_WORDS).ravel()
-LEVEL_OF_WORD = np.clip((ROOT_OF_WORD - OFFSET) * LEVELS_PER_ROOT, 0, BINS).astype(np.float32)  # of words of Y
+_LEVELS = np.clip((ROOT_OF_WORD - OFFSET) * LEVELS_PER_ROOT, 0, BINS)
+LEVEL_OF_WORD = (np.rint(_LEVELS / LEVEL_STEP) * LEVEL_STEP).astype(np.float32)  # of words of Y
 CODE_OF_WORD = np.rint(encode(_WORDS) * 255).astype(np.uint8).ravel()
 
 
@@ -88,9 +95,31 @@ def to_xyz(rgb: NDArray[Any]) -> NDArray[Any]:
         (H,W,3): uint16 words of X/Xn, Y/Yn, Z/Zn for uint8, else their roots f in float32.
     """
     if rgb.dtype == np.uint8:
-        return cv2.transform(cv2.LUT(rgb, WORD_OF_CODE), TO_XYZ)
+        return _mixed_words(cv2.LUT(rgb, WORD_OF_CODE))
     linear = cv2.LUT(rgb, LINEAR_OF_CODE_16) if rgb.dtype == np.uint16 else decode(rgb)
     return roots(np.clip(cv2.transform(linear, TO_XYZ), 0, 1))
+
+
+def _mixed_words(words: NDArray[np.int32]) -> NDArray[np.uint16]:
+    """Words of XYZ of 16-bit words of linear light (H,W,3): OpenCV mixes int32 in double, hence exactly."""
+    return cv2.transform(words, MIX_WORDS).astype(np.uint16)
+
+
+def exact_levels(rgb: NDArray[Any], xyz: NDArray[Any]) -> NDArray[np.float32]:
+    """Lightness for histograms: in multiples of ``LEVEL_STEP``, the same by every order of arithmetic.
+
+    Args:
+        rgb: (H,W,3) uint8, uint16 or float in [0,1]; the latter is read at 16 bits.
+        xyz: (H,W,3), ``to_xyz``'s result of it.
+
+    Returns:
+        (H,W) grey levels in [0,256].
+    """
+    if xyz.dtype != np.uint16:
+        if rgb.dtype != np.uint16:
+            rgb = np.rint(rgb.astype(np.float32) * np.float32(65535)).astype(np.uint16)
+        xyz = _mixed_words(cv2.LUT(rgb, WORD_OF_CODE_16))
+    return cv2.LUT(cv2.extractChannel(xyz, 1), LEVEL_OF_WORD)
 
 
 def lightness_levels(xyz: NDArray[Any]) -> NDArray[Any]:

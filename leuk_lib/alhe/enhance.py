@@ -70,15 +70,16 @@ def alhe(image: NDArray[Any], params: EnhanceParams | None = None) -> NDArray[An
     >>> alhe(np.full((16, 16, 3), 200, np.uint8)).mean()
     np.float64(200.0)
     """
-    return _enhance(check_image(image), params or EnhanceParams(), None)[0]
+    native = check_image(image)
+    return _enhance(native, params or EnhanceParams(), None)[0].astype(image.dtype, copy=False)
 
 
 def explain(image: NDArray[Any], params: EnhanceParams | None = None) -> tuple[NDArray[Any], AlheMaps]:
     """Enhance one image as ``alhe`` does, and return its intermediate results with it."""
-    image = check_image(image)
+    native = check_image(image)
     maps = np.empty((2, *image.shape[:2]), np.float32)
-    enhanced, of_tiles = _enhance(image, params or EnhanceParams(), maps)
-    return enhanced, AlheMaps(*of_tiles, *maps)
+    enhanced, of_tiles = _enhance(native, params or EnhanceParams(), maps)
+    return enhanced.astype(image.dtype, copy=False), AlheMaps(*of_tiles, *maps)
 
 
 def _enhance(
@@ -88,26 +89,36 @@ def _enhance(
     size = height, width = image.shape[:2]
     step = max(1, BAND_PIXELS // width)
     bands = [slice(top, top + step) for top in range(0, height, step)]
-    levels, density = np.empty((2, *size), np.float32)
+    levels, density = np.empty(size, np.float32), np.empty(size, np.uint16)
     xyz = np.empty((*size, 3), colour.xyz_type(image.dtype))
     for band in bands:
-        xyz[band] = colour.to_xyz(to_rgb(image[band]))
-        levels[band] = colour.lightness_levels(xyz[band])
+        rgb = to_rgb(image[band])
+        xyz[band] = colour.to_xyz(rgb)
+        levels[band] = colour.exact_levels(rgb, xyz[band])
         density[band] = gain.optical_density(to_rgb8(image[band]))
     rows, columns = tile_grid(height, width, params)
     stats = tile_stats(levels, rows, columns)
     active = activity(stats, params)
     limits = clip_limits(active, params)
     luts = lut.shift_luts(stats.histogram, limits, params.contrast_floor)
-    density = gain.box_smooth(density, params)
-    low, high = gain.gain_limits(density, params)
+    smooth = gain.box_smooth(density, params)
+    low, high = gain.gain_limits(smooth, params)
     grid = lut.LutGrid(luts, rows, columns)
     enhanced = np.empty_like(image)
     for band in bands:
-        weight = gain.smoothstep(density[band], low, high)
-        shift = grid.interpolate(levels[band], band)
+        weight = gain.smoothstep(smooth[band], low, high)
+        exact = xyz.dtype == np.uint16  # 8 bits: no finer levels than these
+        shift = grid.interpolate(levels[band] if exact else colour.lightness_levels(xyz[band]), band)
         shift *= weight
         if maps is not None:
             maps[:, band] = weight, shift
         enhanced[band] = restore_layout(image[band], colour.shift_lightness(xyz[band], shift), shift)
-    return enhanced, (rows, columns, levels, stats, active, limits, luts)
+    return enhanced, (
+        rows,
+        columns,
+        levels if maps is None else colour.lightness_levels(xyz),
+        stats,
+        active,
+        limits,
+        luts,
+    )

@@ -15,7 +15,9 @@ FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 
 
 def check_image(image: Any) -> NDArray[Any]:
-    """Return ``image`` if ALHE accepts it: (H,W), (H,W,3) RGB or (H,W,4) RGBA; uint8, uint16 or float in [0,1].
+    """Return ``image`` in native byte order if ALHE accepts it.
+
+    Accepted are (H,W), (H,W,3) RGB and (H,W,4) RGBA; uint8, uint16 and float in [0,1].
 
     Raises:
         LeukError: not an array, empty, a side below 8 pixels, another shape or type, NaN, or values outside [0,1].
@@ -27,6 +29,8 @@ def check_image(image: Any) -> NDArray[Any]:
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
         raise LeukError(f"alhe: expected (H,W), (H,W,3) or (H,W,4), got shape {image.shape}")
     check_size(*image.shape[:2])
+    if not image.dtype.isnative:
+        image = image.astype(image.dtype.newbyteorder("="))
     if image.dtype in FULL_SCALE:
         return image
     if image.dtype.kind != "f":

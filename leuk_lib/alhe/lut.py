@@ -20,9 +20,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from leuk_lib.alhe.tiles import BINS, TileAxis, histogram_quantiles
+from leuk_lib.alhe.tiles import BINS, TileAxis, ratio
 
-MAX_ROUNDS = 100  # of redistribution: as many halvings are exact; three or four rounds are the rule
+NEWTON_ROUNDS = 8
 TOLERANCE = 1e-13  # relative error of a redistributed histogram's sum
 TAIL = 0.005  # share of the image's pixels outside its occupied levels, on either side
 REMAP_LIMIT = 30000  # pixels along a side that OpenCV's remap can address
@@ -34,8 +34,9 @@ def redistribute(
     r"""Clip histograms and redistribute the excess: min(max(histogram + t, floor), clip_limit), sum preserved.
 
     There is one t per row. Zuiderveld's redistribution ends here when it is repeated until no bin exceeds the limit.
-    The sum rises with t in straight pieces, on which Newton's step is exact; a step that leaves the bracket is
-    replaced by halving it.
+    The sum rises with t in straight pieces, on which Newton's step is exact; three to five steps are the rule, but some
+    histograms let them cycle. After ``NEWTON_ROUNDS`` each round therefore holds the bins whose bound is known to be
+    reached and solves for t with the others: at least one more is held every time, so that it ends after K rounds.
 
     Args:
         histogram: (T,K) counts of T tiles over the mean count, each row with sum K.
@@ -45,23 +46,34 @@ def redistribute(
     Returns:
         Slopes (T,K) of the tone curves, each row with sum K.
 
+    References:
+        Bitran, G. R., Hax, A. C. (1981). Disaggregation and resource allocation using convex knapsack problems with
+        bounded variables. Management Science 27, 431-441.
+
     >>> redistribute(np.array([[4.0, 0, 0, 0]]), np.array([0, 1.0, 0, 0]), np.array([[2.0]])).tolist()
     [[2.0, 1.0, 0.5, 0.5]]
     """
     bins = histogram.shape[1]
-    low = (floor - histogram).min(axis=1, keepdims=True)
+    low = (floor - histogram).min(axis=1, keepdims=True)  # the sum is too small at this t, or lower
     high = (clip_limit - histogram).max(axis=1, keepdims=True)
     t = np.zeros_like(low)
-    for _ in range(MAX_ROUNDS):
+    for n in range(NEWTON_ROUNDS + bins + 1):
         raised = histogram + t
         slopes = np.minimum(np.maximum(raised, floor), clip_limit)
         missing = bins - slopes.sum(axis=1, keepdims=True)
         if (np.abs(missing) <= TOLERANCE * bins).all():
             break
-        free = np.count_nonzero(slopes == raised, axis=1)[:, None]
         low, high = np.where(missing > 0, t, low), np.where(missing < 0, t, high)
-        newton = t + missing / np.maximum(free, 1)
-        t = np.where((free > 0) & (newton >= low) & (newton <= high), newton, (low + high) / 2)
+        if n < NEWTON_ROUNDS:
+            free = np.count_nonzero(slopes == raised, axis=1)[:, None]
+            step = t + missing / np.maximum(free, 1)
+            step = np.where((step > low) & (step < high), step, (low + high) / 2)
+        else:
+            at_limit, at_floor = histogram + low >= clip_limit, histogram + high <= floor
+            free = bins - np.count_nonzero(at_limit | at_floor, axis=1)[:, None]
+            held = np.where(at_limit, clip_limit, np.where(at_floor, floor, histogram))
+            step = (bins - held.sum(axis=1, keepdims=True)) / np.maximum(free, 1)
+        t = np.where(free > 0, step, (low + high) / 2)
     return slopes
 
 
@@ -69,19 +81,24 @@ def slope_floor(histogram: NDArray[np.float64], contrast_floor: float) -> NDArra
     """Least slopes of the tone curves: ``contrast_floor`` over the levels that the whole image occupies, 0 outside.
 
     The slope that texture needs is then taken from levels that no pixel has, never from the gap between nucleus and
-    cytoplasm, which a plain equalisation narrows.
+    cytoplasm, which a plain equalisation narrows. The occupied levels lie between two quantiles of the image; whole
+    numbers decide where.
 
     Args:
-        histogram: (rows, columns, K) fractions of the tiles' pixels.
+        histogram: (rows, columns, K) pixels of the tiles per level.
         contrast_floor: least slope, in [0,1].
 
     Returns:
         (K,) least slope of each level.
     """
-    whole = histogram.mean(axis=(0, 1))
-    low, high = histogram_quantiles(whole, TAIL, 1 - TAIL)
-    levels = np.arange(len(whole))
-    return np.where((levels + 1 > low) & (levels < high), contrast_floor, 0.0)
+    whole = histogram.sum(axis=(0, 1))
+    upto = np.cumsum(whole)
+    below, total = upto - whole, upto[-1]
+    numerator, denominator = ratio(TAIL)
+    tail = numerator * total
+    begun = (denominator * upto > tail) | (denominator * below >= tail)
+    ended = denominator * below >= denominator * total - tail
+    return np.where(begun & ~ended, contrast_floor, 0.0)
 
 
 def shift_luts(
@@ -93,7 +110,7 @@ def shift_luts(
     curve is the mid-bin CDF. It is 0 at both ends, and exactly 0 everywhere for a clip limit of 1.
 
     Args:
-        histogram: (rows, columns, K) fractions of the tiles' pixels.
+        histogram: (rows, columns, K) pixels of the tiles per level.
         clip_limit: (rows, columns) mean bin counts, at least 1.
         contrast_floor: least slope of a curve over the image's occupied levels, in [0,1].
 
@@ -101,7 +118,8 @@ def shift_luts(
         (rows, columns, K+1) grey levels.
     """
     rows, columns, bins = histogram.shape
-    flat = histogram.reshape(-1, bins) * bins
+    flat = histogram.reshape(-1, bins)
+    flat = flat * (bins / flat.sum(axis=1, keepdims=True))
     limit = clip_limit.reshape(-1, 1)
     slopes = redistribute(flat, slope_floor(histogram, contrast_floor), limit)
     shifts = np.zeros((len(flat), bins + 1))

@@ -7,6 +7,8 @@ which an odd side gets an odd number of tiles.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import cv2
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from leuk_lib.alhe.params import EnhanceParams
 
 BINS = 256
+MAX_DENOMINATOR = 100_000  # of a share: five decimals are exact
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,24 @@ def row_histograms(values: NDArray[Any], columns: TileAxis) -> NDArray[np.float6
     return counts
 
 
+@cache
+def ratio(share: float) -> tuple[int, int]:
+    """A share as numerator and denominator, so that it can be compared with counts without rounding.
+
+    >>> ratio(0.05), ratio(0.995)
+    ((1, 20), (199, 200))
+    """
+    return Fraction(share).limit_denominator(MAX_DENOMINATOR).as_integer_ratio()
+
+
 def histogram_quantiles(counts: NDArray[np.float64], *shares: float) -> list[NDArray[np.float64]]:
     """Quantiles of histograms, linear inside a bin.
 
+    The bin is found by comparing whole numbers: where a quantile lies on the edge of a bin and empty bins follow,
+    rounding would choose between the two ends of the gap.
+
     Args:
-        counts: (..., K) counts or fractions of K bins.
+        counts: (..., K) counts of K bins, whole numbers.
         shares: quantiles to read, each in [0,1].
 
     Returns:
@@ -108,9 +124,11 @@ def histogram_quantiles(counts: NDArray[np.float64], *shares: float) -> list[NDA
     rows = np.arange(len(flat))
     quantiles = []
     for share in shares:
-        target = share * cdf[:, -1]
-        bins = (cdf >= target[:, None]).argmax(axis=1)
+        numerator, denominator = ratio(share)
+        target = numerator * cdf[:, -1]
+        bins = (denominator * cdf >= target[:, None]).argmax(axis=1)
         inside = flat[rows, bins]
         below = cdf[rows, bins] - inside
-        quantiles.append((bins + (target - below) / np.maximum(inside, 1e-12)).reshape(counts.shape[:-1]))
+        part = (target - denominator * below) / (denominator * np.maximum(inside, 1e-12))
+        quantiles.append((bins + part).reshape(counts.shape[:-1]))
     return quantiles

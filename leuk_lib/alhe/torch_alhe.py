@@ -2,6 +2,7 @@
 
 The steps of `activity`, `lut`, `gain`, `colour` and `enhance`, where they are explained, over a batch at once. Grid,
 constants and the formula of the activity are shared; the rest is written for tensors, and the tests compare both forms.
+What histograms count is computed in whole numbers (also where float32 holds them), so that both forms count the same.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -17,14 +19,15 @@ from torch.nn import functional as F
 from leuk_lib.alhe import activity, colour, gain
 from leuk_lib.alhe.colour import CORNER, DELTA, LEVELS_PER_ROOT, OFFSET, SLOPE
 from leuk_lib.alhe.images import check_range, check_size
-from leuk_lib.alhe.lut import TAIL
+from leuk_lib.alhe.lut import NEWTON_ROUNDS, TAIL
 from leuk_lib.alhe.params import EnhanceParams
-from leuk_lib.alhe.tiles import BINS, TileAxis, tile_grid
+from leuk_lib.alhe.tiles import BINS, TileAxis, ratio, tile_grid
 from leuk_lib.runs.errors import LeukError
 
 CHUNK_PIXELS = 1 << 18  # at a time on a CPU, whose cache they fit into: fresh memory costs more than the arithmetic
-MAX_ROUNDS = 40  # of redistribution: as many halvings are exact
 TOLERANCE = 1e-4  # grey levels by which a curve may miss its end
+# Of an 8-bit code: its word of linear light in the lower 16 bits, its optical density in steps in the upper ones.
+PACKED_OF_CODE = colour.WORD_OF_CODE + (gain.DENSITY_OF_CODE.astype(np.int32) << 16)
 
 
 class ALHE(nn.Module):
@@ -100,17 +103,17 @@ def alhe_batch(images: Tensor, params: EnhanceParams | None = None) -> Tensor:
     ranges = torch.cat([part.range for part in stats])
     limits = _gain_limits(torch.cat([part.densities for part in stats]), ranges, params)
     out = torch.empty_like(images)
-    chunks = (item.split(chunk) for item in (images, luts, limits, out))
-    for part, image, lut, limit, enhanced in zip(stats, *chunks, strict=True):
-        _write(part, image, lut, limit, enhanced, rows, columns)
+    chunks = (item.split(chunk) for item in (images, luts, out, *limits))
+    for part, image, lut, enhanced, *limit in zip(stats, *chunks, strict=True):
+        _write(part, image, lut, _GainLimits(*limit), enhanced, rows, columns)
     return out
 
 
 class _ImageStats(NamedTuple):
     """What is computed of b images before the tone curves.
 
-    roots (b,3,H,W); levels (b,H,W) in grey levels; density (b,H,W), smoothed, and its range (b,2); histogram of levels
-    as shares and counts of |Laplacian| (b,rows,columns,256); counts of densities (b,bins).
+    roots (b,3,H,W); levels (b,H,W) in grey levels; density (b,H,W) in steps, smoothed, and its range (b,2); counts of
+    levels and of |Laplacian| (b,rows,columns,256); counts of densities (b,bins).
     """
 
     roots: Tensor
@@ -124,22 +127,33 @@ class _ImageStats(NamedTuple):
 
 def _image_stats(images: Tensor, rows: TileAxis, columns: TileAxis, params: EnhanceParams) -> _ImageStats:
     if images.dtype == torch.uint8:
-        codes = images.int()
-        f = _roots_of_codes(codes)
+        packed = _look_up(PACKED_OF_CODE, images.int())
+        words = _mix_words(packed & 0xFFFF)
+        f = _look_up(colour.ROOT_OF_WORD, words)
+        exact = levels = _look_up(colour.LEVEL_OF_WORD, words[:, 1])
     else:
         values = images.float()
-        codes = (values * 255).round_().int()
+        packed = _look_up(PACKED_OF_CODE, (values * 255).round_().int())
         f = _roots(_mix(_decode(values), colour.TO_XYZ))
-    levels = ((f[:, 1] - OFFSET) * LEVELS_PER_ROOT).clamp_(0, BINS)
-    density = _density(codes, params)
+        levels = ((f[:, 1] - OFFSET) * LEVELS_PER_ROOT).clamp_(0, BINS)
+        # For the histograms, read at 16 bits.
+        words = _mix_words(_look_up(colour.WORD_OF_CODE_16, (values * 65535).round_().int()))
+        exact = _look_up(colour.LEVEL_OF_WORD, words[:, 1])
+    density = _density(packed >> 16, params)
     limits = torch.stack([density.amin((1, 2)), density.amax((1, 2))], dim=1)
     return _ImageStats(
-        f, levels, density, limits, *_histograms(levels, rows, columns), _density_histogram(density, limits)
+        f, levels, density, limits, *_histograms(exact, rows, columns), _density_histogram(density, limits)
     )
 
 
 def _write(
-    stats: _ImageStats, images: Tensor, luts: Tensor, limits: Tensor, out: Tensor, rows: TileAxis, columns: TileAxis
+    stats: _ImageStats,
+    images: Tensor,
+    luts: Tensor,
+    limits: _GainLimits,
+    out: Tensor,
+    rows: TileAxis,
+    columns: TileAxis,
 ) -> None:
     """Write the enhanced images into ``out``; overwrites ``stats``."""
     shift = _interpolate(luts, stats.levels, rows, columns).mul_(_smoothstep(stats.density, limits))
@@ -169,23 +183,24 @@ def _check(images: Tensor) -> None:
 # -- tiles and activity ----------------------------------------------------------------------------------------
 
 
-def _quantiles(counts: Tensor, *shares: float) -> list[Tensor]:
-    """`tiles.histogram_quantiles`: for each share the quantile of every histogram (..., K), in bins."""
+def _quantiles(counts: Tensor, *shares: float) -> list[tuple[Tensor, Tensor]]:
+    """`tiles.histogram_quantiles` of histograms (..., K): for each share the bin, and the part of it in [0,1]."""
     cdf = counts.cumsum(-1)
     quantiles = []
     for share in shares:
-        target = share * cdf[..., -1]
-        bins = (cdf < target[..., None]).sum(-1, keepdim=True)
-        inside = counts.gather(-1, bins)[..., 0]
-        below = cdf.gather(-1, bins)[..., 0] - inside
-        quantiles.append(bins[..., 0] + (target - below) / inside.clamp_min(1e-12))
+        numerator, denominator = ratio(share)
+        target = numerator * cdf[..., -1]
+        bins = (denominator * cdf < target[..., None]).sum(-1, keepdim=True)
+        inside = denominator * counts.gather(-1, bins)[..., 0]
+        above = denominator * cdf.gather(-1, bins)[..., 0] - target
+        quantiles.append((bins[..., 0], 1 - above / inside.clamp_min(1)))
     return quantiles
 
 
 def _counts(values: Tensor, group: Tensor, groups: int, bins: int) -> Tensor:
-    """Histograms (groups, bins) of integer values (B,H,W) whose pixels belong to ``group`` (broadcast)."""
+    """Histograms (groups, bins), int64, of integer values (B,H,W) whose pixels belong to ``group`` (broadcast)."""
     index = (values + group * bins).reshape(-1)
-    return torch.bincount(index, minlength=groups * bins).reshape(groups, bins).float()
+    return torch.bincount(index, minlength=groups * bins).reshape(groups, bins)
 
 
 def _reflect(image: Tensor, axis: TileAxis, dim: int) -> Tensor:
@@ -197,7 +212,7 @@ def _reflect(image: Tensor, axis: TileAxis, dim: int) -> Tensor:
 
 
 def _histograms(levels: Tensor, rows: TileAxis, columns: TileAxis) -> tuple[Tensor, Tensor]:
-    """Shares of levels and counts of |Laplacian| in every tile of (B,H,W): twice (B, rows, columns, 256)."""
+    """Counts of levels and of |Laplacian| in every tile of (B,H,W): twice (B, rows, columns, 256)."""
     device = levels.device
     padded = _reflect(_reflect(levels, rows, 1), columns, 2)
     grid = (len(levels), rows.count, columns.count)
@@ -212,18 +227,19 @@ def _histograms(levels: Tensor, rows: TileAxis, columns: TileAxis) -> tuple[Tens
     laplacian = laplacian.diff(dim=2).diff(dim=2).abs_()
     bins = (laplacian * activity.NOISE_STEP).round_().int().clamp_max_(BINS - 1)
     counts = _counts(bins, tile, math.prod(grid), BINS)
-    return histogram.reshape(*grid, BINS) / (rows.side * columns.side), counts.reshape(*grid, BINS)
+    return histogram.reshape(*grid, BINS), counts.reshape(*grid, BINS)
 
 
 def _activity(histogram: Tensor, laplacian: Tensor, params: EnhanceParams) -> Tensor:
-    """Activity (B, rows, columns) of tiles with these shares of levels and counts of |Laplacian|."""
-    (median,) = _quantiles(laplacian, 0.5)
-    median = (median - 0.5).clamp_min(0) / activity.NOISE_STEP
+    """Activity (B, rows, columns) of tiles with these counts of levels and of |Laplacian|."""
+    ((whole, part),) = _quantiles(laplacian, 0.5)
+    median = (whole + part - 0.5).clamp_min(0) / activity.NOISE_STEP
     noise = ((activity.MAD_TO_SIGMA / activity.LAPLACIAN_NORM * median) ** 2 + activity.QUANTISATION).sqrt()
 
-    entropy = -torch.special.xlogy(histogram, histogram).sum(-1) / torch.log(torch.tensor(float(BINS))).item()
-    low, high = _quantiles(histogram, *activity.SPREAD_TAILS)
-    active: Tensor = activity.tile_activity(entropy, high - low, noise, params)
+    shares = histogram / histogram[0, 0, 0].sum()
+    entropy = -torch.special.xlogy(shares, shares).sum(-1) / math.log(BINS)
+    (low, low_part), (high, high_part) = _quantiles(histogram, *activity.SPREAD_TAILS)
+    active: Tensor = activity.tile_activity(entropy, (high - low) + (high_part - low_part), noise, params)
     return F.avg_pool2d(F.pad(active, (1, 1, 1, 1), mode="replicate"), 3, stride=1).clamp(0, 1)
 
 
@@ -235,31 +251,41 @@ def _redistribute(histogram: Tensor, floor: Tensor, clip_limit: Tensor) -> Tenso
     bins = histogram.shape[-1]
     low, high = (floor - histogram).amin(1, keepdim=True), (clip_limit - histogram).amax(1, keepdim=True)
     t = torch.zeros_like(low)
-    for _ in range(MAX_ROUNDS):
+    for n in range(NEWTON_ROUNDS + bins + 1):
         raised = histogram + t
         slopes = torch.minimum(torch.maximum(raised, floor), clip_limit)
         missing = bins - slopes.sum(1, keepdim=True)
         open_ = missing.abs() > TOLERANCE
         if not bool(open_.any()):
             break
-        free = (slopes == raised).sum(1, keepdim=True)
         low, high = torch.where(missing > 0, t, low), torch.where(missing < 0, t, high)
-        newton = t + missing / free.clamp_min(1)
-        newton = torch.where((free > 0) & (newton >= low) & (newton <= high), newton, (low + high) / 2)
-        t = torch.where(open_, newton, t)
-    return torch.minimum(torch.maximum(histogram + t, floor), clip_limit)
+        if n < NEWTON_ROUNDS:
+            free = (slopes == raised).sum(1, keepdim=True)
+            step = t + missing / free.clamp_min(1)
+            step = torch.where((step > low) & (step < high), step, (low + high) / 2)
+        else:
+            at_limit, at_floor = histogram + low >= clip_limit, histogram + high <= floor
+            free = bins - (at_limit | at_floor).sum(1, keepdim=True)
+            held = torch.where(at_limit, clip_limit, torch.where(at_floor, floor, histogram))
+            step = (bins - held.sum(1, keepdim=True)) / free.clamp_min(1)
+        t = torch.where(open_, torch.where(free > 0, step, (low + high) / 2), t)
+    return slopes
 
 
 def _shift_luts(histogram: Tensor, clip_limit: Tensor, contrast_floor: float) -> Tensor:
     """`lut.shift_luts` of a batch: (B, rows, columns, K+1) of (B, rows, columns, K)."""
     batch, rows, columns, bins = histogram.shape
-    whole = histogram.mean((1, 2))
-    levels = torch.arange(bins, device=histogram.device)
-    low, high = _quantiles(whole, TAIL, 1 - TAIL)
-    floor = ((levels + 1 > low[:, None]) & (levels < high[:, None])).float() * contrast_floor
-    floor = floor.repeat_interleave(rows * columns, 0)
+    whole = histogram.sum((1, 2))
+    upto = whole.cumsum(1)
+    below, total = upto - whole, upto[:, -1:]
+    numerator, denominator = ratio(TAIL)
+    tail = numerator * total
+    begun = (denominator * upto > tail) | (denominator * below >= tail)
+    ended = denominator * below >= denominator * total - tail
+    floor = ((begun & ~ended).float() * contrast_floor).repeat_interleave(rows * columns, 0)
     limit = clip_limit.reshape(-1, 1)
-    slopes = _redistribute(histogram.reshape(-1, bins) * bins, floor, limit)
+    mean = histogram[0, 0, 0].sum() / bins
+    slopes = _redistribute(histogram.reshape(-1, bins) / mean, floor, limit)
     shifts = F.pad((slopes - 1).cumsum(1), (1, 0))
     shifts[:, -1] = 0
     shifts *= limit > 1
@@ -289,47 +315,56 @@ def _interpolate(luts: Tensor, levels: Tensor, rows: TileAxis, columns: TileAxis
 # -- gain ------------------------------------------------------------------------------------------------------
 
 
-def _density(codes: Tensor, params: EnhanceParams) -> Tensor:
-    """Optical density (B,H,W), summed over the channels of 8-bit codes (B,3,H,W), box-smoothed."""
-    # -log10 of the three codes' product, which float32 holds exactly: one logarithm instead of three look-ups.
-    red, green, blue = codes.clamp_min(1).unbind(1)
-    density = (red * green).mul_(blue).float().log10_().neg_().add_(3 * math.log10(255))
+def _density(steps: Tensor, params: EnhanceParams) -> Tensor:
+    """Optical density (B,H,W) in steps: the sum over channels (B,3,H,W) and over a box."""
+    red, green, blue = steps.unbind(1)
+    density = (red + green).add_(blue).float()
     half = params.gain_box // 2
     padded = F.pad(density[:, None], (half, half, half, half), mode="reflect")[:, 0]
     return _box(_box(padded, params.gain_box, 1), params.gain_box, 2)
 
 
 def _box(image: Tensor, side: int, dim: int) -> Tensor:
-    """Mean of ``side`` neighbouring pixels along an axis of (B,H,W), which gets shorter by side - 1."""
+    """Sum of ``side`` neighbouring pixels along an axis of (B,H,W), which gets shorter by side - 1."""
     size = image.shape[dim] - side + 1
     total = image.narrow(dim, 0, size).clone()
     for k in range(1, side):
         total += image.narrow(dim, k, size)
-    return total.div_(side)
+    return total
 
 
 def _bin_width(limits: Tensor) -> Tensor:
-    """Width (B,) of a bin between the least and the greatest density (B,2)."""
-    return (limits[:, 1] - limits[:, 0]).clamp_min(gain.LEAST_RANGE) / gain.DENSITY_BINS
+    """`gain.bin_width`, (B,), of the least and the greatest density (B,2)."""
+    exponent = torch.frexp(limits[:, 1] - limits[:, 0]).exponent - 8
+    return torch.bitwise_left_shift(torch.ones_like(exponent), exponent.clamp_min(0))
 
 
 def _density_histogram(density: Tensor, limits: Tensor) -> Tensor:
     batch = len(density)
     scale = (1 / _bin_width(limits))[:, None, None]
-    bins = ((density - limits[:, 0, None, None]) * scale).int().clamp_max_(gain.DENSITY_BINS - 1)
+    bins = ((density - limits[:, 0, None, None]) * scale).int()
     image = torch.arange(batch, dtype=torch.int32, device=density.device)[:, None, None]
     return _counts(bins, image, batch, gain.DENSITY_BINS)
 
 
-def _gain_limits(counts: Tensor, ranges: Tensor, params: EnhanceParams) -> Tensor:
-    """Densities (B,2) at which the gain starts and is full."""
-    low, high = _quantiles(counts, params.gain_low / 100, params.gain_high / 100)
-    return ranges[:, :1] + _bin_width(ranges)[:, None] * torch.stack([low, high], dim=1)
+class _GainLimits(NamedTuple):
+    """Where the gain starts, whole steps and the rest of one, and by how many steps later it is full: each (B,)."""
+
+    whole: Tensor
+    rest: Tensor
+    extent: Tensor
 
 
-def _smoothstep(density: Tensor, limits: Tensor) -> Tensor:
-    low, high = limits[:, 0, None, None], limits[:, 1, None, None]
-    x = density.sub_(low).mul_(1 / (high - low).clamp_min(gain.LEAST_RANGE)).clamp_(0, 1)
+def _gain_limits(counts: Tensor, ranges: Tensor, params: EnhanceParams) -> _GainLimits:
+    width = _bin_width(ranges)
+    (low, low_part), (high, high_part) = _quantiles(counts, params.gain_low / 100, params.gain_high / 100)
+    extent = width * ((high - low) + (high_part - low_part))
+    return _GainLimits(ranges[:, 0] + width * low, width * low_part, extent.clamp_min(gain.LEAST_RANGE))
+
+
+def _smoothstep(density: Tensor, limits: _GainLimits) -> Tensor:
+    whole, rest, scale = (item[:, None, None] for item in (limits.whole, limits.rest, 1 / limits.extent))
+    x = density.sub_(whole).sub_(rest).mul_(scale).clamp_(0, 1)
     return (x * -2).add_(3).mul_(x).mul_(x)
 
 
@@ -351,11 +386,13 @@ def _mix(image: Tensor, matrix: NDArray[Any]) -> Tensor:
     return out
 
 
-def _roots_of_codes(codes: Tensor) -> Tensor:
-    """Roots (B,3,H,W) of 8-bit codes held as int32."""
-    # Sums of shares of light lie in [0,1]: as words they need no clipping.
-    words = _mix(_look_up(colour.LINEAR_OF_CODE, codes), colour.TO_XYZ * 65535).add_(0.5).int()
-    return _look_up(colour.ROOT_OF_WORD, words)
+def _mix_words(words: Tensor) -> Tensor:
+    """Words of XYZ (B,3,H,W) of 16-bit words of linear light, both int32: whole numbers below 2^31, rounded once."""
+    red, green, blue = words.unbind(1)
+    out = torch.empty_like(words)
+    for k, (a, b, c) in enumerate(colour.MIX.tolist()):
+        torch.mul(red, a, out=out[:, k]).add_(green, alpha=b).add_(blue, alpha=c)
+    return out.add_(colour.MIX_UNIT // 2).bitwise_right_shift_(colour.MIX_BITS)
 
 
 def _codes_of_roots(f: Tensor) -> Tensor:

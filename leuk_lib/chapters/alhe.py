@@ -121,7 +121,7 @@ def most_active_tile(maps: AlheMaps, params: EnhanceParams) -> dict[str, Any]:
     return {
         "borders": (rows.borders, columns.borders),
         "box": (i * rows.side - rows.pad, j * columns.side - columns.pad, rows.side, columns.side),
-        "histogram": histogram[i, j] * len(histogram[i, j]),
+        "histogram": histogram[i, j] / histogram[i, j].mean(),
         "slopes": np.diff(maps.luts[i, j]) + 1,
         "floor": lut.slope_floor(histogram, params.contrast_floor),
         "clip_limit": float(maps.clip_limits[i, j]),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from leuk_lib.alhe import lut
+from leuk_lib.alhe.enhance import explain
+from leuk_lib.alhe.params import EnhanceParams
 
 
 def naive_redistribution(slopes: np.ndarray, clip_limit: float) -> np.ndarray:
@@ -46,6 +48,43 @@ def test_redistribution_keeps_sum_limit_and_floor(histogram, clip_limit, least, 
     # Where neither bound is reached, every bin is raised by the same amount.
     raised = (slopes - histogram)[(slopes > floor + 1e-9) & (slopes < clip_limit - 1e-9)]
     np.testing.assert_allclose(raised, raised[:1].repeat(len(raised)), atol=1e-8)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 2), st.floats(1, 8), st.floats(0, 1))
+@settings(deadline=None)
+@example(0, 0.1, 1.0, 1.0)
+def test_redistribution_ends_without_newton(seed, concentration, clip_limit, least):
+    """Held bin by held bin it gives the same, and after at most as many rounds as there are bins."""
+    rng = np.random.default_rng(seed)
+    histogram = rng.dirichlet(np.full(64, concentration), 3) * 64
+    floor = np.where(np.arange(64) < rng.integers(0, 64), least, 0.0)
+    limits = np.array([[clip_limit], [1.0], [40.0]])
+    slopes = lut.redistribute(histogram, floor, limits)
+    np.testing.assert_allclose(slopes.sum(axis=1), 64, atol=1e-9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lut, "NEWTON_ROUNDS", 0)
+        np.testing.assert_allclose(lut.redistribute(histogram, floor, limits), slopes, atol=1e-9)
+
+
+def test_histogram_that_lets_newtons_steps_cycle():
+    """Tiles of this image ended with slopes that sum to 235.5 of 256."""
+    image = np.random.default_rng(8).integers(0, 256, (41, 76, 3)).astype(np.uint8)
+    maps = explain(image, EnhanceParams())[1]
+    np.testing.assert_allclose((np.diff(maps.luts, axis=-1) + 1).sum(axis=-1), 256, atol=1e-9)
+    counts = maps.stats.histogram.reshape(-1, 256)
+    histogram = counts * (256 / counts.sum(axis=1, keepdims=True))
+    slopes = lut.redistribute(histogram, lut.slope_floor(maps.stats.histogram, 1.0), np.full((len(counts), 1), 1.01))
+    np.testing.assert_allclose(slopes.sum(axis=1), 256, atol=1e-9)
+
+
+def test_floor_by_hand():
+    """Occupied are the levels between the quantiles .005 and .995, whole numbers deciding."""
+    counts = np.zeros((1, 1, 8))
+    # 1 of 200 below level 2 is the tail, exactly: the levels after it count, the gap included. So does the upper end.
+    counts[0, 0, [1, 4, 5, 7]] = 1, 100, 98, 1
+    assert lut.slope_floor(counts, 1.0).tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
+    counts[0, 0, 1] = 2  # more than the tail: level 1 is occupied
+    assert lut.slope_floor(counts, 0.5).tolist() == [0, 0.5, 0.5, 0.5, 0.5, 0.5, 0, 0]
 
 
 def test_redistribution_by_hand():

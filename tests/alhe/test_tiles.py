@@ -36,6 +36,15 @@ def test_quantile_by_hand():
     assert tiles.histogram_quantiles(counts, 1.0) == [4.0]
 
 
+@given(st.integers(1, 400), st.sampled_from([0.05, 0.3, 0.5, 0.95, 0.995]))
+def test_quantile_on_the_edge_of_a_gap_is_its_lower_end(scale, share):
+    """Two levels far apart, the lower one with exactly this share of the pixels: no rounding decides."""
+    numerator, denominator = tiles.ratio(share)
+    counts = np.zeros(256)
+    counts[[3, 200]] = numerator * scale, (denominator - numerator) * scale
+    assert tiles.histogram_quantiles(counts, share) == [4.0]
+
+
 def test_histogram_equals_a_naive_loop():
     values = np.random.default_rng(0).integers(0, 256, (12, 20)).astype(np.uint8)
     columns = tiles.TileAxis(20, 4, 5, 0)
