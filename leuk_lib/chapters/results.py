@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leuk_lib.data.cellset import CellSet
+from leuk_lib.data.splits import EXTERNAL
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.evaluation.resampling import resampled_metrics, score_interval
@@ -23,6 +24,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json
 from leuk_lib.runs.params import nearest
 from leuk_lib.runs.recorder import Notes, Recorder
+from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics import significance
 from leuk_lib.statistics.bootstrap import ClusterBootstrap, paired_difference
 from leuk_lib.statistics.intervals import clustered_wilson, format_interval
@@ -268,6 +270,62 @@ def vote_table(models: Mapping[str, Predictions], level: float = 0.95) -> tuple[
     if n_groups == len(first):
         note = "each cell is its own group (patients and slides are unknown), so a vote changes nothing"
     return pd.DataFrame(rows, columns=columns), note
+
+
+def external_scores(
+    predictions: Mapping[str, Mapping[str, Predictions]], full: str, n_resamples: int, seed: int, level: float = 0.95
+) -> pd.DataFrame:
+    """Scores of all models on each external test set: cells of another source that nothing was trained or chosen on.
+
+    Args:
+        predictions: model -> split -> predictions.
+        full: name of the full model, which comes first.
+        n_resamples: bootstrap resamples of groups.
+        seed: seed of the resamples.
+        level: coverage of the intervals.
+
+    Returns:
+        Columns set, cells, groups, absent (classes without a cell), model, metric, value, low, high; empty without an
+        external test set.
+    """
+    tables = []
+    for split in [name for name in predictions[full] if name.startswith(EXTERNAL)]:
+        models = part_of(predictions, split, full)
+        first = models[full]
+        bootstrap = ClusterBootstrap(first.groups, n_resamples, numpy_rng(seed, "results", split))
+        table = score_table(score_models(models, bootstrap, level), HEADLINE)
+        table.insert(0, "absent", ", ".join(first.absent) or "none")
+        table.insert(0, "groups", bootstrap.n_groups)
+        table.insert(0, "cells", len(first))
+        table.insert(0, "set", split.removeprefix(EXTERNAL))
+        tables.append(table)
+    columns = ["set", "cells", "groups", "absent", "model", "metric", "value", "low", "high"]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def format_external(table: pd.DataFrame, names: Sequence[str] = ("accuracy", "balanced_accuracy")) -> pd.DataFrame:
+    """`external_scores` for display: one row per set and model, ``value [low, high]`` per metric."""
+    rows = []
+    for _, part in table.groupby("set", sort=False):
+        wide = _wide(part[part["metric"].isin(names)], "metric")[["model", *names]]
+        facts = part[["set", "cells", "groups", "absent"]].iloc[[0] * len(wide)].reset_index(drop=True)
+        rows.append(pd.concat([facts, wide], axis=1))
+    shown = pd.concat(rows, ignore_index=True)[["set", "cells", "groups", "absent", "model", *names]]
+    return shown.rename(columns=lambda name: name.replace("_", " ")).rename(
+        columns={"absent": "classes without a cell"}
+    )
+
+
+def external_metrics(table: pd.DataFrame, full: str) -> dict[str, Entry]:
+    """The full model's scores on external test sets: ``external_<set>_<metric>`` -> value, low, high, n."""
+    sets = list(dict.fromkeys(table["set"]))
+    slug_of = dict(zip(sets, slugs(sets), strict=True))
+    return {
+        f"external_{slug_of[row['set']]}_{row['metric']}": _entry(
+            row["value"], row["low"], row["high"], int(row["cells"])
+        )
+        for row in table[table["model"] == full].to_dict("records")
+    }
 
 
 def data_facts(cells: CellSet, test: Predictions, dataset: str, profile: str) -> dict[str, Any]:

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leuk_lib.data.cellset import CellSet
+from leuk_lib.data.splits import EXTERNAL
 from leuk_lib.evaluation.baselines import Scorer, Task
 from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.fcmae.weights import load_backbone, origin_sentence, read_origin
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json
+from leuk_lib.runs.recorder import Notes
 from leuk_lib.runs.seeds import numpy_rng, torch_generator
 from leuk_lib.runs.stage import Stage
 from leuk_lib.runs.tensors import named_tensors, read_tensors
@@ -103,6 +105,12 @@ def load_inputs(stage: Stage[WpatParams], alhe_fields: Iterable[str]) -> Inputs:
     if origin is not None:
         stage.notice(origin_sentence(origin))
     return Inputs(cells, cells.indices("train"), cells.indices("val"), images, labels, settings, encoder_path, origin)
+
+
+def test_parts(cells: CellSet, stage: Notes) -> dict[str, Tensor]:
+    """Open the test part and each external test set, which the run card records: split -> positions of its cells."""
+    parts = {"test": cells.open_test(stage)}
+    return parts | {EXTERNAL + name: cells.open_test(stage, name) for name in cells.external}
 
 
 def read_synthetic(folder: Path, cells: CellSet) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from leuk_lib.runs.files import atomic
 from leuk_lib.runs.recorder import Notes
 
 CELLS, TABLE = "cells.safetensors", "cells.csv"
+TEXT = ("path", "label", "group", "split", "part", *(f"label{k}" for k in range(2, 10)))  # never read as numbers
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,7 @@ class CellSet:
                 raise LeukError(f"{folder / name}: no such file; run notebooks/01_data.ipynb first")
         tensors, metadata = _read(folder / CELLS)
         about = json.loads(metadata["cells"])
-        table = pd.read_csv(
-            folder / TABLE, dtype={"path": str, "label": str, "group": str, "split": str}, keep_default_na=False
-        )
+        table = pd.read_csv(folder / TABLE, dtype=dict.fromkeys(TEXT, str), keep_default_na=False)
         table["split"] = table["split"].str.replace("^foreign:", EXTERNAL, regex=True)  # the earlier prefix
         cells = cls(
             images=tensors["images"],

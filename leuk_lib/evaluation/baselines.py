@@ -441,7 +441,7 @@ def score_table(table: pd.DataFrame, seed: int, n_resamples: int = 1000) -> pd.D
 def record_scores(stage: Recorder, scores: pd.DataFrame) -> None:
     """Record a `score_table` in a stage's metrics, under ``<model>_<split>_<metric>``."""
     for row in scores.to_dict("records"):
-        model = re.sub(r"\W+", "_", row["model"])
-        key = f"{model}_{row['split']}_{row['metric']}"
+        model, split = (re.sub(r"\W+", "_", row[name]) for name in ("model", "split"))
+        key = f"{model}_{split}_{row['metric']}"
         low, high = (None if np.isnan(row[end]) else row[end] for end in ("low", "high"))
         stage.record(key, row["value"], low, high, row["n"])

@@ -83,6 +83,31 @@ def differences(table: pd.DataFrame, full: str, metrics: Sequence[str] = ("accur
     return figure
 
 
+def agreement(pairs: pd.DataFrame, model: str) -> Figure:
+    """Plot Cohen's kappa of each pair of readers with its interval; pairs with the model in colour.
+
+    Args:
+        pairs: columns first, second, cells, kappa, low, high; a kappa that is undefined is left out.
+        model: name of the model.
+    """
+    rows = pairs[np.isfinite(pairs["kappa"].astype(float))].reset_index(drop=True)
+    figure, ax = new_figure(6.4, 1.1 + 0.36 * max(1, len(rows)))
+    for at, row in enumerate(rows.to_dict("records")):
+        ours = model in (row["first"], row["second"])
+        part = rows.loc[[at], ["kappa", "low", "high"]].astype(float)
+        colour, marker = (FULL_COLOUR, "D") if ours else (BASELINE_COLOUR, "o")
+        low, high = (part[end].fillna(part["kappa"]) for end in ("low", "high"))
+        _whiskers(ax, part["kappa"], low, high, np.array([float(at)]), colour, marker)
+    names = [f"{row['first']} and {row['second']}\n{row['cells']} cells" for row in rows.to_dict("records")]
+    ax.set_yticks(np.arange(len(rows), dtype=float), names)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.axvline(1, color=INK, lw=0.7, ls=":")
+    ax.set_xlabel("Cohen's kappa (0: chance, 1: full agreement)")
+    ax.set_ylabel("readers")
+    light_grid(ax, "x")
+    return figure
+
+
 def confusion(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     """Plot a confusion matrix (K,K) of counts, coloured by the share of the true class; rows true, columns predicted."""
     counts = np.asarray(counts)

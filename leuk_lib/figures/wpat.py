@@ -195,7 +195,7 @@ def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figur
         places = np.arange(len(models)) + 0.18 * (number - (len(splits) - 1) / 2)
         values, bars = _percent(part)
         ax.errorbar(
-            values, places, xerr=bars, fmt=MARKERS[number], color=PALETTE[number], markersize=5, capsize=3,
+            values, places, xerr=bars, fmt=MARKERS[number % len(MARKERS)], color=PALETTE[number % len(PALETTE)], markersize=5, capsize=3,
             linewidth=1.2, label=split,
         )  # fmt: skip
     ax.set_yticks(range(len(models)), models)
@@ -383,7 +383,7 @@ def leakage(inflation: Mapping[str, pd.DataFrame]) -> Figure:
             places += 0.17 * (number - (len(conditions) - 1) / 2)
             values, bars = _percent(part)
             ax.errorbar(
-                values, places, xerr=bars, fmt=MARKERS[number], color=PALETTE[number], markersize=5, capsize=3,
+                values, places, xerr=bars, fmt=MARKERS[number % len(MARKERS)], color=PALETTE[number % len(PALETTE)], markersize=5, capsize=3,
                 linewidth=1.2, label=condition,
             )  # fmt: skip
         ax.set_yticks(range(len(steps)), [f"{arm}\n− {against}" for arm, against in steps])

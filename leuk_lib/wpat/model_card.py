@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from leuk_lib.data.splits import EXTERNAL
 from leuk_lib.fcmae.weights import origin_sentence
 from leuk_lib.runs.files import atomic
 from leuk_lib.wpat.predict import ModelCard
@@ -82,7 +83,11 @@ def text(card: ModelCard, facts: Facts) -> str:
             "method and the code work."
         )
     else:
-        lines.append("- Its scores hold for this source, stain and microscope; others were not tested.")
+        external = facts.scores["split"].str.startswith(EXTERNAL).any()
+        others = (
+            "the external test sets in the table show how far others differ" if external else "others were not tested"
+        )
+        lines.append(f"- Its scores hold for this source, stain and microscope; {others}.")
     lines += [
         f"- It always predicts one of its {len(card.classes)} classes, even for a red cell or an empty field.",
         "- It sees one cell; a diagnosis needs the patient, the whole smear and more.",

@@ -200,3 +200,17 @@ def test_stages_in_a_table_link_to_their_chapters():
     shown = chapter.link_stages(pd.DataFrame({"stage": ["fcmae", "total"], "value": [1.0, 2.0]}))
     markup = table(shown).markup
     assert '<a href="04_fcmae.ipynb">fcmae</a>' in markup and "<td>total</td>" in markup
+
+
+def test_external_sets_are_scored_apart_and_recorded():
+    test = models()
+    predictions = {name: {"val": part, "test": part, "external:Test B": part} for name, part in test.items()}
+    table = chapter.external_scores(predictions, "wpat", 200, 0)
+    assert set(table["set"]) == {"Test B"} and set(table["model"]) == set(test)
+    entries = chapter.external_metrics(table, "wpat")
+    assert entries["external_test_b_accuracy"]["value"] == pytest.approx(test["wpat"].correct.mean())
+    assert entries["external_test_b_accuracy"]["n"] == 120
+    shown = chapter.format_external(table)
+    assert shown["set"].tolist() == ["Test B"] * 3 and shown["model"][0] == "wpat"
+    none = chapter.external_scores({name: {"test": part} for name, part in test.items()}, "wpat", 200, 0)
+    assert none.empty and chapter.external_metrics(none, "wpat") == {}

@@ -1,0 +1,114 @@
+r"""Cohen's kappa: how much more two readers agree than readers with the same habits would by chance.
+
+With :math:`n_{jk}` the cells that the first reader calls j and the second k, of n in all,
+
+.. math:: p_o = \frac{1}{n} \sum_k n_{kk}, \qquad
+          p_e = \frac{1}{n^2} \sum_k n_{k \cdot} n_{\cdot k}, \qquad
+          \kappa = \frac{p_o - p_e}{1 - p_e}.
+
+It is 1 for full agreement, 0 for the agreement of chance, and undefined if both readers use one class only.
+scikit-learn and statsmodels compute it for one table, and statsmodels its standard error for independent cells; the
+cells of a patient are not, so that the interval comes from the cluster bootstrap.
+
+References:
+    Cohen, J. (1960). A coefficient of agreement for nominal scales. Educ. Psychol. Meas. 20, 37-46.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
+from leuk_lib.statistics.intervals import clustered_wilson
+
+Array = NDArray[np.float64]
+
+
+def kappa_of_counts(counts: ArrayLike) -> Array:
+    """Cohen's kappa of tables of counts, for a batch of tables at once.
+
+    Args:
+        counts: (...,K,K) cells by the first (rows) and the second reader (columns).
+
+    Returns:
+        (...) kappa; NaN for an empty table and where both readers use one class only.
+
+    >>> round(float(kappa_of_counts([[20, 5], [10, 15]])), 3)  # p_o = 35/50, p_e = 1/2
+    0.4
+    """
+    table = np.asarray(counts, dtype=np.float64)
+    n = table.sum(axis=(-2, -1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        observed = np.trace(table, axis1=-2, axis2=-1) / n
+        expected = (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1) / n**2
+        kappa = (observed - expected) / (1 - expected)
+    return np.where(1 - expected > 1e-12, kappa, np.nan)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of two readers on N cells.
+
+    Attributes:
+        n: cells.
+        n_groups: groups (patients, slides) that they come from.
+        agreement: share of the cells with equal labels, in [0,1].
+        agreement_interval: its low and high end, `clustered_wilson`.
+        kappa: Cohen's kappa, at most 1; NaN if both readers use one class only.
+        kappa_interval: its low and high end over resampled groups; NaN for one group.
+        kappa_samples: (R,) kappa in each resample, for paired differences.
+    """
+
+    n: int
+    n_groups: int
+    agreement: float
+    agreement_interval: tuple[float, float]
+    kappa: float
+    kappa_interval: tuple[float, float]
+    kappa_samples: Array = field(repr=False)
+
+
+def agreement(
+    first: Sequence[str] | NDArray[np.str_], second: Sequence[str] | NDArray[np.str_],
+    groups: NDArray[np.str_], bootstrap: ClusterBootstrap, level: float = 0.95,
+) -> Agreement:  # fmt: skip
+    """Agreement of two readers, with intervals over resampled groups.
+
+    Where the readers agree on every cell, each resample repeats 1 and its interval has no width. The lower end then
+    follows from that of the share of agreement, `clustered_wilson`, at the present chance agreement.
+
+    Args:
+        first: (N,) labels of the first reader.
+        second: (N,) labels of the second reader; the two may use different classes.
+        groups: (N,) group of each cell, those that ``bootstrap`` resamples.
+        bootstrap: resamples; share it between pairs of readers, so that differences are paired.
+        level: coverage of the intervals.
+
+    Raises:
+        LeukError: the lengths differ.
+    """
+    a, b = np.asarray(first).astype(str), np.asarray(second).astype(str)
+    if not len(a) == len(b) == len(groups) == len(bootstrap.index):
+        raise LeukError(f"agreement: {len(a)} and {len(b)} labels of {len(groups)} cells; each cell needs both")
+    names = np.unique(np.concatenate([a, b]))
+    pair = np.searchsorted(names, a) * len(names) + np.searchsorted(names, b)
+    k = len(names)
+    occurring, position = np.unique(pair, return_inverse=True)  # few of the K x K pairs occur
+    resampled = np.zeros((len(bootstrap), k * k))
+    resampled[:, occurring] = bootstrap.sums(np.eye(len(occurring))[position])
+    samples = kappa_of_counts(resampled.reshape(-1, k, k))
+    counts = np.bincount(pair, minlength=k * k).reshape(k, k)
+    kappa, same = float(kappa_of_counts(counts)), a == b
+    bounds = clustered_wilson(same, groups, level)[:2]
+    interval = (float("nan"), float("nan"))
+    if bootstrap.n_groups > 1 and same.all() and np.isfinite(kappa):
+        expected = float((counts.sum(axis=0) * counts.sum(axis=1)).sum() / counts.sum() ** 2)
+        interval = ((bounds[0] - expected) / (1 - expected), 1.0)
+    elif bootstrap.n_groups > 1 and np.isfinite(kappa):
+        interval = percentile_interval(samples, level)
+    return Agreement(len(a), bootstrap.n_groups, float(same.mean()), bounds, kappa, interval, samples)
