@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,28 @@ from torch import Tensor, nn
 
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.splits import EXTERNAL
-from leuk_lib.evaluation.baselines import Scorer, Task
+from leuk_lib.evaluation.baselines import Scorer, Task, display_name, select, split_frozen
+from leuk_lib.evaluation.calibration import fit_temperature
 from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.fcmae.weights import load_backbone, origin_sentence, read_origin
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json
 from leuk_lib.runs.recorder import Notes
-from leuk_lib.runs.seeds import numpy_rng, torch_generator
+from leuk_lib.runs.seeds import derive, numpy_rng, torch_generator
 from leuk_lib.runs.stage import Stage
 from leuk_lib.runs.tensors import named_tensors, read_tensors
 from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
+from leuk_lib.training import pretrained
 from leuk_lib.training.augment import normalise
+from leuk_lib.training.backbones import Backbone, TimmBackbone
 from leuk_lib.training.fabric import Fabric
+from leuk_lib.training.pretrained import NetworkSpec
+from leuk_lib.wpat import model_card
 from leuk_lib.wpat.finetune import Finetuned, finetune
 from leuk_lib.wpat.model import WPAT, WindowLayout, attention_map
-from leuk_lib.wpat.params import WpatParams
+from leuk_lib.wpat.params import FCMAE, WpatParams
+from leuk_lib.wpat.predict import describe, save_model
 
 NO_SHIFT = "none"  # kind of the rows without a shift
 
@@ -139,9 +145,36 @@ def read_synthetic(folder: Path, cells: CellSet) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
+def open_backbone(inputs: Inputs, params: WpatParams, name: str) -> Encoder | TimmBackbone:
+    """The network under WPAT: the encoder of stage fcmae, or one of timm's (``pretrained.split_name``).
+
+    Raises:
+        LeukError: For an unknown name, or weights that are missing or do not fit.
+    """
+    if name == FCMAE:
+        return load_backbone(inputs.encoder_path, drop_path=params.drop_path)
+    base, published = pretrained.split_name(name)
+    torch.manual_seed(derive(params.seed, "backbone", name))
+    spec = NetworkSpec.of(base, inputs.cells.size, bool(published))
+    return TimmBackbone(spec, inputs.cells.size, pretrained.locate(name) if published else None)
+
+
+def wpat_names(backbones: Sequence[str]) -> dict[str, str]:
+    """Name of WPAT on each backbone in tables and figures -> the backbone; on the first one it is "wpat".
+
+    Example:
+        >>> wpat_names(["fcmae", "efficientnet_lite0@pretrained"])
+        {'wpat': 'fcmae', 'wpat on efficientnet_lite0': 'efficientnet_lite0@pretrained'}
+    """
+    further = {
+        f"wpat on {display_name(name).removesuffix('@' + pretrained.PRETRAINED)}": name for name in backbones[1:]
+    }
+    return {"wpat": backbones[0], **further}
+
+
 def train_network(stage: Stage[WpatParams], inputs: Inputs, model: nn.Module, label: str, fabric: Fabric) -> Finetuned:
-    """Train a network with the stage's parameters; only WPAT (given as an ``Encoder``) gets the synthetic cells."""
-    is_wpat = isinstance(model, Encoder)
+    """Train a network with the stage's parameters; only WPAT (given as its backbone) gets the synthetic cells."""
+    is_wpat = isinstance(model, Backbone)
     cells = inputs.cells
     return finetune(
         cells.images[inputs.train], cells.labels[inputs.train], cells.images[inputs.val], cells.labels[inputs.val],
@@ -152,15 +185,34 @@ def train_network(stage: Stage[WpatParams], inputs: Inputs, model: nn.Module, la
     )  # fmt: skip
 
 
-def train_wpat(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric) -> Finetuned:
-    """Train WPAT on the pretrained encoder of stage ``fcmae``."""
-    encoder = load_backbone(inputs.encoder_path, drop_path=stage.params.drop_path)
-    return train_network(stage, inputs, encoder, "WPAT", fabric)
+def train_wpat(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric, backbone: str = FCMAE) -> Finetuned:
+    """Train WPAT on a backbone, by default the pretrained encoder of stage ``fcmae``."""
+    label = "WPAT" if backbone == FCMAE else f"WPAT on {display_name(backbone)}"
+    return train_network(stage, inputs, open_backbone(inputs, stage.params, backbone), label, fabric)
 
 
-def baseline_task(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric) -> Task:
-    """What the baselines are trained on, and how: the real training cells, with the stage's parameters."""
+def available(names: Iterable[str], stage: Stage[WpatParams]) -> list[str]:
+    """Leave out networks whose weights are in a Python package that is not installed; the run card names them."""
+    kept = []
+    for name in names:
+        if package := pretrained.missing_package(split_frozen(name)[1]):
+            stage.notice(f"{name} is left out: its weights are in the package {package}, which is not installed")
+        else:
+            kept.append(name)
+    return kept
+
+
+def baseline_task(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric, trained: dict[str, nn.Module]) -> Task:
+    """What the baselines are trained on, and how: the real training cells, with the stage's parameters.
+
+    Trained networks are added to ``trained`` by name.
+    """
     cells = inputs.cells
+
+    def fit(model: nn.Module, label: str) -> nn.Module:
+        trained[label] = train_network(stage, inputs, model, label, fabric).model
+        return trained[label]
+
     return Task(
         images=cells.images[inputs.train],
         labels=cells.labels[inputs.train],
@@ -171,16 +223,53 @@ def baseline_task(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric) -> T
         n_classes=inputs.n_classes,
         seed=stage.params.seed,
         encoder=load_backbone(inputs.encoder_path).to(fabric.device),
-        fit=lambda model, label: train_network(stage, inputs, model, label, fabric).model,
+        fit=fit,
     )
+
+
+def save_models(
+    stage: Stage[WpatParams], inputs: Inputs, models: Mapping[str, nn.Module], predictions: pd.DataFrame
+) -> pd.DataFrame:
+    """Write every trained network as a file for ``leuk predict`` and ``leuk export``: ``wpat`` as ``model.safetensors``.
+
+    The temperature of each is fitted on the validation part.
+
+    Args:
+        stage: The running stage.
+        inputs: Its inputs.
+        models: Name in ``predictions`` -> network.
+        predictions: From ``prediction_table``.
+
+    Returns:
+        One row per file: model, file, network, temperature.
+    """
+    rows = []
+    for name, model in models.items():
+        temperature = fit_temperature(select(predictions, name, "val"))
+        origin = origin_of(name, inputs, stage.params)
+        card = describe(
+            model, inputs.cells.classes, stage.params, inputs.cells.size, inputs.alhe_settings, temperature, origin
+        )
+        file = "model.safetensors" if name == "wpat" else re.sub(r"[^\w.-]+", "-", name) + ".safetensors"
+        stage.save_file(save_model(model, card, stage.folder, file))
+        rows.append({"model": name, "file": file, "network": model_card.architecture(card), "temperature": temperature})
+    return pd.DataFrame(rows)
+
+
+def origin_of(name: str, inputs: Inputs, params: WpatParams) -> Mapping[str, Any] | None:
+    """Facts of the published weights under a model of this chapter, given by its name in tables; None for random ones."""
+    names = wpat_names(params.backbones) | {display_name(baseline): baseline for baseline in params.baselines}
+    network = names[name]
+    if network == FCMAE:
+        return inputs.encoder_origin
+    return pretrained.locate(network).facts() if pretrained.split_name(network)[1] else None
 
 
 # ---- the model: tensors and attention --------------------------------------------------------------------------------
 
 
-def tensor_table(encoder_path: Path, params: WpatParams, size: int, n_classes: int) -> pd.DataFrame:
+def tensor_table(encoder: Encoder | TimmBackbone, params: WpatParams, size: int, n_classes: int) -> pd.DataFrame:
     """Shapes of all tensors between image and logits: columns name, step, height, width, channels."""
-    encoder = load_backbone(encoder_path)
     with torch.no_grad():
         maps = encoder.eval()(torch.zeros(1, 3, size, size))
     features = list(zip(encoder.strides, maps, strict=True))

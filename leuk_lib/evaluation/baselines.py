@@ -276,7 +276,7 @@ def network(name: str, task: Task) -> Scorer:
     architecture, overrides = SMALL.get(base, (base, {}))
     torch.manual_seed(derive(task.seed, "baseline", name))
     model = pretrained.create(architecture, weights, task.n_classes, task.images.shape[-1], **overrides)
-    return network_scorer(task.fit(model, name))
+    return network_scorer(task.fit(model, display_name(name)))
 
 
 def frozen(name: str, task: Task) -> Scorer:

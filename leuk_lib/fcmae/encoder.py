@@ -6,6 +6,7 @@ References:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypedDict
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from leuk_lib.fcmae.depthwise import DepthwiseConv
 from leuk_lib.fcmae.grn import GRN
 from leuk_lib.fcmae.masking import VisiblePatches, upsample_mask
+from leuk_lib.training.backbones import Backbone
 from leuk_lib.training.drop_path import drop_path
 
 
@@ -35,6 +37,19 @@ VARIANTS: dict[str, VariantSpec] = {
     "tiny": {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768)},
     "base": {"depths": (3, 3, 27, 3), "dims": (128, 256, 512, 1024)},
 }
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What rebuilds an :class:`Encoder` without its weights.
+
+    Attributes:
+        variant: A key of `VARIANTS`.
+        stem_stride: Stride of the stem in pixels.
+    """
+
+    variant: str
+    stem_stride: int
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -84,7 +99,7 @@ class Block(nn.Module):
         return tokens + drop_path(self.pointwise(sites), self.drop_path, self.training)
 
 
-class Encoder(nn.Module):
+class Encoder(Backbone):
     """ConvNeXt V2 without a head; its four stages have the strides s, 2s, 4s and 8s for a stem of stride s.
 
     Args:
@@ -180,6 +195,20 @@ class Encoder(nn.Module):
                 tokens = block.forward_visible(tokens, visible)
             features.append(tokens)
         return features
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """What rebuilds this encoder."""
+        return EncoderSpec(self.variant, self.stem_stride)
+
+    def freeze_unused(self) -> None:
+        """Exclude from training the final norm, which belongs to :meth:`pool` only."""
+        self.norm.requires_grad_(False)
+
+    def level_of(self, parameter: str) -> int:
+        """Position of the stage of a parameter of this module, given by name; the last one for the final norm."""
+        first, _, rest = parameter.partition(".")
+        return int(rest.split(".")[0]) if first in ("stages", "downsample_layers") else len(self.stages) - 1
 
     def pool(self, x: Tensor) -> Tensor:
         """Image features, (B, 3, H, W) -> (B, C_4): global average of the last stage, then LayerNorm."""

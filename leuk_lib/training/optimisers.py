@@ -13,21 +13,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from leuk_lib.training.backbones import Backbone
+
 ADAMW, MUON = "optimizer", "muon"  # names of the optimisers, also in checkpoints
 
 
-def layer_scale(name: str, layer_decay: float) -> float:
+def layer_scale(model: nn.Module, name: str, layer_decay: float) -> float:
     """Factor of the learning rate of the parameter ``name``.
 
-    It is ``layer_decay ** (4 - k)`` for stage k (0 to 3) of a ConvNeXt named ``encoder`` and the downsampling before
-    it, and 1 elsewhere.
-
-    >>> layer_scale("encoder.stages.2.0.norm.weight", 0.5), layer_scale("head.weight", 0.5)
-    (0.25, 1.0)
+    It is ``layer_decay ** (L - k)`` for a parameter of the model's ``encoder`` on which the feature map k (from 0) of L is
+    the first to depend, and 1 elsewhere.
     """
-    parts = name.split(".")
-    in_stage = parts[0] == "encoder" and parts[1] in ("stages", "downsample_layers")
-    return layer_decay ** (4 - int(parts[2])) if in_stage else 1.0
+    encoder = getattr(model, "encoder", None)
+    own = name.removeprefix("encoder.")
+    if not isinstance(encoder, Backbone) or own == name:
+        return 1.0
+    return layer_decay ** (len(encoder.channels) - encoder.level_of(own))
 
 
 def parameter_groups(
@@ -52,7 +53,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or (only is not None and name not in only):
             continue
-        scale = layer_scale(name, layer_decay)
+        scale = 1.0 if layer_decay == 1 else layer_scale(model, name, layer_decay)
         is_vector = parameter.squeeze().ndim < 2
         decay = 0.0 if is_vector or name in no_weight_decay else weight_decay
         group = groups.setdefault((scale, decay), {"params": [], "lr_scale": scale, "weight_decay": decay})

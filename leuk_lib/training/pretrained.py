@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ PRETRAINED = "pretrained"
 HUB = "hf-hub:"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # of files of weights
 UNKNOWN = "not stated"
+FIXED_SIDE = 224  # px, input of a network of fixed input size with published weights
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,15 @@ def _weights(name: str, path: Path, licence: str, source: str, revision: str, tr
     return Weights(name, path, sha256_file(path), licence, source, revision, trained_on)
 
 
+def missing_package(name: str) -> str:
+    """The Python package that carries the weights of ``NAME@pretrained`` and is not installed; "" otherwise."""
+    base, weights = split_name(name)
+    known = PUBLISHED.get(base)
+    if weights != PRETRAINED or known is None or not known.package or importlib.util.find_spec(known.package):
+        return ""
+    return known.package.replace("_", "-")
+
+
 def _packaged(base: str, known: Published) -> Path:
     spec = importlib.util.find_spec(known.package)
     if spec is None or not spec.submodule_search_locations:
@@ -278,6 +288,48 @@ def read_state(weights: Weights) -> dict[str, Tensor]:
     return state
 
 
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What rebuilds a timm network without its weights.
+
+    Attributes:
+        architecture: timm's name.
+        side: Side of its input in px; other images are resized.
+        mean: Its mean of R, G, B in [0,1].
+        std: Its deviation of R, G, B.
+        settings: Further arguments of the timm model.
+    """
+
+    architecture: str
+    side: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, base: str, image_size: int, pretrained: bool, **settings: Any) -> NetworkSpec:
+        """Describe a network for images of ``image_size`` px.
+
+        A network of fixed input size is built for this size with random weights, and for 224 px with published ones,
+        which also bring their mean and deviation.
+
+        Raises:
+            LeukError: For an unknown network, with the nearest name.
+        """
+        import timm
+
+        architecture = architecture_of(base)
+        shipped = timm.get_pretrained_cfg(architecture)
+        side = image_size
+        if shipped is not None and shipped.fixed_input_size:
+            side = FIXED_SIDE if pretrained else image_size
+            settings = {"img_size": side} | settings
+        if not pretrained or shipped is None:
+            return cls(architecture, side, settings=settings)
+        mean, std = ((float(r), float(g), float(b)) for r, g, b in (shipped.mean, shipped.std))
+        return cls(architecture, side, mean, std, settings)
+
+
 def create(base: str, weights: Weights | None, num_classes: int, image_size: int, **settings: Any) -> nn.Module:
     """A timm network with ``num_classes`` outputs (0: pooled features), its weights random or loaded.
 
@@ -287,58 +339,54 @@ def create(base: str, weights: Weights | None, num_classes: int, image_size: int
         base: a key of :data:`PUBLISHED` or a timm model.
         weights: from :func:`locate`; None for random weights (from torch's global generator).
         num_classes: classes K, or 0.
-        image_size: side of the square images in px. A network of fixed input size is built for it with random weights,
-            and for 224 px with loaded ones; then :class:`OwnInput` resizes the images.
+        image_size: side of the square images in px, as for :meth:`NetworkSpec.of`.
         settings: further arguments of the timm model.
 
     Returns:
-        A module that maps images (B,3,S,S), standardised with ImageNet's mean and deviation, to (B,K). With loaded
-        weights it first brings them to the network's own size, mean and deviation.
+        A module that maps images (B,3,S,S), standardised with ImageNet's mean and deviation, to (B,K). Where the network's
+        own size, mean or deviation differ, it is an :class:`OwnInput`.
 
     Raises:
         LeukError: for weights that do not fit; the line counts what is missing and what is left over.
     """
+    return build(NetworkSpec.of(base, image_size, weights is not None, **settings), num_classes, image_size, weights)
+
+
+def build(spec: NetworkSpec, num_classes: int, image_size: int, weights: Weights | None = None) -> nn.Module:
+    """Build the network of a description, as :func:`create` does."""
     import timm
 
-    architecture = architecture_of(base)
-    shipped = timm.get_pretrained_cfg(architecture)
-    side = image_size
-    if shipped is not None and shipped.fixed_input_size:
-        if weights is not None:
-            side = 224
-        settings = {"img_size": side} | settings
-    model = timm.create_model(architecture, num_classes=num_classes, **settings)
-    if weights is None:
-        return model
-    _fill(model, read_state(weights), weights)
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if shipped is None else (shipped.mean, shipped.std)
-    if side == image_size and tuple(mean) == tuple(IMAGENET_MEAN) and tuple(std) == tuple(IMAGENET_STD):
-        return model
-    return OwnInput(model, side, mean, std)
+    model = timm.create_model(spec.architecture, num_classes=num_classes, **spec.settings)
+    if weights is not None:
+        _fill(model, read_state(weights), weights)
+    if spec.side != image_size or spec.mean != IMAGENET_MEAN or spec.std != IMAGENET_STD:
+        model = OwnInput(model, spec.side, spec.mean, spec.std)
+    model.spec = spec  # type: ignore[assignment]
+    return model
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], weights: Weights) -> None:
     target = model.state_dict()
+    classifier = model.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier)) or ("\0",)
+    body = [key for key in target if not key.startswith(heads)]
     state = dict(state)
-    if not set(state) & set(target) and len(state) == len(target) and weights.name in PUBLISHED:
-        state = dict(zip(target, state.values(), strict=True))  # the same tensors in the same order under other names
+    if weights.name in PUBLISHED and not set(state) & set(target) and 0 <= len(state) - len(body) <= 2:
+        # The same tensors in the same order under other names, the classifier's weight and bias last.
+        state = dict(zip(body, state.values(), strict=False))
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:
         state = convert(state, model)
-    classifier = model.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
-    heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
-    missing = [key for key in target if key not in state and not key.startswith(heads or "\0")]
-    extra = [key for key in state if key not in target and not key.startswith(heads or "\0") and key != "mask_token"]
-    wrong = [key for key in target if key in state and key not in missing and state[key].shape != target[key].shape]
-    wrong = [key for key in wrong if not key.startswith(heads or "\0")]
+    missing = [key for key in body if key not in state]
+    extra = [key for key in state if key not in target and not key.startswith(heads) and key != "mask_token"]
+    wrong = [key for key in body if key in state and state[key].shape != target[key].shape]
     if missing or extra or wrong:
         first = ", ".join([*missing, *extra, *wrong][:3])
         raise LeukError(
             f"weights {weights.path}: do not fit {weights.name}: {len(missing)} missing, {len(extra)} left over, "
             f"{len(wrong)} of another shape ({first}, …)"
         )
-    own = {key for key in target if key.startswith(heads or "\0")}
-    model.load_state_dict({key: target[key] if key in own else state[key] for key in target}, strict=True)
+    model.load_state_dict(target | {key: state[key] for key in body}, strict=True)
 
 
 class OwnInput(nn.Module):

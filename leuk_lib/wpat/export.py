@@ -1,4 +1,4 @@
-"""Deployment: a fine-tuned WPAT as one module from RGB to probabilities, and as an ONNX file."""
+"""Deployment: a trained classifier as one module from RGB to probabilities, and as an ONNX file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
-from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.predict import ModelCard, load_model
 
 TOLERANCE = 1e-4  # largest difference allowed between the logits of PyTorch and ONNX
@@ -35,7 +34,7 @@ class Deployed(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: WPAT, card: ModelCard) -> None:
+    def __init__(self, model: nn.Module, card: ModelCard) -> None:
         super().__init__()
         self.model, self.card = model.eval(), card
         for name, values in (("mean", card.mean), ("std", card.std)):
@@ -58,7 +57,7 @@ def deployed(model_path: Path, device: torch.device | str = "cpu") -> Deployed:
     """Load a model file as a :class:`Deployed` module in eval mode.
 
     Raises:
-        LeukError: If the file is missing, damaged, or not a WPAT model.
+        LeukError: If the file is missing, damaged, or not a trained classifier.
     """
     model, card = load_model(model_path, device)
     return Deployed(model, card).to(device).eval()

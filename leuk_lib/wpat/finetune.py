@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive, numpy_rng
 from leuk_lib.training.augment import dihedral, light_jitter, normalise, random_resized_crop, stain_jitter
+from leuk_lib.training.backbones import Backbone
 from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import TrainingLoop
@@ -23,7 +23,7 @@ from leuk_lib.training.mixing import mix
 from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
 from leuk_lib.training.schedules import warming_decay, warmup_cosine
 from leuk_lib.training.subset import evenly_spaced
-from leuk_lib.wpat.linear_head import LinearHead
+from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 
@@ -234,22 +234,22 @@ def finetune(
         )
     n_classes = n_classes or int(torch.cat([labels, val_labels]).max()) + 1
     torch.manual_seed(derive(params.seed, label, "head"))
-    model = WPAT(encoder_or_model, n_classes, params) if isinstance(encoder_or_model, Encoder) else encoder_or_model
+    model = WPAT(encoder_or_model, n_classes, params) if isinstance(encoder_or_model, Backbone) else encoder_or_model
     if extra_images is not None and extra_labels is not None and len(extra_labels):
         images, labels = torch.cat([images, extra_images]), torch.cat([labels, extra_labels])
     weights = None
     if params.balance == "weights":
         weights = class_balanced_weights(labels, n_classes, max_weight=params.max_weight).to(fabric.device)
 
-    model = model.to(fabric.device)
-    linear_head = getattr(model, "linear_head", None)
-    if isinstance(linear_head, LinearHead):
+    # Channels last: convolutions of timm's networks take 0.6 of the time on a CPU.
+    model = model.to(fabric.device).to(memory_format=torch.channels_last)
+    if isinstance(model, WPAT | LinearClassifier) and model.linear_head is not None:
         subset = evenly_spaced(len(images), MAX_FIT_IMAGES)
         batches = (normalise(batch.to(fabric.device)) for batch in images[subset].split(128))
-        linear_head.fit(model.encoder, batches, labels[subset], weights)  # type: ignore[arg-type]
+        model.linear_head.fit(model.encoder, batches, labels[subset], weights)
     average = WeightAverage(model)
     selection = ModelSelection()
-    layer_decay = params.layer_decay if hasattr(model, "encoder") else 1.0
+    layer_decay = params.layer_decay if isinstance(model, WPAT | LinearClassifier) else 1.0
     optimisers = build_optimisers(
         model, params.weight_decay, params.muon, lambda _, layer: layer.out_features == n_classes,
         layer_decay=layer_decay, no_weight_decay=NO_WEIGHT_DECAY,
@@ -266,6 +266,7 @@ def finetune(
         set_learning_rate(optimisers, rate, params.muon)
         rows = loop.shard(_batch_positions(loop, step, labels, params))
         x = augment(images[rows].to(fabric.device).float() / 255, loop, step, params)
+        x = x.contiguous(memory_format=torch.channels_last)
         x, target = mix_batch(x, labels[rows].to(fabric.device), n_classes, loop, step, params)
         logits = wrapped(normalise(x))
         loss = weighted_cross_entropy(logits.float(), target, weights, params.label_smoothing)

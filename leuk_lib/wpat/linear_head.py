@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leuk_lib.fcmae.encoder import Encoder
+from leuk_lib.training.backbones import Backbone
 from leuk_lib.wpat.batch_norm import EPS, GlobalBatchNorm
 
 RIDGE = 0.02  # L2 penalty of the logistic regression
@@ -119,10 +119,10 @@ class LinearHead(nn.Module):
 class LinearClassifier(nn.Module):
     """An encoder and a :class:`LinearHead`: what WPAT is compared with on the same features."""
 
-    def __init__(self, encoder: Encoder, n_classes: int) -> None:
+    def __init__(self, encoder: Backbone, n_classes: int) -> None:
         super().__init__()
         self.encoder = encoder
-        encoder.norm.requires_grad_(False)  # belongs to the encoder's own pooled features, which are not used
+        encoder.freeze_unused()
         self.linear_head = LinearHead(encoder.channels, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leuk_lib.fcmae.encoder import Encoder
+from leuk_lib.training.backbones import Backbone
 from leuk_lib.training.drop_path import drop_path
 from leuk_lib.wpat.attention import CosineAttention, PositionBias
 from leuk_lib.wpat.batch_norm import GlobalBatchNorm
@@ -179,12 +179,12 @@ class WPAT(nn.Module):
         params: Uses levels, dim, heads, window, latents, depth, mlp_ratio, drop_path, linear_head.
     """
 
-    def __init__(self, encoder: Encoder, n_classes: int, params: WpatParams) -> None:
+    def __init__(self, encoder: Backbone, n_classes: int, params: WpatParams) -> None:
         super().__init__()
         d, heads, depth = params.dim, params.heads, params.depth
         self.n_classes, self.window_size, self.levels = n_classes, params.window, params.levels
         self.encoder = encoder
-        encoder.norm.requires_grad_(False)  # belongs to the encoder's own pooled features, which are not used
+        encoder.freeze_unused()
         channels = encoder.channels[-params.levels :]
         self.embed = nn.ModuleList(nn.Sequential(nn.LayerNorm(c), nn.Linear(c, d)) for c in channels)
         self.level_embed = nn.Parameter(torch.empty(params.levels, d))

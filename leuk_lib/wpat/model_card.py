@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from leuk_lib.data.splits import EXTERNAL
+from leuk_lib.fcmae.encoder import EncoderSpec
 from leuk_lib.fcmae.weights import origin_sentence
 from leuk_lib.runs.files import atomic
 from leuk_lib.wpat.predict import ModelCard
@@ -60,7 +61,7 @@ def text(card: ModelCard, facts: Facts) -> str:
         lines += ["> **Smoke run: trained for seconds, to test the code. Not a result.**", ""]
     lines += [
         "## Model", "",
-        f"- WPAT on a ConvNeXt V2 encoder ({card.variant}, stem stride {card.stem_stride}); {facts.parameters:,} parameters",
+        f"- {architecture(card)}; {facts.parameters:,} parameters",
         *_origin(facts.encoder_origin),
         f"- classes, in output order: {', '.join(card.classes)}",
         f"- input: RGB, {card.image_size} x {card.image_size} px, one cell in the centre"
@@ -117,6 +118,22 @@ def _origin(origin: Mapping[str, Any] | None) -> list[str]:
         f"- {origin_sentence(origin)}" + (f" They were trained on {', '.join(map(str, seen))}." if seen else ""),
         f"- SHA-256 of the file of these weights: `{origin.get('sha256', '?')}`",
     ]
+
+
+def architecture(card: ModelCard) -> str:
+    """Say in words what the network is.
+
+    Example:
+        >>> from leuk_lib.fcmae.encoder import EncoderSpec
+        >>> architecture(ModelCard(("a", "b"), "wpat", EncoderSpec("atto", 2), {}, 64, False, {}))
+        'WPAT on a ConvNeXt V2 encoder (atto, stem stride 2)'
+    """
+    backbone = card.backbone
+    if isinstance(backbone, EncoderSpec):
+        network = f"a ConvNeXt V2 encoder ({backbone.variant}, stem stride {backbone.stem_stride})"
+    else:
+        network = f"timm's {backbone.architecture} (input of {backbone.side} px)"
+    return {"wpat": f"WPAT on {network}", "linear": f"Linear head on {network}", "network": network}[card.kind]
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from leuk_lib.runs.params import TrainParams
 
+FCMAE = "fcmae"  # the encoder of that stage as a backbone
+
 
 class WpatParams(TrainParams):
     """Architecture and fine-tuning of the classifier, and its baselines."""
@@ -25,6 +27,13 @@ class WpatParams(TrainParams):
     images: Literal["alhe", "raw"] = Field("alhe", description="images of all models of this stage: enhanced or raw")
     synthetic: bool = Field(True, description="add the accepted cells of stage acdb_gan to the training part")
 
+    backbones: tuple[str, ...] = Field(
+        (FCMAE, "efficientnet_lite0@pretrained"),
+        min_length=1,
+        description="networks under WPAT: fcmae (the encoder of that stage), or any of timm's with feature maps from random "
+        "(NAME) or published weights (NAME@pretrained, NAME@FILE); the first is explained and goes to later chapters, each "
+        "further one is trained for comparison",
+    )
     levels: int = Field(3, ge=1, le=4, description="feature levels read from the encoder, counted from the coarsest")
     dim: int = Field(64, ge=8, le=1024, description="width d of the tokens")
     heads: int = Field(4, ge=1, le=32, description="attention heads; must divide dim")

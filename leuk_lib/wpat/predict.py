@@ -1,4 +1,4 @@
-"""A fine-tuned WPAT as one file, and class probabilities of image files (for research only)."""
+"""A trained classifier as one file, and class probabilities of image files (for research only)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,19 +14,22 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from leuk_lib.data.decode import Unreadable, decode_file, square
-from leuk_lib.fcmae.encoder import Encoder
+from leuk_lib.fcmae.encoder import Encoder, EncoderSpec
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
 from leuk_lib.runs.tensors import named_tensors, read_tensors
 from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD
+from leuk_lib.training.backbones import TimmBackbone
+from leuk_lib.training.pretrained import NetworkSpec, build
 from leuk_lib.wpat.finetune import predict_logits
+from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.model import WPAT, format_1_name
 from leuk_lib.wpat.params import WpatParams
 
-FORMAT, FORMAT_1 = "leuk_lib.wpat.model/2", "leuk_lib.wpat.model/1"
+FORMAT, FORMAT_2, FORMAT_1 = (f"leuk_lib.wpat.model/{version}" for version in (3, 2, 1))
 ADVICE = "run notebooks/05_wpat.ipynb again"
 SIZES = ("levels", "dim", "heads", "window", "latents", "depth", "mlp_ratio", "linear_head")
 
@@ -39,9 +42,9 @@ class ModelCard:
 
     Attributes:
         classes: In the order of the logits.
-        variant: Variant of the ConvNeXt V2 encoder.
-        stem_stride: Stride of its stem in pixels.
-        sizes: Parameters of the architecture (``SIZES``).
+        kind: WPAT, a linear head on pooled features, or a whole timm network.
+        backbone: The network under the head (or the whole one): our ConvNeXt V2 encoder or a network of timm.
+        sizes: Parameters of WPAT's architecture (``SIZES``); empty for other kinds.
         image_size: Side of the training images in pixels.
         enhanced: Whether the training images were enhanced by ALHE.
         alhe_settings: Parameters of ALHE, empty without it.
@@ -54,8 +57,8 @@ class ModelCard:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     classes: tuple[str, ...]
-    variant: str
-    stem_stride: int
+    kind: Literal["wpat", "linear", "network"]
+    backbone: EncoderSpec | NetworkSpec
     sizes: dict[str, Any]
     image_size: PositiveInt
     enhanced: bool
@@ -67,20 +70,24 @@ class ModelCard:
 
 
 def describe(
-    model: WPAT, classes: Sequence[str], params: WpatParams, image_size: int, alhe_settings: Mapping[str, Any] | None,
-    temperature: float, encoder_origin: Mapping[str, Any] | None = None,
+    model: nn.Module, classes: Sequence[str], params: WpatParams, image_size: int,
+    alhe_settings: Mapping[str, Any] | None, temperature: float, encoder_origin: Mapping[str, Any] | None = None,
 ) -> ModelCard:  # fmt: skip
-    """Make the card of a model.
+    """Make the card of a trained classifier: a WPAT, a ``LinearClassifier``, or a network of ``pretrained.create``.
 
     ``alhe_settings`` is None for a model trained on raw images; the licence of ``encoder_origin``, the weights that the
     encoder was started from, is part of the intended use.
     """
     licence = f"; encoder from weights under {encoder_origin.get('licence')}" if encoder_origin else ""
+    kind: Literal["wpat", "linear", "network"] = "network"
+    if isinstance(model, WPAT | LinearClassifier):
+        kind = "wpat" if isinstance(model, WPAT) else "linear"
+    backbone: Any = model if kind == "network" else model.encoder
     return ModelCard(
         classes=tuple(classes),
-        variant=model.encoder.variant,
-        stem_stride=model.encoder.stem_stride,
-        sizes={name: getattr(params, name) for name in SIZES},
+        kind=kind,
+        backbone=backbone.spec,
+        sizes={name: getattr(params, name) for name in SIZES} if kind == "wpat" else {},
         image_size=image_size,
         enhanced=alhe_settings is not None,
         alhe_settings=dict(alhe_settings or {}),
@@ -89,10 +96,26 @@ def describe(
     )
 
 
-def save_model(model: WPAT, card: ModelCard, folder: Path) -> Path:
-    """Write weights and card to ``folder/model.safetensors``, atomically, and return its path."""
+def build_classifier(card: ModelCard) -> nn.Module:
+    """Build the network of a card, with random weights."""
+    n_classes, backbone = len(card.classes), card.backbone
+    if isinstance(backbone, NetworkSpec):
+        if card.kind == "network":
+            return build(backbone, n_classes, card.image_size)
+        encoder: Encoder | TimmBackbone = TimmBackbone(backbone, card.image_size)
+    else:
+        encoder = Encoder(backbone.variant, backbone.stem_stride)
+    return (
+        WPAT(encoder, n_classes, WpatParams(**card.sizes))
+        if card.kind == "wpat"
+        else LinearClassifier(encoder, n_classes)
+    )
+
+
+def save_model(model: nn.Module, card: ModelCard, folder: Path, name: str = "model.safetensors") -> Path:
+    """Write weights and card to ``folder/name``, atomically, and return its path."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    path = Path(folder) / "model.safetensors"
+    path = Path(folder) / name
     # A single metadata key: safetensors writes several in random order, which would change the hash of the file.
     with atomic(path) as temporary:
         save_file(tensors, str(temporary), metadata={"card": json.dumps({"format": FORMAT, **asdict(card)})})
@@ -103,22 +126,25 @@ def read_card(path: Path) -> ModelCard:
     """Read the card of a model file.
 
     Raises:
-        LeukError: If the file is missing, damaged, or not a WPAT model.
+        LeukError: If the file is missing, damaged, or not a trained classifier.
     """
     return _read(Path(path))[1]
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
-    """Tensors and card; those of format 1 get their present names."""
+    """Tensors and card; those of earlier formats get their present names."""
     content, metadata = read_tensors(path, "model", ADVICE, exit_code=2)
     tensors = named_tensors(content, f"model {path}", ADVICE, exit_code=2)
     try:
         values = json.loads(metadata.get("card", "{}"))
         version = values.pop("format", None) if isinstance(values, dict) else None
-        if version not in (FORMAT, FORMAT_1):
-            raise LeukError(f"model {path}: not a WPAT model (format {version!r}, expected {FORMAT!r}); {ADVICE}", 2)
+        if version not in (FORMAT, FORMAT_2, FORMAT_1):
+            raise LeukError(f"model {path}: not a trained model (format {version!r}, expected {FORMAT!r}); {ADVICE}", 2)
         if version == FORMAT_1 and isinstance(values.get("sizes"), dict):
             values["sizes"] = {WpatParams.RENAMED.get(name, name): value for name, value in values["sizes"].items()}
+        if version != FORMAT:
+            backbone = {name: values.pop(name) for name in ("variant", "stem_stride") if name in values}
+            values |= {"kind": "wpat", "backbone": backbone}
         card = TypeAdapter(ModelCard).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
@@ -129,16 +155,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     return tensors, card
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[WPAT, ModelCard]:
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
     """Load a model in eval mode, and its card.
 
     Raises:
-        LeukError: If the file is missing, damaged, or not a WPAT model.
+        LeukError: If the file is missing, damaged, or not a trained classifier.
     """
     tensors, card = _read(Path(path))
     try:
-        params = WpatParams(**card.sizes)
-        model = WPAT(Encoder(card.variant, card.stem_stride), len(card.classes), params)
+        model = build_classifier(card)
         present = {format_1_name(name): name for name in model.state_dict()}
         model.load_state_dict({present.get(name, name): value for name, value in tensors.items()}, strict=True)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -147,7 +172,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[WPAT, Mo
     return model.eval().to(device), card
 
 
-def probabilities(model: torch.nn.Module, images: Tensor, temperature: float = 1.0, batch: int = 256) -> Tensor:
+def probabilities(model: nn.Module, images: Tensor, temperature: float = 1.0, batch: int = 256) -> Tensor:
     """Class probabilities (n, K) of uint8 images (n, 3, S, S): softmax of the logits divided by the temperature."""
     device = next(model.parameters()).device
     return (predict_logits(model, images, device, batch) / temperature).softmax(dim=1)

@@ -13,26 +13,33 @@ from alhe.toys import cell
 from damage import survives
 from leuk_lib.chapters.wpat import (
     attention_views,
+    available,
     baseline_task,
     best_baseline,
     gallery_cells,
     load_inputs,
     parameter_counts,
     read_synthetic,
+    save_models,
     shift_table,
     tensor_table,
     train_wpat,
+    wpat_names,
 )
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.evaluation import sanity
+from leuk_lib.evaluation.baselines import fit_baselines, network_scorer, prediction_table
 from leuk_lib.evaluation.robustness import STRENGTHS
 from leuk_lib.fcmae.encoder import build_encoder
-from leuk_lib.fcmae.weights import ORIGIN, save_backbone
+from leuk_lib.fcmae.weights import ORIGIN, load_backbone, save_backbone
 from leuk_lib.figures import wpat as figures
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.training import pretrained
 from leuk_lib.training.fabric import make_fabric
+from leuk_lib.training.pretrained import create
 from leuk_lib.wpat.cost import cost_table
 from leuk_lib.wpat.model import WPAT
+from leuk_lib.wpat.predict import load_model
 from wpat.toys import TINY, blobs
 
 CLASSES = ("a", "b", "c", "only in train")
@@ -43,13 +50,17 @@ class FakeStage:
 
     def __init__(self, root, params):
         self.root, self.params, self.identity, self.notes = root, params, "id", []
-        self.checkpoints = root / "checkpoints"
+        self.checkpoints = self.folder = root / "checkpoints"
+        self.saved = []
 
     def input(self, upstream):
         return self.root / upstream
 
     def note(self, text):
         self.notes.append(text)
+
+    def save_file(self, path):
+        self.saved.append(path.name)
 
     notice = note
 
@@ -138,9 +149,46 @@ def test_training_through_the_stage_counts_all_classes(stage):
     assert tuned.val_logits.shape == (8, 4) and isinstance(tuned.model, WPAT)
     assert (stage.checkpoints / "WPAT" / "state.pt").is_file()
     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4))
-    task = baseline_task(stage, inputs, fabric)
+    trained = {}
+    task = baseline_task(stage, inputs, fabric, trained)
     assert torch.equal(task.labels, inputs.cells.labels[inputs.train])  # no synthetic cells
-    assert task.fit(network, "net")(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+    assert task.fit(network, "net")(torch.zeros(1, 3, 32, 32)).shape == (1, 4) and list(trained) == ["net"]
+
+
+def test_every_trained_network_becomes_a_model_file(stage, tmp_path):
+    timm_file = tmp_path / "r.safetensors"
+    save_file({k: v.contiguous() for k, v in create("test_resnet", None, 7, 32).state_dict().items()}, str(timm_file))
+    name = f"test_resnet@{timm_file}"
+    stage.params = stage.params.model_copy(
+        update={
+            "steps": 2,
+            "evaluations": 1,
+            "backbones": ("fcmae", name),
+            "baselines": ("colour", "test_resnet", name),
+        }
+    )
+    inputs, fabric = load_inputs(stage, []), make_fabric(stage.params)
+    trained = {n: train_wpat(stage, inputs, fabric, b).model for n, b in wpat_names(stage.params.backbones).items()}
+    assert list(trained) == ["wpat", "wpat on test_resnet@r.safetensors"]
+    scorers = {n: network_scorer(model) for n, model in trained.items()}
+    scorers |= fit_baselines(stage.params.baselines, baseline_task(stage, inputs, fabric, trained))
+    predictions = prediction_table(scorers, inputs.cells.images, inputs.cells, {"val": inputs.val})
+    files = save_models(stage, inputs, trained, predictions).set_index("model")
+    assert list(files.index) == [*list(scorers)[:2], "test_resnet", "test_resnet@r.safetensors"]
+    for model, row in files.iterrows():
+        network, card = load_model(stage.folder / row["file"])
+        images = inputs.cells.images[inputs.val]
+        expected = scorers[model](images, None)
+        np.testing.assert_allclose(network_scorer(network)(images, None), expected, atol=1e-6)
+        assert card.temperature == row["temperature"] and ("weights under" in card.use) == ("@" in str(model))
+    assert files["file"]["wpat"] == "model.safetensors"
+
+
+def test_networks_whose_package_is_missing_are_left_out_with_a_line(stage, monkeypatch):
+    monkeypatch.setattr(pretrained, "missing_package", lambda name: "some-package" if "lite0" in name else "")
+    names = ["fcmae", "efficientnet_lite0@pretrained", "knn:efficientnet_lite0@pretrained"]
+    assert available(names, stage) == ["fcmae"]
+    assert len(stage.notes) == 2 and all("some-package" in note for note in stage.notes)
 
 
 @pytest.mark.parametrize(("size", "stem"), [(32, 2), (48, 2), (64, 4)])
@@ -148,7 +196,7 @@ def test_the_drawn_tensors_are_those_of_a_forward_pass(tiny, tmp_path, size, ste
     encoder = build_encoder("zepto", stem)
     path = tmp_path / "encoder.safetensors"
     save_backbone(encoder, path)
-    drawn = tensor_table(path, tiny, size, 5).set_index("name")[["height", "width", "channels"]]
+    drawn = tensor_table(load_backbone(path), tiny, size, 5).set_index("name")[["height", "width", "channels"]]
     model = WPAT(encoder, 5, tiny).eval()
     with torch.no_grad():
         features = encoder(torch.zeros(1, 3, size, size))
@@ -167,7 +215,9 @@ def test_the_drawn_tensors_are_those_of_a_forward_pass(tiny, tmp_path, size, ste
     assert drawn.loc["queries"].tolist() == [*model.queries.shape[:1], 1, model.queries.shape[1]]
     assert drawn.loc["pooled"].prod() == model.linear_head.linear.in_features
     assert drawn.loc["logits"].tolist() == [logits.shape[1], 1, 1]
-    assert "pooled" not in set(tensor_table(path, tiny.model_copy(update={"linear_head": False}), size, 5)["name"])
+    assert "pooled" not in set(
+        tensor_table(load_backbone(path), tiny.model_copy(update={"linear_head": False}), size, 5)["name"]
+    )
 
 
 def test_attention_views_are_shares_of_the_image_and_the_latents_differ(tiny):
@@ -237,7 +287,7 @@ def test_a_single_group_has_no_interval():
 
 def test_figures_show_what_they_are_given(tiny, tmp_path):
     save_backbone(build_encoder("zepto", 4), tmp_path / "encoder.safetensors")
-    tensors = tensor_table(tmp_path / "encoder.safetensors", tiny, 32, 4)
+    tensors = tensor_table(load_backbone(tmp_path / "encoder.safetensors"), tiny, 32, 4)
     architecture = figures.architecture(tensors)
     assert [text.get_text().split("\n")[0] for text in architecture.axes[0].texts] == tensors["name"].tolist()
 

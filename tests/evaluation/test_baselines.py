@@ -246,7 +246,7 @@ def test_published_weights_are_where_training_starts(weights_file):
     assert list(scorers) == ["resnet10t", "resnet10t@published one.safetensors"]  # no folder in tables and figures
     (random, _), (started, label) = given
     state = load_file(str(weights_file))
-    assert label == f"resnet10t@{weights_file}"
+    assert label == "resnet10t@published one.safetensors"
     assert torch.equal(started.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
     assert not torch.equal(random.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
     assert published_weights(["colour", f"knn:resnet10t@{weights_file}"]).popitem()[1].name == "resnet10t"

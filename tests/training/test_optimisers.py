@@ -6,18 +6,31 @@ import pytest
 import torch
 from torch import nn
 
+from leuk_lib.training.backbones import Backbone
 from leuk_lib.training.optimisers import build_optimisers, parameter_groups, set_learning_rate
 
 
+class Maps(Backbone):
+    """A backbone of two feature maps, whose coarser one has a layer of its own."""
+
+    channels, strides = (3, 3), (1, 2)
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList([nn.Linear(3, 3), nn.Conv2d(3, 3, 3)])
+        self.downsample_layers = nn.ModuleList([nn.Conv2d(3, 3, 2)])
+
+    def level_of(self, parameter):
+        return int(parameter.split(".")[1])
+
+
 class Network(nn.Module):
-    """Two stages and a downsampling named as in a ConvNeXt, a token, a frozen layer and an output layer."""
+    """A backbone, a token, a frozen layer and an output layer."""
 
     def __init__(self):
         super().__init__()
         self.token = nn.Parameter(torch.zeros(1, 4, 3))
-        self.encoder = nn.Module()
-        self.encoder.stages = nn.ModuleList([nn.Linear(3, 3), nn.Conv2d(3, 3, 3)])
-        self.encoder.downsample_layers = nn.ModuleList([nn.Conv2d(3, 3, 2)])
+        self.encoder = Maps()
         self.gain = nn.Parameter(torch.zeros(1, 1, 1, 3))
         self.frozen = nn.Linear(3, 3).requires_grad_(False)
         self.head = nn.Linear(3, 2)
@@ -45,8 +58,8 @@ def test_vectors_and_named_parameters_do_not_decay():
 def test_earlier_stages_learn_more_slowly():
     model = Network()
     scale = by_name(model, parameter_groups(model, 0.1, layer_decay=0.5), "lr_scale")
-    assert scale["encoder.stages.0.bias"] == scale["encoder.downsample_layers.0.weight"] == 0.5**4
-    assert scale["encoder.stages.1.weight"] == 0.5**3
+    assert scale["encoder.stages.0.bias"] == scale["encoder.downsample_layers.0.weight"] == 0.5**2
+    assert scale["encoder.stages.1.weight"] == 0.5
     assert scale["head.weight"] == scale["token"] == 1
 
 
@@ -71,7 +84,7 @@ def test_rates_are_scaled_by_depth_and_for_muon():
     rates = {}
     for optimiser in optimisers.values():
         rates |= by_name(model, optimiser.param_groups, "lr")
-    assert rates["encoder.stages.0.weight"] == pytest.approx(0.01 * 10 * 0.5**4)
-    assert rates["encoder.stages.0.bias"] == pytest.approx(0.01 * 0.5**4)
+    assert rates["encoder.stages.0.weight"] == pytest.approx(0.01 * 10 * 0.5**2)
+    assert rates["encoder.stages.0.bias"] == pytest.approx(0.01 * 0.5**2)
     assert rates["head.weight"] == 0.01
     assert optimisers["optimizer"].defaults["betas"] == (0.9, 0.95)

@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import zlib
+from dataclasses import asdict
 
 import cv2
 import numpy as np
@@ -15,6 +16,9 @@ from safetensors.torch import load_file, save_file
 from damage import survives
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.training.backbones import TimmBackbone
+from leuk_lib.training.pretrained import NetworkSpec, create
+from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.model import WPAT, format_1_name
 from leuk_lib.wpat.predict import FORMAT, describe, load_model, predict_files, probabilities, read_card, save_model
 from wpat.toys import blobs
@@ -57,12 +61,29 @@ def test_a_file_of_format_1_gives_the_same_model(saved, tmp_path):
     assert {"scale_embedding", "ask.q.weight", "latent_steps.0.talk.q.weight"} <= set(tensors)
     sizes = read_card(path).sizes
     sizes["scales"], sizes["pairs"], sizes["pooled"] = (sizes.pop(name) for name in ("levels", "depth", "linear_head"))
-    card = {"format": "leuk_lib.wpat.model/1"} | vars(read_card(path)) | {"sizes": sizes}
+    card = {"format": "leuk_lib.wpat.model/1"} | asdict(read_card(path)) | {"sizes": sizes}
+    card |= card.pop("backbone")
+    del card["kind"]
     earlier = tmp_path / "earlier.safetensors"
     save_file(tensors, earlier, metadata={"card": json.dumps(card)})
     again, card_again = load_model(earlier)
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(again(x), model(x)) and card_again == read_card(path)
+
+
+@pytest.mark.parametrize("kind", ["wpat", "linear", "network"])
+def test_every_kind_of_model_is_read_back(kind, tiny, tmp_path):
+    torch.manual_seed(0)
+    if kind == "network":
+        model = create("test_resnet", None, 3, 32)
+    else:
+        backbone = TimmBackbone(NetworkSpec.of("test_resnet", 32, pretrained=True), 32)
+        model = WPAT(backbone, 3, tiny) if kind == "wpat" else LinearClassifier(backbone, 3)
+    model.eval()
+    path = save_model(model, describe(model, CLASSES, tiny, 32, None, temperature=1.0), tmp_path)
+    again, card = load_model(path)
+    x = torch.randn(2, 3, 32, 32)
+    assert card.kind == kind and torch.equal(again(x), model(x))
 
 
 def test_files_to_probabilities(saved, files):
@@ -118,11 +139,11 @@ def test_foreign_and_damaged_files_are_one_line(saved, tmp_path, harm):
         save_file({"x": torch.zeros(1)}, bad, metadata={"card": "{"})
     elif harm != "missing":
         tensors = load_file(path)
-        card = {"format": FORMAT} | vars(read_card(path))
+        card = {"format": FORMAT} | asdict(read_card(path))
         if harm == "other format":
             card["format"] = "leuk_lib.wpat.model/99"
         elif harm == "other card":
-            card["variant"] = "atto"
+            card["backbone"]["variant"] = "atto"
         else:
             tensors["stranger"] = tensors.pop("queries")
         save_file(tensors, bad, metadata={"card": json.dumps(card)})
@@ -136,13 +157,15 @@ def test_foreign_and_damaged_files_are_one_line(saved, tmp_path, harm):
     [
         ("sizes", None), ("sizes", {"dim": 0}), ("sizes", {"width": 8}), ("temperature", 0), ("temperature", "x"),
         ("temperature", -1.0), ("temperature", float("nan")), ("temperature", float("inf")), ("image_size", 0),
-        ("classes", None), ("mean", [0.5, 0.5]), ("stem_stride", 16), ("variant", "huge"), ("alhe_settings", []),
+        ("classes", None), ("mean", [0.5, 0.5]), ("backbone", {"variant": "zepto", "stem_stride": 16}), ("backbone", {"variant": "huge", "stem_stride": 2}),
+        ("backbone", {}), ("backbone", {"architecture": "resnet1", "side": 32}), ("kind", "forest"), ("kind", "network"),
+        ("alhe_settings", []),
         ("stranger", 1),
     ],
 )  # fmt: skip
 def test_a_card_with_an_impossible_value_is_one_line(saved, tmp_path, field, value):
     path, _ = saved
-    card = {"format": FORMAT} | vars(read_card(path)) | {field: value}
+    card = {"format": FORMAT} | asdict(read_card(path)) | {field: value}
     bad = tmp_path / "bad.safetensors"
     save_file(load_file(path), bad, metadata={"card": json.dumps(card)})
     with pytest.raises(LeukError, match=r"bad\.safetensors: (its card|card and weights)") as caught:
