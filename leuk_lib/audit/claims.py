@@ -14,12 +14,29 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.paths import project_root
 
 REPRODUCED, NOT_REPRODUCED, CANNOT = "reproduced", "not reproduced", "cannot be tested here"
+# Verdicts of their own kind, about other images than the paper's.
+REACHED, NOT_REACHED = "reached on another public set", "not reached on another public set"
+VERDICTS = (REPRODUCED, NOT_REPRODUCED, REACHED, NOT_REACHED, CANNOT)
 # Needs that no data set meets: the published figures alone, or the committed record of a study.
 PUBLISHED, STUDY = "published", "study"
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Elsewhere(_Strict):
+    """Another public set on which the same question can be asked; its verdict is of its own kind.
+
+    Attributes:
+        what: the other data, in words.
+        sets: names of the data sets.
+        command: the command that asks the question there.
+    """
+
+    what: str
+    sets: tuple[str, ...]
+    command: str
 
 
 class Need(_Strict):
@@ -32,7 +49,8 @@ class Need(_Strict):
         refute: profiles that may refute one; a smaller run may only confirm.
         kind: kind of data, if it matters.
         name: part of the data set's name, if it matters.
-        classes: its classes, if they matter.
+        classes: its classes, if they matter; each must have cells in the test part.
+        elsewhere: other public sets that can answer the same question.
     """
 
     what: str
@@ -42,6 +60,7 @@ class Need(_Strict):
     kind: Literal["micrographs", "rendered"] | None = None
     name: str | None = None
     classes: tuple[str, ...] | None = None
+    elsewhere: Elsewhere | None = None
 
     def lacks(self, facts: Mapping[str, Any]) -> str | None:
         """Reason why the data of a run are unsuitable, or None; the case of names does not matter."""
@@ -52,6 +71,19 @@ class Need(_Strict):
         if self.name and self.name.lower() not in facts["dataset"].lower():
             return f"the data set is {facts['dataset']}, not {self.what}"
         return None
+
+    def other_set(self, facts: Mapping[str, Any]) -> Elsewhere | None:
+        """The other public set that a run's data are, if they have the classes of the claim."""
+        other = self.elsewhere
+        if other is None or facts["dataset"] not in other.sets or (self.kind and facts["kind"] != self.kind):
+            return None
+        classes = {name.lower() for name in self.classes or ()}
+        return other if classes == {name.lower() for name in facts["classes"]} else None
+
+    def untested(self, facts: Mapping[str, Any]) -> list[str]:
+        """Classes that matter and have no cell in the test part, where a run says how many each has."""
+        counts = facts.get("test_cells", {})
+        return [name for name, n in counts.items() if not n] if self.classes else []
 
 
 class Claim(_Strict):
@@ -166,20 +198,26 @@ def decide(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Map
     """Decide one claim.
 
     Unsuitable data give "cannot be tested here", whatever the number. So does a run whose profile is too small for
-    the outcome: a small run may confirm but not refute.
+    the outcome: a small run may confirm but not refute. Another public set of the same classes gives a verdict of its own
+    kind, which says nothing about the paper's images.
 
     Args:
         claim: the claim.
         need: what it needs.
         entry: the run's number (``value``, perhaps ``low`` and ``high``), or None if the run has none.
-        facts: the run's data: kind, dataset, classes, profile.
+        facts: the run's data: kind, dataset, classes, profile; perhaps test_cells and test_groups (cells and patients or
+            slides of each class in the test part) and patients_known.
 
     Returns:
-        The verdict, and the reason in words.
+        The verdict, one of ``VERDICTS``, and the reason in words.
     """
-    command = f"To test it: {need.command}"
-    if lack := need.lacks(facts):
-        return CANNOT, f"{lack[0].upper()}{lack[1:]}. {command}"
+    other = need.other_set(facts)
+    command = f"To test it: {other.command if other else need.command}"
+    if not other and (lack := need.lacks(facts)):
+        hint = f". To ask it of {need.elsewhere.what}: {need.elsewhere.command}" if need.elsewhere else ""
+        return CANNOT, f"{lack[0].upper()}{lack[1:]}. {command}{hint}"
+    if names := need.untested(facts):
+        return CANNOT, f"No cell of {', '.join(names)} is in the test part: too few patients or slides. {command}"
     if entry is None:
         return CANNOT, claim.absent or f"This run has no number {claim.metric}."
     value = float(entry["value"])
@@ -214,7 +252,25 @@ def decide(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Map
         else:
             included = float(entry["high"]) >= claim.paper - claim.tolerance
             why += " Its interval includes it: more cells could decide." if included else " So does its whole interval."
+    if other:
+        about = f"Asked of {other.what}; the paper's own figure is neither reproduced nor refuted by it."
+        parts = (f"{about} {why}", _people(facts), claim.remark)
+        return (REACHED if met else NOT_REACHED), " ".join(part for part in parts if part)
     return (REPRODUCED if met else NOT_REPRODUCED), " ".join(part for part in (why, claim.remark) if part)
+
+
+def _people(facts: Mapping[str, Any]) -> str:
+    """How many patients or slides the test part has of each class, and what follows from few."""
+    groups = facts.get("test_groups", {})
+    if not groups:
+        return ""
+    if not facts.get("patients_known", True):
+        return "Patients and slides are unknown, so the value is an upper bound."
+    counts = ", ".join(f"{name} {n}" for name, n in groups.items())
+    text = f"Patients or slides in the test part: {counts}."
+    if single := [name for name, n in groups.items() if n == 1]:
+        text += f" With one of {' and of '.join(single)}, disease and person cannot be told apart: no claim about new patients."
+    return text
 
 
 def verdict_table(
@@ -258,7 +314,9 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def count_in_words(table: pd.DataFrame) -> str:
     """Number of claims with each verdict, in words."""
-    return ", ".join(f"{int((table['verdict'] == name).sum())} {name}" for name in (REPRODUCED, NOT_REPRODUCED, CANNOT))
+    counts = {name: int((table["verdict"] == name).sum()) for name in VERDICTS}
+    always = (REPRODUCED, NOT_REPRODUCED, CANNOT)
+    return ", ".join(f"{n} {name}" for name, n in counts.items() if n or name in always)
 
 
 def format_value(value: float, unit: str = "") -> str:

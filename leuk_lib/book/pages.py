@@ -213,6 +213,8 @@ HEADLINE = {
 VERDICTS = {
     "reproduced": "reproduced",
     "not_reproduced": "not reproduced",
+    "reached_on_another_public_set": "reached on another public set",
+    "not_reached_on_another_public_set": "not reached on another public set",
     "cannot_be_tested_here": "cannot be tested on these data",
 }
 

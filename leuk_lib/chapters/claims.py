@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from leuk_lib.audit.claims import CANNOT, NOT_REPRODUCED, REPRODUCED
+from leuk_lib.audit.claims import NOT_REACHED, REACHED, VERDICTS
 from leuk_lib.runs.files import read_json
 from leuk_lib.runs.recorder import Recorder
 
@@ -35,9 +35,14 @@ def read_results(folder: Path) -> tuple[dict[str, dict[str, dict[str, Any]]], di
 
 
 def record_audit(stage: Recorder, verdicts: pd.DataFrame, audit: Mapping[str, float]) -> None:
-    """Record the number of claims with each verdict and the figures of the audit in the stage's metrics."""
-    for name in (REPRODUCED, NOT_REPRODUCED, CANNOT):
-        stage.record(name.replace(" ", "_"), int((verdicts["verdict"] == name).sum()), None, None, len(verdicts))
+    """Record the number of claims with each verdict and the figures of the audit in the stage's metrics.
+
+    Verdicts about another public set are recorded only where there are any.
+    """
+    for name in VERDICTS:
+        count = int((verdicts["verdict"] == name).sum())
+        if count or name not in (REACHED, NOT_REACHED):
+            stage.record(name.replace(" ", "_"), count, None, None, len(verdicts))
     stage.record("published_accuracy", audit["accuracy"], audit["accuracy_low"], audit["accuracy_high"], None)
     for key, value in audit.items():
         if not key.startswith("accuracy"):

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leuk_lib.data.cellset import CellSet
+from leuk_lib.data.folder import INFERRED
 from leuk_lib.data.splits import EXTERNAL
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.predictions import Predictions
@@ -329,7 +330,11 @@ def external_metrics(table: pd.DataFrame, full: str) -> dict[str, Entry]:
 
 
 def data_facts(cells: CellSet, test: Predictions, dataset: str, profile: str) -> dict[str, Any]:
-    """Facts about the data that chapter 7 needs: name without folder, kind, classes, parts, groups."""
+    """Facts about the data that chapter 7 needs: name without folder, kind, classes, parts, groups.
+
+    ``test_cells`` and ``test_groups`` count cells and patients, slides or other groups of each class in the test part.
+    """
+    of_class = [test.groups[test.labels == label] for label in range(len(cells.classes))]
     n = {part: int((cells.parts == part).sum()) for part in ("train", "val", "test")}
     return {
         "dataset": Path(dataset).name,
@@ -339,6 +344,9 @@ def data_facts(cells: CellSet, test: Predictions, dataset: str, profile: str) ->
         "cells": n,
         "shares": {part: count / len(cells) for part, count in n.items()},
         "groups_test": len(np.unique(test.groups)),
+        "test_cells": {name: len(groups) for name, groups in zip(cells.classes, of_class, strict=True)},
+        "test_groups": {name: len(set(groups)) for name, groups in zip(cells.classes, of_class, strict=True)},
+        "patients_known": not any(str(group).startswith(INFERRED) for group in test.groups),
     }
 
 

@@ -55,6 +55,66 @@ def test_a_verdict_states_whether_the_interval_includes_the_claim(book):
     assert "whole interval" in verdict(book, "accuracy", {"value": 0.9, "low": 0.89, "high": 0.91}, RAABIN)[1]
 
 
+ATTRI = {
+    "kind": "micrographs", "dataset": "leukemia-attri", "classes": ["ALL", "AML", "CLL", "CML"], "profile": "paper",
+    "test_cells": {"ALL": 300, "AML": 200, "CLL": 40, "CML": 90}, "test_groups": {"ALL": 5, "AML": 4, "CLL": 1, "CML": 2},
+    "patients_known": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "profile", "expected"),
+    [
+        (0.97, "paper", claims.REACHED),
+        (0.90, "paper", claims.NOT_REACHED),
+        (0.97, "laptop", claims.REACHED),
+        (0.90, "laptop", claims.CANNOT),
+        (0.97, "smoke", claims.CANNOT),
+    ],
+)
+@pytest.mark.parametrize("name", ["accuracy", "macro-recall", "macro-f1"])
+def test_another_public_set_of_the_four_diagnoses_has_a_verdict_of_its_own(book, name, value, profile, expected):
+    entry = {"value": value, "low": value - 0.01, "high": value + 0.01}
+    outcome, why = verdict(book, name, entry, {**ATTRI, "profile": profile})
+    assert outcome == expected and outcome not in (claims.REPRODUCED, claims.NOT_REPRODUCED)
+    if expected == claims.CANNOT:
+        assert "make book DATA=leukemia-attri" in why
+    else:
+        assert why.startswith("Asked of another public set of the same four diagnoses")
+        assert "neither reproduced nor refuted" in why
+        assert "ALL 5, AML 4, CLL 1, CML 2" in why and "With one of CLL, disease and person cannot be told apart" in why
+
+
+@pytest.mark.parametrize("facts", [ATTRI, RAABIN])
+def test_a_class_without_test_cells_decides_nothing(book, facts):
+    cells = {"ALL": 300, "AML": 200, "CLL": 0, "CML": 90}
+    outcome, why = verdict(book, "accuracy", {"value": 0.99}, {**facts, "test_cells": cells})
+    assert outcome == claims.CANNOT and "No cell of CLL is in the test part" in why
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"classes": ["ALL", "AML", "APML", "CLL", "CML"]}, {"dataset": "my-cells"}, {"kind": "rendered"},
+     {"classes": ["lymphoblast", "myeloblast"]}],
+)  # fmt: skip
+def test_other_classes_or_a_folder_of_that_name_only_are_not_that_set(book, change):
+    outcome, why = verdict(book, "accuracy", {"value": 0.99}, {**ATTRI, **change})
+    assert outcome == claims.CANNOT and "DATA=raabin-leukemia" in why and "DATA=leukemia-attri" in why
+
+
+def test_unknown_patients_make_an_upper_bound(book):
+    assert "an upper bound" in verdict(book, "accuracy", {"value": 0.99}, {**ATTRI, "patients_known": False})[1]
+    several = {**ATTRI, "test_groups": dict.fromkeys(ATTRI["classes"], 3)}
+    assert "person" not in verdict(book, "accuracy", {"value": 0.99}, several)[1]
+
+
+def test_verdicts_about_other_sets_are_counted_only_where_there_are_any(book):
+    numbers = claims.merge_numbers({"results": {"accuracy": {"value": 0.99}}}, published.figures(book.published))
+    there = claims.count_in_words(claims.verdict_table(book, numbers, ATTRI, "r"))
+    here = claims.count_in_words(claims.verdict_table(book, numbers, RENDERED, "r"))
+    assert f"1 {claims.REACHED}" in there and "another public set" not in here
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(0.01, 0.05, claims.REPRODUCED), (-0.01, 0.05, claims.NOT_REPRODUCED), (-0.05, -0.01, claims.NOT_REPRODUCED)],
@@ -97,7 +157,7 @@ def test_every_claim_gets_a_row_and_our_value_is_shown_for_information(book):
     )
     table = claims.verdict_table(book, numbers, RENDERED, "r")
     assert table["id"].tolist() == [claim.id for claim in book.claims]
-    assert set(table["verdict"]) <= {claims.REPRODUCED, claims.NOT_REPRODUCED, claims.CANNOT}
+    assert set(table["verdict"]) <= set(claims.VERDICTS)
     assert table["why"].str.len().min() > 10
     row = table.set_index("id").loc["accuracy"]
     assert row["ours"] == "0.8 [0.7, 0.9], n = 50" and row["verdict"] == claims.CANNOT

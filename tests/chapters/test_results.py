@@ -214,3 +214,21 @@ def test_external_sets_are_scored_apart_and_recorded():
     assert shown["set"].tolist() == ["Test B"] * 3 and shown["model"][0] == "wpat"
     none = chapter.external_scores({name: {"test": part} for name, part in test.items()}, "wpat", 200, 0)
     assert none.empty and chapter.external_metrics(none, "wpat") == {}
+
+
+def test_facts_count_cells_and_patients_of_each_class_in_the_test_part():
+    classes = ("ALL", "CLL", "CML")
+    probs = np.tile([0.5, 0.3, 0.2], (5, 1))
+    groups = np.array(["p1", "p1", "p2", "p3", "p3"])
+    test = Predictions(np.array([0, 0, 0, 2, 2]), probs, groups, classes)
+    parts = np.array(["train"] * 4 + ["val"] + ["test"] * 5)
+    cells = type("Cells", (), {"parts": parts, "kind": "micrographs", "classes": classes, "__len__": lambda self: 10})()
+    facts = chapter.data_facts(cells, test, "/data/leukemia-attri", "laptop")
+    assert facts["dataset"] == "leukemia-attri" and facts["patients_known"]
+    assert facts["test_cells"] == {"ALL": 3, "CLL": 0, "CML": 2} and facts["test_groups"] == {
+        "ALL": 2,
+        "CLL": 0,
+        "CML": 1,
+    }
+    near = Predictions(test.labels, probs, np.array(["p1", "p1", "near:a.png", "p3", "p3"]), classes)
+    assert not chapter.data_facts(cells, near, "x", "laptop")["patients_known"]
