@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from leuk_lib.runs.errors import LeukError
 
 OTHER_FILES = {
@@ -29,6 +31,31 @@ def damaged(whole: bytes, times: int, seed: int = 0) -> Iterator[bytes]:
         yield bytes(changed)
         yield whole[: rng.randrange(len(whole))]
         yield rng.randbytes(1 + number * 20)
+
+
+def mutate(data: bytes, rng: np.random.Generator) -> bytes:
+    """Flip bits, overwrite, cut off, cut out, repeat, splice, or write a large number where a size may stand."""
+    out = bytearray(data)
+    at, length = int(rng.integers(len(out))), int(rng.integers(1, 64))
+    match int(rng.integers(7)):
+        case 0:
+            for place in rng.integers(0, len(out), int(rng.integers(1, 9))):
+                out[place] ^= 1 << int(rng.integers(8))
+        case 1:
+            out[at : at + length] = rng.integers(0, 256, length, dtype=np.uint8).tobytes()
+        case 2:
+            del out[at:]
+        case 3:
+            del out[at : at + length]
+        case 4:
+            out[at:at] = out[at : at + length]
+        case 5:
+            other = int(rng.integers(len(out)))
+            out = out[:at] + out[other:]
+        case 6:
+            head = int(rng.integers(min(len(out), 300)))
+            out[head : head + 4] = b"\xff\xff\xff\x7f"
+    return bytes(out)
 
 
 def survives(load: Callable[[Path], Any], path: Path, times: int = 30) -> list[Any]:

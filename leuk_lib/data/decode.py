@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps
 
+from leuk_lib.data import tiff
 from leuk_lib.data.image_files import Header, Unreadable, check_size, open_regular, read_header
+from leuk_lib.data.strict_jpeg import jpeg_pixels
 
 MAX_BYTES = 1 << 29  # of one file
 SMALL_SIDE = 24  # pixels; smaller images get the finding "tiny"
@@ -30,12 +33,8 @@ SUFFIXES = {
 }
 JPEG = ("JPEG", "MPO")  # an MPO file holds several JPEG images; the first is the picture
 ORIENTATION = 0x0112  # EXIF tag
-STRIPS = ((273, 279), (324, 325))  # TIFF tags: offsets and byte counts of strips, of tiles
+BAND_PIXELS = 1 << 20  # that Pillow converts at a time
 TIFF_MAGIC = (b"II*\0", b"MM\0*")
-# libjpeg's warning about bytes before the end marker, which some cameras and programs write; the pixels may be intact.
-SURPLUS = "extraneous bytes before marker 0xd9"
-# The revision number of JFIF; libjpeg warns about unknown ones, which do not concern the pixels.
-REVISION = re.compile(rb"JFIF\0..", re.DOTALL)
 # What Pillow and OpenCV raise for damaged files (collected by fuzzing).
 DAMAGE = (
     OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, AttributeError, RuntimeError,
@@ -55,6 +54,18 @@ class Decoded:
 
     image: NDArray[np.uint8]
     findings: tuple[str, ...]
+
+
+@contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Silence Pillow's warnings and OpenCV's log, which do not name the file; the findings do."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")
+            yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def decode_file(path: Path) -> Decoded:
@@ -85,9 +96,12 @@ def decode(data: bytes, suffix: str = "") -> Decoded:
     Unusual files are converted, and the conversion becomes a finding: 16 bits are reduced to 8, CMYK and palettes
     become RGB, grey is repeated, transparency is laid on white, and the EXIF orientation is applied.
 
-    JPEG has no checksum. Any warning of libjpeg about the coded pixels refuses the file, except surplus bytes after the
-    last pixel, which are a finding. Damage inside the pixels of a BMP, TIFF or WebP file of the right length cannot be
-    detected.
+    Grey levels of more than 8 bits are scaled by the range that the file states; without one it is refused, unless it
+    has unsigned 16 bits and uses them.
+
+    PNG has checksums, and so has TIFF with deflate. JPEG has none: any warning of libjpeg about the coded pixels refuses
+    the file, except surplus bytes after the last pixel, which are a finding. What of a TIFF can be checked is checked
+    (``tiff``). Damage inside the pixels of a BMP, WebP or uncompressed TIFF file of the right length cannot be detected.
 
     Args:
         data: The whole file.
@@ -115,9 +129,10 @@ def decode(data: bytes, suffix: str = "") -> Decoded:
 
 
 def _by_opencv(data: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Decode with OpenCV, which applies the EXIF orientation; ``shape`` (rows, columns) is the header's."""
+    """Decode with OpenCV, not turned upright (but TIFF); ``shape`` (rows, columns) is the header's."""
+    how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error as error:
         raise Unreadable(f"damaged ({error})") from error
     if image is None or image.shape[:2] not in (shape, shape[::-1]):
@@ -126,29 +141,14 @@ def _by_opencv(data: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _jpeg(data: bytes, shape: tuple[int, int], findings: list[str], colours: str = "RGB") -> NDArray[np.uint8]:
-    """Decode a JPEG with libjpeg's warnings as errors; ``shape`` (rows, columns) is the header's.
-
-    OpenCV and Pillow decode damaged JPEGs without an error; OpenCV lets libjpeg write to the terminal instead.
-    """
-    import simplejpeg  # rendered cells do without it
-
-    try:
-        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colours, strict=True)
-    except ValueError as error:
-        reason = str(error)
-        if SURPLUS in reason:
-            findings.append("suspicious JPEG: surplus bytes after the pixels")
-            image = simplejpeg.decode_jpeg(data, colours, strict=False)
-        elif "JFIF" in reason and (known := REVISION.sub(b"JFIF\0\1\1", data)) != data:
-            return _jpeg(known, shape, findings, colours)
-        elif "subsampling" in reason:  # legal, but not supported by TurboJPEG
-            findings.append("unchecked JPEG")
-            try:
-                image = np.array(Pillow.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
-            except DAMAGE:
-                raise Unreadable("damaged: its pixels cannot be decoded") from error
-        else:
-            raise Unreadable(f"damaged ({reason})") from error
+    """Decode a JPEG; ``shape`` (rows, columns) is the header's."""
+    image = jpeg_pixels(data, findings, colours)
+    if image is None:
+        findings.append("unchecked JPEG")
+        try:
+            image = np.array(Pillow.open(io.BytesIO(data), formats=["JPEG"]).convert("RGB"))
+        except DAMAGE as error:
+            raise Unreadable("damaged: its pixels cannot be decoded") from error
     if image.shape[:2] != shape:
         raise Unreadable("damaged: its pixels do not fit its header")
     return image
@@ -171,58 +171,102 @@ def _unusual(data: bytes, header: Header | None, findings: list[str]) -> tuple[s
     check_size(*opened.size)
     if kind not in JPEG and _frames(opened) > 1:
         raise Unreadable("several images in one file")
-    if kind == "TIFF":
-        _whole_tiff(opened, len(data))
     try:
-        shape, turned = opened.size[::-1], _orientation(opened)
-        pixels = None
-        if kind in JPEG:
-            pixels = _jpeg(data, shape, findings, "CMYK" if opened.mode == "CMYK" else "RGB")
-        if opened.mode != "RGB" or "transparency" in opened.info:
-            image = _by_pillow(opened, turned, findings)
-        else:
-            image = _by_opencv(data, shape) if pixels is None else _upright(Pillow.fromarray(pixels), turned)
+        if kind == "TIFF":
+            findings += tiff.check_strips(opened.tag_v2, data)  # type: ignore[attr-defined]
+        turned = _orientation(opened, header)
+        bits = _bits(opened, header)
+        image = _pixels(kind, opened, bits, data, findings)
         if turned not in (0, 1):
             findings.append("EXIF-rotated")
-        if _deep(opened, header):
-            findings.append("16-bit")
-        return kind, image
+        if bits > 8:
+            findings.append("16-bit" if bits <= 16 else "32-bit")
+        # Pillow and OpenCV turn a TIFF themselves.
+        return kind, image if kind == "TIFF" else _upright(image, turned)
     except Unreadable:
         raise
     except DAMAGE as error:
         raise Unreadable(f"damaged ({error})") from error
 
 
-def _by_pillow(opened: Pillow.Image, turned: int, findings: list[str]) -> NDArray[np.uint8]:
-    """Convert palettes, grey, CMYK, transparency and 16-bit grey to RGB."""
+def _pixels(kind: str, opened: Pillow.Image, bits: int, data: bytes, findings: list[str]) -> NDArray[np.uint8]:
+    """Convert the pixels to RGB, not turned upright (but TIFF)."""
+    shape = opened.size[::-1]
+    if kind in JPEG:
+        pixels = _jpeg(data, shape, findings, "CMYK" if opened.mode == "CMYK" else "RGB")
+        return pixels if opened.mode == "RGB" else _by_pillow(opened, findings)
+    if kind == "TIFF" and (opened.mode.startswith("I") or opened.mode == "F"):
+        findings.append("grey")
+        return _repeated(tiff.scale_levels(opened.tag_v2, np.asarray(opened)))  # type: ignore[attr-defined]
+    if bits > 8:
+        return _deep(opened, data, findings)
+    if kind in ("PNG", "TIFF", "WEBP") and opened.mode == "RGB" and "transparency" not in opened.info:
+        # OpenCV lacks some compressions of TIFF.
+        rare = kind == "TIFF" and not tiff.is_common(opened.tag_v2)  # type: ignore[attr-defined]
+        return _by_pillow(opened, findings) if rare else _by_opencv(data, shape)
+    return _by_pillow(opened, findings)
+
+
+def _deep(opened: Pillow.Image, data: bytes, findings: list[str]) -> NDArray[np.uint8]:
+    """Reduce 16 bits per channel to 8 (Pillow drops the lower ones while it reads)."""
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16:
+        raise Unreadable("more than 8 bits per channel in a way that is not supported; save it with 8 bits")
+    channels = 1 if values.ndim == 2 else values.shape[2]
+    colour = values if channels == 1 else values[..., :3]
+    tags = getattr(opened, "tag_v2", {})
+    levels = tiff.to_8_bits(colour, 0, tiff.stated_top(tags, 16, int(colour.max())))
+    if channels == 1 or opened.mode in ("L", "LA") or opened.mode.startswith("I"):
+        findings.append("grey")
+    if channels == 4 and values[..., 3].min() < 65535:
+        findings.append("transparent")
+        return _on_white(np.dstack([levels[..., ::-1], tiff.to_8_bits(values[..., 3], 0, 65535)]))
+    return _repeated(levels) if channels == 1 else np.ascontiguousarray(levels[..., ::-1])
+
+
+def _repeated(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    grey: NDArray[np.uint8] = cv2.cvtColor(levels, cv2.COLOR_GRAY2RGB)
+    return grey
+
+
+def _on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay (H,W,4) on white."""
+    over = Pillow.fromarray(rgba)
+    return np.array(Pillow.alpha_composite(Pillow.new("RGBA", over.size, "white"), over).convert("RGB"))
+
+
+def _by_pillow(opened: Pillow.Image, findings: list[str]) -> NDArray[np.uint8]:
+    """Convert palettes, grey, CMYK and transparency to RGB, band by band to save memory."""
+    opened.load()
     mode = opened.mode
     names = {"P": "palette", "CMYK": "CMYK", "L": "grey", "1": "grey", "LA": "grey"}
     if mode in names:
         findings.append(names[mode])
-    if mode.startswith("I") or mode == "F":
-        findings += ["16-bit", "grey"]
-        values = np.asarray(opened, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
-        image = Pillow.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
-    elif mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in opened.info:
-        rgba = opened.convert("RGBA")
-        if np.asarray(rgba)[..., 3].min() < 255:
-            findings.append("transparent")
-        rgba = Pillow.alpha_composite(Pillow.new("RGBA", rgba.size, "white"), rgba)
-        image = rgba.convert("RGB")
-    else:
-        image = opened.convert("RGB")
-    # Pillow turns a TIFF when it loads it.
-    return np.array(image, dtype=np.uint8) if opened.format == "TIFF" else _upright(image, turned)
+    transparent = mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in opened.info
+    width, height = opened.size
+    out = np.empty((height, width, 3), np.uint8)
+    step = max(1, BAND_PIXELS // width)
+    for top in range(0, height, step):
+        band = opened.crop((0, top, width, min(top + step, height)))
+        if transparent:
+            rgba = np.asarray(band.convert("RGBA"))
+            if rgba[..., 3].min() < 255:
+                findings.append("transparent")
+            out[top : top + step] = _on_white(rgba)
+        else:
+            out[top : top + step] = np.asarray(band.convert("RGB"))
+    return out
 
 
-def _upright(image: Pillow.Image, turned: int) -> NDArray[np.uint8]:
-    """Apply the EXIF orientation ``turned`` (0 or 1: none)."""
-    if turned not in (0, 1):
-        exif = image.getexif()
-        exif[ORIENTATION] = turned
-        image = ImageOps.exif_transpose(image)
-    return np.array(image, dtype=np.uint8)
+def _upright(image: NDArray[np.uint8], turned: int) -> NDArray[np.uint8]:
+    """Apply the EXIF orientation ``turned``: 1 to 8, else none."""
+    if turned in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if turned in (3, 4, 7, 8):
+        image = image[::-1]
+    if turned in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
 
 
 def _frames(header: Pillow.Image) -> int:
@@ -232,30 +276,21 @@ def _frames(header: Pillow.Image) -> int:
         raise Unreadable(f"damaged ({error})") from error
 
 
-def _orientation(header: Pillow.Image) -> int:
-    if "exif" not in header.info and header.format != "TIFF":
-        return 0
+def _orientation(opened: Pillow.Image, header: Header | None) -> int:
+    """The orientation in the EXIF data, else in the XMP data."""
     try:
-        return int(header.getexif().get(ORIENTATION, 0))
+        if header is not None and header.kind == "PNG":
+            opened.load()  # they may stand after the pixels
+        return int(opened.getexif().get(ORIENTATION, 0))
     except DAMAGE:
         return 0  # the pixels may be right although the EXIF data are damaged
 
 
-def _deep(opened: Pillow.Image, header: Header | None) -> bool:
-    """Whether a file has more than 8 bits per channel, which Pillow's mode does not show."""
+def _bits(opened: Pillow.Image, header: Header | None) -> int:
+    """Bits per channel, which Pillow's mode does not show."""
     if header is not None:
-        return header.deep
-    bits = getattr(opened, "tag_v2", {}).get(258, (8,))
-    return max(bits if isinstance(bits, tuple) else (bits,)) > 8
-
-
-def _whole_tiff(opened: Pillow.Image, size: int) -> None:
-    """Raise ``Unreadable`` if a strip or tile of the TIFF lies beyond its end."""
-    tags = getattr(opened, "tag_v2", {})
-    for offsets, counts in STRIPS:
-        starts, lengths = tags.get(offsets, ()), tags.get(counts, ())
-        if len(starts) != len(lengths) or any(a + n > size for a, n in zip(starts, lengths, strict=True)):
-            raise Unreadable("truncated TIFF")
+        return 16 if header.deep else 8
+    return tiff.bits_of(getattr(opened, "tag_v2", {}))
 
 
 def square(image: NDArray[np.uint8], size: int, nearest: bool = False) -> NDArray[np.uint8]:

@@ -38,6 +38,7 @@ def as_table(findings: Iterable[Finding]) -> pd.DataFrame:
 UNUSUAL: dict[str, tuple[Severity, str]] = {
     "grey": ("warning", "the stain's colour is missing; use the colour original if there is one"),
     "16-bit": ("warning", "reduced to 8 bits; check that it is neither too dark nor too bright"),
+    "32-bit": ("warning", "scaled to 8 bits by the range that the file states; check that it looks right"),
     "CMYK": ("warning", "converted from print colours; save it as RGB to be sure of the colours"),
     "palette": ("warning", "its colours were reduced when it was saved; use the original"),
     "transparent": ("warning", "laid on white; save it without transparency"),
@@ -50,6 +51,10 @@ UNUSUAL: dict[str, tuple[Severity, str]] = {
         "look at it: if its lower part is shifted or has other colours, restore the file; else save it again",
     ),
     "unchecked JPEG": ("warning", "its colour subsampling is unusual, so damage cannot be detected; save it again"),
+    "unchecked TIFF": (
+        "warning",
+        "damage to its kind of compression cannot be detected; save it with deflate or as PNG",
+    ),
     "another extension": ("warning", "give it the extension of its content"),
 }
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from leuk_lib.data.decode import Unreadable, decode, decode_file, read_file, square
+from leuk_lib.data.decode import Unreadable, decode, decode_file, quiet_decoders, read_file, square
 from leuk_lib.data.duplicates import FLAT, THUMB, Match, components, exact_copies, find_matches
 from leuk_lib.data.findings import ACROSS_PARTS, Finding, as_table, unusual
 from leuk_lib.data.listing import Entry, Listing, list_folder
@@ -115,22 +112,10 @@ def read_folder(
 
 def _read_all(listing: Listing, size: int, workers: int) -> list[_Cell | Finding]:
     """Read every entry, in order."""
-    with _quiet_decoders(), ThreadPoolExecutor(max(1, workers)) as pool:
+    with quiet_decoders(), ThreadPoolExecutor(max(1, workers)) as pool:
         # Decoding and hashing release the interpreter's lock.
         results = pool.map(lambda entry: _read(listing, entry, size), listing.entries)
         return list(tqdm(results, "reading", len(listing.entries), unit="image", delay=2, disable=None))
-
-
-@contextmanager
-def _quiet_decoders() -> Iterator[None]:
-    """Silence Pillow's warnings and OpenCV's log, which do not name the file; the findings do."""
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")
-            yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 def _read(listing: Listing, entry: Entry, size: int) -> _Cell | Finding:

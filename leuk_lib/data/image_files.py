@@ -2,7 +2,7 @@
 
 Decoders fill missing pixels with grey without an error. The containers are therefore parsed first, in microseconds per
 file. PNG has checksums, so any changed byte is found. JPEG, BMP, TIFF and WebP have none; only missing bytes are found
-here (``decode`` checks a JPEG's coded pixels).
+here (``strict_jpeg`` and ``tiff`` check the coded pixels).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -20,6 +20,20 @@ from pathlib import Path
 MAX_PIXELS = 64_000_000  # more is a decompression bomb or a whole slide
 MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
 MIN_SIDE = 8  # pixels
+PIECE = 1 << 16  # bytes that are inflated at a time
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)  # x, y, steps
+XMP = b"http://ns.adobe.com/xap/1.0/\0"
+# Keywords of PNG texts in which an orientation may stand.
+PNG_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type ")
 
 
 class Unreadable(ValueError):
@@ -65,6 +79,28 @@ class Header:
     deep: bool = False
 
 
+def inflate_exactly(parts: Iterable[bytes | memoryview], least: int, most: int) -> bool:
+    """Whether a zlib stream is whole and gives between ``least`` and ``most`` bytes; uses little memory.
+
+    Raises:
+        Unreadable: If the stream is damaged; zlib checks its checksum.
+    """
+    decoder, size = zlib.decompressobj(), 0
+    try:
+        for part in parts:
+            for start in range(0, len(part), PIECE):
+                size += len(decoder.decompress(part[start : start + PIECE], PIECE))
+                while decoder.unconsumed_tail and size <= most:
+                    size += len(decoder.decompress(decoder.unconsumed_tail, PIECE))
+                if size > most:
+                    return False
+        while not decoder.eof and size <= most and (rest := decoder.decompress(b"", PIECE)):
+            size += len(rest)
+    except zlib.error as error:
+        raise Unreadable(f"damaged ({error})") from error
+    return decoder.eof and least <= size <= most
+
+
 def check_size(width: int, height: int) -> None:
     """Raise ``Unreadable`` for more than 64 megapixels and for a side of fewer than 8 pixels."""
     if width * height > MAX_PIXELS:
@@ -102,6 +138,8 @@ def read_header(data: bytes) -> Header | None:
 def _png(data: bytes) -> Header:
     view, at = memoryview(data), 8
     names: list[bytes] = []
+    coded: list[memoryview] = []
+    texts = False
     while not names or names[-1] != b"IEND":
         if at + 12 > len(data):
             raise Unreadable("truncated PNG")
@@ -112,15 +150,28 @@ def _png(data: bytes) -> Header:
         if zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise Unreadable("damaged PNG: checksum")
         names.append(data[at + 4 : at + 8])
+        if names[-1] == b"IDAT":
+            coded.append(view[at + 8 : end])
+        texts |= names[-1] in (b"iTXt", b"tEXt", b"zTXt") and data.startswith(PNG_TEXTS, at + 8)
         at = end + 4
     if names[0] != b"IHDR" or b"IDAT" not in names:
         raise Unreadable("damaged PNG: no image data")
     if b"acTL" in names:
         raise Unreadable("several images in one file")
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     check_size(width, height)
-    plain = depth == 8 and colour == 2 and b"tRNS" not in names and b"eXIf" not in names
+    size = _inflated_size(width, height, depth * PNG_CHANNELS.get(colour, 0), interlaced)
+    if not inflate_exactly(coded, size, size):
+        raise Unreadable("damaged PNG: it does not hold the pixels that its header announces")
+    plain = depth == 8 and colour == 2 and b"tRNS" not in names and b"eXIf" not in names and not texts
     return Header("PNG", width, height, plain, deep=depth == 16)
+
+
+def _inflated_size(width: int, height: int, bits: int, interlaced: int) -> int:
+    """Bytes of a PNG's pixels of ``bits`` bits each, with a filter byte per row."""
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = ((-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in passes)
+    return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)
 
 
 # Start-of-frame markers; the other C0-CF are tables.
@@ -143,7 +194,7 @@ def _jpeg(data: bytes) -> Header:
             height, width = struct.unpack_from(">HH", data, at + 5)
             size, components, progressive = (width, height), data[at + 9], marker == 0xC2
             extra |= data[at + 4] != 8 or marker not in (0xC0, 0xC1, 0xC2)
-        elif marker == 0xE1 and data[at + 4 : at + 8] == b"Exif":
+        elif marker == 0xE1 and data.startswith((b"Exif", XMP), at + 4):
             extra = True
         elif marker == 0xE2 and data[at + 4 : at + 8] == b"MPF\0":
             kind = "MPO"
@@ -166,6 +217,6 @@ def _bmp(data: bytes) -> Header:
     width, height, _, bits, packing = struct.unpack_from("<iiHHI", data, 18)
     width, height = abs(width), abs(height)
     check_size(width, height)
-    if packing == 0 and offset + (width * bits + 31) // 32 * 4 * height > len(data):
+    if packing in (0, 3) and offset + (width * bits + 31) // 32 * 4 * height > len(data):
         raise Unreadable("truncated BMP")
     return Header("BMP", width, height, plain=bits == 24 and packing == 0)
