@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from leuk_lib.audit.benchmark import read_published
 from leuk_lib.audit.reference import all_references, read_rules
-from leuk_lib.book import architecture, pages, pipeline, prints, reading, reproduction
+from leuk_lib.book import architecture, benchmark, pages, pipeline, prints, reading, reproduction
 from leuk_lib.book.chapters import chapter_name, clean, read_notebook
 from leuk_lib.book.gate import executed_notebook
 from leuk_lib.runs import paths
@@ -74,6 +75,8 @@ def generate_pages(
     states = {stage.name: stage_state(run, stage.name, fingerprint) for stage in stages}
     siblings = sibling_runs(run, next(iter(cards.values()))["profile"])
     keys = pages.headline_keys(next(iter(siblings.values()), {}))
+    path = paths.stage_folder(run, "results") / "metrics.json"
+    results = read_json(path)["metrics"] if path.is_file() else {}
     references = all_references()
     reproduced, agreement = reproduction.agreement(paths.run_folder(run), cards, references)
     times = reading.reading_times(root)
@@ -95,6 +98,9 @@ def generate_pages(
         "cost.md": pages.cost_table(stages, cards),
         "status.md": pages.status_table(stages, states),
         "parameters.md": pages.parameters(stages),
+        "benchmark.md": benchmark.page(
+            read_published(root / "book" / "published.yml"), benchmark.run_facts(run, cards, len(siblings)), results
+        ),
         "seeds.md": pages.seeds_table(siblings, keys),
     }
     prints.copy_prints(folder / "prints", run, stages, cards)
