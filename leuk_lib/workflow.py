@@ -19,6 +19,7 @@ from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.listing import list_folder
 from leuk_lib.data.params import DataParams
 from leuk_lib.data.published import announce
+from leuk_lib.data.readers import choose
 from leuk_lib.runs import card, files, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import check
@@ -45,10 +46,10 @@ def results_lock(folder: Path) -> Iterator[int]:
 
 
 def resolve_dataset(dataset: str) -> str:
-    """Return a known name as it is, and a folder as an absolute path.
+    """Return a known name as it is, and a folder or a file that a reader recognises as an absolute path.
 
     Raises:
-        LeukError: If there is no such folder, or if a known data set has not been fetched.
+        LeukError: If there is no such folder or file, or if a known data set has not been fetched.
     """
     if dataset == "smear":
         return dataset
@@ -57,7 +58,9 @@ def resolve_dataset(dataset: str) -> str:
             raise LeukError(f"dataset {dataset!r}: nothing in {home(known)}; {known.advice}", exit_code=2)
         return dataset
     path = Path(dataset).expanduser()
-    if not path.is_dir():
+    if path.is_file():
+        choose(path.resolve())
+    elif not path.is_dir():
         raise LeukError(
             f"dataset {dataset!r}: neither 'smear' nor a folder of images (nor a known set: see `leuk data list`)",
             exit_code=2,
@@ -79,7 +82,10 @@ def understood(dataset: str, values: Mapping[str, Any]) -> list[str]:
     params = check("stage data", DataParams, {**values, "dataset": dataset})
     if dataset == "smear":
         return announce(params, {})
-    listing = list_folder(dataset, values.get("class_map"), values.get("layout", ""))
+    listing = list_folder(
+        dataset, values.get("class_map"), values.get("layout", ""), reader=values.get("reader", ""),
+        reader_options=values.get("reader_options"), pattern=values.get("pattern", ""),
+    )  # fmt: skip
     classes = Counter(entry.label for entry in listing.entries)
     groups = len({entry.group for entry in listing.entries if entry.group})
     counts = ", ".join(f"{name} {n}" for name, n in sorted(classes.items()))

@@ -28,6 +28,32 @@ LayoutOption = Annotated[
 ]
 
 
+ReaderOption = Annotated[
+    str, typer.Option("--reader", help="Reader of the files (see `leuk data readers`), or folders for class folders.")
+]
+ReaderOptions = Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE for the reader; repeatable.")]
+PatternOption = Annotated[
+    str,
+    typer.Option("--pattern", help="What file names state: a named pattern, or an expression with (?P<patient>…)."),
+]
+
+
+def reader_options(options: list[str] | None) -> dict[str, str]:
+    """Return the values of ``--option NAME=VALUE``.
+
+    Raises:
+        LeukError: For another form, and for an option that is given twice.
+    """
+    out: dict[str, str] = {}
+    for option in options or []:
+        name, equals, value = option.partition("=")
+        if not name.strip() or not equals or name.strip() in out:
+            problem = "is given twice" if name.strip() in out else "must look like NAME=VALUE, as in classes=AML,CML"
+            raise LeukError(f"--option {option!r}: {problem}", exit_code=2)
+        out[name.strip()] = value
+    return out
+
+
 def _class_map(options: list[str] | None) -> dict[str, str]:
     pairs = [option.partition("=") for option in options or []]
     for old, equals, new in pairs:
@@ -38,12 +64,15 @@ def _class_map(options: list[str] | None) -> dict[str, str]:
 
 @app.command("check")
 def check_images(
-    folder: Annotated[str, typer.Argument(help="Folder of class folders, or the name of a known set.")],
+    folder: Annotated[str, typer.Argument(help="Folder, file of a reader, or the name of a known set.")],
     csv: Annotated[Path | None, typer.Option(help="Write the findings to this CSV file.")] = None,
     page: Annotated[Path | None, typer.Option("--html", help="Write a page with thumbnails to this HTML file.")] = None,
     map_: ClassMap = None,
     layout: LayoutOption = "",
     split: SplitOption = "",
+    reader: ReaderOption = "",
+    option: ReaderOptions = None,
+    pattern: PatternOption = "",
 ) -> None:
     """Check an image folder. Exit code 0: clean, 1: findings, 2: unusable.
 
@@ -55,7 +84,10 @@ def check_images(
     from leuk_lib.data.report import render_page, render_text
     from leuk_lib.runs.files import atomic, write_text
 
-    findings = check_folder(folder, class_map=_class_map(map_), layout=layout, split=split)
+    findings = check_folder(
+        folder, class_map=_class_map(map_), layout=layout, reader=reader, reader_options=reader_options(option),
+        pattern=pattern, split=split,
+    )  # fmt: skip
     if csv:
         with atomic(csv) as temporary:
             findings.to_csv(temporary, index=False)
@@ -80,6 +112,24 @@ def list_sets(
         print(json.dumps(as_records(name), indent=1, ensure_ascii=False))
     else:
         print(detail_text(name) if name else list_text())
+
+
+@app.command("readers")
+def list_readers() -> None:
+    """List the readers of published layouts with their options, and the named patterns of file names.
+
+    Example: leuk data readers
+    """
+    from leuk_lib.data.file_names import PATTERNS
+    from leuk_lib.data.readers import readers
+
+    for reader in readers().values():
+        print(f"--reader {reader.name}: {reader.title}")
+        for name, meaning in reader.options.items():
+            print(f"  --option {name}=…: {meaning}")
+    for pattern in PATTERNS.values():
+        how = "read without being asked where all names fit" if pattern.unmistakable else "only when asked for"
+        print(f"--pattern {pattern.name}: {pattern.title}, as in {pattern.example}; {how}")
 
 
 @app.command("fetch")
@@ -107,13 +157,16 @@ def fetch_set(
 
 @app.command("split")
 def split_folder(
-    folder: Annotated[str, typer.Argument(help="Folder of class folders, or the name of a known set.")],
+    folder: Annotated[str, typer.Argument(help="Folder, file of a reader, or the name of a known set.")],
     out: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("folds.json"),
     folds: Annotated[int, typer.Option(min=0, help="k of k-fold; 0: repeated 70/10/20 splits.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Number of repetitions.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     map_: ClassMap = None,
     layout: LayoutOption = "",
+    reader: ReaderOption = "",
+    option: ReaderOptions = None,
+    pattern: PatternOption = "",
 ) -> None:
     """Write k folds or repeated splits of a folder to a JSON file: stratified, by groups, with a hash.
 
@@ -123,7 +176,11 @@ def split_folder(
     from leuk_lib.data.splits import folds_record, k_folds, repeated_splits
     from leuk_lib.runs.files import write_json
 
-    table = read_folder(folder, size=16, class_map=_class_map(map_), layout=layout).table
+    read = read_folder(
+        folder, size=16, class_map=_class_map(map_), layout=layout, reader=reader, reader_options=reader_options(option),
+        pattern=pattern,
+    )  # fmt: skip
+    table = read.table
     table = table[table["external"] == ""]
     labels, groups = table["label"].to_numpy(dtype=str), table["group"].to_numpy(dtype=str)
     if folds:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_commands.app, name="data")
 
-Dataset = Annotated[str, typer.Option(help="'smear' (rendered cells), a known data set, or a folder of images.")]
+Dataset = Annotated[str, typer.Option(help="'smear' (rendered cells), a known data set, or a folder or file.")]
 Profile = Annotated[str, typer.Option(help="smoke, laptop or paper.")]
 Seeds = Annotated[str, typer.Option(help='One seed or several: "0 1 2".')]
 RunName = Annotated[str | None, typer.Option("--run", help="Name of the run (default: DATASET-PROFILE-sSEED).")]
@@ -49,13 +49,21 @@ def run(
     ] = None,
     split: data_commands.SplitOption = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would run, without running it.")] = False,
+    layout: data_commands.LayoutOption = "",
+    reader: data_commands.ReaderOption = "",
+    option: data_commands.ReaderOptions = None,
+    pattern: data_commands.PatternOption = "",
 ) -> None:
     """Run the notebooks in order, but only those that are missing or out of date.
 
     Example: leuk run fcmae --profile smoke --seeds "0 1" --jobs 2
     """
     extra = ["--dry-run", "--quiet", "progress"] if dry_run else []
-    settings = [*(set_ or []), *([f"data.split={split}"] if split else [])]
+    reading = {
+        "layout": layout, "reader": reader, "reader_options": data_commands.reader_options(option), "pattern": pattern,
+        "split": split,
+    }  # fmt: skip
+    settings = [*(f"data.{name}={json.dumps(value)}" for name, value in reading.items() if value), *(set_ or [])]
     for name in workflow.run_stages(dataset, profile, _seeds(seeds), jobs, stage, run, settings, extra):
         print(paths.run_folder(name))
 

@@ -22,7 +22,15 @@ from leuk_lib.runs.files import atomic
 from leuk_lib.runs.recorder import Notes
 
 CELLS, TABLE = "cells.safetensors", "cells.csv"
-TEXT = ("path", "label", "group", "split", "part", *(f"label{k}" for k in range(2, 10)))  # never read as numbers
+TEXT = (
+    "path",
+    "label",
+    "group",
+    "split",
+    "part",
+    "source",
+    *(f"label{k}" for k in range(2, 10)),
+)  # never read as numbers
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class CellSet:
         tensors, metadata = _read(folder / CELLS)
         about = json.loads(metadata["cells"])
         table = pd.read_csv(folder / TABLE, dtype=dict.fromkeys(TEXT, str), keep_default_na=False)
+        if "um_per_px" in table:
+            table["um_per_px"] = pd.to_numeric(table["um_per_px"])
         table["split"] = table["split"].str.replace("^foreign:", EXTERNAL, regex=True)  # the earlier prefix
         cells = cls(
             images=tensors["images"],

@@ -22,15 +22,22 @@ def check_folder(
     class_map: Mapping[str, str] | None = None,
     layout: str = "",
     split: str = "",
+    *,
+    reader: str = "",
+    reader_options: Mapping[str, str] | None = None,
+    pattern: str = "",
 ) -> pd.DataFrame:
     """Read every file of a folder and list what is wrong.
 
     Args:
-        path: A folder or the name of a known set.
+        path: A folder, a file that a reader recognises, or the name of a known set.
         workers: Threads.
         class_map: Class -> new name; "" drops the class.
         layout: Roles of the folder levels, as for ``listing.list_folder``; "" to infer them.
         split: "published" to check that the published split can be used, and what would be left out for it.
+        reader: Name of a reader, as for ``listing.list_folder``; "" for the one that recognises the data.
+        reader_options: Options of the reader.
+        pattern: Pattern of the file names, as for ``listing.list_folder``.
 
     Returns:
         One row per finding, worst first: path, finding, severity, advice, other (``findings.Finding``) and kind, the
@@ -39,7 +46,9 @@ def check_folder(
     Raises:
         LeukError: With exit code 2 if the folder is missing or holds no image.
     """
-    folder = read_folder(path, size=32, workers=workers, class_map=class_map, layout=layout)
+    folder = read_folder(
+        path, 32, workers, class_map, layout, reader=reader, reader_options=reader_options, pattern=pattern
+    )
     about = _about_classes(folder)
     understood = list(folder.understood)
     if split == "published":

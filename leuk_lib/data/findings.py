@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
@@ -31,6 +32,8 @@ class Finding(NamedTuple):
 
 def as_table(findings: Iterable[Finding]) -> pd.DataFrame:
     """Return the findings as a table, one per row."""
+    import pandas as pd  # slow to import, and listing a folder needs no table
+
     return pd.DataFrame(list(findings), columns=list(Finding._fields))
 
 

@@ -18,6 +18,7 @@ from leuk_lib.data.duplicates import FLAT, THUMB, Match, components, exact_copie
 from leuk_lib.data.findings import ACROSS_PARTS, Finding, as_table, unusual
 from leuk_lib.data.listing import Entry, Listing, list_folder
 from leuk_lib.data.overlaps import Features, orb_features, small_grey
+from leuk_lib.data.tables import EXTRA
 
 INFERRED = "near:"  # prefix of a group's name that no manifest gave
 RESTORE = "restore the file from its source or delete it"
@@ -30,12 +31,14 @@ class ImageFolder:
     Attributes:
         root: The folder.
         table: One row per usable cell: path, label, group, external (name of its external test set, or ""), part (its
-            published part or fold, or ""), width, height (pixels of the file), sha256 (of the file's bytes).
+            published part or fold, or ""), width, height (pixels of the file), sha256 (of the file's bytes), and those
+            of label2, label3 (classes according to further experts), um_per_px and source that any cell has.
         images: (N,S,S,3) uint8.
         masks: (N,S,S) uint8 with 0 background, 128 cytoplasm, 255 nucleus; None unless every cell has one.
         findings: One row per finding: path, finding, severity, advice, other (see ``findings.Finding``).
         grouped_by: Where the groups come from: the manifest, folder names, inference, or several of them.
         understood: How the folder was read, in lines for a person.
+        name: Name of the data set: that of the folder, or of the file that was converted.
     """
 
     root: Path
@@ -45,6 +48,7 @@ class ImageFolder:
     findings: pd.DataFrame
     grouped_by: str
     understood: tuple[str, ...] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,10 @@ def read_folder(
     workers: int = 2,
     class_map: Mapping[str, str] | None = None,
     layout: str = "",
+    *,
+    reader: str = "",
+    reader_options: Mapping[str, str] | None = None,
+    pattern: str = "",
 ) -> ImageFolder:
     """Decode every image of a folder; leave out what cannot be used, and list it in the findings.
 
@@ -80,16 +88,20 @@ def read_folder(
         workers: Threads.
         class_map: Class -> new name; "" drops the class.
         layout: Roles of the folder levels, as for ``listing.list_folder``; "" to infer them.
+        reader: Name of a reader, as for ``listing.list_folder``; "" for the one that recognises the data.
+        reader_options: Options of the reader.
+        pattern: Pattern of the file names, as for ``listing.list_folder``.
 
     Raises:
         LeukError: As ``listing.list_folder`` does.
     """
-    listing = list_folder(path, class_map, layout)
+    listing = list_folder(path, class_map, layout, reader=reader, reader_options=reader_options, pattern=pattern)
     findings = [
         Finding(name, what, "info" if what == "not an image file" else "error", advice)
         for name, what, advice in listing.left_out
     ]
     findings += [Finding(name, what, "warning", advice) for name, what, advice in listing.notices]
+    findings += listing.findings
     cells = []
     for result in _read_all(listing, size, workers):
         if isinstance(result, _Cell):
@@ -107,6 +119,7 @@ def read_folder(
         findings=as_table(findings),
         grouped_by=grouped_by,
         understood=listing.understood,
+        name=listing.name or listing.root.name,
     )
 
 
@@ -276,6 +289,10 @@ def _grouped(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> t
             "sha256": [cells[i].sha256 for i in keep],
         }
     )
+    for column in EXTRA:
+        values = [getattr(cells[i].entry, column) for i in keep]
+        if any(values):
+            table[column] = pd.to_numeric(pd.Series(values)) if column == "um_per_px" else values
     return [cells[i] for i in keep], table, grouped_by
 
 

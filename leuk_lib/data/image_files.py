@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})  # suffixes of images that are read
 MAX_PIXELS = 64_000_000  # more is a decompression bomb or a whole slide
 MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
 MIN_SIDE = 8  # pixels

@@ -232,7 +232,7 @@ def parse_layout(text: str) -> tuple[Role, ...]:
     return cast(tuple[Role, ...], tuple(names))
 
 
-def infer_layout(images: Iterable[PurePath], where: str, layout: str = "") -> FolderLevels:
+def infer_layout(images: Iterable[PurePath], where: str, layout: str = "", needs_class: bool = True) -> FolderLevels:
     """Find out which level of folders is the class, the part, the patient.
 
     A level whose names all name parts (train, Test-A, fold_0), patients (Patient_01), slides, magnifications or versions
@@ -244,6 +244,7 @@ def infer_layout(images: Iterable[PurePath], where: str, layout: str = "") -> Fo
         where: The data folder, for messages.
         layout: Roles that decide, such as "part/class/patient", or the number of the class level, 1 the outermost; "" to
             infer all.
+        needs_class: Whether a level must be the class; otherwise only parts, patients and so on are found.
 
     Raises:
         LeukError: Where two readings are possible (the message names both and the option that decides), and for a layout
@@ -261,7 +262,7 @@ def infer_layout(images: Iterable[PurePath], where: str, layout: str = "") -> Fo
         roles = [*given, *(["ignored"] * (depth - len(given)))]
     else:
         roles = [_role_of_level(counts) for counts in names]
-        level = _class_level(roles, names, folders, where, class_level)
+        level = _class_level(roles, names, folders, where, class_level) if needs_class else None
         roles = [
             "class" if position == level else _other_role(role, position, level, names)
             for position, role in enumerate(roles)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from leuk_lib.data.catalog import KNOWN_SETS, home
+from leuk_lib.data.catalog import KNOWN_SETS, KnownSet, home, plain
+from leuk_lib.data.file_names import NO_PATTERN, NamePattern, describe, parse_pattern, recognise, states
+from leuk_lib.data.findings import Finding
+from leuk_lib.data.image_files import IMAGES
 from leuk_lib.data.layouts import FolderLevels, KnownFolders, Layout, infer_layout
-from leuk_lib.data.tables import MANIFEST, METADATA, image_keys, is_plain, path_key, read_groups, read_manifest
+from leuk_lib.data.readers import FOLDERS, choose
+from leuk_lib.data.readers.reader import AnnotationReader, Annotations, CellReader, Options, Reader
+from leuk_lib.data.tables import EXTRA, MANIFEST, METADATA, image_keys, is_plain, path_key, read_groups, read_manifest
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 
-IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MASKS = "masks"
 NOT_CELLS = {MASKS, "LICENSES", "licenses", "__MACOSX"}
+NO_CLASS = "no class"  # how the finding about an image without one begins
 AMBIGUOUS_MASK = "its mask's name fits several images"
 AMBIGUOUS_GROUP = "its name in metadata.csv fits several images or groups"
 
@@ -34,6 +39,10 @@ class Entry:
         part: Published part or fold that the image belongs to, or "".
         ambiguous: (finding, advice) about a mask or a group that may belong to another image.
         listed: Whether the manifest lists the file.
+        label2: Class according to a second expert, or "".
+        label3: Class according to a third reading, or "".
+        um_per_px: Micrometres per pixel, a positive number, or "".
+        source: Where the image was cut out or taken from, or "".
     """
 
     path: str
@@ -44,6 +53,10 @@ class Entry:
     part: str = ""
     ambiguous: tuple[tuple[str, str], ...] = ()
     listed: bool = False
+    label2: str = ""
+    label3: str = ""
+    um_per_px: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,9 @@ class Listing:
         left_out: (path, finding, advice) of the files that are not used. These texts are part of the fingerprint.
         understood: How the folder was read, in lines for a person: the role of each level of folders, what was ignored.
         notices: (path, finding, advice) about files that are used.
-        grouped_by: Where given groups come from: "manifest" (or ``metadata.csv``), "folder names", or both.
+        grouped_by: Where given groups come from: "manifest" (or ``metadata.csv``), "folder names", "file names", …
+        name: Name of the data set; "" for that of the folder.
+        findings: Of readers, tables and file names.
     """
 
     root: Path
@@ -65,40 +80,76 @@ class Listing:
     understood: tuple[str, ...] = ()
     notices: tuple[tuple[str, str, str], ...] = ()
     grouped_by: str = "manifest"
+    name: str = ""
+    findings: tuple[Finding, ...] = ()
 
 
-def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, layout: str = "") -> Listing:
+def list_folder(
+    path: str | Path,
+    class_map: Mapping[str, str] | None = None,
+    layout: str = "",
+    *,
+    reader: str = "",
+    reader_options: Mapping[str, str] | None = None,
+    pattern: str = "",
+) -> Listing:
     """List the images of a data set.
 
-    Classes are folders (``layouts``) or the labels of ``manifest.csv`` in or above the data folder, which win over
-    folder names. Folders may also name published parts, patients and slides. A manifest may also name each image's mask, group and external test set, which is never trained on.
+    Data that are not one image file per cell are converted into a folder once, and the folder is listed
+    (``conversion``). Otherwise classes are folders (``layouts``), or what ``manifest.csv`` in or above the data folder,
+    the table of a reader or the file names (``file_names``) state, in this order; each of them wins over folder names.
+    Folders may also name published parts, patients and slides. A manifest may also name each image's mask, group and
+    external test set, which is never trained on.
     ``metadata.csv`` may name patients or slides by file. Masks that no manifest names are ``masks/<same path>.png`` or
     ``masks/<same name>.png``. A bare name that several images have identifies neither mask nor group; such entries
     are marked ``ambiguous``.
 
     Args:
-        path: A folder, or the name of a known set, which lies in ``data/<name>/`` (``catalog.home``).
+        path: A folder, a file that a reader recognises, or the name of a known set, which lies in ``data/<name>/``
+            (``catalog.home``).
         class_map: Class -> new name. Several classes may get one name; "" drops the class.
         layout: The roles of the folder levels, such as "part/class/patient", or the number of the class level; "" to
             infer them (``layouts.infer_layout``). Known sets have their own.
+        reader: Name of a reader (``readers``), "folders" for none, or "" for the one that recognises the data.
+        reader_options: Options of the reader.
+        pattern: Named pattern or expression for file names (``file_names``), or "" for an unmistakable one.
 
     Raises:
         LeukError: For a missing folder, a folder without images, an unreadable table, folders that can be read in two
-            ways, and a ``class_map`` with a class that does not exist.
+            ways, several readers that fit, and a ``class_map`` with a class that does not exist.
     """
     known = KNOWN_SETS.get(str(path))
-    root = home(known) if known else Path(path).expanduser()
-    if not root.exists():
-        if known:
-            raise LeukError(f"data set {known.name}: nothing in {root}; {known.advice}", exit_code=2)
+    root = _locate(path, known)
+    if known:
+        reader, pattern = reader or known.reader, pattern or known.pattern
+        reader_options = reader_options or (known.reader_options if reader == known.reader else None)
+    chosen = choose(root, reader, reader_options)
+    if chosen and isinstance(chosen[0], CellReader):
+        return _list_converted(root, chosen[0], chosen[1], class_map, layout, pattern)
+    listing = _list_images(root, known, chosen, layout, pattern)
+    if not listing.entries:
         raise LeukError(
-            f"data set {str(path)!r}: no such folder, and not a known name (smear, {', '.join(KNOWN_SETS)}); "
-            "see data/README.md",
-            exit_code=2,
+            f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))}); see data/README.md", exit_code=2
         )
-    if not root.is_dir():
-        raise LeukError(f"data set {str(path)!r} is a file; give the folder that holds the class folders", exit_code=2)
-    root = root.resolve()
+    return replace(listing, entries=tuple(_rename_classes(listing.entries, class_map or {}, root)))
+
+
+def list_content(path: str | Path) -> Listing:
+    """List the image files of a folder or known set whatever their classes are, for the fingerprint.
+
+    The outermost folder stands for the class, whatever the layout; nothing is read from tables of readers and from file
+    names. Images without a class are in ``left_out``, with a text that begins with ``NO_CLASS``.
+
+    Raises:
+        LeukError: For a missing folder and an unreadable manifest.
+    """
+    known = KNOWN_SETS.get(str(path))
+    return _list_images(_locate(path, known), known, None, "1", NO_PATTERN)
+
+
+def _list_images(
+    root: Path, known: KnownSet | None, chosen: tuple[Reader, Options] | None, layout: str, pattern: str
+) -> Listing:
     rows = read_manifest(root)
     entries: list[Entry] = []
     left_out: list[tuple[str, str, str]] = []
@@ -112,8 +163,15 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, la
         what = f"{len(unused)} of its rows fit no image, such as {unused[0]!r}"
         notices.append((METADATA, what, "their patients or slides are unknown; give each image's path or file name"))
     images = [file for file in files if file.suffix.lower() in IMAGES and is_plain(file.as_posix())]
-    unlisted = [file for file in images if not rows.get(path_key(file.as_posix()), {}).get("label")]
-    levels: Layout = KnownFolders(known) if known else infer_layout(unlisted, str(root), layout)
+    stated = _stated(root, images, chosen, pattern, rows)
+    unlisted = [file for file in images if not stated.row(file.as_posix()).get("label")]
+    levels: Layout
+    if known:
+        levels = KnownFolders(known)
+    elif unlisted or not stated.labels:
+        levels = infer_layout(unlisted, str(root), layout)
+    else:
+        levels = infer_layout(images, str(root), layout, needs_class=False)
     for relative in files:
         name = relative.as_posix()
         if not is_plain(name):
@@ -121,22 +179,26 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, la
             left_out.append((ascii(name), what, "rename it"))
             continue
         if relative.suffix.lower() not in IMAGES:
-            if relative.name not in (MANIFEST, METADATA) and len(relative.parts) > 1:
+            if relative.name not in (MANIFEST, METADATA) and len(relative.parts) > 1 and name not in stated.tables:
                 left_out.append((name, "not an image file", "nothing to do if this is meant; it is ignored"))
             continue
         if not _is_inside(root / relative, root):
             left_out.append((name, "symbolic link out of the folder", "copy the file into the folder"))
             continue
+        in_manifest = path_key(name) in rows
         listed.add(path_key(name))
-        row = rows.get(path_key(name), {})
+        row = stated.row(name)
         place = levels.place(relative)
-        if place.left_out and not row:
+        if name in stated.left_out and not in_manifest:
+            left_out.append((name, stated.left_out[name], "nothing to do if this is meant; it is ignored"))
+            continue
+        if place.left_out and not in_manifest:
             left_out.append((name, place.left_out, "nothing to do if this is meant; it is ignored"))
             continue
-        label, external = row.get("label") or place.label, row.get("external") or place.external
+        label, external = stated.label(name, place.label), row.get("external") or place.external
         if not label:
             allowed = f" of {known.name} ({', '.join(known.classes)})" if known else ""
-            left_out.append((name, f"no class{allowed}", "move it into a class folder or list it in manifest.csv"))
+            left_out.append((name, f"{NO_CLASS}{allowed}", "move it into a class folder or list it in manifest.csv"))
             continue
         ambiguous = []
         mask, group = _on_disk(root, row.get("mask", "")), row.get("group", "")
@@ -148,7 +210,7 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, la
         if mask and not _is_inside(root / mask, root):
             left_out.append((name, "its mask lies outside the folder", "copy the mask into the folder"))
             continue
-        in_folders = not group and bool(place.group)
+        source = stated.source(name, "group") if group else "folder names" if place.group else "manifest"
         group = group or place.group
         if not group:
             group, is_ambiguous = _look_up(relative, key_counts, lambda key: groups.get(key, ()))
@@ -156,29 +218,210 @@ def list_folder(path: str | Path, class_map: Mapping[str, str] | None = None, la
                 advice = f"used without a patient or slide; give its path and one group there: {name}"
                 ambiguous.append((AMBIGUOUS_GROUP, advice))
         if group:
-            sources.add("folder names" if in_folders else "manifest")
+            sources.add(source)
         part = row.get("part") or place.part
-        entries.append(Entry(name, label, group, mask, external, part, tuple(ambiguous), bool(row)))
+        extra = {column: row.get(column, "") for column in EXTRA}
+        _check_scale(name, extra["um_per_px"])
+        entries.append(Entry(name, label, group, mask, external, part, tuple(ambiguous), in_manifest, **extra))
     for name in sorted(set(rows) - listed):
         left_out.append((name, "in the manifest but not in the folder", "restore the file or delete its row"))
-    if not entries:
-        raise LeukError(
-            f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))}); see data/README.md", exit_code=2
-        )
     if unlisted:
         notices += _without_images(bare, levels)
     notices += _unused_masks(root, {entry.mask for entry in entries})
     notices += _spellings(levels)
-    entries = _rename_classes(entries, class_map or {}, root)
     return Listing(
-        root, tuple(entries), tuple(left_out), tuple(_understood(levels, rows, unlisted)), tuple(notices),
-        " and ".join(sorted(sources, reverse=True)) or "manifest",
+        root, tuple(entries), tuple(left_out), (*stated.notes, *(levels.describe() if unlisted or stated.labels else [])),
+        tuple(notices), " and ".join(sorted(sources, reverse=True)) or "manifest",
+        findings=(*stated.findings, *stated.contradictions()),
     )  # fmt: skip
 
 
-def _understood(levels: Layout, rows: Collection[str], unlisted: Collection[Path]) -> list[str]:
-    listed = [f"manifest: labels of {len(rows)} files"] if rows else []
-    return [*listed, *(levels.describe() if unlisted else [])]
+def _locate(path: str | Path, known: KnownSet | None) -> Path:
+    root = home(known) if known else Path(path).expanduser()
+    if root.exists():
+        return root.resolve()
+    if known:
+        raise LeukError(f"data set {known.name}: nothing in {root}; {known.advice}", exit_code=2)
+    raise LeukError(
+        f"data set {str(path)!r}: no such folder, and not a known name (smear, {', '.join(KNOWN_SETS)}); "
+        "see data/README.md",
+        exit_code=2,
+    )
+
+
+def _list_converted(
+    source: Path,
+    reader: CellReader,
+    options: Options,
+    class_map: Mapping[str, str] | None,
+    layout: str,
+    pattern: str,
+) -> Listing:
+    """List the cells that a reader made of data that are not one image file per cell."""
+    for name, value in (("layout", layout), ("pattern", pattern)):
+        if value:
+            raise LeukError(
+                f"{source}: reader {reader.name} gives class, group and part, so {name} {value!r} means nothing "
+                f"(--reader {FOLDERS} reads class folders)",
+                exit_code=2,
+            )
+    from leuk_lib.data.conversion import about, converted, findings_of
+
+    folder = converted(source, reader, options)
+    listing = list_folder(folder, class_map, reader=FOLDERS, pattern=NO_PATTERN)
+    content = about(folder)
+    parts = Counter(entry.part or entry.external for entry in listing.entries)
+    counts = ", ".join(f"{part} {n}" for part, n in sorted(parts.items()) if part)
+    understood = [
+        f"reader {reader.name} ({reader.title}): {content['cells']} cells of {source.name}"
+        + (f" ({counts})" if counts else ""),
+        f"converted once into {folder}",
+        *content["notes"],
+    ]
+    found = findings_of(folder)
+    if found:
+        understood.append(f"findings of the reader: {len(found)}")
+    return replace(
+        listing, understood=tuple(understood), name=source.stem if source.is_file() else source.name,
+        grouped_by="the reader" if any(entry.group for entry in listing.entries) else listing.grouped_by,
+        findings=(*found, *listing.findings),
+    )  # fmt: skip
+
+
+@dataclass
+class _Stated:
+    """What manifest, table and file names state about each image; an earlier one wins."""
+
+    manifest: Mapping[str, Mapping[str, str]]
+    table: Mapping[str, Mapping[str, str]]
+    names: Mapping[str, Mapping[str, str]]
+    automatic: bool  # the pattern of the names was not asked for: the folders decide on the class
+    reader: str
+    left_out: Mapping[str, str]
+    tables: frozenset[str]
+    notes: list[str]
+    findings: list[Finding]
+    _differ: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    _first: dict[tuple[str, str, str], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._classes = {
+            plain(row["label"]) for rows in (self.table, self.names) for row in rows.values() if row.get("label")
+        }
+
+    @property
+    def labels(self) -> bool:
+        """Whether a table or the file names were asked for classes and state some."""
+        rows = [*self.table.values(), *([] if self.automatic else self.names.values())]
+        return any(row.get("label") for row in rows)
+
+    def row(self, name: str) -> dict[str, str]:
+        """Return what is stated about an image, without a class that only unasked file names give."""
+        out: dict[str, str] = {}
+        for stated in (self.names.get(name, {}), self.table.get(name, {}), self.manifest.get(path_key(name), {})):
+            out |= {key: value for key, value in stated.items() if value}
+        if self.automatic and self.source(name, "label") == "file names":
+            out.pop("label", None)
+        return out
+
+    def source(self, name: str, column: str) -> str:
+        """Return where the value of a column comes from, in a word for a person."""
+        if self.manifest.get(path_key(name), {}).get(column):
+            return "manifest"
+        return f"table ({self.reader})" if self.table.get(name, {}).get(column) else "file names"
+
+    def label(self, name: str, folder: str) -> str:
+        """Return the class of an image whose folders name ``folder``, or ""."""
+        label = self.row(name).get("label", "")
+        if self.manifest.get(path_key(name), {}).get("label"):
+            return label
+        asked = label
+        label = label or self.names.get(name, {}).get("label", "")
+        if not label or not folder or plain(label) == plain(folder):
+            return label or folder
+        if plain(self.names.get(name, {}).get("raw", "")) == plain(folder):  # the same class in the set's own word
+            return label
+        if plain(folder) in self._classes:
+            key = (self.source(name, "label"), label, folder)
+            self._differ[key] += 1
+            self._first.setdefault(key, name)
+        return asked or folder
+
+    def contradictions(self) -> list[Finding]:
+        """Return a finding for each pair of classes in which folders and table or names contradict each other."""
+        used = "the folder is used" if self.automatic else "the first is used"
+        return [
+            Finding(
+                self._first[key],
+                f"class {key[1]} in {key[0]}, folder {key[2]} ({n} files)",
+                "warning",
+                f"{used}; find out which is right",
+            )
+            for key, n in sorted(self._differ.items())
+        ]
+
+
+def _stated(
+    root: Path,
+    images: list[Path],
+    chosen: tuple[Reader, Options] | None,
+    pattern: str,
+    manifest: dict[str, dict[str, str]],
+) -> _Stated:
+    """Read the manifest, the tables of an annotation reader, and the file names."""
+    notes = [f"manifest: labels of {len(manifest)} files"] if manifest else []
+    table, tables = Annotations({}), frozenset[str]()
+    if chosen and isinstance(chosen[0], AnnotationReader):
+        table = chosen[0].annotations(root, images, chosen[1])
+        files = [file for file in chosen[0].sources(root, chosen[1]) if file.is_relative_to(root)]
+        tables = frozenset(file.relative_to(root).as_posix() for file in files)
+        labels = Counter(row["label"] for row in table.rows.values() if row.get("label"))
+        counts = ", ".join(f"{name} {n}" for name, n in sorted(labels.items()))
+        notes.append(
+            f"reader {chosen[0].name} ({chosen[0].title}): {len(table.rows)} files" + (f": {counts}" if counts else "")
+        )
+        notes += table.notes
+    asked = parse_pattern(pattern) if pattern and pattern != NO_PATTERN else None
+    described = all({"label", "group"} <= _filled(manifest.get(path_key(image.as_posix()), {})) for image in images)
+    names, found = _read_names(root, images, asked, described or pattern == NO_PATTERN, notes)
+    return _Stated(
+        manifest=manifest, table=table.rows, names=names, automatic=asked is None,
+        reader=chosen[0].name if chosen else "", left_out=table.left_out, tables=tables, notes=notes,
+        findings=[*table.findings, *found],
+    )  # fmt: skip
+
+
+def _filled(row: Mapping[str, str]) -> set[str]:
+    return {column for column, value in row.items() if value}
+
+
+def _read_names(
+    root: Path, images: list[Path], asked: NamePattern | None, off: bool, notes: list[str]
+) -> tuple[dict[str, dict[str, str]], list[Finding]]:
+    """Read the file names by the pattern that was asked for, or by one that is unmistakable."""
+    found, offered = (asked, []) if asked or off else recognise(images)
+    notes += [
+        f"file names also fit {pattern.name} ({pattern.title}); --pattern {pattern.name} reads them"
+        for pattern in offered
+    ]
+    if found is None:
+        return {}, []
+    rows, others = states(found, images)
+    if not rows:
+        example = f"; it fits names such as {found.example}" if found.example else ""
+        raise LeukError(f"{root}: pattern {found.name!r} fits none of {len(images)} image names{example}", exit_code=2)
+    notes.append(describe(found, rows))
+    advice = "used as its folders say; rename it, or change the pattern"
+    return rows, [Finding(name, f"name does not fit the pattern {found.name}", "warning", advice) for name in others]
+
+
+def _check_scale(name: str, text: str) -> None:
+    try:
+        good = not text or 0 < float(text) < float("inf")
+    except ValueError:
+        good = False
+    if not good:
+        raise LeukError(f"{name}: um_per_px {text!r} must be a positive number", exit_code=2)
 
 
 def _spellings(levels: Layout) -> list[tuple[str, str, str]]:
@@ -253,12 +496,22 @@ def _without_images(bare: Collection[Path], levels: Layout) -> list[tuple[str, s
     return [(f"{folder.as_posix()}/", "folder without images", advice) for folder in classes]
 
 
-def _rename_classes(entries: list[Entry], class_map: Mapping[str, str], root: Path) -> list[Entry]:
+def _rename_classes(entries: Iterable[Entry], class_map: Mapping[str, str], root: Path) -> list[Entry]:
+    entries = list(entries)
     present = {entry.label for entry in entries}
     for name in class_map:
         if name not in present:
             raise LeukError(f"class_map: no class {name!r} in {root}; {nearest(name, present)}", exit_code=2)
-    renamed = [replace(entry, label=class_map.get(entry.label, entry.label)) for entry in entries]
+    renamed = [
+        replace(
+            entry,
+            label=class_map.get(entry.label, entry.label),
+            # A class that is dropped stays visible as another expert's opinion.
+            label2=class_map.get(entry.label2) or entry.label2,
+            label3=class_map.get(entry.label3) or entry.label3,
+        )
+        for entry in entries
+    ]
     return [entry for entry in renamed if entry.label]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from leuk_lib.data.catalog import KNOWN_SETS
 from leuk_lib.data.findings import as_table
 from leuk_lib.data.fingerprint import RENDERED
-from leuk_lib.data.folder import read_folder
+from leuk_lib.data.folder import ImageFolder, read_folder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive
 
@@ -64,11 +64,14 @@ def load_dataset(
     per_class: int = 0,
     class_map: Mapping[str, str] | None = None,
     layout: str = "",
+    reader: str = "",
+    reader_options: Mapping[str, str] | None = None,
+    pattern: str = "",
 ) -> Dataset:
     """Render or read a data set. The result does not depend on ``workers``.
 
     Args:
-        name_or_path: "smear", the name of a known set, or a folder of images.
+        name_or_path: "smear", the name of a known set, a folder of images, or a file that a reader recognises.
         size: Side of the images in pixels.
         seed: Seed of the rendering, and of the choice with ``per_class``.
         workers: Processes that render, or threads that read.
@@ -78,6 +81,9 @@ def load_dataset(
         per_class: Cells per class of a folder, at most; 0: all.
         class_map: Class of a folder -> new name; several classes may get one name; "" drops the class.
         layout: Roles of a folder's levels, as for ``listing.list_folder``; "" to infer them.
+        reader: Name of a reader, as for ``listing.list_folder``; "" for the one that recognises the data.
+        reader_options: Options of the reader.
+        pattern: Pattern of the file names, as for ``listing.list_folder``.
 
     Returns:
         The data set. Cells of external test sets are limited to the classes of the other cells.
@@ -86,11 +92,14 @@ def load_dataset(
         LeukError: With exit code 2 if fewer than two classes hold a usable image, and as ``listing.list_folder`` does.
     """
     if name_or_path == RENDERED:
-        if class_map or layout:
-            what = "class_map" if class_map else "layout"
+        given = {"class_map": class_map, "layout": layout, "reader": reader or reader_options, "pattern": pattern}
+        for what in (name for name, value in given.items() if value):
             raise LeukError(f"{what} is for folders of images; the rendered cells have their four classes", exit_code=2)
         return _rendered(size, seed, workers, cells, patients, patient_effect)
-    return _folder(name_or_path, size, seed, workers, per_class, class_map, layout)
+    folder = read_folder(
+        name_or_path, size, workers, class_map, layout, reader=reader, reader_options=reader_options, pattern=pattern
+    )
+    return _folder(name_or_path, folder, seed, per_class)
 
 
 def _rendered(size: int, seed: int, workers: int, cells: int, patients: int, patient_effect: float) -> Dataset:
@@ -106,12 +115,9 @@ def _rendered(size: int, seed: int, workers: int, cells: int, patients: int, pat
     return Dataset(RENDERED, "rendered", CLASSES, images, masks, table, as_table([]), (note,), "patient")
 
 
-def _folder(
-    path: str, size: int, seed: int, workers: int, per_class: int, class_map: Mapping[str, str] | None, layout: str
-) -> Dataset:
-    folder = read_folder(path, size, workers, class_map, layout)
+def _folder(path: str, folder: ImageFolder, seed: int, per_class: int) -> Dataset:
     table, findings = folder.table, folder.findings
-    name = path if path in KNOWN_SETS else folder.root.name
+    name = path if path in KNOWN_SETS else folder.name
     notes = [
         *folder.understood,
         f"{len(table)} cells of {name} read; grouped by {folder.grouped_by}"

@@ -27,6 +27,15 @@ class DataParams(StageParams):
         description="roles of a folder's levels, as in part/class/patient, or the number of the class level; "
         "empty: inferred, and refused where two readings are possible",
     )
+    reader: str = Field(
+        "", description="reader of the files, as in medmnist, or folders for class folders; empty: the one that fits"
+    )
+    reader_options: dict[str, str] = Field({}, description="options of the reader, each a text")
+    pattern: str = Field(
+        "",
+        description="what file names state: a named pattern, as in cnmc, or an expression with named groups (label, "
+        "patient, slide, part); empty: only what is unmistakable",
+    )
     split: Literal["auto", "grouped", "published"] = Field(
         "auto",
         description="grouped: by groups in the fractions below; published: the parts that the data set was published "

@@ -11,7 +11,7 @@ import pandas as pd
 
 from leuk_lib.data.cellset import CellSet, from_arrays
 from leuk_lib.data.findings import as_table
-from leuk_lib.data.fingerprint import fingerprint
+from leuk_lib.data.fingerprint import fingerprint, named_sources
 from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.params import DataParams
 from leuk_lib.data.published import chosen_split, cross_check, published_parts, summary, without_test_groups
@@ -54,6 +54,8 @@ def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
         LeukError: For unusable data, as ``load_dataset`` does.
     """
     stage.use_dataset(fingerprint(params.dataset))
+    for file in named_sources(params.dataset, params.reader, params.reader_options):
+        stage.use_file(str(file))
     data = load_dataset(
         params.dataset,
         size=params.image_size,
@@ -65,6 +67,9 @@ def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
         per_class=params.per_class,
         class_map=params.class_map,
         layout=params.layout,
+        reader=params.reader,
+        reader_options=params.reader_options,
+        pattern=params.pattern,
     )
     kind, why = chosen_split(params)
     own = (data.table["external"] == "").to_numpy()

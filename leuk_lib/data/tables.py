@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from leuk_lib.runs.errors import LeukError
 
 MANIFEST, METADATA = "manifest.csv", "metadata.csv"
+# What a manifest or a reader may state beside class, group, mask, part and external test set; carried into cells.csv.
+EXTRA = ("label2", "label3", "um_per_px", "source")
 # Columns of a metadata table: which image a row is about, and the group (patient, slide, …) of the image.
 FILE_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_name", "name", "id")
 GROUP_COLUMNS = ("patient", "patient_id", "subject", "subject_id", "case", "slide", "slide_id", "group")
@@ -51,7 +53,7 @@ def read_manifest(root: Path) -> dict[str, dict[str, str]]:
     """Read ``manifest.csv`` in ``root`` or in the folder above.
 
     Returns:
-        The rows (label, group, mask, part, external) by ``path_key`` of the image's path relative to ``root``; empty
+        The rows (label, group, mask, part, external and ``EXTRA``) by ``path_key`` of the image's path relative to ``root``; empty
         without a manifest.
 
     Raises:
@@ -83,6 +85,7 @@ def read_manifest(root: Path) -> dict[str, dict[str, str]]:
                 "mask": mask.removeprefix(prefix) if mask.startswith(prefix) else "",
                 "part": (row.get("part") or "").strip(),
                 "external": (row.get("external") or row.get("foreign") or "").strip(),  # "foreign": the earlier name
+                **{column: (row.get(column) or "").strip() for column in EXTRA},
             }
             for column, value in values.items():
                 if not is_plain(value):
