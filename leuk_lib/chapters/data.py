@@ -153,9 +153,20 @@ def source_table(cells: CellSet) -> pd.DataFrame:
             "groups": by["group"].nunique().to_numpy(),
             "width, px": [f"{g['width'].min()}–{g['width'].max()}" for _, g in by],
             "height, px": [f"{g['height'].min()}–{g['height'].max()}" for _, g in by],
+            **({"µm per pixel": [_range(g["um_per_px"]) for _, g in by]} if "um_per_px" in table else {}),
             "first file": by["path"].first().to_numpy(),
         }
     )
+
+
+def _range(values: pd.Series) -> str:
+    """Describe the known values of a column: "0.05–0.1", and how many are unknown."""
+    known = pd.to_numeric(values).replace(0, np.nan).dropna()
+    if known.empty:
+        return "unknown"
+    low, high = known.min(), known.max()
+    text = f"{low:.3g}" if low == high else f"{low:.3g}–{high:.3g}"
+    return text + (f", unknown for {len(values) - len(known)}" if len(known) < len(values) else "")
 
 
 def _morphology() -> pd.DataFrame:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,10 @@ from tqdm import tqdm
 from leuk_lib.data.decode import Unreadable, decode, decode_file, quiet_decoders, read_file, square
 from leuk_lib.data.duplicates import FLAT, THUMB, Match, components, exact_copies, find_matches
 from leuk_lib.data.findings import ACROSS_PARTS, Finding, as_table, unusual
+from leuk_lib.data.layouts import role_of
 from leuk_lib.data.listing import Entry, Listing, list_folder
 from leuk_lib.data.overlaps import Features, orb_features, small_grey
+from leuk_lib.data.scale import ScalePlan, plan_scale, to_field
 from leuk_lib.data.tables import EXTRA
 
 INFERRED = "near:"  # prefix of a group's name that no manifest gave
@@ -74,6 +76,8 @@ def read_folder(
     reader: str = "",
     reader_options: Mapping[str, str] | None = None,
     pattern: str = "",
+    um_per_px: float = 0.0,
+    field_um: float = 0.0,
 ) -> ImageFolder:
     """Decode every image of a folder; leave out what cannot be used, and list it in the findings.
 
@@ -91,9 +95,11 @@ def read_folder(
         reader: Name of a reader, as for ``listing.list_folder``; "" for the one that recognises the data.
         reader_options: Options of the reader.
         pattern: Pattern of the file names, as for ``listing.list_folder``.
+        um_per_px: Micrometres per pixel of the files for which nothing else states it; 0: unknown.
+        field_um: Side of the field to which all cells are brought, in micrometres; 0: as ``scale.plan_scale`` decides.
 
     Raises:
-        LeukError: As ``listing.list_folder`` does.
+        LeukError: As ``listing.list_folder`` and ``scale.plan_scale`` do.
     """
     listing = list_folder(path, class_map, layout, reader=reader, reader_options=reader_options, pattern=pattern)
     findings = [
@@ -111,6 +117,12 @@ def read_folder(
             findings.append(result)
     cells = _without_copies(listing, cells, findings)
     cells, table, grouped_by = _grouped(listing, cells, findings)
+    plan = _plan_scale(listing, cells, size, um_per_px, field_um)
+    findings += plan.findings
+    if um_per_px and cells:
+        table["um_per_px"] = plan.um_per_px
+    if plan.field_um:
+        cells = _brought_to_scale(listing, cells, plan, size, workers)
     return ImageFolder(
         root=listing.root,
         table=table,
@@ -118,7 +130,7 @@ def read_folder(
         masks=_all_masks(cells, findings),
         findings=as_table(findings),
         grouped_by=grouped_by,
-        understood=listing.understood,
+        understood=(*listing.understood, *plan.understood),
         name=listing.name or listing.root.name,
     )
 
@@ -233,7 +245,8 @@ def _completed(cell: _Cell, copies: list[_Cell], findings: list[Finding]) -> _Ce
     group = cell.entry.group or (groups[0] if len(groups) == 1 else "")
     masks = [copy.mask for copy in copies if copy.mask is not None]
     mask = cell.mask if cell.mask is not None or not masks else masks[0]
-    return replace(cell, entry=replace(cell.entry, group=group), mask=mask)
+    file = next((copy.entry.mask for copy in copies if copy.mask is mask), "") if mask is not None else ""
+    return replace(cell, entry=replace(cell.entry, group=group, mask=file), mask=mask)
 
 
 def _in_test_set(cell: _Cell, other: Entry) -> Finding:
@@ -315,6 +328,36 @@ def _match_finding(match: Match, cells: list[_Cell], group: list[str]) -> Findin
         return Finding(second.path, what, "info" if given else "warning", advice, first.path)
     advice = f"the groups {group[match.first]} and {group[match.second]} share a cell: correct the manifest"
     return Finding(second.path, what, "warning", advice, first.path)
+
+
+def _plan_scale(listing: Listing, cells: list[_Cell], size: int, um_per_px: float, field_um: float) -> ScalePlan:
+    """Plan the common scale, and find magnifications that are pooled although their scales are unknown."""
+    known = [float(cell.entry.um_per_px or 0) for cell in cells]
+    sides = [min(cell.width, cell.height) for cell in cells]
+    plan = plan_scale(known, sides, size, um_per_px, field_um, str(listing.root))
+    folders = {name for cell in cells for name in PurePosixPath(cell.entry.path).parts[:-1]}
+    powers = sorted(name for name in folders if role_of(name) == "magnification")
+    if len(powers) > 1 and not plan.um_per_px.all():
+        what = f"images of several magnifications ({', '.join(powers)}) without micrometres per pixel"
+        advice = "they are not brought to one scale: use one magnification, or give um_per_px in manifest.csv"
+        plan = replace(plan, findings=(*plan.findings, Finding(".", what, "warning", advice)))
+    return plan
+
+
+def _brought_to_scale(listing: Listing, cells: list[_Cell], plan: ScalePlan, size: int, workers: int) -> list[_Cell]:
+    """Read the kept cells again, each cut or padded to the common field; with their masks."""
+
+    def bring(cell: _Cell, um_per_px: float) -> _Cell:
+        image = decode_file(listing.root / cell.entry.path).image
+        mask = None
+        if cell.mask is not None:
+            whole = _read_mask(listing.root / cell.entry.mask, image.shape[:2])[0]
+            mask = None if whole is None else to_field(whole, um_per_px, plan.field_um, size, nearest=True)
+        return replace(cell, image=to_field(image, um_per_px, plan.field_um, size), mask=mask)
+
+    with quiet_decoders(), ThreadPoolExecutor(max(1, workers)) as pool:
+        results = pool.map(bring, cells, plan.um_per_px.tolist())
+        return list(tqdm(results, "bringing to one scale", len(cells), unit="image", delay=2, disable=None))
 
 
 def _all_masks(cells: list[_Cell], findings: list[Finding]) -> NDArray[np.uint8] | None:

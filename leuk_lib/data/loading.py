@@ -67,6 +67,8 @@ def load_dataset(
     reader: str = "",
     reader_options: Mapping[str, str] | None = None,
     pattern: str = "",
+    um_per_px: float = 0.0,
+    field_um: float = 0.0,
 ) -> Dataset:
     """Render or read a data set. The result does not depend on ``workers``.
 
@@ -84,6 +86,8 @@ def load_dataset(
         reader: Name of a reader, as for ``listing.list_folder``; "" for the one that recognises the data.
         reader_options: Options of the reader.
         pattern: Pattern of the file names, as for ``listing.list_folder``.
+        um_per_px: Micrometres per pixel of the files for which nothing else states it; 0: unknown.
+        field_um: Side of the field to which all cells are brought, in micrometres; 0: as ``scale.plan_scale`` decides.
 
     Returns:
         The data set. Cells of external test sets are limited to the classes of the other cells.
@@ -92,13 +96,16 @@ def load_dataset(
         LeukError: With exit code 2 if fewer than two classes hold a usable image, and as ``listing.list_folder`` does.
     """
     if name_or_path == RENDERED:
-        given = {"class_map": class_map, "layout": layout, "reader": reader or reader_options, "pattern": pattern}
+        given = {"class_map": class_map, "layout": layout, "reader": reader or reader_options, "pattern": pattern,
+            "um_per_px": um_per_px, "field_um": field_um,
+        }  # fmt: skip
         for what in (name for name, value in given.items() if value):
             raise LeukError(f"{what} is for folders of images; the rendered cells have their four classes", exit_code=2)
         return _rendered(size, seed, workers, cells, patients, patient_effect)
     folder = read_folder(
-        name_or_path, size, workers, class_map, layout, reader=reader, reader_options=reader_options, pattern=pattern
-    )
+        name_or_path, size, workers, class_map, layout, reader=reader, reader_options=reader_options, pattern=pattern,
+        um_per_px=um_per_px, field_um=field_um,
+    )  # fmt: skip
     return _folder(name_or_path, folder, seed, per_class)
 
 

@@ -36,6 +36,14 @@ class DataParams(StageParams):
         description="what file names state: a named pattern, as in cnmc, or an expression with named groups (label, "
         "patient, slide, part); empty: only what is unmistakable",
     )
+    um_per_px: float = Field(
+        0.0, ge=0, le=10, description="micrometres per pixel of a folder's images where no table states it (0: unknown)"
+    )
+    field_um: float = Field(
+        0.0, ge=0, le=500,
+        description="side of the field around each cell to which all images are cropped or padded, micrometres; 0: where "
+        "all scales are known and differ, the field that every source shows, else the whole image",
+    )  # fmt: skip
     split: Literal["auto", "grouped", "published"] = Field(
         "auto",
         description="grouped: by groups in the fractions below; published: the parts that the data set was published "

@@ -70,6 +70,8 @@ def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
         reader=params.reader,
         reader_options=params.reader_options,
         pattern=params.pattern,
+        um_per_px=params.um_per_px,
+        field_um=params.field_um,
     )
     kind, why = chosen_split(params)
     own = (data.table["external"] == "").to_numpy()

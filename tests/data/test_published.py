@@ -119,5 +119,5 @@ def test_the_option_reaches_the_stage(tmp_path: Path, monkeypatch: pytest.Monkey
     seen: list[list[str]] = []
     monkeypatch.setattr(workflow, "run_stages", lambda *given: seen.append(given[6]) or [])
     assert main(["run", "--split", "published", "--set", "fcmae.steps=1"]) == 0
-    assert seen == [["fcmae.steps=1", "data.split=published"]]
+    assert seen == [['data.split="published"', "fcmae.steps=1"]]
     assert main(["run", "--split", "official"]) == 2
