@@ -15,6 +15,7 @@ from scipy.spatial import KDTree
 
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.folder import INFERRED
+from leuk_lib.data.prepare import PreparedCells
 from leuk_lib.data.smear.morphology import CELL_TYPES, MIXTURES, QUANTITIES, SURROUNDINGS, morphology_rows
 from leuk_lib.data.splits import EXTERNAL, PARTS, split_groups
 from leuk_lib.runs.seeds import derive, numpy_rng
@@ -202,6 +203,18 @@ def reference_table(cells: CellSet) -> pd.DataFrame:
             "groups of more than one cell": int((cells.table["group"].value_counts() > 1).sum()),
         }
     return pd.DataFrame(list(items.items()), columns=["item", "meaning"])
+
+
+def understood_table(prepared: PreparedCells) -> pd.DataFrame:
+    """Say how the data were read: levels of folders or reader, parts, groups, counts, what was ignored; and the split.
+
+    Where the converted cells lie on this machine is left out: it says nothing about the data.
+    """
+    lines = [line for line in prepared.understood if not line.startswith("converted once into")]
+    parts = prepared.cells.table["split"].value_counts()
+    lines.append("split: " + ", ".join(f"{part} {n}" for part, n in sorted(parts.items())))
+    rows = [line.partition(": ") for line in lines]
+    return pd.DataFrame([(what, how) if how else ("", what) for what, _, how in rows], columns=["item", "read as"])
 
 
 def findings_table(findings: pd.DataFrame, limit: int = 20) -> pd.DataFrame:

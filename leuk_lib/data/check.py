@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pandas as pd
 
+from leuk_lib.data.catalog import KNOWN_SETS
 from leuk_lib.data.findings import SEVERITIES, Finding, as_table, kind_of
 from leuk_lib.data.folder import INFERRED, ImageFolder, read_folder
-from leuk_lib.data.published import base_parts, cross_check, on_both_sides, published_parts, summary
+from leuk_lib.data.published import (
+    base_parts,
+    cross_check,
+    on_both_sides,
+    one_person_classes,
+    published_parts,
+    summary,
+)
 from leuk_lib.data.splits import PARTS, unsplittable
 from leuk_lib.runs.errors import LeukError
 
@@ -49,7 +57,9 @@ def check_folder(
     folder = read_folder(
         path, 32, workers, class_map, layout, reader=reader, reader_options=reader_options, pattern=pattern
     )
-    about = _about_classes(folder)
+    known = KNOWN_SETS.get(str(path))
+    split = split or (known.split if known else "")
+    about = _about_classes(folder, split == "published")
     understood = list(folder.understood)
     if split == "published":
         lines, found = _about_published(folder)
@@ -71,8 +81,8 @@ def check_folder(
     return findings
 
 
-def _about_classes(folder: ImageFolder) -> list[Finding]:
-    """Find classes that cannot be split, groups with cells of several classes, and too few classes."""
+def _about_classes(folder: ImageFolder, published: bool) -> list[Finding]:
+    """Find classes that cannot be split or have one patient, groups of several classes, and too few classes."""
     table = folder.table[folder.table["external"] == ""]
     labels = table["label"].unique()
     findings = []
@@ -80,7 +90,9 @@ def _about_classes(folder: ImageFolder) -> list[Finding]:
         what = f"{len(labels)} class with usable images"
         findings.append(Finding(".", what, "error", "at least 2 class folders are needed"))
     findings += cross_check(table, folder.findings)
-    if len(labels):
+    if published:
+        findings += one_person_classes(table)
+    elif len(labels):
         for name in unsplittable(table["label"].to_numpy(dtype=str), table["group"].to_numpy(dtype=str)):
             what = f"class with too few groups to split (cells: {int((table['label'] == name).sum())})"
             advice = "stays wholly in training and is never tested; add patients or merge it"

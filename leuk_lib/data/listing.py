@@ -122,16 +122,18 @@ def list_folder(
     root = _locate(path, known)
     if known:
         reader, pattern = reader or known.reader, pattern or known.pattern
-        reader_options = reader_options or (known.reader_options if reader == known.reader else None)
+        if reader == known.reader:
+            reader_options = {**known.reader_options, **(reader_options or {})}
     chosen = choose(root, reader, reader_options)
+    defaults = known.class_map if known else {}
     if chosen and isinstance(chosen[0], CellReader):
-        return _list_converted(root, chosen[0], chosen[1], class_map, layout, pattern)
+        return _list_converted(root, chosen[0], chosen[1], class_map, layout, pattern, defaults)
     listing = _list_images(root, known, chosen, layout, pattern)
     if not listing.entries:
         raise LeukError(
             f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))}); see data/README.md", exit_code=2
         )
-    return replace(listing, entries=tuple(_rename_classes(listing.entries, class_map or {}, root)))
+    return _with_classes(listing, class_map or {}, defaults, root)
 
 
 def list_content(path: str | Path) -> Listing:
@@ -256,6 +258,7 @@ def _list_converted(
     class_map: Mapping[str, str] | None,
     layout: str,
     pattern: str,
+    defaults: Mapping[str, str],
 ) -> Listing:
     """List the cells that a reader made of data that are not one image file per cell."""
     for name, value in (("layout", layout), ("pattern", pattern)):
@@ -268,7 +271,7 @@ def _list_converted(
     from leuk_lib.data.conversion import about, converted, findings_of
 
     folder = converted(source, reader, options)
-    listing = list_folder(folder, class_map, reader=FOLDERS, pattern=NO_PATTERN)
+    listing = list_folder(folder, reader=FOLDERS, pattern=NO_PATTERN)
     content = about(folder)
     parts = Counter(entry.part or entry.external for entry in listing.entries)
     counts = ", ".join(f"{part} {n}" for part, n in sorted(parts.items()) if part)
@@ -281,11 +284,12 @@ def _list_converted(
     found = findings_of(folder)
     if found:
         understood.append(f"findings of the reader: {len(found)}")
-    return replace(
+    read = replace(
         listing, understood=tuple(understood), name=source.stem if source.is_file() else source.name,
         grouped_by="the reader" if any(entry.group for entry in listing.entries) else listing.grouped_by,
         findings=(*found, *listing.findings),
     )  # fmt: skip
+    return _with_classes(read, class_map or {}, defaults, source)
 
 
 @dataclass
@@ -494,6 +498,20 @@ def _without_images(bare: Collection[Path], levels: Layout) -> list[tuple[str, s
         classes = [folder for folder in bare if levels.place(folder / "x.png").label]
     advice = "no class comes from it; delete it, or put its images there"
     return [(f"{folder.as_posix()}/", "folder without images", advice) for folder in classes]
+
+
+def _with_classes(listing: Listing, class_map: Mapping[str, str], defaults: Mapping[str, str], root: Path) -> Listing:
+    """Rename classes: as ``class_map`` says, and else as a known set merges them where they are present."""
+    present = {entry.label for entry in listing.entries}
+    merged = {old: new for old, new in defaults.items() if old in present and old not in class_map}
+    entries = tuple(_rename_classes(listing.entries, {**merged, **class_map}, root))
+    lines = tuple(
+        f"class {old} counts as {new}; class_map with {old}: {old} keeps it, with {old}: '' leaves it out"
+        for old, new in merged.items()
+    )
+    dropped = Counter(entry.label for entry in listing.entries if not class_map.get(entry.label, entry.label))
+    lines += tuple(f"class {name} is left out by class_map: {n} cells" for name, n in sorted(dropped.items()))
+    return replace(listing, entries=entries, understood=(*listing.understood, *lines))
 
 
 def _rename_classes(entries: Iterable[Entry], class_map: Mapping[str, str], root: Path) -> list[Entry]:

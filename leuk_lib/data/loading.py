@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leuk_lib.data.catalog import KNOWN_SETS
-from leuk_lib.data.findings import as_table
+from leuk_lib.data.findings import as_table, kind_of
 from leuk_lib.data.fingerprint import RENDERED
 from leuk_lib.data.folder import ImageFolder, read_folder
 from leuk_lib.runs.errors import LeukError
@@ -33,6 +33,7 @@ class Dataset:
         findings: Findings about the files (``findings.Finding``).
         notes: Lines for the run card: what was left out or decided.
         grouped_by: Where the groups come from.
+        understood: How the data were read, in lines for a person.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Dataset:
     findings: pd.DataFrame
     notes: tuple[str, ...]
     grouped_by: str
+    understood: tuple[str, ...] = ()
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -119,7 +121,7 @@ def _rendered(size: int, seed: int, workers: int, cells: int, patients: int, pat
     table.insert(3, "external", "")
     table.insert(4, "part", "")
     note = f"rendered cells: {len(table)} cells of {table['patient'].nunique()} patients, no micrographs"
-    return Dataset(RENDERED, "rendered", CLASSES, images, masks, table, as_table([]), (note,), "patient")
+    return Dataset(RENDERED, "rendered", CLASSES, images, masks, table, as_table([]), (note,), "patient", (note,))
 
 
 def _folder(path: str, folder: ImageFolder, seed: int, per_class: int) -> Dataset:
@@ -165,4 +167,18 @@ def _folder(path: str, folder: ImageFolder, seed: int, per_class: int) -> Datase
         findings=findings,
         notes=tuple(notes),
         grouped_by=folder.grouped_by,
+        understood=(*folder.understood, *_counts(folder)),
     )
+
+
+def _counts(folder: ImageFolder) -> list[str]:
+    """Say how many cells were read, how they are grouped, and what was not used."""
+    table, findings = folder.table, folder.findings
+    lines = [f"{len(table)} cells in {table['group'].nunique()} groups, by {folder.grouped_by}"]
+    kinds = findings.loc[findings["severity"] == "error", "finding"].map(kind_of).value_counts()
+    if len(kinds):
+        shown = ", ".join(f"{kind} {n}" for kind, n in kinds.head(6).items())
+        lines.append(f"left out: {int(kinds.sum())} ({shown}{', …' if len(kinds) > 6 else ''})")
+    if ignored := int((findings["finding"] == "not an image file").sum()):
+        lines.append(f"ignored: {ignored} files that are no images")
+    return lines

@@ -10,11 +10,18 @@ import numpy as np
 import pandas as pd
 
 from leuk_lib.data.cellset import CellSet, from_arrays
-from leuk_lib.data.findings import as_table
+from leuk_lib.data.findings import Finding, as_table
 from leuk_lib.data.fingerprint import fingerprint, named_sources
 from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.params import DataParams
-from leuk_lib.data.published import chosen_split, cross_check, published_parts, summary, without_test_groups
+from leuk_lib.data.published import (
+    chosen_split,
+    cross_check,
+    one_person_classes,
+    published_parts,
+    summary,
+    without_test_groups,
+)
 from leuk_lib.data.splits import EXTERNAL, PARTS, read_record, split_groups, split_record, unsplittable
 from leuk_lib.runs import paths
 from leuk_lib.runs.files import sha256_file
@@ -31,6 +38,7 @@ class PreparedCells:
         split: The content of ``splits.json``.
         notes: The notes in the run card.
         grouped_by: Where the groups come from.
+        understood: How the data were read: levels of folders, parts, groups, counts, what was ignored.
     """
 
     cells: CellSet
@@ -38,6 +46,7 @@ class PreparedCells:
     split: dict[str, Any] = field(repr=False)
     notes: tuple[str, ...]
     grouped_by: str
+    understood: tuple[str, ...] = ()
 
 
 def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
@@ -77,8 +86,11 @@ def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
     own = (data.table["external"] == "").to_numpy()
     if found := cross_check(data.table[own], data.findings):
         data = replace(data, findings=pd.concat([data.findings, as_table(found)], ignore_index=True))
+    single: list[Finding] = []
     if kind == "published":
         data = without_test_groups(data)
+        single = one_person_classes(data.table[data.table["external"] == ""])
+        data = replace(data, findings=pd.concat([data.findings, as_table(single)], ignore_index=True))
     own = (data.table["external"] == "").to_numpy()
     groups = data.table["group"].to_numpy(dtype=str)
     labels = data.table["label"].to_numpy(dtype=str)
@@ -98,7 +110,8 @@ def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
         own_groups = set(groups[own].tolist())
         kept = f"{len(own_groups & earlier.keys())} of {len(own_groups)} groups keep the parts of an earlier split"
         notes.append(f"{kept} ({kept_file.name}, sha256 {sha256_file(kept_file)[:16]}…)")
-    for name in unsplittable(labels[own], groups[own]):
+    notes += [f"{found.path} {found.finding}; {found.advice}" for found in single]
+    for name in unsplittable(labels[own], groups[own]) if kind == "grouped" else ():
         notes.append(
             f"class {name}: {int((labels[own] == name).sum())} cell(s) in fewer than 3 groups cannot be split: "
             "all stay in training and the class is never tested"
@@ -121,7 +134,8 @@ def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
     stage.save_table("findings", data.findings)
     for note in notes:
         stage.note(note)
-    return PreparedCells(CellSet.open(stage.folder), data.findings, record, tuple(notes), data.grouped_by)
+    cells = CellSet.open(stage.folder)
+    return PreparedCells(cells, data.findings, record, tuple(notes), data.grouped_by, data.understood)
 
 
 def _kept_split(params: DataParams, stage: Stage) -> Path | None:

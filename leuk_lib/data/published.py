@@ -30,7 +30,7 @@ def chosen_split(params: DataParams) -> tuple[Split, str]:
     known = KNOWN_SETS.get(params.dataset)
     if known is None or known.split == "grouped" or params.keep_split:
         return "grouped", "the default"
-    return "published", f"the default of {known.name}, whose figures are published on it"
+    return "published", f"the default of {known.name}"
 
 
 def announce(params: DataParams, parts: Mapping[str, int]) -> list[str]:
@@ -91,6 +91,22 @@ def cross_check(table: pd.DataFrame, findings: pd.DataFrame) -> list[Finding]:
         what = f"{copies} copies of cells are on both sides of the published split"
         out.append(Finding(".", what, "warning", advice))
     return out
+
+
+def one_person_classes(table: pd.DataFrame) -> list[Finding]:
+    """Find classes whose cells in the published test part come from one patient or slide.
+
+    Args:
+        table: One row per usable cell: label, group, part.
+    """
+    test = table[base_parts(table["part"]) == BASE["test"]]
+    groups = test.groupby("label")["group"].nunique()
+    advice = "disease and person cannot be told apart: no claim about new patients"
+    return [
+        Finding(f"{name}/", f"class of one patient or slide in the test part: {int((test['label'] == name).sum())} cells",
+                "warning", advice)
+        for name in groups.index[groups == 1]
+    ]  # fmt: skip
 
 
 def summary(table: pd.DataFrame) -> str:

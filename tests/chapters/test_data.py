@@ -9,6 +9,7 @@ import torch
 from leuk_lib.chapters import data as chapter
 from leuk_lib.data.cellset import from_arrays
 from leuk_lib.data.findings import Finding, as_table
+from leuk_lib.data.prepare import PreparedCells
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.figures import data as figures
 from leuk_lib.figures.widgets import atlas
@@ -167,3 +168,13 @@ def test_the_morphology_table_names_its_sources(rendered):
     assert table["cell type"].is_unique and "[" in table["cell diameter, µm"][0]
     references = chapter.reference_table(rendered)
     assert references["item"].str.startswith("[1]").any() and set(rendered.classes) <= set(references["item"])
+
+
+def test_how_the_data_were_read_is_said_with_the_split_and_without_a_path_of_this_machine(folder_like):
+    lines = ("folder level 1: class (a 3, b 2)", "converted once into /home/x", "5 cells in 2 groups, by manifest")
+    prepared = PreparedCells(folder_like, pd.DataFrame(), {}, (), "manifest", lines)
+    table = chapter.understood_table(prepared)
+    assert table["item"].tolist() == ["folder level 1", "", "split"]
+    assert table["read as"].tolist()[:2] == ["class (a 3, b 2)", "5 cells in 2 groups, by manifest"]
+    counts = folder_like.table["split"].value_counts()
+    assert f"train {counts['train']}" in table["read as"].iloc[-1] and "/home" not in table.to_csv()

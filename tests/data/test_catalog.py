@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
 
+from data.toys import folder
 from leuk_lib.cli.main import main
 from leuk_lib.data.archives import LAYOUTS
 from leuk_lib.data.catalog import KNOWN_SETS, LEUKEMIAS, home
 from leuk_lib.data.catalog_text import BEGIN, END, as_records, detail_text, list_text, readme_table
 from leuk_lib.data.layouts import KnownFolders
+from leuk_lib.data.listing import list_folder
 
 NAMES = (
     "bloodmnist", "bloodmnist-64", "bloodmnist-128", "bloodmnist-224", "pbc", "raabin-wbc", "raabin-leukemia",
@@ -131,3 +135,19 @@ def test_another_microscope_is_an_external_test_set_of_raabin():
     layout = KnownFolders(KNOWN_SETS["raabin-wbc"])
     assert layout.place(PurePosixPath("TestB/TestB/Neutrophil/1.jpg")).external == "TestB"
     assert "TestA, TestB" in layout.describe()[0]
+
+
+def test_a_known_set_merges_classes_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEUK_DATA", str(tmp_path))
+    known = replace(KNOWN_SETS["raabin-leukemia"], class_map={"CML": "AML", "CLL": "ALL"})
+    monkeypatch.setitem(KNOWN_SETS, "raabin-leukemia", known)
+    folder(tmp_path / "raabin-leukemia", ("AML", "ALL", "CML"), 3)
+    listing = list_folder("raabin-leukemia")
+    assert Counter(entry.label for entry in listing.entries) == {"AML": 6, "ALL": 3}
+    assert any(line.startswith("class CML counts as AML") for line in listing.understood)
+    kept = list_folder("raabin-leukemia", {"CML": "CML"})
+    assert {entry.label for entry in kept.entries} == {"AML", "ALL", "CML"}
+    assert not any("counts as" in line for line in kept.understood)
+    without = list_folder("raabin-leukemia", {"CML": ""})
+    assert Counter(entry.label for entry in without.entries) == {"AML": 3, "ALL": 3}
+    assert "class CML is left out by class_map: 3 cells" in without.understood

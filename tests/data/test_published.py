@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from data.test_layouts import parts_by_class, write
@@ -13,7 +14,7 @@ from leuk_lib.cli.main import main
 from leuk_lib.data import catalog
 from leuk_lib.data.check import check_folder
 from leuk_lib.data.prepare import prepare_cells
-from leuk_lib.data.published import chosen_split, on_both_sides
+from leuk_lib.data.published import chosen_split, on_both_sides, one_person_classes
 from leuk_lib.runs.files import read_json
 
 
@@ -121,3 +122,19 @@ def test_the_option_reaches_the_stage(tmp_path: Path, monkeypatch: pytest.Monkey
     assert main(["run", "--split", "published", "--set", "fcmae.steps=1"]) == 0
     assert seen == [['data.split="published"', "fcmae.steps=1"]]
     assert main(["run", "--split", "official"]) == 2
+
+
+def test_a_class_of_one_person_in_the_test_part_is_named():
+    rows = [
+        ("ALL", "p1", "train"),
+        ("ALL", "p2", "test"),
+        ("ALL", "p3", "test"),
+        ("CLL", "p4", "train"),
+        ("CLL", "p5", "test"),
+    ]
+    table = pd.DataFrame([row for row in rows for _ in range(3)], columns=["label", "group", "part"])
+    found = one_person_classes(table)
+    assert [(f.path, f.finding, f.severity) for f in found] == [
+        ("CLL/", "class of one patient or slide in the test part: 3 cells", "warning")
+    ]
+    assert one_person_classes(table[table["label"] == "ALL"]) == []
