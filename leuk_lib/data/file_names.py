@@ -67,12 +67,12 @@ _PBC = {
 }  # fmt: skip
 _KNOWN = (
     NamePattern(
-        "cnmc", "C-NMC 2019: subject and class", r"UID_(?P<patient>H?\d+)_\d+_\d+_(?P<label>all|hem)\.bmp",
+        "cnmc", "C-NMC 2019: subject and class", r"UID_(?P<patient>H?\d+)_\d+_\d+_(?P<label>all|hem)\.\w+",
         {"all": "ALL", "hem": "normal"}, True, "UID_11_10_1_all.bmp",
     ),
     NamePattern(
         "leukemia-attri", "LeukemiaAttri: slide and diagnosis",
-        r"(?i)(?P<slide>[^_/]+)_[^_/]+_(?:100|40|10)x?_(?P<label>ALL|AML|APML|CLL|CML)\.\w+",
+        r"(?i)(?P<slide>[^_]+)_[^_/]+_(?:100|40|10)x?_(?P<label>ALL|AML|APML|CLL|CML)\.\w+",
         {name.casefold(): name for name in ("ALL", "AML", "APML", "CLL", "CML")}, True, "12_3_100X_AML.png",
     ),
     NamePattern(

@@ -110,7 +110,7 @@ class Place(NamedTuple):
     Attributes:
         label: Class.
         part: Published part or fold: "train", "validation", "test", "test a", "fold0".
-        group: Patient, slide or both.
+        group: Patient, or slide where no level is the patient.
         external: External test set.
         left_out: Why the image is not used.
     """
@@ -180,11 +180,11 @@ class FolderLevels:
             if role == "class":
                 label = self.spellings.get(name, name)
             elif role == "part":
-                part = part_of(name) or name
+                part = part_of(name) or part or name  # fold_0 inside of a training folder
             elif role == "fold":
                 part = part or plain(name)
-            elif role in ("patient", "slide"):
-                group = f"{group}/{name}" if group else name
+            elif role == "patient" or (role == "slide" and "patient" not in self.roles):
+                group = f"{group}/{name}" if group else name  # all slides of a patient are one group
             elif role == "version" and name.strip().casefold() in _DERIVED:
                 return Place(left_out=f"processed copy of an original image (folder {name})")
         return Place(label, part, group)

@@ -165,7 +165,7 @@ def _list_images(
         what = f"{len(unused)} of its rows fit no image, such as {unused[0]!r}"
         notices.append((METADATA, what, "their patients or slides are unknown; give each image's path or file name"))
     images = [file for file in files if file.suffix.lower() in IMAGES and is_plain(file.as_posix())]
-    stated = _stated(root, images, chosen, pattern, rows)
+    stated = _stated(root, images, chosen, pattern, rows, known)
     unlisted = [file for file in images if not stated.row(file.as_posix()).get("label")]
     levels: Layout
     if known:
@@ -173,7 +173,7 @@ def _list_images(
     elif unlisted or not stated.labels:
         levels = infer_layout(unlisted, str(root), layout)
     else:
-        levels = infer_layout(images, str(root), layout, needs_class=False)
+        levels = _beside_classes(images, str(root), layout)
     for relative in files:
         name = relative.as_posix()
         if not is_plain(name):
@@ -231,11 +231,23 @@ def _list_images(
         notices += _without_images(bare, levels)
     notices += _unused_masks(root, {entry.mask for entry in entries})
     notices += _spellings(levels)
+    described = levels.describe() if unlisted or stated.labels else []
+    if not unlisted:
+        described = [line.replace(": class (", ": class, as a check only (") for line in described]
     return Listing(
-        root, tuple(entries), tuple(left_out), (*stated.notes, *(levels.describe() if unlisted or stated.labels else [])),
-        tuple(notices), " and ".join(sorted(sources, reverse=True)) or "manifest",
+        root, tuple(entries), tuple(left_out), (*stated.notes, *described), tuple(notices), " and ".join(sorted(sources, reverse=True)) or "manifest",
         findings=(*stated.findings, *stated.contradictions()),
     )  # fmt: skip
+
+
+def _beside_classes(images: list[Path], where: str, layout: str) -> FolderLevels:
+    """Infer the folder levels of images whose classes are known otherwise; a class level only serves as a check."""
+    try:
+        return infer_layout(images, where, layout)
+    except LeukError:
+        if layout:
+            raise
+        return infer_layout(images, where, needs_class=False)  # which level is the class does not matter
 
 
 def _locate(path: str | Path, known: KnownSet | None) -> Path:
@@ -371,12 +383,15 @@ def _stated(
     chosen: tuple[Reader, Options] | None,
     pattern: str,
     manifest: dict[str, dict[str, str]],
+    known: KnownSet | None,
 ) -> _Stated:
     """Read the manifest, the tables of an annotation reader, and the file names."""
     notes = [f"manifest: labels of {len(manifest)} files"] if manifest else []
     table, tables = Annotations({}), frozenset[str]()
     if chosen and isinstance(chosen[0], AnnotationReader):
         table = chosen[0].annotations(root, images, chosen[1])
+        if known:  # the table may use the set's own words for its classes
+            table = table._replace(rows={name: _in_words_of(known, row) for name, row in table.rows.items()})
         files = [file for file in chosen[0].sources(root, chosen[1]) if file.is_relative_to(root)]
         tables = frozenset(file.relative_to(root).as_posix() for file in files)
         labels = Counter(row["label"] for row in table.rows.values() if row.get("label"))
@@ -393,6 +408,11 @@ def _stated(
         reader=chosen[0].name if chosen else "", left_out=table.left_out, tables=tables, notes=notes,
         findings=[*table.findings, *found],
     )  # fmt: skip
+
+
+def _in_words_of(known: KnownSet, row: Mapping[str, str]) -> dict[str, str]:
+    labels = ("label", "label2", "label3")
+    return {key: known.class_of(value) or value if key in labels else value for key, value in row.items()}
 
 
 def _filled(row: Mapping[str, str]) -> set[str]:

@@ -26,7 +26,7 @@ from leuk_lib.runs.errors import LeukError
 PARTS = {"train": "train", "val": "validation", "test": "test"}  # as in the file -> as a published part
 CLASSES = {
     "bloodmnist": (
-        "basophil", "eosinophil", "erythroblast", "immature granulocyte", "lymphocyte", "monocyte", "neutrophil",
+        "basophil", "eosinophil", "erythroblast", "immature_granulocyte", "lymphocyte", "monocyte", "neutrophil",
         "platelet",
     )
 }  # fmt: skip

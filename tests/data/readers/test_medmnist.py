@@ -72,7 +72,7 @@ def test_labels_without_a_second_axis_and_grey_images_are_read(tmp_path):
     image = decode_file(listing.root / entry.path).image
     np.testing.assert_array_equal(image[..., 0], grey["test_images"][3])
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
-    assert entry.label == "immature granulocyte"
+    assert entry.label == "immature_granulocyte"
 
 
 def test_what_was_read_is_said_and_the_split_is_kept(tmp_path, results):
