@@ -87,7 +87,7 @@ class FcmaeParams(TrainParams):
         0.15, ge=0, lt=1, description="largest relative change of a stain's amount in a view of the contrastive term"
     )
     light: float = Field(
-        0.0, ge=0, lt=1, description="light jitter: largest relative change of a colour channel's brightness; 0: none"
+        0.15, ge=0, lt=1, description="light jitter: largest relative change of a colour channel's brightness; 0: none"
     )
     probe_points: int = Field(
         3, ge=2, le=50, description="points of pretraining at which the encoder is probed, besides the start"

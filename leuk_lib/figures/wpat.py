@@ -18,6 +18,7 @@ LEGEND: dict[str, Any] = {"fontsize": 8, "frameon": False}
 LEGEND_OUTSIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), **LEGEND}
 GRID: dict[str, Any] = {"color": "#E6E6E6", "lw": 0.6}
 OURS, THEIRS = PALETTE[0], PALETTE[6]
+COLUMN_COLOURS = (OURS, PALETTE[5])  # of the ladder: from FCMAE, from published weights
 
 
 def _overlay(ax: Any, values: Array) -> None:
@@ -206,36 +207,70 @@ def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figur
     return figure
 
 
-def ladder_scores(scores: pd.DataFrame, ladder: Sequence[str], full: str) -> Figure:
-    """Plot balanced accuracy with intervals: the steps of the ladder in colour, below them the baselines in grey.
+def ladder_scores(scores: pd.DataFrame, columns: Sequence[Sequence[str]]) -> Figure:
+    """Plot balanced accuracy with intervals: the ladder's models by column in colour, below them the baselines in grey.
 
     Args:
         scores: Columns arm, value, low, high (fractions), n.
-        ladder: Arms that are steps of the ladder, in order.
-        full: The arm with all steps.
+        columns: The ladder's models by column, each ending with its full model.
     """
     table = scores.set_index("arm")
-    baselines = table.drop(index=list(ladder)).sort_values("value", ascending=False).index
-    order = [*ladder, *baselines]
+    ladder = [arm for column in columns for arm in column]
+    baselines = list(table.drop(index=ladder).sort_values("value", ascending=False).index)
+    parts = {"ladder": list(columns[0]), "published": [arm for column in columns[1:] for arm in column]}
+    parts = {name: arms for name, arms in (parts | {"baselines": baselines}).items() if arms}
+    order = [arm for arms in parts.values() for arm in arms]
+    colours = {arm: COLUMN_COLOURS[k] for k, column in enumerate(columns) for arm in column}
+    full = [column[-1] for column in columns]
     figure, ax = new_figure(6.4, 1.0 + 0.32 * len(order))
     for place, arm in enumerate(order):
-        value, low, high = (100 * float(table.loc[arm, name]) for name in ("value", "low", "high"))
-        colour, marker = (OURS, "D" if arm == full else "o") if arm in ladder else (THEIRS, "s")
+        value, low, high = 100 * table.loc[arm, ["value", "low", "high"]].to_numpy(dtype=float)
+        colour, marker = colours.get(arm, THEIRS), "D" if arm in full else "o" if arm in ladder else "s"
         ax.hlines(place, low, high, color=colour, lw=1.6)
-        ax.plot(value, place, marker, color=colour, ms=6.5 if arm == full else 5)
+        ax.plot(value, place, marker, color=colour, ms=6.5 if arm in full else 5)
         ax.text(high + 0.8, place, f"{value:.1f}", va="center", fontsize=8)
-    ax.axhline(len(ladder) - 0.5, color="#BBBBBB", lw=0.8)
     ax.set_yticks(range(len(order)), order)
     ax.invert_yaxis()
     ax.set_xlim(right=max(100.0, float(100 * table["high"].max())) + 4)
     ax.set_xlabel(f"balanced accuracy, % (95 % interval, {int(table['n'].iloc[0])} test cells over all repetitions)")
     ax.set_ylabel("model")
-    for name, top, bottom in (("ladder", 0, len(ladder)), ("baselines", len(ladder), len(order))):
-        ax.text(
-            1.02, (top + bottom - 1) / 2, name, transform=ax.get_yaxis_transform(), rotation=90, va="center", fontsize=8
-        )
+    top = 0
+    for name, arms in parts.items():
+        middle = top + (len(arms) - 1) / 2
+        ax.text(1.02, middle, name, transform=ax.get_yaxis_transform(), rotation=90, va="center", fontsize=8)
+        top += len(arms)
+        if top < len(order):
+            ax.axhline(top - 0.5, color="#BBBBBB", lw=0.8)
     ax.grid(axis="x", **GRID)
     ax.set_axisbelow(True)
+    return figure
+
+
+def accuracy_and_cost(table: pd.DataFrame, columns: Sequence[Sequence[str]]) -> Figure:
+    """Plot balanced accuracy with intervals against processor time, on a logarithmic axis.
+
+    Args:
+        table: Columns arm, value, low, high (fractions), cpu seconds.
+        columns: The ladder's models by column, which are joined by lines; other arms are baselines.
+    """
+    rows = table.set_index("arm")
+    colours = {arm: COLUMN_COLOURS[k] for k, column in enumerate(columns) for arm in column}
+    minutes, value = rows["cpu seconds"] / 60, 100 * rows["value"]
+    figure, ax = new_figure(6.4, 4.2)
+    for k, column in enumerate(columns):
+        ax.plot(minutes[list(column)], value[list(column)], color=COLUMN_COLOURS[k], lw=1)
+    for arm in rows.index:
+        colour = colours.get(arm, THEIRS)
+        ax.vlines(minutes[arm], 100 * rows.loc[arm, "low"], 100 * rows.loc[arm, "high"], color=colour, lw=1.4)
+        ax.plot(minutes[arm], value[arm], "o" if arm in colours else "s", color=colour, ms=5)
+        ax.annotate(
+            str(arm), (minutes[arm], value[arm]), xytext=(5, 4), textcoords="offset points", fontsize=8, color=colour
+        )
+    ax.set_xscale("log")
+    ax.set_xlabel("processor time of a training, with FCMAE's share (minutes, logarithmic)")
+    ax.set_ylabel("balanced accuracy, %")
+    ax.grid(**GRID)
+    ax.margins(x=0.2)
     return figure
 
 

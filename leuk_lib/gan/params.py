@@ -71,6 +71,12 @@ class AcdbGanParams(TrainParams):
     max_candidates: int = Field(400, ge=8, description="largest number of candidates per class")
 
     # feature network (FCMAE, pretrained on the inner-training cells only)
+    light: float = Field(
+        0.15,
+        ge=0,
+        lt=1,
+        description="light jitter of the gate's networks: largest relative change of a colour channel's brightness; 0: none",
+    )
     feature_steps: int = Field(100, ge=2, description="optimiser steps of the feature network's pretraining (batch 32)")
 
     # class verifier (ResNet-10-T, trained on the inner-training cells only)

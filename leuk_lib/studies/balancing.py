@@ -90,7 +90,7 @@ class BalancingParams(StudyParams):
             seed=seed, threads=self.threads, accelerator="cpu", images="raw", gan_size=self.image_size,
             steps=self.gan_steps, batch_size=self.gan_batch, feature_steps=self.feature_steps, verifier_steps=self.verifier_steps,
             min_count=self.min_count, max_candidates=self.max_candidates,
-            pilot=min(64, self.max_candidates), checkpoint_every=200,
+            pilot=min(64, self.max_candidates), checkpoint_every=200, light=0.0,
         )  # fmt: skip
 
 
@@ -256,7 +256,7 @@ class Balancing(Study[BalancingParams]):
         balance = "none" if arm == NOTHING else "sampling" if arm in SAMPLED else "weights"
         settings = WpatParams(
             seed=seed, threads=p.threads, accelerator="cpu", steps=p.steps, batch_size=p.batch_size, lr=p.lr,
-            balance=balance, layer_decay=1.0, checkpoint_every=200, muon=0.0, crop_min=0.7,  # type: ignore[arg-type]
+            balance=balance, layer_decay=1.0, checkpoint_every=200, muon=0.0, crop_min=0.7, light=0.0,  # type: ignore[arg-type]
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "balancing", "classifier"))

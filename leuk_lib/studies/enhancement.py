@@ -74,6 +74,7 @@ class EnhancementParams(StudyParams):
     batch_size: int = Field(48, ge=2, le=8192, description="images per optimiser step")
     lr: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
     stain: float = Field(0.15, gt=0, lt=1, description="stain jitter of the arms that have it")
+    light: float = Field(0.0, ge=0, lt=1, description="light jitter of every model; 0: none, as in the committed record")
     stain_shifts: tuple[float, ...] = Field((0.3, 0.5, 0.7), description="largest change of a stain in the test images")
     light_shifts: tuple[float, ...] = Field((0.2, 0.4, 0.6), description="fall-off of the light in the test images")
     other: str = Field("", description="external test set: folder beside the data set's folder")
@@ -169,7 +170,7 @@ class Enhancement(Study[EnhancementParams]):
         train, val, test = (torch.nonzero(part == k)[:, 0] for k in range(3))
         settings = WpatParams(
             dataset=Path(p.dataset).name, seed=seed, threads=p.threads, steps=p.steps, batch_size=p.batch_size, lr=p.lr,
-            stain=p.stain if arm.jitter else 0.0, accelerator="cpu", muon=0.0, crop_min=0.7, balance="none",
+            stain=p.stain if arm.jitter else 0.0, light=p.light, accelerator="cpu", muon=0.0, crop_min=0.7, balance="none",
         )  # fmt: skip
         images, truth = kept[arm.enhancement][train], labels[train]
         if arm.augmented:  # as many raw images as enhanced ones, in equal shares of the strengths

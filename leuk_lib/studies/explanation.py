@@ -152,7 +152,7 @@ class Explanation(Study[ExplanationParams]):
         settings = WpatParams(
             dataset=Path(p.dataset).name, seed=seed, threads=p.threads, steps=p.steps, batch_size=p.batch_size, lr=p.lr,
             layer_decay=1.0, evaluations=4, accelerator="cpu", muon=0.0, crop_min=0.7, linear_head=False,
-            balance="none",
+            light=0.0, balance="none",
         )  # fmt: skip
         generator = torch.Generator().manual_seed(derive(seed, "encoder") % 2**63)
         encoder = build_encoder(p.variant, p.stem_stride, generator=generator)

@@ -1,7 +1,7 @@
 """The ladder: what each step of the sequence adds on real cells, and how the whole compares with baselines.
 
-Four models lead from the plain backbone to the full sequence; each differs from the one before by one step. Baselines
-are trained and tested on the same cells. Every model is also tried on shifted test cells, on external test sets and,
+Four models lead from the plain backbone to the full sequence; each differs from the one before by one step. A second
+column of models starts from published weights instead. Baselines are trained and tested on the same cells. Every model is also tried on shifted test cells, on external test sets and,
 with frozen features, on small sets with classes of their own.
 """
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from leuk_lib.alhe.torch_alhe import enhance_cells
 from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.splits import split_groups
 from leuk_lib.evaluation import calibration, metrics
-from leuk_lib.evaluation.baselines import BASELINES, Scorer, Task, network, network_scorer
+from leuk_lib.evaluation.baselines import BASELINES, Scorer, Task, display_name, network, network_scorer
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.fcmae.params import FcmaeParams
@@ -34,13 +34,15 @@ from leuk_lib.fcmae.pretrain import build_autoencoder, pretrain
 from leuk_lib.fcmae.weights import load_backbone, save_backbone
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.recorder import Recorder
-from leuk_lib.runs.seeds import numpy_rng, torch_generator
+from leuk_lib.runs.seeds import derive, numpy_rng, torch_generator
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.studies.external import external_cells
 from leuk_lib.studies.paired import Outcomes, between, cells_of, scores, verdict
 from leuk_lib.studies.record import StudyRecord
 from leuk_lib.studies.small_sets import small_cells, small_row
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
+from leuk_lib.training import pretrained
+from leuk_lib.training.backbones import Backbone, TimmBackbone
 from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import Finetuned, finetune
 from leuk_lib.wpat.linear_head import LinearClassifier
@@ -51,26 +53,40 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Step:
-    """A model of the ladder: a pretrained encoder or not, WPAT on top or not, ALHE on the images or not."""
+    """A model of the ladder.
 
-    pretrained: bool
+    Attributes:
+        start: Weights that the backbone starts from: random, pretrained by FCMAE on the training cells, or published.
+        wpat: WPAT on top, or a linear head on pooled features.
+        enhanced: ALHE on the images or not.
+    """
+
+    start: Literal["random", "fcmae", "published"]
     wpat: bool
     enhanced: bool
 
 
 #: ACDB-GAN is no step here: all classes have about as many cells, so its quota is 0 and nothing would change.
 STEPS = {
-    "backbone": Step(False, False, False),
-    "+ FCMAE": Step(True, False, False),
-    "+ WPAT": Step(True, True, False),
-    "+ ALHE": Step(True, True, True),
+    "backbone": Step("random", False, False),
+    "+ FCMAE": Step("fcmae", False, False),
+    "+ WPAT": Step("fcmae", True, False),
+    "+ ALHE": Step("fcmae", True, True),
 }
 FULL = "+ ALHE"
+PUBLISHED_STEPS = {
+    "published": Step("published", False, False),
+    "published + WPAT": Step("published", True, False),
+    "published + ALHE": Step("published", True, True),
+}
+PUBLISHED_FULL = "published + ALHE"
+#: The same head and images on published weights and on those of FCMAE.
+COLUMNS = {"published": "+ FCMAE", "published + WPAT": "+ WPAT", PUBLISHED_FULL: FULL}
 FRACTIONS = (0.7, 0.1, 0.2)  # training, validation, test
 TRAINING, VALIDATION, TEST, EXCLUDED = range(4)  # parts of a split
 DIGITS = 5  # of a probability in a row
 OTHER = "other "  # prefix of a condition with an external test set; resamples are drawn by the condition's name
-GOAL = 0.95  # balanced accuracy that the project aims at for the full model
+GOALS = {FULL: 0.95, PUBLISHED_FULL: 0.975}  # balanced accuracy that the project aims at
 
 
 class LadderParams(StudyParams):
@@ -92,8 +108,14 @@ class LadderParams(StudyParams):
     batch_size: int = Field(32, ge=2, le=8192, description="images per optimiser step")
     lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate of the ladder's models")
     muon: float = Field(5.0, ge=0, le=1000, description="learning rate of Muon over that of AdamW, in every model")
+    published: str = Field(
+        "efficientnet_lite0@pretrained",
+        description="network and weights of the second column; empty: no second column",
+    )
+    published_lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of the second column's models")
     networks: dict[str, float] = Field(
-        {"resnet10t": 3e-3, "swin_mini": 1e-3}, description="trained baselines with the peak learning rate of each"
+        {"efficientnet_lite0@pretrained": 1e-3, "resnet10t": 3e-3},
+        description="trained baselines with the peak learning rate of each",
     )
     probes: tuple[str, ...] = Field(
         ("majority", "colour", "background", "linear_probe"), description="baselines that train no network"
@@ -101,7 +123,13 @@ class LadderParams(StudyParams):
     mixup: float = Field(0.0, ge=0, description="alpha of mixup, in every trained model")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix, in every trained model")
     crop_min: float = Field(0.9, gt=0, le=1, description="smallest area of a random crop")
-    shifted: tuple[str, ...] = Field(("+ ALHE", "resnet10t", "colour"), description="models tried on shifted cells")
+    branch_drop: float = Field(
+        0.5, ge=0, lt=1, description="share of the training images without WPAT's attention part"
+    )
+    light: float = Field(0.15, ge=0, lt=1, description="light jitter, in pretraining and in every trained model")
+    shifted: tuple[str, ...] = Field(
+        (FULL, PUBLISHED_FULL, "resnet10t", "colour"), description="models tried on shifted cells"
+    )
     shifted_cells: int = Field(160, ge=8, description="largest number of shifted test cells per repetition")
     external: tuple[str, ...] = Field((), description="external test sets: folders beside the data set's folder")
     small_sets: tuple[str, ...] = Field(
@@ -112,7 +140,17 @@ class LadderParams(StudyParams):
     @property
     def arms(self) -> tuple[str, ...]:
         """All models, the ladder first."""
-        return (*STEPS, *self.probes, *self.networks)
+        return (*self.ladder, *self.probes, *self.networks)
+
+    @property
+    def columns(self) -> tuple[tuple[str, ...], ...]:
+        """Names of the ladder's models, by column."""
+        return (tuple(STEPS), tuple(PUBLISHED_STEPS)) if self.published else (tuple(STEPS),)
+
+    @property
+    def ladder(self) -> dict[str, Step]:
+        """All models of the ladder."""
+        return STEPS | (PUBLISHED_STEPS if self.published else {})
 
     def fcmae(self, seed: int) -> FcmaeParams:
         """Pretraining with the laptop profile's optimiser at this study's size, with two views per image."""
@@ -120,7 +158,7 @@ class LadderParams(StudyParams):
         return FcmaeParams(
             seed=seed, threads=self.threads, accelerator="cpu", images="raw", variant=self.variant,  # type: ignore[arg-type]
             stem_stride=self.stem_stride, steps=self.pretrain_steps, batch_size=images, contrast=1.0,  # type: ignore[arg-type]
-            base_lr=256 * self.pretrain_lr / images, checkpoint_every=100,
+            base_lr=256 * self.pretrain_lr / images, checkpoint_every=100, light=self.light,
         )  # fmt: skip
 
     def wpat(self, seed: int, lr: float) -> WpatParams:
@@ -128,7 +166,8 @@ class LadderParams(StudyParams):
         return WpatParams(
             seed=seed, threads=self.threads, accelerator="cpu", steps=self.steps, batch_size=self.batch_size, lr=lr,
             muon=self.muon, layer_decay=1.0, drop_path=0.0, evaluations=10, checkpoint_every=100, mixup=self.mixup,
-            cutmix=self.cutmix, crop_min=self.crop_min, balance="none",
+            cutmix=self.cutmix, crop_min=self.crop_min, light=self.light,
+            branch_drop=self.branch_drop, balance="none",
         )  # fmt: skip
 
 
@@ -141,10 +180,11 @@ class Ladder(Study[LadderParams]):
     """
 
     title = "What does each step add, and which model is best?"
-    version = 1
+    version = 2
     canary: ClassVar[Mapping[str, Any]] = {
         "seeds": (0, 1), "image_size": 32, "stem_stride": 2, "pretrain_steps": 3, "pretrain_batch": 8, "steps": 3,
-        "batch_size": 8, "networks": {"test_resnet": 3e-3}, "shifted": (FULL, "colour"), "shifted_cells": 8,
+        "batch_size": 8, "published": "test_resnet", "networks": {"test_resnet": 3e-3}, "shifted": (FULL, "colour"),
+        "shifted_cells": 8,
         "external": ("elsewhere",), "small_sets": ("patients",), "resamples": 100,
     }  # fmt: skip
     params_model = LadderParams
@@ -179,7 +219,7 @@ class Ladder(Study[LadderParams]):
         ]
         pretraining = pd.DataFrame([row for job, part in rows.items() if job.startswith("pretrain-") for row in part])
         return outcome_tables(
-            of_models, list(STEPS), FULL, [*p.probes, *p.networks], tuple(rows["cells"][0]["classes"].split(",")),
+            of_models, p.columns, [display_name(name) for name in (*p.probes, *p.networks)], tuple(rows["cells"][0]["classes"].split(",")),
             float((pretraining["test"] / pretraining["training"]).mean()), p.resamples, min(p.seeds),
         ) | {
             "pretraining": pretraining,
@@ -203,12 +243,12 @@ class Ladder(Study[LadderParams]):
     def _evaluate(self, arm: str, seed: int, folder: Path, identity: str) -> list[Row]:
         """Train one model and keep its probabilities on the validation part and under every test condition."""
         p, cells = self.params, self._cells(folder, seed)
-        step = STEPS.get(arm, Step(False, False, False))
+        step = p.ladder.get(arm, Step("random", False, False))
         trained: list[Finetuned] = []
         start = time.process_time()
 
         def fit(model: nn.Module, label: str) -> nn.Module:
-            settings = p.wpat(seed, p.networks.get(arm, p.lr))
+            settings = p.wpat(seed, p.networks.get(arm, p.published_lr if step.start == "published" else p.lr))
             images = cells.enhanced if step.enhanced else cells.raw
             trained.append(finetune(
                 images[cells.train], cells.labels[cells.train], images[cells.val], cells.labels[cells.val], model,
@@ -219,7 +259,7 @@ class Ladder(Study[LadderParams]):
 
         score = self._scorer(arm, step, seed, cells, folder, fit)
         seconds = time.process_time() - start
-        about: Row = {"arm": arm, "seed": seed}
+        about: Row = {"arm": display_name(arm), "seed": seed}
         rows: list[Row] = [about | {
             "condition": "training", "cpu seconds": seconds,
             "best step": trained[0].best_step if trained else -1,
@@ -240,11 +280,18 @@ class Ladder(Study[LadderParams]):
         fit: Callable[[nn.Module, str], nn.Module],
     ) -> Scorer:  # fmt: skip
         p, classes = self.params, len(cells.classes)
-        pretrained = folder / f"pretrain-{seed}" / "encoder.safetensors"
-        if arm in STEPS:
+        own = folder / f"pretrain-{seed}" / "encoder.safetensors"
+        if arm in p.ladder:
             drop = p.wpat(seed, p.lr).drop_path
-            if step.pretrained:
-                encoder = load_backbone(pretrained, drop_path=drop)
+            if step.start == "published":
+                base, weights = pretrained.split_name(p.published)
+                torch.manual_seed(derive(seed, "ladder", "published"))
+                spec = pretrained.NetworkSpec.of(base, p.image_size, bool(weights))
+                encoder: Backbone = TimmBackbone(
+                    spec, p.image_size, pretrained.locate(p.published) if weights else None
+                )
+            elif step.start == "fcmae":
+                encoder = load_backbone(own, drop_path=drop)
             else:  # the weights that pretraining starts from
                 start = folder / f"{slug(arm)}-{seed}" / "start.safetensors"
                 save_backbone(build_autoencoder(p.fcmae(seed)).encoder, start)
@@ -254,7 +301,7 @@ class Ladder(Study[LadderParams]):
         task = Task(
             cells.raw[cells.train], cells.labels[cells.train], None,
             cells.raw[cells.val], cells.labels[cells.val], None, classes, seed,
-            encoder=load_backbone(pretrained), fit=fit,
+            encoder=load_backbone(own), fit=fit,
         )  # fmt: skip
         return BASELINES[arm](task) if arm in BASELINES else network(arm, task)
 
@@ -401,15 +448,26 @@ def unpack(row: Row, classes: tuple[str, ...]) -> Predictions:
 
 
 def outcome_tables(
-    rows: Sequence[Row], ladder: Sequence[str], full: str, baselines: Sequence[str], classes: tuple[str, ...],
+    rows: Sequence[Row], columns: Sequence[Sequence[str]], baselines: Sequence[str], classes: tuple[str, ...],
     test_over_train: float, resamples: int, seed: int,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """Return the tables of the study from the rows of all models.
 
+    Args:
+        rows: rows of all models.
+        columns: the ladder's models by column, each ending with its full model.
+        baselines: the other models.
+        classes: class names.
+        test_over_train: size of the test part over that of the training part.
+        resamples: bootstrap resamples.
+        seed: seed of the resamples.
+
     Returns:
         scores: balanced accuracy of every model on the test cells.
-        steps: each model of the ladder minus the one before.
+        steps: each model of a column minus the one before.
+        columns: each model on published weights minus the one with the same head and images on FCMAE's.
         baselines: the full model minus each baseline.
+        published_baselines: the full model on published weights minus each baseline.
         best_baseline: the baseline with the lowest validation loss.
         calibration: measures before and after temperature scaling.
         abstention: accuracy of the most confident cells.
@@ -420,31 +478,36 @@ def outcome_tables(
     """
     predicted = [row for row in rows if "probs" in row]
     outcomes = _outcomes([row for row in predicted if row["condition"] == "test"], classes, resamples, seed)
-    before = dict(zip(ladder[1:], ladder[:-1], strict=True))
+    ladder, full = [arm for column in columns for arm in column], [column[-1] for column in columns]
+    before = [pair for column in columns for pair in zip(column[1:], column[:-1], strict=True)]
     best = best_baseline(predicted, baselines, classes)
     tables = {
         "scores": scores(outcomes),
-        "steps": between(outcomes, before.items(), test_over_train),
-        "baselines": between(outcomes, [(full, baseline) for baseline in baselines], test_over_train),
+        "steps": between(outcomes, before, test_over_train),
+        "baselines": between(outcomes, [(full[0], baseline) for baseline in baselines], test_over_train),
         "best_baseline": pd.DataFrame([{"arm": best, "chosen by": "validation loss, mean over repetitions"}]),
         "calibration": calibrated(predicted, [*ladder, *baselines], classes, resamples, seed),
-        "abstention": abstained(predicted, [full, best], classes, resamples, seed),
-        "recalls": recalls(predicted, [full, best], classes),
+        "abstention": abstained(predicted, [*full, best], classes, resamples, seed),
+        "recalls": recalls(predicted, [*full, best], classes),
         "training": pd.DataFrame([row for row in rows if row["condition"] == "training"]).drop(columns="condition"),
     }
+    if len(columns) > 1:
+        tables["columns"] = between(outcomes, COLUMNS.items(), test_over_train)
+        against = [(PUBLISHED_FULL, baseline) for baseline in baselines]
+        tables["published_baselines"] = between(outcomes, against, test_over_train)
     for name, prefix in (("shifts", "shift "), ("external", OTHER)):
         some = [row for row in predicted if str(row["condition"]).startswith(prefix)]
         if some:
             conditions = _outcomes(some, classes, resamples, seed, shared_only=prefix == OTHER)
             tables[name] = scores(conditions)
             arms = conditions.arms
-            pairs = [(full, baseline) for baseline in arms if baseline in baselines and full in arms]
+            pairs = [(arm, baseline) for arm in full if arm in arms for baseline in arms if baseline in baselines]
             tables[f"{name}_gaps"] = between(conditions, pairs, test_over_train) if pairs else pd.DataFrame()
     small = [row for row in rows if str(row["condition"]).startswith("small ")]
     if small:
         read_out = Outcomes(cells_of(small), resamples, seed)
         tables["small_sets"] = scores(read_out)
-        pairs = [(full, arm) for arm in read_out.arms if arm != full]
+        pairs = [(arm, other) for arm in full for other in read_out.arms if other not in full]
         tables["small_sets_gaps"] = between(read_out, pairs, test_over_train)
     return tables
 
@@ -563,11 +626,11 @@ def test_cells_summary(record: StudyRecord) -> str:
     )
 
 
-def full_model_summary(record: StudyRecord) -> str:
-    """Say how good the full model is and how it compares with each baseline."""
+def full_model_summary(record: StudyRecord, full: str = FULL) -> str:
+    """Say how good a column's full model is and how it compares with each baseline."""
     by_arm = {row["arm"]: row for row in record.table("scores").to_dict("records")}
-    full = by_arm[FULL]
-    baselines = record.table("baselines")
+    score = by_arm[full]
+    baselines = record.table("baselines" if full == FULL else "published_baselines")
     kinds = [verdict(low, high) for low, high in baselines[["low", "high"]].to_numpy(dtype=np.float64)]
     ranks = [
         f"{words} " + ", ".join(baselines["against"][np.array(kinds) == kind])
@@ -576,13 +639,41 @@ def full_model_summary(record: StudyRecord) -> str:
     ]
     best = record.table("best_baseline")["arm"].iloc[0]
     against = baselines[baselines["against"] == best].iloc[0]
-    goal = "reached" if float(full["value"]) >= GOAL else "missed"
+    goal = GOALS[full]
+    outcome = "reached" if float(score["value"]) >= goal else "missed"
     return (
-        f"Full model ({FULL}): {interval(full)} % balanced accuracy ({int(full['n'])} test cells over "
-        f"{int(full['seeds'])} repetitions); the project's goal of {100 * GOAL:.0f} % is {goal}.\nIt is {'; '.join(ranks)}.\n"
+        f"Full model ({full}): {interval(score)} % balanced accuracy ({int(score['n'])} test cells over "
+        f"{int(score['seeds'])} repetitions); the project's goal of {100 * goal:.1f} % is {outcome}.\n"
+        f"It is {'; '.join(ranks)}.\n"
         f"The baseline with the lowest validation loss is {best}, with {interval(by_arm[best])} %: the full model minus "
         f"it is {interval(against, signed=True)} points."
     )
+
+
+def columns_summary(record: StudyRecord) -> str:
+    """Say what published weights add over FCMAE on the same head and images."""
+    return "\n".join(
+        f"{row['arm']} over {row['against']}: {interval(row, signed=True)} points: {verdict(row['low'], row['high'])}."
+        for _, row in record.table("columns").iterrows()
+    )
+
+
+def columns_of(record: StudyRecord) -> list[list[str]]:
+    """The ladder's models in a record, by column."""
+    return [list(STEPS), list(PUBLISHED_STEPS)] if "columns" in record.tables else [list(STEPS)]
+
+
+def cost_table(record: StudyRecord) -> pd.DataFrame:
+    """Accuracy and cost of every trained model: arm, value, low, high (balanced accuracy), cpu seconds.
+
+    Where the encoder was pretrained by FCMAE, its pretraining is part of the cost; that of published weights is not.
+    """
+    cost = record.table("training").groupby("arm", sort=False)[["cpu seconds", "parameters"]].mean()
+    pretraining = float(record.table("pretraining")["cpu seconds"].mean())
+    own = [arm for arm, step in STEPS.items() if step.start == "fcmae"]
+    cost.loc[cost.index.isin(own), "cpu seconds"] += pretraining
+    scores_of = record.table("scores").set_index("arm")[["value", "low", "high"]]
+    return scores_of.join(cost[cost["parameters"] > 0]["cpu seconds"], how="inner").reset_index()
 
 
 def shift_curves(record: StudyRecord) -> pd.DataFrame:
@@ -686,7 +777,7 @@ def record_ladder(stage: Recorder, record: StudyRecord) -> None:
     n = int(by_arm["n"].iloc[0])
     for row in by_arm.to_dict("records"):
         stage.record(key(row["arm"]), float(row["value"]), float(row["low"]), float(row["high"]), n)
-    for name in ("steps", "baselines"):
+    for name in {"steps", "columns", "baselines", "published_baselines"} & record.tables.keys():
         for row in record.table(name).to_dict("records"):
             stage.record(
                 key(row["arm"], "minus", row["against"]), float(row["value"]), float(row["low"]), float(row["high"]), n
@@ -710,4 +801,4 @@ def shifts_lead(record: StudyRecord) -> tuple[float, float | None, float | None,
 
 def _shift_gaps(record: StudyRecord) -> pd.DataFrame:
     gaps = record.table("shifts_gaps")
-    return gaps[~gaps["condition"].str.endswith("none 0")]
+    return gaps[~gaps["condition"].str.endswith("none 0") & (gaps["arm"] == FULL)]

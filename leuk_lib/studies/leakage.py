@@ -281,7 +281,7 @@ class Leakage(Study[LeakageParams]):
         p = self.params
         settings = WpatParams(
             dataset=Path(p.dataset).name, seed=seed, threads=p.threads, steps=p.steps, batch_size=p.batch_size, lr=p.lr,
-            evaluations=3, accelerator="cpu", muon=0.0, crop_min=0.7, balance="none",
+            evaluations=3, accelerator="cpu", muon=0.0, crop_min=0.7, light=0.0, balance="none",
         )  # fmt: skip
 
         def fit(model: torch.nn.Module, label: str) -> torch.nn.Module:
@@ -332,7 +332,7 @@ class _Synthesis:
             return smote(c.images[train], c.labels[train], wanted, derive(self.seed, "smote", name))
         size = 1 << (p.image_size.bit_length() - 1)  # the largest power of two that is not above the images' side
         settings = AcdbGanParams(
-            dataset=Path(p.dataset).name, seed=self.seed, threads=p.threads, accelerator="cpu", steps=p.gan_steps,
+            dataset=Path(p.dataset).name, seed=self.seed, threads=p.threads, accelerator="cpu", light=0.0, steps=p.gan_steps,
             gan_size=min(128, size), width=p.gan_width, max_width=3 * p.gan_width,  # type: ignore[arg-type]
         )  # fmt: skip
         checkpoints = self.folder / "checkpoints" / slug(f"gan {name}")

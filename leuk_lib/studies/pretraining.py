@@ -72,7 +72,7 @@ class PretrainingParams(StudyParams):
         return FcmaeParams(
             seed=seed, threads=self.threads, accelerator="cpu", images="raw", variant=self.variant,  # type: ignore[arg-type]
             stem_stride=self.stem_stride, steps=self.steps, batch_size=images, base_lr=256 * self.lr / images,  # type: ignore[arg-type]
-            checkpoint_every=100, **PRETRAINED[arm],
+            checkpoint_every=100, light=0.0, **PRETRAINED[arm],
         )  # fmt: skip
 
 
@@ -249,7 +249,7 @@ class Pretraining(Study[PretrainingParams]):
         train = labelled(cells.train, cells.labels, share, seed)
         settings = WpatParams(
             seed=seed, threads=p.threads, accelerator="cpu", steps=p.tune_steps, batch_size=p.tune_batch, lr=p.tune_lr,
-            layer_decay=1.0, drop_path=0.0, evaluations=5, checkpoint_every=100, balance="none",
+            layer_decay=1.0, drop_path=0.0, evaluations=5, checkpoint_every=100, light=0.0, balance="none",
         )  # fmt: skip
         tuned = finetune(
             cells.images[train], cells.labels[train], cells.images[cells.val], cells.labels[cells.val],

@@ -183,6 +183,7 @@ class WPAT(nn.Module):
         super().__init__()
         d, heads, depth = params.dim, params.heads, params.depth
         self.n_classes, self.window_size, self.levels = n_classes, params.window, params.levels
+        self.branch_drop = params.branch_drop
         self.encoder = encoder
         encoder.freeze_unused()
         channels = encoder.channels[-params.levels :]
@@ -282,6 +283,9 @@ class WPAT(nn.Module):
         out = self.batch_norm(self.head_norm(queries + out).flatten(1)).view_as(out)  # (B, K, d)
         logits = (out * self.head_weight).sum(dim=-1) + self.head_bias
         if self.linear_head is not None:
+            # Not rescaled: the linear head learns to classify alone, the attention part to add to it.
+            kept = 1 - self.branch_drop
+            logits = kept * drop_path(logits, self.branch_drop, self.training) if self.training else logits
             logits = logits + self.linear_head(features.maps)
         read, mixing, region = features.read_attention, features.self_attention, features.region_attention
         if read is None or mixing is None or region is None or class_weights is None:

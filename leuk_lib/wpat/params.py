@@ -45,6 +45,14 @@ class WpatParams(TrainParams):
         True, description="add a linear head on the encoder's pooled features, fitted before the first step"
     )
 
+    branch_drop: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of the training images for which the attention part is left out and the linear head classifies "
+        "alone (no effect without a linear head)",
+    )
+
     steps: int = Field(180, ge=1, le=10**6, description="optimiser steps of each trained model")
     batch_size: int = Field(48, ge=2, le=8192, description="images per optimiser step, over all processes")
     lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of the new layers")
@@ -58,7 +66,7 @@ class WpatParams(TrainParams):
     warmup: float = Field(0.1, ge=0, le=0.5, description="fraction of the steps with a rising learning rate")
     weight_decay: float = Field(0.05, ge=0, le=1, description="weight decay of matrices")
     layer_decay: float = Field(
-        0.7, gt=0, le=1, description="learning rate of an encoder stage, in units of the next stage's"
+        1.0, gt=0, le=1, description="learning rate of an encoder stage, in units of the next stage's"
     )
     drop_path: float = Field(0.05, ge=0, lt=1, description="drop path rate of the last block; rises linearly from 0")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="probability mass spread over all classes")
@@ -83,13 +91,13 @@ class WpatParams(TrainParams):
     crop_min: float = Field(0.9, gt=0, le=1, description="smallest area of a random crop, fraction of the image")
     stain: float = Field(0.15, ge=0, lt=1, description="stain jitter: largest relative change of a stain")
     light: float = Field(
-        0.0, ge=0, lt=1, description="light jitter: largest relative change of a colour channel's brightness; 0: none"
+        0.15, ge=0, lt=1, description="light jitter: largest relative change of a colour channel's brightness; 0: none"
     )
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of mixup's Beta distribution; 0: no mixup")
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of CutMix's Beta distribution; 0: no CutMix")
 
     baselines: tuple[str, ...] = Field(
-        ("majority", "colour", "background", "linear_probe", "resnet10t"),
+        ("majority", "colour", "background", "linear_probe", "resnet10t", "efficientnet_lite0@pretrained"),
         description="majority, colour, background, linear_probe; any timm model from random weights (NAME), from published "
         "ones (NAME@pretrained, NAME@FILE; also efficientnet_lite0, dinobloom_s/b/l/g), or frozen (knn:NAME@pretrained, "
         "linear:NAME@pretrained)",

@@ -13,7 +13,7 @@ from leuk_lib.evaluation.robustness import STRENGTHS, UNITS
 from leuk_lib.figures import wpat as draw
 from leuk_lib.studies import ladder
 from leuk_lib.studies import record as records
-from leuk_lib.studies.ladder import FULL, STEPS, LadderParams, SplitCells
+from leuk_lib.studies.ladder import FULL, PUBLISHED_FULL, PUBLISHED_STEPS, STEPS, LadderParams, SplitCells
 from studies.toys import made_record
 
 
@@ -51,8 +51,11 @@ def test_tables_hold_the_known_answers():
             sure = 0.95 if arm == "weak" else 0.6
             rows.append(packed(arm, seed, "val", labels, [1, 1, 1, 1], sure))
             rows.append(packed(arm, seed, "test", labels, right))
-            rows.append({"arm": arm, "seed": seed, "condition": "training", "cpu seconds": 1.0})
-    tables = ladder.outcome_tables(rows, ["a", "b", "c"], "c", ["weak", "fair"], ("x", "y"), 0.3, 200, 0)
+            parameters = 0 if arm == "weak" else 7
+            rows.append(
+                {"arm": arm, "seed": seed, "condition": "training", "cpu seconds": 1.0, "parameters": parameters}
+            )
+    tables = ladder.outcome_tables(rows, [["a", "b", "c"]], ["weak", "fair"], ("x", "y"), 0.3, 200, 0)
     value = tables["scores"].set_index("arm")["value"]
     assert value.to_dict() == {"a": 0.5, "b": 0.75, "c": 1.0, "weak": 0.25, "fair": 0.5}
     steps = tables["steps"].set_index(["arm", "against"])["value"]
@@ -73,15 +76,20 @@ def test_tables_hold_the_known_answers():
 def record() -> records.StudyRecord:
     """A made-up outcome: the full model beats one baseline, loses to another, and blur harms it."""
     rng = np.random.default_rng(0)
-    models, baselines = list(STEPS), ["weak", "strong"]
-    rates = dict(zip([*models, *baselines], (0.5, 0.8, 0.8, 0.8, 0.4, 1.0), strict=True))
+    columns, baselines = [list(STEPS), list(PUBLISHED_STEPS)], ["weak", "strong"]
+    rates = dict(
+        zip([*columns[0], *columns[1], *baselines], (0.5, 0.8, 0.8, 0.8, 0.8, 0.9, 1.0, 0.4, 1.0), strict=True)
+    )
     rows = []
     for seed in (0, 1):
         labels = [k % 2 for k in range(60)]
         conditions = ["val", "test", "shift none 0", "other elsewhere"]
         conditions += [f"shift {kind} {strength:g}" for kind in STRENGTHS for strength in STRENGTHS[kind]]
         for arm, rate in rates.items():
-            rows.append({"arm": arm, "seed": seed, "condition": "training", "cpu seconds": 1.0})
+            parameters = 0 if arm == "weak" else 7
+            rows.append(
+                {"arm": arm, "seed": seed, "condition": "training", "cpu seconds": 1.0, "parameters": parameters}
+            )
             for condition in conditions:
                 lowered = 0.0 if condition == "shift blur 4" and arm == FULL else rate
                 right = np.arange(60) < round(60 * lowered)
@@ -89,7 +97,8 @@ def record() -> records.StudyRecord:
     for arm, right in ((FULL, "110110"), ("strong", "111111")):
         cells = {"cell": "0,1,2,3,4,5", "group": "p,p,q,q,r,s", "label": "x,x,y,y,x,y", "right": right}
         rows += [{"arm": arm, "seed": seed, "condition": "small ours", **cells} for seed in (0, 1)]
-    tables = ladder.outcome_tables(rows, models, FULL, baselines, ("x", "y"), 0.3, 200, 0)
+    tables = ladder.outcome_tables(rows, columns, baselines, ("x", "y"), 0.3, 200, 0)
+    tables["pretraining"] = pd.DataFrame({"seed": [0, 1], "cpu seconds": [2.0, 4.0]})
     tables["sources"] = pd.DataFrame({"source": ["elsewhere"], "cells": [60], "tested classes": [2]})
     return made_record("ladder", tables)
 
@@ -98,7 +107,11 @@ def test_sentences_say_what_the_numbers_say(record):
     steps = ladder.steps_summary(record).splitlines()
     assert "+ FCMAE over backbone: +30.0 [" in steps[0] and "helps" in steps[0] and "inconclusive" in steps[2]
     full = ladder.full_model_summary(record)
-    assert "ahead of weak; behind strong" in full and "95 % is missed" in full and "strong, with 100.0" in full
+    assert "ahead of weak; behind strong" in full and "95.0 % is missed" in full and "strong, with 100.0" in full
+    published = ladder.full_model_summary(record, PUBLISHED_FULL)
+    assert "ahead of weak; not clearly different from strong" in published and "97.5 % is reached" in published
+    columns = ladder.columns_summary(record).splitlines()
+    assert "published over + FCMAE: +0.0" in columns[0] and "helps" in columns[2]
     robust = ladder.robustness_summary(record)
     assert "strong, of 30 shifts: ahead under 0, behind under 30" in robust
     assert f"{FULL}, change from none (80.0 %)" in robust and "blur -80" in robust
@@ -116,6 +129,8 @@ def test_tables_and_metrics_are_made_of_the_record(record):
     assert small[FULL][0].startswith("66.7 [") and small["strong"][0].startswith("100.0 [")
     differences = ladder.difference_table(record.table("baselines"))
     assert differences["comparison"].tolist() == [f"{FULL} over weak", f"{FULL} over strong"]
+    cost = ladder.cost_table(record).set_index("arm")["cpu seconds"]
+    assert cost["+ WPAT"] == 4.0 and cost["published"] == 1.0 and "weak" not in cost
     kept: dict[str, float] = {}
 
     class Stage:
@@ -127,14 +142,14 @@ def test_tables_and_metrics_are_made_of_the_record(record):
 
     ladder.record_ladder(Stage(), record)
     assert kept["ladder_alhe"] == pytest.approx(0.8) and kept["ladder_alhe_minus_strong"] == pytest.approx(-0.2)
-    assert len(kept) == 6 + 3 + 2 + 1
+    assert len(kept) == 9 + 5 + 3 + 4 + 1
 
 
 def test_scores_are_drawn_at_their_values_with_the_steps_first(record):
     table = record.table("scores").set_index("arm")
-    (ax,) = draw.ladder_scores(record.table("scores"), list(STEPS), FULL).axes
+    (ax,) = draw.ladder_scores(record.table("scores"), [list(STEPS), list(PUBLISHED_STEPS)]).axes
     order = [label.get_text() for label in ax.get_yticklabels()]
-    assert order == [*STEPS, "strong", "weak"]
+    assert order == [*STEPS, *PUBLISHED_STEPS, "strong", "weak"]
     points = [line.get_xydata()[0] for line in ax.lines if line.get_marker() != "None"]
     np.testing.assert_allclose(points, [(100 * table.loc[arm, "value"], place) for place, arm in enumerate(order)])
     intervals = [bar.get_segments()[0][:, 0] for bar in ax.collections]
@@ -151,7 +166,8 @@ def test_markers_of_differences_show_their_sign(record):
 
 def test_figures_are_drawn_with_named_axes(record):
     drawn = [
-        draw.ladder_scores(record.table("scores"), list(STEPS), FULL),
+        draw.ladder_scores(record.table("scores"), [list(STEPS), list(PUBLISHED_STEPS)]),
+        draw.accuracy_and_cost(ladder.cost_table(record), [list(STEPS), list(PUBLISHED_STEPS)]),
         draw.ladder_differences({"steps": record.table("steps"), "baselines": record.table("baselines")}),
         draw.robustness(ladder.shift_curves(record), UNITS, FULL, "balanced accuracy"),
         draw.calibration(record.table("calibration"), FULL),
@@ -175,11 +191,15 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_models(canary):
     whole, folder = canary("ladder")
     params, tables = whole.study.params, whole.tables
     assert set(tables["scores"]["arm"]) == set(params.arms)
-    assert len(tables["steps"]) == len(STEPS) - 1 and len(tables["baselines"]) == 5
+    assert len(tables["steps"]) == len(STEPS) - 1 + len(PUBLISHED_STEPS) - 1 and len(tables["baselines"]) == 5
+    assert len(tables["columns"]) == 3 and len(tables["published_baselines"]) == 5
     assert len(tables["shifts"]) == 2 * 31 and set(tables["shifts_gaps"]["arm"]) == {FULL}
     assert set(tables["external"]["condition"]) == {"other elsewhere"}
-    assert set(tables["small_sets"]["arm"]) == {*STEPS, "colour", "test_resnet"}
-    assert (tables["small_sets"]["groups"] == 12).all() and set(tables["small_sets_gaps"]["arm"]) == {FULL}
+    assert set(tables["small_sets"]["arm"]) == {*STEPS, *PUBLISHED_STEPS, "colour", "test_resnet"}
+    assert (tables["small_sets"]["groups"] == 12).all() and set(tables["small_sets_gaps"]["arm"]) == {
+        FULL,
+        PUBLISHED_FULL,
+    }
     assert (tables["training"].set_index("arm")["parameters"].loc[list(STEPS)] > 0).all()
     again = whole.study.run("majority-0", folder, "canary")[1:]
     assert [row["probs"] for row in again] == [row["probs"] for row in whole.rows["majority-0"][1:]]
@@ -200,7 +220,7 @@ def test_the_committed_record_is_this_studys(root: Path):
 
 def test_the_lead_under_shifts_counts_clear_wins_minus_clear_losses_against_the_hardest_baseline():
     def gap(baseline: str, low: float, high: float, condition: str = "shift blur 1") -> dict:
-        return {"condition": condition, "arm": "ours", "against": baseline, "value": (low + high) / 2, "low": low, "high": high}  # fmt: skip
+        return {"condition": condition, "arm": FULL, "against": baseline, "value": (low + high) / 2, "low": low, "high": high}  # fmt: skip
 
     rows = [gap("a", 0.1, 0.2), gap("a", 0.1, 0.2), gap("a", -0.1, 0.1), gap("a", -0.2, -0.1)]
     rows += [gap("b", -0.2, -0.1), gap("b", 0.1, 0.2), gap("b", -0.1, 0.1), gap("b", -0.2, -0.1)]
