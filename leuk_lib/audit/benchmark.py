@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from leuk_lib.data.catalog import plain
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.paths import project_root
 
@@ -86,8 +87,9 @@ class PublishedBook(_Strict):
     sets: tuple[PublishedSet, ...]
 
     def of(self, dataset: str) -> list[PublishedSet]:
-        """Return the sets of a run's data set, by its name without folder and whatever its case."""
-        return [entry for entry in self.sets if dataset.lower() in {name.lower() for name in entry.datasets}]
+        """Return the sets of a run's data set, by its name without folder ("bloodmnist_64.npz" is "bloodmnist-64")."""
+        name = plain(dataset.removesuffix(".npz"))
+        return [entry for entry in self.sets if name in map(plain, entry.datasets)]
 
 
 @dataclass(frozen=True)

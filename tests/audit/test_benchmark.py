@@ -10,6 +10,7 @@ import yaml
 
 from leuk_lib.audit import benchmark
 from leuk_lib.audit.benchmark import ABOVE, BELOW, NONE, WITHIN, Figure, PublishedSet, RunFacts, compare, sentence
+from leuk_lib.data.catalog import KNOWN_SETS
 from leuk_lib.runs.errors import LeukError
 
 RUN = RunFacts("r", "bloodmnist-64", "laptop", False, tuple("abcdefgh"), "published", 64, 3421, 11959)
@@ -100,11 +101,17 @@ def test_differences_are_said():
 
 
 def test_every_figure_of_the_book_has_a_source_and_a_set_with_a_way_to_test_it(book):
-    assert book.of("BloodMNIST-64")[0].id == "bloodmnist" and book.of("smear") == []
+    assert (
+        book.of("BloodMNIST-64")[0].id == book.of("bloodmnist_224.npz")[0].id == "bloodmnist" and book.of("smear") == []
+    )
     assert [entry.id for entry in book.of("raabin-wbc")] == ["raabin-testa", "raabin-testb", "raabin-lisc"]
     blood = book.of("bloodmnist-64")[0]
     assert blood.test_n == 3421 and max(figure.value for figure in blood.figures) == 0.99
     assert any(not figure.confirmed for figure in blood.figures)
+    known = {name for entry in book.sets for name in entry.datasets} - {"bloodmnist-28"}
+    assert known <= set(KNOWN_SETS)
+    official = [KNOWN_SETS[name] for name in blood.datasets if name in KNOWN_SETS]
+    assert len(official) == 4 and all(known.split == "published" for known in official)
     assert all(0.2 < figure.value < 1 for entry in book.sets for figure in entry.figures)
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from audit.test_benchmark import METRICS, RUN
 from leuk_lib.audit.benchmark import PublishedBook, read_published
 from leuk_lib.book import benchmark
+from leuk_lib.chapters.results import data_facts
+from leuk_lib.data.params import DataParams
+from leuk_lib.data.prepare import prepare_cells
+from leuk_lib.data.smear.cohort import render_smear
+from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs import files
+from leuk_lib.runs.stage import Stage
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +92,49 @@ def test_facts_come_from_cards_and_files(results: Path):
     files.write_json(folder / "data" / "splits.json", {})
     grouped = benchmark.run_facts("r", cards, 0)
     assert grouped is not None and (grouped.split, grouped.seeds) == ("grouped", 1)
+
+
+def rendered_npz(path: Path, each: dict[str, int]) -> None:
+    """A file of BloodMNIST's form: rendered cells of eight kinds at 64 px, with the keys and shapes of the original."""
+    needed = max(sum(each.values()), 1)
+    images, _, table = render_smear(40 * needed, patients=3, size=64, seed=0, workers=1)
+    counts = table["kind"].value_counts()
+    kinds = sorted(counts.index[counts >= needed][:8])
+    assert len(kinds) == 8
+    arrays: dict[str, list] = {f"{part}_{what}": [] for part in each for what in ("images", "labels")}
+    for k, kind in enumerate(kinds):
+        chosen = np.flatnonzero(table["kind"] == kind)
+        start = 0
+        for part, n in each.items():
+            arrays[f"{part}_images"] += list(images[chosen[start : start + n]])
+            arrays[f"{part}_labels"] += [[k]] * n
+            start += n
+    path.parent.mkdir(parents=True)
+    np.savez(path, **{name: np.array(values, dtype=np.uint8) for name, values in arrays.items()})
+
+
+def test_from_the_file_to_the_page(book, tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch):
+    """Rendered cells in BloodMNIST's form: the known set keeps its official split, and the page knows how much was tested."""
+    monkeypatch.setenv("LEUK_DATA", str(tmp_path / "data"))
+    rendered_npz(tmp_path / "data" / "bloodmnist-64" / "bloodmnist_64.npz", {"train": 5, "val": 2, "test": 3})
+    params = DataParams(dataset="bloodmnist-64", image_size=64, threads=1, run="r")
+    with Stage("data", params) as stage:
+        built = prepare_cells(params, stage)
+    test = built.cells.parts == "test"
+    assert test.sum() == 24 and built.cells.table.loc[test, "part"].eq("test").all() and len(built.cells.classes) == 8
+    assert any("split: published, the default of bloodmnist-64" in note for note in built.notes)
+    labels = built.cells.labels[test].numpy()
+    probs = np.full((24, 8), 0.02)
+    probs[np.arange(24), labels] = 0.86
+    part = Predictions(labels, probs, built.cells.groups[test], built.cells.classes)
+    facts = data_facts(built.cells, part, "bloodmnist-64", "laptop")
+    files.write_json(results / "r" / "results" / "facts.json", facts)
+    cards = {"data": {"params": params.model_dump(mode="json")}, "results": {}}
+    read = benchmark.run_facts("r", cards, 1)
+    assert read is not None and (read.split, read.n_test, read.size) == ("published", 24, 64) and not read.rendered
+    metrics = {"accuracy": {"value": 1.0, "low": 0.86, "high": 1.0, "n": 24}}
+    text = benchmark.page(book, read, metrics)
+    assert "this run tested 24 cells, the figures are of 3,421" in text and "| above it |" not in text
+    assert "0.966" in text and "1 \\[0.86, 1\\], n = 24" in text
+    whole = benchmark.page(book, replace(read, n_test=3421), {"accuracy": {**metrics["accuracy"], "n": 3421}})
+    assert "| no difference shown |" in whole and "| above it |" in whole
