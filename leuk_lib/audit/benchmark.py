@@ -201,10 +201,14 @@ def _tested(number: Mapping[str, Any], facts: RunFacts) -> int:
     return int(number.get("n", facts.n_test))
 
 
-def _differences(entry: PublishedSet, figure: Figure, facts: RunFacts) -> tuple[str, ...]:
+def _differences(
+    entry: PublishedSet, figure: Figure, facts: RunFacts, number: Mapping[str, Any] | None
+) -> tuple[str, ...]:
     out = []
     if entry.train_n and entry.train_n != facts.n_train:
         out.append(f"{entry.train_n:,} training cells, here {facts.n_train:,}")
+    if entry.test_n and number is not None and (n := _tested(number, facts)) != entry.test_n:
+        out.append(f"{entry.test_n:,} test {entry.unit}, here {n:,}")
     if figure.size and figure.size != facts.size:
         out.append(f"images of {figure.size} px, here {facts.size} px")
     if figure.pretraining or facts.pretraining:
@@ -243,7 +247,7 @@ def compare(
         reading = NONE
         if not why and ours is not None:
             reading = ABOVE if ours["low"] > figure.value else BELOW if ours["high"] < figure.value else WITHIN
-        out.append(Comparison(figure, ours, reading, tuple(why), _differences(entry, figure, facts)))
+        out.append(Comparison(figure, ours, reading, tuple(why), _differences(entry, figure, facts, ours)))
     return out, blocked
 
 

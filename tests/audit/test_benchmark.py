@@ -57,6 +57,7 @@ def test_another_protocol_gives_no_verdict(changes: dict, reason: str):
 def test_the_published_cells_must_have_been_tested(n: int, judged: bool):
     rows, blocked = compare(made(0.5), RUN, {"accuracy": {**METRICS["accuracy"], "n": n}})
     assert (rows[0].reading == ABOVE) is judged and bool(blocked) is not judged
+    assert rows[0].differences == (() if n == 3421 else (f"3,421 test cells, here {n:,}",))
 
 
 def test_what_forbids_a_verdict_by_itself():
