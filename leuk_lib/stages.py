@@ -15,6 +15,7 @@ from leuk_lib.runs import card, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file, sha256_json
 from leuk_lib.runs.params import StageParams, check, nearest, parse_value
+from leuk_lib.runs.yaml_files import read_yaml
 
 PROFILES = ("smoke", "laptop", "paper")
 
@@ -135,7 +136,7 @@ def load_profile(profile: str) -> dict[str, dict[str, Any]]:
         raise LeukError(f"unknown profile {profile!r}; {nearest(profile, PROFILES)}")
     path = paths.profile_file(profile)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except (OSError, yaml.YAMLError) as error:
         raise LeukError(f"{path}: cannot be read ({error})") from error
     sections = content.get("stages") or {}

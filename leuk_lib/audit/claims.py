@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.paths import project_root
+from leuk_lib.runs.yaml_files import read_yaml
 
 REPRODUCED, NOT_REPRODUCED, CANNOT = "reproduced", "not reproduced", "cannot be tested here"
 # Verdicts of their own kind, about other images than the paper's.
@@ -153,7 +154,7 @@ def read_claims(path: Path | None = None) -> ClaimBook:
     """
     path = path or project_root() / "book" / "claims.yml"
     try:
-        book = ClaimBook(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        book = ClaimBook(**read_yaml(path))
     except (OSError, yaml.YAMLError, TypeError) as error:
         raise LeukError(f"{path}: cannot be read ({error})") from error
     except ValidationError as error:

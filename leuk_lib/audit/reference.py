@@ -16,6 +16,7 @@ from leuk_lib.runs import paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json, write_text
 from leuk_lib.runs.params import FrozenParams
+from leuk_lib.runs.yaml_files import read_yaml
 from leuk_lib.statistics.intervals import wilson
 
 FOLDER = "book/reference"
@@ -95,7 +96,7 @@ def read_rules(path: Path | None = None) -> Rules:
     """
     path = path or paths.project_root() / FOLDER / "tolerances.yml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         return Rules(**{**content, "rules": [Rule(**rule) for rule in content["rules"]]})
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValidationError) as error:
         raise LeukError(f"{path}: no readable tolerance rules ({' '.join(str(error).split())[:300]})") from error

@@ -148,7 +148,7 @@ def lzw_length(coded: bytes | memoryview) -> int:
     Raises:
         Unreadable: If a code is not in the table, or if the strip does not end with an end code or its last byte.
 
-    >>> lzw_length(bytes([0x80, 0x00, 0xE0, 0x40, 0x80, 0x80]))  # clear, 1, 258, 1, end: the bytes 1 1 1 1
+    >>> lzw_length(bytes([0x80, 0x00, 0x60, 0x40, 0x18, 0x08]))  # clear, 1, 258, 1, end: the bytes 1 1 1 1
     4
     """
     padded = np.frombuffer(bytes(coded) + bytes(4), np.uint8).astype(np.uint32)

@@ -34,6 +34,7 @@ Array = NDArray[np.float64]
 Scorer = Callable[[Tensor, Tensor | None], Array]
 Fit = Callable[[nn.Module, str], nn.Module]
 
+HISTOGRAM_PIXELS = 1 << 22  # at a time; each takes about 60 bytes
 MIN_PROBABILITY = 1e-6  # a probability of 0 would make the log loss of one cell infinite
 #: Small versions of networks that timm has in large sizes only: name -> timm's name and the settings that differ.
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -106,6 +107,13 @@ def colour_histogram(images: Tensor, region: Tensor | None = None) -> Array:
     Returns:
         (n,112) float64; a row sums to 4, its four histograms to 1 each (to 0 if no pixel counts).
     """
+    step = max(1, HISTOGRAM_PIXELS // (images.shape[2] * images.shape[3]))
+    regions = [None] * -(-len(images) // step) if region is None else region.split(step)
+    parts = [_colour_histogram(part, inside) for part, inside in zip(images.split(step), regions, strict=True)]
+    return np.concatenate(parts) if len(images) else np.zeros((0, 112))
+
+
+def _colour_histogram(images: Tensor, region: Tensor | None) -> Array:
     n = len(images)
     pixels = images.flatten(2).long()  # (n, 3, S*S)
     weight = torch.ones(n, pixels.shape[2]) if region is None else region.flatten(1).float()

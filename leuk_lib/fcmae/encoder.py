@@ -135,7 +135,7 @@ class Encoder(Backbone):
             nn.Sequential(ChannelLayerNorm(dims[i], 1e-6), nn.Conv2d(dims[i], dims[i + 1], 2, 2)) for i in range(3)
         ]
         self.downsample_layers = nn.ModuleList([stem, *downs])
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
         self.stages = nn.ModuleList(
             nn.Sequential(*(Block(dim, next(rates)) for _ in range(depth)))
             for depth, dim in zip(depths, dims, strict=True)

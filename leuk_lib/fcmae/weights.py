@@ -20,11 +20,12 @@ from torch import Tensor
 from leuk_lib.fcmae.encoder import VARIANTS, Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
-from leuk_lib.runs.tensors import named_tensors, read_tensors
+from leuk_lib.runs.tensors import check_digest, digest, named_tensors, read_tensors
 
 FORMAT = "leuk_lib.fcmae.encoder/1"
 KEY = "encoder"  # metadata entry with the architecture, as JSON
 ORIGIN = "origin"  # entry of that JSON with the weights that the training started from
+DIGEST = "tensors_sha256"  # entry of that JSON
 ADVICE = "create or download it again"
 
 
@@ -137,6 +138,8 @@ def load_state(encoder: Encoder, state: Mapping[str, Tensor], source: str = "sta
                 f"backbone {source}: {key} has shape {tuple(value.shape)}, a {encoder.variant} with stem stride "
                 f"{encoder.stem_stride} needs {tuple(old.shape)}"
             )
+        if not value.is_floating_point():
+            raise LeukError(f"backbone {source}: {key} is of type {value.dtype}, not of floats; convert the file")
         new[key] = value.reshape(old.shape).to(old.dtype)
     encoder.load_state_dict(new, strict=True)
     return LoadReport(len(target) - len(kept), len(target), ignored, kept)
@@ -153,7 +156,12 @@ def save_backbone(encoder: Encoder, path: Path, extra: Mapping[str, Any] | None 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-    config = {"format": FORMAT, "variant": encoder.variant, "stem_stride": encoder.stem_stride}
+    config = {
+        "format": FORMAT,
+        "variant": encoder.variant,
+        "stem_stride": encoder.stem_stride,
+        DIGEST: digest(tensors),
+    }
     # A single entry, because safetensors writes several in an order that changes from call to call.
     metadata = {KEY: json.dumps(dict(extra or {}) | config, sort_keys=True)}
     with atomic(path) as temporary:
@@ -168,17 +176,24 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not isinstance(inner, Mapping):
             break
         content = inner
-    return named_tensors(content, f"backbone {path}", ADVICE), metadata
+    tensors = named_tensors(content, f"backbone {path}", ADVICE)
+    check_digest(tensors, _config(metadata).get(DIGEST), f"backbone {path}", ADVICE)
+    return tensors, metadata
+
+
+def _config(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata of a file of this library; empty for other files."""
+    try:
+        config = json.loads(metadata.get(KEY, "{}"))
+    except (json.JSONDecodeError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) and config.get("format") == FORMAT else {}
 
 
 def _architecture(metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
     """Variant and stem stride in the metadata of a file of this library; None for other files."""
-    try:
-        config = json.loads(metadata.get(KEY, "{}"))
-    except json.JSONDecodeError:
-        return None
-    ours = isinstance(config, dict) and config.get("format") == FORMAT
-    return (config.get("variant"), config.get("stem_stride")) if ours else None
+    config = _config(metadata)
+    return (config.get("variant"), config.get("stem_stride")) if config else None
 
 
 def read_origin(path: Path) -> dict[str, Any] | None:
@@ -190,11 +205,7 @@ def read_origin(path: Path) -> dict[str, Any] | None:
         LeukError: The file is missing or damaged.
     """
     _, metadata = read_tensors(Path(path), "backbone", ADVICE)
-    try:
-        config = json.loads(metadata.get(KEY, "{}"))
-    except json.JSONDecodeError:
-        return None
-    origin = config.get(ORIGIN) if isinstance(config, dict) and config.get("format") == FORMAT else None
+    origin = _config(metadata).get(ORIGIN)
     return origin if isinstance(origin, dict) else None
 
 

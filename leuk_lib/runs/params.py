@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.yaml_files import parse_yaml
 
 INJECTED = "# Parameters"  # first line of the cell that papermill injects
 BEGIN = "Stage.begin("  # marks the cell that reads the parameters
@@ -19,7 +20,7 @@ BEGIN = "Stage.begin("  # marks the cell that reads the parameters
 class FrozenParams(BaseModel):
     """Parameters that are frozen, refuse unknown names, and convert nothing but lists to tuples."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
     RENAMED: ClassVar[Mapping[str, str]] = {}  # earlier name -> present name, for the "did you mean" line
 
@@ -108,11 +109,11 @@ def parse_value(setting: str, text: str) -> Any:
         LeukError: If the value is not YAML.
     """
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or "it cannot be read"
+        problem = getattr(error, "problem", None) or (str(error).splitlines() or ["it cannot be read"])[0]
         raise LeukError(
-            f"setting {setting!r}: the value is not YAML ({problem}); close its brackets and quotes"
+            f"setting {setting[:200]!r}: the value is not YAML ({problem}); close its brackets and quotes"
         ) from error
 
 

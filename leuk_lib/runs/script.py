@@ -20,6 +20,7 @@ from leuk_lib.runs import paths
 from leuk_lib.runs.code import code_cells
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import INJECTED, StageParams, nearest, parse_value
+from leuk_lib.runs.yaml_files import read_yaml
 
 
 def run_cells(stage: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def read_parameters(file: Path | None, pairs: Iterable[tuple[str, str]]) -> dict
         LeukError: If the file or a value is not YAML.
     """
     try:
-        values: dict[str, Any] = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}) if file else {}
+        values: dict[str, Any] = (read_yaml(file) or {}) if file else {}
     except (OSError, yaml.YAMLError) as error:
         raise LeukError(f"{file}: cannot be read ({error})") from error
     for name, text in pairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -54,13 +55,42 @@ def named_tensors(content: Any, source: str, advice: str, exit_code: int = 1) ->
     """Check that ``content`` of the file ``source`` is a state dict, and return it.
 
     Raises:
-        LeukError: If it is not tensors by name, or if a tensor has NaN or infinite values.
+        LeukError: If it is not tensors by name, or if a tensor is complex, quantised or sparse, or has NaN or infinite
+            values or such as float32 cannot hold.
     """
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise LeukError(f"{source}: holds no state dict (tensors by name); {advice}", exit_code)
     for name, value in content.items():
+        if value.is_complex() or value.is_quantized or value.layout != torch.strided:
+            raise LeukError(f"{source}: {name} holds no plain real numbers ({value.dtype}); {advice}", exit_code)
         if value.is_floating_point() and not value.isfinite().all():
             raise LeukError(f"{source}: {name} has NaN or infinite values; {advice}", exit_code)
+        if value.dtype == torch.float64 and not value.float().isfinite().all():
+            raise LeukError(f"{source}: {name} has values too large for float32; {advice}", exit_code)
     return dict(content)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, for the metadata of a file: safetensors has no checksum.
+
+    >>> digest({"a": torch.zeros(2)})[:12]
+    'da53f451559f'
+    """
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def check_digest(tensors: Mapping[str, Tensor], stated: object, source: str, advice: str, exit_code: int = 1) -> None:
+    """Compare tensors with the digest that their file states, if it states one.
+
+    Raises:
+        LeukError: If they differ.
+    """
+    if stated is not None and stated != digest(tensors):
+        raise LeukError(f"{source}: damaged (the checksum of its weights is wrong); {advice}", exit_code)

@@ -12,6 +12,7 @@ compared by ``tests/benchmarks/bench_data.py``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -168,10 +169,9 @@ def light_jitter(
     return (x * (1 + strength * draw[:, :3, None, None])).clamp(0, 1)
 
 
-def normalise(x: Tensor) -> Tensor:
-    """Standardise (B,3,H,W), uint8 or float in [0,1], with ImageNet's mean and standard deviation; float."""
+def normalise(x: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
+    """Standardise (B,3,H,W), uint8 or float in [0,1], with ``mean`` and ``std`` of RGB in [0,1]; float."""
     if x.dtype == torch.uint8:
         x = x.float() / 255
-    mean = torch.tensor(IMAGENET_MEAN, device=x.device, dtype=x.dtype)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=x.device, dtype=x.dtype)[:, None, None]
-    return (x - mean) / std
+    centre, scale = (torch.tensor(values, device=x.device, dtype=x.dtype)[:, None, None] for values in (mean, std))
+    return (x - centre) / scale

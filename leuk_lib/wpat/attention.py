@@ -60,6 +60,8 @@ def cosine_qk(q: Tensor, k: Tensor, logit_scale: Tensor) -> tuple[Tensor, Tensor
         logit_scale: :math:`\log 1/\tau` (heads, 1, 1), clamped to at most log 100.
     """
     scale = logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+    wide = torch.promote_types(q.dtype, torch.float32)  # in float16 the least norm, 1e-12, is 0
+    q, k = q.to(wide), k.to(wide)
     return F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
 
 
@@ -183,7 +185,7 @@ class CosineAttention(nn.Module):
         q = self.split_heads(self.q(queries))  # (B, ..., heads, Nq, e)
         k, v = (self.split_heads(part) for part in self.kv(context).chunk(2, dim=-1))  # (B, ..., heads, Nk, e)
         q, k = cosine_qk(q, k, self.logit_scale)
-        q, k = q.to(v.dtype), k.to(v.dtype)  # autocast normalises in float32
+        q, k = q.to(v.dtype), k.to(v.dtype)  # they are normalised in float32
         weights: Tensor | None = None
         if need_weights:
             out, weights = naive_attention(q, k, v, None if bias is None else bias.to(v.dtype))

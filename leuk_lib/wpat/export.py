@@ -26,6 +26,8 @@ REQUIRED = ("onnx", "onnxscript", "onnxruntime")
 class Deployed(nn.Module):
     """Standardisation, network and temperature in one module, so that none can be forgotten.
 
+    After ``.half()`` or ``.bfloat16()`` it computes by autocast in that type; logits then differ by about 0.01.
+
     Args:
         model: The network.
         card: Its card.
@@ -48,8 +50,20 @@ class Deployed(nn.Module):
 
         Returns:
             Logits (B, K) divided by the temperature, and probabilities (B, K), in the order of the card's classes.
+
+        Raises:
+            LeukError: For integer images, whose values are not in [0,1].
         """
-        logits = self.model((images - self.mean) / self.std) / self.card.temperature
+        if not images.is_floating_point():
+            raise LeukError(f"deployed model: images of type {images.dtype}; give floats in [0,1] (divide by 255)")
+        dtype = self.mean.dtype
+        x = (images.to(dtype) - self.mean) / self.std
+        if dtype in (torch.float16, torch.bfloat16):
+            with torch.autocast(images.device.type, dtype):
+                logits = self.model(x)
+        else:
+            logits = self.model(x)
+        logits = logits / self.card.temperature
         return logits, logits.softmax(dim=1)
 
 
@@ -106,6 +120,8 @@ def export_onnx(model_path: Path, onnx_path: Path) -> float:
 def largest_difference(module: Deployed, onnx_path: Path, batches: tuple[int, ...] = BATCHES) -> float:
     """Largest difference of logits between a module and an ONNX file (run by onnxruntime) over random batches.
 
+    NaN if a logit is NaN or infinite.
+
     Raises:
         LeukError: If the shapes of the logits differ.
     """
@@ -120,5 +136,7 @@ def largest_difference(module: Deployed, onnx_path: Path, batches: tuple[int, ..
         logits = session.run(["logits"], {"images": images.numpy()})[0]
         if logits.shape != expected.shape:
             raise LeukError(f"export: for a batch of {size}, ONNX gives {logits.shape} and PyTorch {expected.shape}")
+        if not (np.isfinite(logits).all() and np.isfinite(expected).all()):
+            return float("nan")  # which no tolerance allows
         largest = max(largest, float(np.abs(logits - expected).max()))
     return largest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from torch.nn import functional as F
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive, numpy_rng
-from leuk_lib.training.augment import dihedral, light_jitter, normalise, random_resized_crop, stain_jitter
+from leuk_lib.training.augment import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    dihedral,
+    light_jitter,
+    normalise,
+    random_resized_crop,
+    stain_jitter,
+)
 from leuk_lib.training.backbones import Backbone
 from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
@@ -161,11 +170,19 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | Non
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, images: Tensor, device: torch.device, batch: int = 256) -> Tensor:
+def predict_logits(
+    model: nn.Module,
+    images: Tensor,
+    device: torch.device,
+    batch: int = 256,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
     """Logits (n, K), float32 on the CPU, of uint8 images (n, 3, S, S), in eval mode; the model's mode is restored."""
     was_training = model.training
     model.eval()
-    parts = [model(normalise(images[i : i + batch].to(device))).float().cpu() for i in range(0, len(images), batch)]
+    batches = (normalise(images[i : i + batch].to(device), mean, std) for i in range(0, len(images), batch))
+    parts = [model(standardised).float().cpu() for standardised in batches]
     model.train(was_training)
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 

@@ -192,7 +192,7 @@ class WPAT(nn.Module):
         self.region_token = nn.Parameter(torch.empty(d))
         self.position_embed = FourierPositionEmbedding(d)
         self.latents = nn.Parameter(torch.empty(params.latents, d))
-        rates = torch.linspace(0, params.drop_path, depth).tolist()
+        rates = torch.linspace(0, params.drop_path, depth, device="cpu").tolist()
         self.window_blocks = nn.ModuleList(
             WindowBlock(d, heads, params.window, params.levels, params.mlp_ratio, rates[i], i == depth - 1)
             for i in range(depth)

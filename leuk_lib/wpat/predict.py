@@ -12,15 +12,16 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from leuk_lib.data.decode import Unreadable, decode_file, square
+from leuk_lib.data.decode import Unreadable, decode_file, quiet_decoders, square
+from leuk_lib.data.image_files import MIN_SIDE
 from leuk_lib.fcmae.encoder import Encoder, EncoderSpec
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
-from leuk_lib.runs.tensors import named_tensors, read_tensors
+from leuk_lib.runs.tensors import check_digest, digest, named_tensors, read_tensors
 from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD
 from leuk_lib.training.backbones import TimmBackbone
 from leuk_lib.training.pretrained import NetworkSpec, build
@@ -33,6 +34,14 @@ FORMAT, FORMAT_2, FORMAT_1 = (f"leuk_lib.wpat.model/{version}" for version in (3
 ADVICE = "run notebooks/05_wpat.ipynb again"
 SIZES = ("levels", "dim", "heads", "window", "latents", "depth", "mlp_ratio", "linear_head")
 
+DIGEST = "weights_sha256"  # entry of the card in the file
+MAX_CARD = 1 << 20  # characters
+MAX_CLASSES = 1000
+MAX_SIDE = 1024  # pixels of an image that a card may ask for
+BATCH_PIXELS = 1 << 20  # at a time
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Enhance = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
@@ -56,16 +65,16 @@ class ModelCard:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES)]
     kind: Literal["wpat", "linear", "network"]
     backbone: EncoderSpec | NetworkSpec
     sizes: dict[str, Any]
-    image_size: PositiveInt
+    image_size: Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
     enhanced: bool
     alhe_settings: dict[str, Any]
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    temperature: Positive = 1.0
+    mean: tuple[Finite, Finite, Finite] = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     use: str = "research only; not a medical device"
 
 
@@ -117,8 +126,9 @@ def save_model(model: nn.Module, card: ModelCard, folder: Path, name: str = "mod
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     path = Path(folder) / name
     # A single metadata key: safetensors writes several in random order, which would change the hash of the file.
+    values = {"format": FORMAT, DIGEST: digest(tensors), **asdict(card)}
     with atomic(path) as temporary:
-        save_file(tensors, str(temporary), metadata={"card": json.dumps({"format": FORMAT, **asdict(card)})})
+        save_file(tensors, str(temporary), metadata={"card": json.dumps(values)})
     return path
 
 
@@ -135,9 +145,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     """Tensors and card; those of earlier formats get their present names."""
     content, metadata = read_tensors(path, "model", ADVICE, exit_code=2)
     tensors = named_tensors(content, f"model {path}", ADVICE, exit_code=2)
+    if len(metadata.get("card", "")) > MAX_CARD:
+        raise LeukError(f"model {path}: its card has more than {MAX_CARD} characters; {ADVICE}", 2)
     try:
         values = json.loads(metadata.get("card", "{}"))
-        version = values.pop("format", None) if isinstance(values, dict) else None
+        version, stated = (values.pop(key, None) if isinstance(values, dict) else None for key in ("format", DIGEST))
         if version not in (FORMAT, FORMAT_2, FORMAT_1):
             raise LeukError(f"model {path}: not a trained model (format {version!r}, expected {FORMAT!r}); {ADVICE}", 2)
         if version == FORMAT_1 and isinstance(values.get("sizes"), dict):
@@ -145,12 +157,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
         if version != FORMAT:
             backbone = {name: values.pop(name) for name in ("variant", "stem_stride") if name in values}
             values |= {"kind": "wpat", "backbone": backbone}
+        check_digest(tensors, stated, f"model {path}", ADVICE, exit_code=2)
         card = TypeAdapter(ModelCard).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}"
         raise LeukError(f"model {path}: its card cannot be used ({reason}); {ADVICE}", 2) from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise LeukError(f"model {path}: its card cannot be read ({error}); {ADVICE}", 2) from error
     return tensors, card
 
@@ -163,19 +176,43 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     """
     tensors, card = _read(Path(path))
     try:
+        with torch.device("meta"):  # nothing is allocated for a card that does not fit its weights
+            needed = build_classifier(card).state_dict()
+        present = {format_1_name(name): name for name in needed}
+        state = {present.get(name, name): value for name, value in tensors.items()}
+        for name, value in needed.items():
+            if name in state and (state[name].shape != value.shape or state[name].dtype != value.dtype):
+                given, wanted = (f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in (state[name], value))
+                raise ValueError(f"{name} is {given}, not {wanted}")
         model = build_classifier(card)
-        present = {format_1_name(name): name for name in model.state_dict()}
-        model.load_state_dict({present.get(name, name): value for name, value in tensors.items()}, strict=True)
+        model.load_state_dict(state, strict=True)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise LeukError(f"model {path}: card and weights do not fit ({reason[:160]}); {ADVICE}", 2) from error
     return model.eval().to(device), card
 
 
-def probabilities(model: nn.Module, images: Tensor, temperature: float = 1.0, batch: int = 256) -> Tensor:
-    """Class probabilities (n, K) of uint8 images (n, 3, S, S): softmax of the logits divided by the temperature."""
+def probabilities(
+    model: nn.Module,
+    images: Tensor,
+    temperature: float = 1.0,
+    batch: int = 256,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
+    """Class probabilities (n, K) of uint8 images (n, 3, S, S): softmax of the logits divided by the temperature.
+
+    ``mean`` and ``std`` standardise RGB in [0,1]; a model's card holds its own.
+    """
     device = next(model.parameters()).device
-    return (predict_logits(model, images, device, batch) / temperature).softmax(dim=1)
+    return (predict_logits(model, images, device, batch, mean, std) / temperature).softmax(dim=1)
+
+
+def _read_image(path: Path, size: int) -> NDArray[np.uint8]:
+    try:
+        return square(decode_file(path).image, size)
+    except Unreadable as error:
+        raise LeukError(f"{path}: {error}", exit_code=2) from error
 
 
 def predict_files(paths: Sequence[Path], model_path: Path, enhance: Enhance | None = None) -> pd.DataFrame:
@@ -191,24 +228,27 @@ def predict_files(paths: Sequence[Path], model_path: Path, enhance: Enhance | No
         One row per file: file, the calibrated probability of each class, predicted.
 
     Raises:
-        LeukError: If a file cannot be read (the message names it), if there is none, or if ``enhance`` does not fit
-            the model.
+        LeukError: If a file cannot be read (the message names it), if there is none, if ``enhance`` does not fit
+            the model, or if the model gives a probability that is not finite.
     """
     model, card = load_model(model_path)
     if card.enhanced != (enhance is not None):
         need = "enhanced by ALHE; pass enhance" if card.enhanced else "not enhanced; pass enhance=None"
         raise LeukError(f"model {model_path}: the training images were {need}", exit_code=2)
-    images = []
-    for path in paths:
-        try:
-            image = square(decode_file(Path(path)).image, card.image_size)
-        except Unreadable as error:
-            raise LeukError(f"{path}: {error}", exit_code=2) from error
-        images.append(image if enhance is None else enhance(image))
-    if not images:
+    if not paths:
         raise LeukError("predict: no image was given", exit_code=2)
-    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    probs = probabilities(model, batch, card.temperature).numpy()
+    step = min(256, max(1, BATCH_PIXELS // card.image_size**2))
+    parts = []
+    for start in range(0, len(paths), step):
+        with quiet_decoders():
+            images = [_read_image(Path(path), card.image_size) for path in paths[start : start + step]]
+        images = images if enhance is None else [enhance(image) for image in images]
+        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        parts.append(probabilities(model, batch, card.temperature, mean=card.mean, std=card.std).numpy())
+    probs = np.concatenate(parts)
+    if not np.isfinite(probs).all():
+        file = paths[int((~np.isfinite(probs)).any(axis=1).argmax())]
+        raise LeukError(f"model {model_path}: its probabilities for {file} are not finite; {ADVICE}", exit_code=2)
     table = pd.DataFrame(probs, columns=list(card.classes))
     table.insert(0, "file", [str(path) for path in paths])
     table["predicted"] = [card.classes[k] for k in probs.argmax(axis=1)]

@@ -3,10 +3,12 @@ import pickle
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from damage import survives
 from fcmae.toys import encoder, rolled, timm_model
+from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.fcmae.weights import infer_variant, load_backbone, save_backbone
 from leuk_lib.runs.errors import LeukError
 
@@ -205,3 +207,17 @@ def test_a_missing_file_and_a_file_without_tensors_are_named(tmp_path):
 def test_variant_is_inferred_from_shapes():
     assert infer_variant(timm_model("femto").state_dict()) == ("femto", 4)
     assert infer_variant(as_sparse(encoder("zepto", 2))) == ("zepto", 2)
+
+
+def test_a_changed_weight_and_integers_are_refused(tmp_path):
+    path = save_backbone(build_encoder("zepto", 2), tmp_path / "encoder.safetensors")
+    tensors = load_file(path)
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata()
+    name = "stages.0.0.pwconv1.weight"
+    save_file(tensors | {name: tensors[name] + 1e-6}, path, metadata=metadata)
+    with pytest.raises(LeukError, match="checksum of its weights"):
+        load_backbone(path)
+    save_file(tensors | {name: tensors[name].to(torch.int8)}, path)
+    with pytest.raises(LeukError, match=r"pwconv1\.weight is of type torch\.int8"):
+        load_backbone(path, "zepto", 2)

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import StageParams, check, from_namespace, parse_value
+from leuk_lib.stages import STAGES
 
 
 class Toy(StageParams):
@@ -113,5 +114,17 @@ def test_a_value_that_is_not_yaml_is_one_line():
     assert parse_value("x=[1, 2]", "[1, 2]") == [1, 2]
     with pytest.raises(LeukError, match=r"setting 'x=\{a: b': the value is not YAML \(expected ',' or '\}'"):
         parse_value("x={a: b", "{a: b")
-    with pytest.raises(LeukError, match="the value is not YAML"):
-        parse_value("x=\x01", "\x01")
+    for text in ("\x01", "2001-13-45", "[" * 5000, "x" * (1 << 21)):
+        with pytest.raises(LeukError, match="the value is not YAML") as caught:
+            parse_value(f"x={text}", text)
+        assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_no_parameter_of_any_stage_takes_nan_or_infinity(value: float):
+    for spec in STAGES:
+        model = spec.params_model()
+        for name in model.model_fields:
+            for given in (value, (value, 0.5, 0.5), {"x": value}):
+                with pytest.raises(LeukError, match=f"parameter {name}"):
+                    check(f"stage {spec.name}", model, {name: given})

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from damage import OTHER_FILES, survives
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.tensors import named_tensors, read_tensors
+from leuk_lib.runs.tensors import check_digest, digest, named_tensors, read_tensors
 
 TENSORS = {"a.weight": torch.linspace(-1, 1, 600).reshape(20, 30), "b": torch.arange(7)}
 KINDS = ["safetensors", "zip", "legacy"]
@@ -88,3 +88,35 @@ def test_code_is_not_run(tmp_path: Path):
 def test_only_finite_tensors_by_name_are_accepted(content: object, message: str):
     with pytest.raises(LeukError, match=rf"^x\.pt: .*{message}.*; again$"):
         named_tensors(content, "x.pt", "again")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.full((2,), 1e300, dtype=torch.float64), "too large for float32"),
+        (torch.tensor([1.0, float("nan")]), "NaN"),
+        (torch.tensor([1.0, float("-inf")], dtype=torch.float16), "infinite"),
+        (torch.ones(2, dtype=torch.complex64) * float("nan"), "plain real numbers"),
+        (torch.ones(2, dtype=torch.complex64), "plain real numbers"),
+        (torch.eye(2).to_sparse(), "plain real numbers"),
+    ],
+)
+def test_values_that_no_weight_can_have_are_refused(value: torch.Tensor, reason: str):
+    with pytest.raises(LeukError, match=f"^file x: a (has|holds) .*{reason}"):
+        named_tensors({"a": value}, "file x", "get it again")
+
+
+def test_the_digest_sees_every_change():
+    first = {"a": torch.arange(6.0), "b": torch.ones(2, dtype=torch.int8)}
+    changes = [
+        {**first, "a": first["a"].reshape(2, 3)},
+        {**first, "a": first["a"].int().view(torch.float32)},
+        {**first, "c": first["b"]},
+        {"a": first["a"]},
+        {**first, "a": first["a"].nextafter(torch.tensor(9.0))},
+    ]
+    assert len({digest(item) for item in (first, *changes)}) == 6
+    assert digest(dict(reversed(first.items()))) == digest(first)
+    check_digest(first, None, "file x", "get it again")
+    with pytest.raises(LeukError, match=r"^file x: damaged .*checksum"):
+        check_digest(changes[4], digest(first), "file x", "get it again")

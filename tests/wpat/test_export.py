@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +41,32 @@ def test_deployed_equals_leuk_predict(saved):
     logits, probs = deployed(saved)(images.float() / 255)
     torch.testing.assert_close(probs, probabilities(model, images, card.temperature), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(logits.softmax(dim=1), probs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_deployed_in_other_precisions(saved, dtype):
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    module = deployed(saved)
+    with torch.no_grad():
+        expected = module(images)[1]
+        for given in (images, images.to(dtype)):
+            torch.testing.assert_close(module.to(dtype)(given)[1].float(), expected, atol=0.05, rtol=0)
+    with pytest.raises(LeukError, match="uint8"):
+        module((images * 255).byte())
+
+
+def test_logits_that_are_not_finite_are_no_agreement(saved, tmp_path, monkeypatch):
+    """max(0, nan) is 0, which once passed as agreement."""
+
+    class Session:
+        def __init__(self, *_args, **_kwargs):
+            pass
+
+        def run(self, _names, inputs):
+            return [np.full((len(inputs["images"]), 3), np.nan, np.float32)]
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))
+    assert not largest_difference(deployed(saved), tmp_path / "m.onnx") <= export.TOLERANCE
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="the packages of the extra 'onnx' are not installed")

@@ -14,10 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from damage import survives
+from leuk_lib.data.decode import decode_file, square
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.training.backbones import TimmBackbone
 from leuk_lib.training.pretrained import NetworkSpec, create
+from leuk_lib.wpat import predict
+from leuk_lib.wpat.export import deployed
 from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.model import WPAT, format_1_name
 from leuk_lib.wpat.predict import FORMAT, describe, load_model, predict_files, probabilities, read_card, save_model
@@ -157,6 +160,8 @@ def test_foreign_and_damaged_files_are_one_line(saved, tmp_path, harm):
     [
         ("sizes", None), ("sizes", {"dim": 0}), ("sizes", {"width": 8}), ("temperature", 0), ("temperature", "x"),
         ("temperature", -1.0), ("temperature", float("nan")), ("temperature", float("inf")), ("image_size", 0),
+        ("image_size", 4096), ("classes", []), ("classes", ["x"] * 1001), ("mean", [0.5, 0.5, float("nan")]),
+        ("std", [0.2, 0.2, 0.0]), ("std", [0.2, 0.2, float("inf")]), ("sizes", {"dim": 1024, "depth": 12}),
         ("classes", None), ("mean", [0.5, 0.5]), ("backbone", {"variant": "zepto", "stem_stride": 16}), ("backbone", {"variant": "huge", "stem_stride": 2}),
         ("backbone", {}), ("backbone", {"architecture": "resnet1", "side": 32}), ("kind", "forest"), ("kind", "network"),
         ("alhe_settings", []),
@@ -173,8 +178,68 @@ def test_a_card_with_an_impossible_value_is_one_line(saved, tmp_path, field, val
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
 
 
+def test_the_mean_and_deviation_of_the_card_are_used(saved, files, tmp_path):
+    """By predictions and exports alike."""
+    path, _ = saved
+    card = {"format": FORMAT} | asdict(read_card(path)) | {"mean": [0.1, 0.5, 0.9], "std": [0.5, 0.1, 0.2]}
+    other = tmp_path / "other.safetensors"
+    save_file(load_file(path), other, metadata={"card": json.dumps(card)})
+    values = predict_files(files, other)[list(CLASSES)].to_numpy()
+    images = np.stack([square(decode_file(file).image, 32) for file in files]).transpose(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        expected = deployed(other)(torch.from_numpy(images).float())[1].numpy()
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    assert np.abs(values - predict_files(files, path)[list(CLASSES)].to_numpy()).max() > 1e-4
+
+
+def test_a_file_whose_probabilities_are_not_finite_is_named(saved, files, monkeypatch):
+    path, model = saved
+    with torch.no_grad():
+        model.head_weight.fill_(3e38)
+    save_model(model, read_card(path), path.parent)
+    with pytest.raises(LeukError, match=r"a cell\.png are not finite") as caught:
+        predict_files(files, path)
+    assert caught.value.exit_code == 2
+
+
+def test_many_files_are_predicted_in_parts(saved, files, monkeypatch):
+    whole = predict_files(files * 3, saved[0])
+    monkeypatch.setattr(predict, "BATCH_PIXELS", 2 * 32 * 32)
+    parts = predict_files(files * 3, saved[0])
+    np.testing.assert_allclose(parts[list(CLASSES)], whole[list(CLASSES)], atol=1e-6)
+
+
+@pytest.mark.parametrize("harm", ["cut JPEG", "LZW", "deflate", "half a PNG"])
+def test_images_with_damaged_pixels_are_refused(saved, tmp_path, harm, capfd):
+    rgb = blobs(1, size=64)[0][0].permute(1, 2, 0).numpy()
+    stream = io.BytesIO()
+    if harm == "cut JPEG":
+        Image.fromarray(rgb).save(stream, "JPEG", quality=95)
+        data = stream.getvalue()[: stream.tell() // 2] + b"\xff\xd9"
+    elif harm == "half a PNG":
+        chunks = Image.fromarray(rgb[..., 0]), io.BytesIO()
+        chunks[0].save(chunks[1], "PNG")
+        row = bytes(1 + 64) * 32
+        head, body = chunks[1].getvalue()[:33], b"IDAT" + zlib.compress(row)
+        end = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+        data = head + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + end
+    else:
+        Image.fromarray(rgb).save(stream, "TIFF", compression="tiff_lzw" if harm == "LZW" else "tiff_adobe_deflate")
+        changed = bytearray(stream.getvalue())
+        changed[500:524] = b"\x5a" * 24
+        data = bytes(changed)
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(data)
+    with pytest.raises(LeukError, match="damaged") as caught:
+        predict_files([bad], saved[0])
+    assert str(bad) in str(caught.value) and "\n" not in str(caught.value) and capfd.readouterr().err == ""
+
+
 def test_damaged_bytes_are_one_line(saved):
-    survives(load_model, saved[0], times=12)
+    """And none are taken in with other weights."""
+    weights = saved[1].state_dict()
+    for model, _ in survives(load_model, saved[0], times=12):
+        assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 def test_weights_of_a_diverged_training_are_refused(saved):
