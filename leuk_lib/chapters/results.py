@@ -18,7 +18,7 @@ from leuk_lib.data.folder import INFERRED
 from leuk_lib.data.splits import EXTERNAL
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.predictions import Predictions
-from leuk_lib.evaluation.resampling import resampled_metrics, score_interval
+from leuk_lib.evaluation.resampling import rate_of, resampled_metrics, score_interval
 from leuk_lib.runs import paths
 from leuk_lib.runs.display import Link
 from leuk_lib.runs.errors import LeukError
@@ -27,8 +27,8 @@ from leuk_lib.runs.params import nearest
 from leuk_lib.runs.recorder import Notes, Recorder
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics import significance
-from leuk_lib.statistics.bootstrap import ClusterBootstrap, paired_difference
-from leuk_lib.statistics.intervals import clustered_wilson, format_interval
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
+from leuk_lib.statistics.intervals import Rate, difference_interval, difference_p, format_interval, korn_graubard
 
 Array = NDArray[np.float64]
 Entry = dict[str, Any]  # value, low, high, n
@@ -45,22 +45,23 @@ class Score:
         predictions: its predictions.
         values: its metrics.
         samples: the metrics in each resample of groups, (R,) each.
+        bootstrap: the resamples.
         level: coverage of the intervals.
     """
 
     predictions: Predictions
     values: Mapping[str, float]
     samples: Mapping[str, Array]
+    bootstrap: ClusterBootstrap
     level: float
-
-    @property
-    def one_group(self) -> bool:
-        """True if all cells belong to one group, so that nothing can be said about other groups."""
-        return len(set(self.predictions.groups.tolist())) < 2
 
     def interval(self, metric: str) -> tuple[float, float]:
         """`score_interval` of a metric."""
-        return score_interval(self.predictions, metric, self.values[metric], self.samples[metric], self.level)
+        return score_interval(self.predictions, metric, self.values[metric], self.samples, self.bootstrap, self.level)
+
+    def rate(self, metric: str) -> Rate:
+        """`rate_of` a metric."""
+        return rate_of(self.predictions, metric, self.values[metric], self.samples[metric], self.bootstrap)
 
 
 def part_of(predictions: Mapping[str, Mapping[str, Predictions]], split: str, full: str) -> dict[str, Predictions]:
@@ -108,7 +109,11 @@ def score_models(
     """Score all models on the same resamples, so that differences are paired."""
     return {
         name: Score(
-            part, metrics.evaluate(part, ece_bins), resampled_metrics(part, bootstrap, ece_bins=ece_bins), level
+            part,
+            metrics.evaluate(part, ece_bins),
+            resampled_metrics(part, bootstrap, ece_bins=ece_bins),
+            bootstrap,
+            level,
         )
         for name, part in models.items()
     }
@@ -141,7 +146,7 @@ def difference_table(scores: Mapping[str, Score], full: str) -> pd.DataFrame:
     """The full model minus each baseline, for the metrics in ``HEADLINE``, over the same resamples.
 
     Returns:
-        Columns baseline, metric, difference, low, high, p (bootstrap), only_full and only_baseline (cells that only one
+        Columns baseline, metric, difference, low, high, p (of the interval), only_full and only_baseline (cells that only one
         of the two gets right; for accuracy), p_mcnemar (for accuracy), p_holm, p_mcnemar_holm (over all baselines of a
         metric).
     """
@@ -152,9 +157,12 @@ def difference_table(scores: Mapping[str, Score], full: str) -> pd.DataFrame:
             continue
         test = significance.mcnemar_exact(ours.predictions.correct, theirs.predictions.correct)
         for metric in HEADLINE:
-            low = high = p = float("nan")
-            if not ours.one_group:
-                low, high, p = paired_difference(ours.samples[metric], theirs.samples[metric], ours.level)
+            spread = ours.bootstrap.spread(
+                ours.samples[metric] - theirs.samples[metric], per_class=metric != "accuracy"
+            )
+            pair = ours.rate(metric), theirs.rate(metric), spread
+            low, high = difference_interval(*pair, ours.level)
+            p = difference_p(*pair)
             row = {"baseline": name, "metric": metric, "difference": ours.values[metric] - theirs.values[metric]}
             row |= {"low": low, "high": high, "p": p}
             if metric == "accuracy":
@@ -197,12 +205,12 @@ def delong_table(full: Predictions, baseline: Predictions) -> pd.DataFrame:
 
 
 def recall_table(predictions: Predictions, level: float = 0.95) -> pd.DataFrame:
-    """Recall per class with `clustered_wilson`: class, n, groups, correct, recall, low, high."""
+    """Recall per class with `korn_graubard`: class, n, groups, correct, recall, low, high."""
     table = metrics.recalls(predictions)
     bounds, groups = [], []
     for k in range(len(predictions.classes)):
         cells = predictions.labels == k
-        bounds.append(clustered_wilson(predictions.correct[cells], predictions.groups[cells], level)[:2])
+        bounds.append(korn_graubard(predictions.correct[cells], predictions.groups[cells], level)[:2])
         groups.append(len(np.unique(predictions.groups[cells])))
     table.insert(2, "groups", groups)
     table[["low", "high"]] = np.array(bounds).reshape(-1, 2)
@@ -250,7 +258,7 @@ def format_calibration(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def vote_table(models: Mapping[str, Predictions], level: float = 0.95) -> tuple[pd.DataFrame, str]:
-    """Accuracy when the cells of each group (patient) vote, with Wilson's interval over groups.
+    """Accuracy when the cells of each group (patient) vote, with `korn_graubard`'s interval.
 
     Returns:
         Columns model, groups, accuracy, low, high (no row if a group has cells of several classes), and a note on
@@ -265,7 +273,7 @@ def vote_table(models: Mapping[str, Predictions], level: float = 0.95) -> tuple[
         return pd.DataFrame(columns=columns), f"no patient-level figure: {error}"
     rows = []
     for name, part in voted.items():
-        low, high, _ = clustered_wilson(part.correct, part.groups, level)
+        low, high, _ = korn_graubard(part.correct, part.groups, level)
         rows.append((name, len(part), float(part.correct.mean()), low, high))
     note = f"{len(first)} cells of {n_groups} groups vote"
     if n_groups == len(first):

@@ -24,10 +24,10 @@ from leuk_lib.fcmae.weights import load_backbone, origin_sentence, read_origin
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json
 from leuk_lib.runs.recorder import Notes
-from leuk_lib.runs.seeds import derive, numpy_rng, torch_generator
+from leuk_lib.runs.seeds import derive, torch_generator
 from leuk_lib.runs.stage import Stage
 from leuk_lib.runs.tensors import named_tensors, read_tensors
-from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
+from leuk_lib.statistics.intervals import korn_graubard
 from leuk_lib.training import pretrained
 from leuk_lib.training.augment import normalise
 from leuk_lib.training.backbones import Backbone, TimmBackbone
@@ -390,24 +390,21 @@ def shift_table(
     groups: NDArray[np.str_],
     enhance: Callable[[Tensor], Tensor],
     seed: int,
-    n_resamples: int = 500,
 ) -> pd.DataFrame:
-    """Accuracy of models on shifted cells. All models see the same shifted cells and the same resamples.
+    """Accuracy of models on shifted cells. All models see the same shifted cells.
 
     Args:
         scorers: Model -> function from images to probabilities.
         images: Raw images (n, 3, S, S), uint8.
         labels: Their classes (n,).
-        groups: Their groups (n,), which the interval resamples.
+        groups: Their groups (n,).
         enhance: Applied to the shifted images before all models.
-        seed: Seed of shifts and resamples.
-        n_resamples: Number of bootstrap resamples.
+        seed: Seed of the shifts.
 
     Returns:
-        One row per model, kind and strength of shift: model, kind, strength, value (accuracy), low, high (95 % interval,
-        NaN for a single group), n, groups. Strength 0 appears once, as kind "none".
+        One row per model, kind and strength of shift: model, kind, strength, value (accuracy), low, high
+        (`korn_graubard`, 95 %; NaN for a single group), n, groups. Strength 0 appears once, as kind "none".
     """
-    bootstrap = ClusterBootstrap(groups, n_resamples, numpy_rng(seed, "shifts"))
     conditions = [(NO_SHIFT, 0.0), *((kind, strength) for kind in SHIFTS for strength in STRENGTHS[kind])]
     rows = []
     for kind, strength in conditions:
@@ -415,9 +412,7 @@ def shift_table(
         enhanced = enhance(shifted)
         for name, score in scorers.items():
             correct = (score(enhanced, None).argmax(axis=1) == labels.numpy()).astype(np.float64)
-            low, high = (float("nan"),) * 2
-            if bootstrap.n_groups > 1:
-                low, high = percentile_interval(bootstrap.means(correct))
+            low, high, _ = korn_graubard(correct, groups)
             row = {"model": name, "kind": kind, "strength": strength, "value": float(correct.mean()), "low": low}
-            rows.append(row | {"high": high, "n": len(labels), "groups": bootstrap.n_groups})
+            rows.append(row | {"high": high, "n": len(labels), "groups": len(np.unique(groups))})
     return pd.DataFrame(rows)

@@ -23,7 +23,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import clustered_wilson
+from leuk_lib.statistics.intervals import equal_groups, rate_interval
 from leuk_lib.training.augment import normalise
 
 NUCLEUS = 255
@@ -174,8 +174,7 @@ def summarise_shares(
 ) -> pd.DataFrame:
     """Mean of each measure over the images, with 95 % intervals over groups.
 
-    Intervals are from the cluster bootstrap, or `clustered_wilson` where all images have 0 or all have 1, which
-    resampling cannot vary; NaN for one group.
+    Intervals are `rate_interval` with the standard error of the cluster bootstrap; NaN for one group.
 
     Args:
         tables: method -> `attribution_shares`.
@@ -194,9 +193,8 @@ def summarise_shares(
             bootstrap = ClusterBootstrap(part_groups, n_resamples, numpy_rng(seed, "attribution", method, region))
             for measure in ("share", "pointing"):
                 values = part[measure].to_numpy(dtype=np.float64)
-                low, high = bootstrap.mean_interval(values)
-                if bootstrap.n_groups > 1 and (values.max() == 0 or values.min() == 1):
-                    low, high, _ = clustered_wilson(values, part_groups)
+                spread = bootstrap.spread(bootstrap.means(values))
+                low, high = rate_interval(float(values.mean()), spread, len(values), equal_groups(part_groups))
                 area = float(part["area"].mean())
                 rows.append((method, region, measure, float(values.mean()), low, high, area, len(part)))
     return pd.DataFrame(rows, columns=SUMMARY)

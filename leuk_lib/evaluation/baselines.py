@@ -438,10 +438,12 @@ def score_table(table: pd.DataFrame, seed: int, n_resamples: int = 1000) -> pd.D
             part = select(table, model, split)
             if not len(part):
                 continue
-            bootstrap = bootstrap or ClusterBootstrap(part.groups, n_resamples, numpy_rng(seed, "bootstrap", split))
+            bootstrap = bootstrap or ClusterBootstrap(
+                part.groups, n_resamples, numpy_rng(seed, "bootstrap", split), part.labels
+            )
             values, samples = evaluate(part), resampled_confusion(part, bootstrap)
             for metric in ("accuracy", "balanced_accuracy"):
-                low, high = score_interval(part, metric, values[metric], samples[metric])
+                low, high = score_interval(part, metric, values[metric], samples, bootstrap)
                 rows.append((model, split, metric, values[metric], low, high, len(part), bootstrap.n_groups))
     return pd.DataFrame(rows, columns=["model", "split", "metric", "value", "low", "high", "n", "groups"])
 

@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,14 +23,15 @@ from scipy.special import softmax
 
 from leuk_lib.evaluation import metrics
 from leuk_lib.evaluation.predictions import Predictions
-from leuk_lib.evaluation.resampling import resampled_calibration
+from leuk_lib.evaluation.resampling import ece_interval, resampled_calibration
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
-from leuk_lib.statistics.intervals import clustered_wilson
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
+from leuk_lib.statistics.intervals import equal_groups, korn_graubard, rate_interval, t_interval
 
 Array = NDArray[np.float64]
 T_MIN, T_MAX = 0.05, 20.0
+NOISE = "ece_noise"
 N_REFITS = 200  # resamples in which the temperature is fitted again, for its interval
 
 
@@ -100,45 +101,85 @@ def scaling_table(
 
     Returns:
         One row per measure and moment: ``temperature`` ("fitted"), ``nll``, ``brier`` and ``ece`` ("before", "after",
-        and "change", after minus before). value: mean over repetitions. low, high: repetitions and groups resampled
-        independently; the groups are those of the test part, for the temperature those of the validation part with
-        ``N_REFITS`` fits; NaN for one group. n: cells of that part over all repetitions.
+        and "change", after minus before). value: mean over repetitions. low, high: Student's interval over groups and
+        repetitions, resampled independently of each other (for ``ece`` see `resampling.ece_interval`); the groups are
+        those of the test part, for the temperature those of the validation part with ``N_REFITS`` fits; NaN for one
+        group. n: cells of that part over all repetitions.
     """
+    parts = {"validation": [validation for validation, _ in repetitions], "test": [test for _, test in repetitions]}
+    drawn = {
+        name: _crossed(parts[name], count, seed, name)
+        for name, count in (("validation", N_REFITS), ("test", resamples))
+    }
     results = [
-        _scaling_in_resamples(*parts, resamples, seed, str(number), ece_bins)
-        for number, parts in enumerate(repetitions)
+        _scaling_in_resamples(
+            validation,
+            test,
+            drawn["validation"].of_cells(validation.groups),
+            drawn["test"].of_cells(test.groups),
+            ece_bins,
+        )
+        for validation, test in repetitions
     ]
-    weights = ClusterBootstrap(
-        np.arange(len(repetitions)), resamples, numpy_rng(seed, "calibration", "repetitions")
-    ).weights
     rows = []
     for name, moment in results[0]:
-        values, samples = zip(*(result[name, moment] for result in results), strict=True)
-        parts = [validation if moment == "fitted" else test for validation, test in repetitions]
-        low = high = float("nan")
-        if len(np.unique(np.concatenate([part.groups for part in parts]))) > 1:
-            low, high = percentile_interval((np.array(samples).T * weights).sum(axis=1) / weights.sum(axis=1), level)
-        rows.append((name, moment, float(np.mean(values)), low, high, sum(map(len, parts))))
+        if name == NOISE:
+            continue
+        of = "validation" if moment == "fitted" else "test"
+        value = float(np.mean([result[name, moment][0] for result in results]))
+        samples = _mean_over(drawn[of], [result[name, moment][1] for result in results])
+        if name == "ece" and moment != "change":
+            noise = _mean_over(drawn[of], [result[NOISE, moment][1] for result in results])
+            low, high = ece_interval(value, samples, noise, drawn[of], level)
+        else:
+            scale: Literal["linear", "log"] = "linear" if moment == "change" else "log"
+            low, high = t_interval(value, drawn[of].spread(samples), level, scale)
+        rows.append((name, moment, value, low, high, sum(map(len, parts[of]))))
     return pd.DataFrame(rows, columns=["measure", "moment", "value", "low", "high", "n"])
 
 
+def _crossed(parts: Sequence[Predictions], resamples: int, seed: int, name: str) -> ClusterBootstrap:
+    """Resamples of the groups of all repetitions together, and of the repetitions."""
+    groups, labels = (np.concatenate([getattr(part, of) for part in parts]) for of in ("groups", "labels"))
+    bootstrap = ClusterBootstrap(groups, resamples, numpy_rng(seed, "calibration", name, "0"), labels)
+    if len(parts) > 1:
+        repetitions = ClusterBootstrap(np.arange(len(parts)), resamples, numpy_rng(seed, "calibration", "repetitions"))
+        bootstrap.factors = [*bootstrap.factors, *repetitions.factors]
+    return bootstrap
+
+
+def _mean_over(bootstrap: ClusterBootstrap, samples: Sequence[Array]) -> Array:
+    """Mean over the repetitions that each resample draws (R,), from the values per repetition."""
+    each = np.array(samples).T
+    if len(bootstrap.factors) == 1:
+        return each[:, 0]
+    weights = bootstrap.factors[1].weights
+    return (each * weights).sum(axis=1) / weights.sum(axis=1)
+
+
 def _scaling_in_resamples(
-    validation: Predictions, test: Predictions, resamples: int, seed: int, number: str, ece_bins: int
+    validation: Predictions,
+    test: Predictions,
+    on_validation: ClusterBootstrap,
+    on_test: ClusterBootstrap,
+    ece_bins: int,
 ) -> dict[tuple[str, str], tuple[float, Array]]:
     """One repetition of `scaling_table`: (measure, moment) -> its value, and its value in each resample (R,)."""
-    on_validation = ClusterBootstrap(validation.groups, N_REFITS, numpy_rng(seed, "calibration", "validation", number))
-    on_test = ClusterBootstrap(test.groups, resamples, numpy_rng(seed, "calibration", "test", number))
     temperature = fit_temperature(validation)
-    refitted = [fit_temperature(validation, weights[on_validation.index]) for weights in on_validation.weights]
-    result = {("temperature", "fitted"): (temperature, np.resize(refitted, resamples))}
+    refitted = np.full(len(on_validation), np.nan)
+    for number, weights in enumerate(on_validation.weights):
+        if (of_cells := weights[on_validation.index]).any():
+            refitted[number] = fit_temperature(validation, of_cells)
+    result = {("temperature", "fitted"): (temperature, refitted)}
     scaled = test.with_probs(apply_temperature(test.probs, temperature))
     before, after = (metrics.evaluate(part, ece_bins) for part in (test, scaled))
     samples_before = resampled_calibration(test, on_test, ece_bins)
     samples_after = resampled_calibration(scaled, on_test, ece_bins)
     for name, samples in samples_before.items():
-        result[name, "before"] = before[name], samples
-        result[name, "after"] = after[name], samples_after[name]
-        result[name, "change"] = after[name] - before[name], samples_after[name] - samples
+        result[name, "before"] = before.get(name, 0.0), samples
+        result[name, "after"] = after.get(name, 0.0), samples_after[name]
+        if name != NOISE:
+            result[name, "change"] = after[name] - before[name], samples_after[name] - samples
     return result
 
 
@@ -146,7 +187,7 @@ def reliability_table(predictions: Predictions, bins: int = 10, level: float = 0
     """Confidence and accuracy per bin of equal counts.
 
     Returns:
-        Columns bin, n, confidence (mean), accuracy, low, high (`clustered_wilson` of the accuracy).
+        Columns bin, n, confidence (mean), accuracy, low, high (`korn_graubard` of the accuracy).
     """
     confidence = predictions.probs.max(axis=1)
     bin_of = metrics.equal_count_bins(confidence, bins)
@@ -154,7 +195,7 @@ def reliability_table(predictions: Predictions, bins: int = 10, level: float = 0
     for position in range(int(bin_of.max()) + 1 if len(bin_of) else 0):
         inside = bin_of == position
         hits = predictions.correct[inside]
-        low, high, _ = clustered_wilson(hits, predictions.groups[inside], level)
+        low, high, _ = korn_graubard(hits, predictions.groups[inside], level)
         rows.append((position + 1, int(inside.sum()), confidence[inside].mean(), hits.mean(), low, high))
     return pd.DataFrame(rows, columns=["bin", "n", "confidence", "accuracy", "low", "high"])
 
@@ -164,7 +205,7 @@ def abstention_curve(predictions: Predictions, bootstrap: ClusterBootstrap, leve
 
     Returns:
         One row per coverage 1.00, 0.95, …, 0.05, as far as the cells allow: threshold (lowest kept confidence),
-        coverage and accuracy in [0,1], n kept, and the accuracy's percentile interval low, high.
+        coverage and accuracy in [0,1], n kept, and the accuracy's interval low, high (`rate_interval` over groups).
     """
     confidence, correct = predictions.probs.max(axis=1), predictions.correct
     descending = np.sort(confidence)[::-1]
@@ -177,6 +218,8 @@ def abstention_curve(predictions: Predictions, bootstrap: ClusterBootstrap, leve
             continue
         with np.errstate(invalid="ignore"):
             samples = bootstrap.sums((kept & correct).astype(float)) / bootstrap.sums(kept.astype(float))
-        low, high = percentile_interval(samples, level)
-        rows.append((float(threshold), float(kept.mean()), float(correct[kept].mean()), int(kept.sum()), low, high))
+        accuracy, n = float(correct[kept].mean()), int(kept.sum())
+        least = equal_groups(predictions.groups[kept])
+        low, high = rate_interval(accuracy, bootstrap.spread(samples), n, least, level)
+        rows.append((float(threshold), float(kept.mean()), accuracy, n, low, high))
     return pd.DataFrame(rows, columns=["threshold", "coverage", "accuracy", "n", "low", "high"])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from leuk_lib.evaluation import metrics
 from leuk_lib.evaluation.predictions import Predictions
-from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
-from leuk_lib.statistics.intervals import clustered_wilson
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, strata_of
+from leuk_lib.statistics.intervals import NO_INTERVAL, Rate, equal_groups, share, t_interval
 
 Array = NDArray[np.float64]
-RATES = ("accuracy", "balanced_accuracy", "macro_recall")  # 1 if all cells are right, 0 if all are wrong
+PER_CLASS = ("balanced_accuracy", "macro_recall", "macro_precision", "macro_f1", "macro_auc")  # averages over classes
+RATES = ("accuracy", *PER_CLASS)
 
 
 def resampled_confusion(predictions: Predictions, bootstrap: ClusterBootstrap) -> dict[str, Array]:
@@ -47,16 +51,18 @@ def resampled_calibration(
 ) -> dict[str, Array]:
     """Log loss, Brier score and calibration error in each resample: ``nll``, ``brier`` and ``ece``, each (R,).
 
-    The bins of the calibration error are those of the whole sample, so that no resample needs a sort. The error sums
-    absolute gaps, which resampling widens: where it is near 0 its interval is too high.
+    The bins of the calibration error are those of the whole sample, so that no resample needs a sort. ``ece_noise`` is
+    the sum over the bins of how far each gap lies from that of the sample (see :func:`ece_interval`).
     """
     confidence = predictions.probs.max(axis=1)
     bin_of = metrics.equal_count_bins(confidence, ece_bins)
     gap = np.eye(bin_of.max() + 1)[bin_of] * (predictions.correct - confidence)[:, None]
+    gaps = bootstrap.sums(gap) / bootstrap.sums(np.ones(len(predictions)))[:, None]
     return {
         "nll": bootstrap.means(metrics.nll_of_cells(predictions)),
         "brier": bootstrap.means(metrics.brier_of_cells(predictions)),
-        "ece": np.abs(bootstrap.sums(gap)).sum(axis=1) / bootstrap.sums(np.ones(len(predictions))),
+        "ece": np.abs(gaps).sum(axis=1),
+        "ece_noise": np.abs(gaps - gap.mean(axis=0)).sum(axis=1),
     }
 
 
@@ -74,26 +80,74 @@ def resampled_metrics(predictions: Predictions, bootstrap: ClusterBootstrap, ece
     return resampled | resampled_calibration(predictions, bootstrap, ece_bins)
 
 
-def score_interval(
-    predictions: Predictions, metric: str, value: float, samples: Array, level: float = 0.95
-) -> tuple[float, float]:
-    """Interval of a metric: percentile, or Wilson's over groups where resampling cannot vary.
-
-    Where all cells are right (or all wrong) every resample repeats the same value and the percentile interval has no
-    width; the metrics in ``RATES`` then get `clustered_wilson`.
+def rate_of(predictions: Predictions, metric: str, value: float, samples: Array, bootstrap: ClusterBootstrap) -> Rate:
+    """A metric in ``RATES`` with what its interval needs.
 
     Args:
         predictions: predictions that the metric was computed from.
         metric: its name.
         value: its value.
         samples: (R,) its values in the resamples.
+        bootstrap: the resamples, drawn with the classes of the cells.
+    """
+    if metric == "accuracy":
+        return share(predictions.correct, predictions.groups)
+    strata = strata_of(bootstrap.index, predictions.labels)
+    classes = len(predictions.present)
+    least = equal_groups(predictions.groups)
+    if strata.any():  # no group has several classes: as many groups as if every class had the fewest
+        least = float(classes * np.bincount(strata).min())
+    one_answer = (
+        len(np.unique(predictions.predicted)) == 1 if metric != "macro_auc" else not np.ptp(predictions.probs, 0).any()
+    )
+    exact = one_answer and metric in ("balanced_accuracy", "macro_recall", "macro_auc")
+    return Rate(value, bootstrap.spread(samples, per_class=classes > 1), len(predictions), least, constant=exact)
+
+
+def ece_interval(
+    value: float, samples: Array, noise: Array, bootstrap: ClusterBootstrap, level: float = 0.95
+) -> tuple[float, float]:
+    r"""Interval of the calibration error, which is biased upwards: noise in the gaps of the bins adds to it.
+
+    With gaps :math:`g_b` and their values :math:`g_b^*` in a resample, no true value lies further below than
+    :math:`\sum_b |g_b^* - g_b|`, whose quantile at ``level`` gives the lower limit; the upper one is Student's.
+    The bootstrap's quantiles of the error itself miss a well calibrated model's true error almost always.
+
+    Args:
+        value: the calibration error.
+        samples: (R,) its values in the resamples.
+        noise: (R,) ``ece_noise`` of :func:`resampled_calibration`.
+        bootstrap: the resamples.
+        level: coverage.
+    """
+    spread = bootstrap.spread(samples)
+    if not np.isfinite(spread.error):
+        return NO_INTERVAL
+    t, z = stats.t.ppf((1 + level) / 2, spread.df), stats.norm.ppf((1 + level) / 2)
+    widening = t / z * (spread.error / samples.std() if samples.std() > 0 else 1.0)
+    low = value - float(np.quantile(noise, level)) * widening
+    return max(0.0, low), min(1.0, t_interval(value, spread, level)[1])
+
+
+def score_interval(
+    predictions: Predictions, metric: str, value: float, samples: Mapping[str, Array], bootstrap: ClusterBootstrap,
+    level: float = 0.95,
+) -> tuple[float, float]:  # fmt: skip
+    """Interval of a metric over groups.
+
+    Args:
+        predictions: predictions that the metric was computed from.
+        metric: its name.
+        value: its value.
+        samples: name -> (R,) values in the resamples (`resampled_metrics`).
+        bootstrap: the resamples, drawn with the classes of the cells.
         level: coverage.
 
     Returns:
-        low, high; (NaN, NaN) if there is one group.
+        low, high; (NaN, NaN) if there is one group, and for averages over classes if a class has one group.
     """
-    if len(np.unique(predictions.groups)) < 2:
-        return float("nan"), float("nan")
-    if metric in RATES and value in (0.0, 1.0):
-        return clustered_wilson(predictions.correct, predictions.groups, level)[:2]
-    return percentile_interval(samples, level)
+    if metric in RATES:
+        return rate_of(predictions, metric, value, samples[metric], bootstrap).interval(level)
+    if metric == "ece":
+        return ece_interval(value, samples[metric], samples["ece_noise"], bootstrap, level)
+    return t_interval(value, bootstrap.spread(samples[metric]), level, scale="log")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import derive, numpy_rng
-from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.statistics.intervals import format_interval
 
 Method = Callable[[nn.Module], Tensor]
@@ -110,7 +110,7 @@ def cascading_randomisation(
 
 
 def summarise(cells: pd.DataFrame, groups: ArrayLike, seed: int, n_resamples: int = 1000) -> pd.DataFrame:
-    """Mean correlation per method and degree of randomisation, with a 95 % interval over groups.
+    """Mean correlation per method and degree of randomisation, with a 95 % interval over groups (NaN for one group).
 
     Args:
         cells: output of :func:`cascading_randomisation`; rows with NaN are left out.
@@ -133,7 +133,7 @@ def summarise(cells: pd.DataFrame, groups: ArrayLike, seed: int, n_resamples: in
         bootstrap = ClusterBootstrap(
             group_of[part["cell"].to_numpy()], n_resamples, numpy_rng(seed, "sanity", method, randomised)
         )
-        low, high = percentile_interval(bootstrap.means(values))
+        low, high = bootstrap.mean_interval(values)
         rows.append((method, randomised, float(values.mean()), low, high, len(part)))
     return pd.DataFrame(rows, columns=COLUMNS)
 

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.statistics.bootstrap import ClusterBootstrap
+from leuk_lib.statistics.intervals import difference_interval, korn_graubard, paired_shares
 from leuk_lib.training.augment import normalise
 from leuk_lib.training.subset import evenly_spaced
 
@@ -31,7 +30,6 @@ ENCODER = "FCMAE encoder"
 RANDOM_START = "random initialisation"
 GIVEN_START = "given weights"
 PROBES = ("k-NN", "k-NN, whitened", "linear")
-TAILS = (0.025, 0.975)  # quantiles of the 95 % intervals
 
 
 @torch.no_grad()
@@ -198,17 +196,14 @@ class Probe:
         for probe, correct in probe_correct(train_x, self._train_y, val_x, self._val_y, self.k).items():
             self._correct[features, probe, step] = correct
 
-    def _bootstrap(self) -> ClusterBootstrap:
-        return ClusterBootstrap(self.groups[self.val.numpy()], 2000, numpy_rng(self.seed, "fcmae", "bootstrap"))
-
     def table(self) -> pd.DataFrame:
         """Accuracy of each probe on the validation cells: features, probe, step, accuracy, low, high, n.
 
-        Low and high bound the 95 % interval, for which whole groups are resampled; NaN for a single group.
+        Low and high bound the 95 % interval over groups (`korn_graubard`); NaN for a single group.
         """
-        bootstrap, rows = self._bootstrap(), []
+        groups, rows = self.groups[self.val.numpy()], []
         for (features, probe, step), correct in sorted(self._correct.items()):
-            low, high = bootstrap.mean_interval(correct.astype(float), tails=TAILS)
+            low, high, _ = korn_graubard(correct, groups)
             rows.append((features, probe, step, float(correct.mean()), low, high, len(correct)))
         return pd.DataFrame(rows, columns=["features", "probe", "step", "accuracy", "low", "high", "n"])
 
@@ -218,7 +213,7 @@ class Probe:
         Columns: probe, baseline, difference, low, high (95 %, paired), n, verdict. The verdict is "better" or "worse"
         where the interval excludes 0, else "inconclusive".
         """
-        bootstrap, rows = self._bootstrap(), []
+        groups, rows = self.groups[self.val.numpy()], []
         last = max(step for features, _, step in self._correct if features == ENCODER)
         others = {name: (name, 0) for name in sorted({f for f, _, _ in self._correct} - {ENCODER})}
         # Given weights that were not trained any further are their own start.
@@ -227,7 +222,9 @@ class Probe:
             pretrained = self._correct[ENCODER, probe, last].astype(float)
             for name, (features, step) in baselines.items():
                 difference = pretrained - self._correct[features, probe, step]
-                low, high = bootstrap.mean_interval(difference, tails=TAILS)
+                low, high = difference_interval(
+                    *paired_shares(pretrained, self._correct[features, probe, step], groups)
+                )
                 verdict = "better" if low > 0 else "worse" if high < 0 else "inconclusive"
                 rows.append((probe, name, float(difference.mean()), low, high, len(difference), verdict))
         return pd.DataFrame(rows, columns=["probe", "baseline", "difference", "low", "high", "n", "verdict"])

@@ -3,30 +3,54 @@ r"""Cluster bootstrap: resamples whole groups (patients, slides), because the ce
 Resample :math:`r` draws G groups out of G with replacement. With :math:`w_{rg}` the number of times that group g was
 drawn, a mean over the cells becomes
 
-.. math:: \bar v_r = \frac{\sum_g w_{rg} \sum_{i \in g} v_i}{\sum_g w_{rg} n_g},
+.. math:: \bar v_r = \frac{\sum_g w_{rg} \sum_{i \in g} v_i}{\sum_g w_{rg} n_g}.
 
-and the quantiles of :math:`\bar v_1, \dots, \bar v_R` are the percentile interval.
+The standard deviation of :math:`\bar v_1, \dots, \bar v_R` is the standard error over groups, which the intervals of
+:mod:`leuk_lib.statistics.intervals` take. The quantiles are not used: for few groups they lie too close together.
 
 References:
     Field, C. A. and Welsh, A. H. (2007). Bootstrapping clustered data. J. R. Stat. Soc. B 69, 369-390.
 
     Owen, A. B. (2007). The pigeonhole bootstrap. Ann. Appl. Stat. 1, 386-411.
 
-    Davison, A. C. and Hinkley, D. V. (1997). Bootstrap Methods and their Application. Cambridge, section 4.2.
+    Hesterberg, T. C. (2015). What teachers should know about the bootstrap. Am. Stat. 69, 371-386.
+
+    Satterthwaite, F. E. (1946). An approximate distribution of estimates of variance components. Biometrics Bull. 2,
+    110-114.
+
+    Efron, B. (2014). Estimation and accuracy after model selection. JASA 109, 991-1007 (the covariance of the draws with
+    the statistic, section 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.statistics.intervals import UNKNOWN, Spread, t_interval
 
 Array = NDArray[np.float64]
 BLOCK_SIZE = 4_000_000  # largest number of elements of a (resamples, cells) block
+MANY_GROUPS = 400  # from here on Student's t is the normal distribution, and the degrees of freedom are not estimated
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What was drawn: the groups, or the repetitions.
+
+    Attributes:
+        weights: (R,G) how often each was drawn.
+        strata: (G,) stratum of each, from 0: the class of a patient's cells.
+    """
+
+    weights: NDArray[np.int64]
+    strata: NDArray[np.int64]
 
 
 class ClusterBootstrap:
@@ -38,11 +62,15 @@ class ClusterBootstrap:
         groups: (N,) group of each cell; compared as strings.
         n_resamples: number of resamples R.
         rng: source of the draws.
+        labels: (N,) class of each cell. Does not change the draws; where no group has cells of several classes, the
+            degrees of freedom of standard errors are counted class by class.
 
     Attributes:
         weights: (R,G) how often each group was drawn.
         index: (N,) position of each cell's group among the G groups.
         n_groups: G.
+        names: (G,) the groups.
+        factors: what was drawn, for standard errors.
 
     Raises:
         LeukError: there is no cell.
@@ -52,12 +80,15 @@ class ClusterBootstrap:
     ((100, 2), [2.0, 3.0, 4.0])
     """
 
-    def __init__(self, groups: ArrayLike, n_resamples: int, rng: np.random.Generator) -> None:
-        names, self.index = np.unique(np.asarray(groups).astype(str), return_inverse=True)
-        if not len(names):
+    def __init__(
+        self, groups: ArrayLike, n_resamples: int, rng: np.random.Generator, labels: ArrayLike | None = None
+    ) -> None:
+        self.names, self.index = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+        if not len(self.names):
             raise LeukError("bootstrap: there is no cell in this part")
-        self.n_groups = len(names)
-        self.weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
+        self.n_groups = len(self.names)
+        self.weights = rng.multinomial(self.n_groups, np.full(self.n_groups, 1 / self.n_groups), size=n_resamples)
+        self.factors = [Factor(self.weights, strata_of(self.index, labels))]
 
     @classmethod
     def crossed(cls, groups: ArrayLike, repetitions: ArrayLike, n_resamples: int, rng: np.random.Generator) -> Self:
@@ -78,7 +109,19 @@ class ClusterBootstrap:
         pairs, index = np.unique(np.stack([crossed.index, by_repetition.index]), axis=1, return_inverse=True)
         crossed.weights = crossed.weights[:, pairs[0]] * by_repetition.weights[:, pairs[1]]
         crossed.index, crossed.n_groups = index.reshape(-1), pairs.shape[1]
+        if len(np.unique(np.asarray(repetitions))) > 1:
+            crossed.factors = [*crossed.factors, *by_repetition.factors]
         return crossed
+
+    def of_cells(self, groups: ArrayLike) -> Self:
+        """The same resamples for other cells of the same groups, so that parts that share groups vary together.
+
+        Args:
+            groups: (n,) group of each of the other cells.
+        """
+        part = copy.copy(self)
+        part.index = np.searchsorted(self.names, np.asarray(groups).astype(str))
+        return part
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -93,13 +136,13 @@ class ClusterBootstrap:
         """Mean of ``values`` (N,) over the cells of each resample: (R,)."""
         return self.sums(values) / self.sums(np.ones(len(self.index)))
 
-    def mean_interval(
-        self, values: Array, level: float = 0.95, tails: tuple[float, float] | None = None
-    ) -> tuple[float, float]:
-        """Percentile interval of the mean of ``values`` (N,); (NaN, NaN) for one group, which has no spread."""
-        if self.n_groups < 2:
-            return float("nan"), float("nan")
-        return percentile_interval(self.means(values), level, tails)
+    def spread(self, samples: Array, per_class: bool = False) -> Spread:
+        """`spread_of` a statistic whose values in the resamples are ``samples`` (R,)."""
+        return spread_of(samples, self.factors, per_class)
+
+    def mean_interval(self, values: Array, level: float = 0.95) -> tuple[float, float]:
+        """Student's interval of the mean of ``values`` (N,) over groups; (NaN, NaN) for one group."""
+        return t_interval(float(values.mean()), self.spread(self.means(values)), level)
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Yield slices of the resamples with the weights of all cells (r,N) in them, to bound the memory."""
@@ -109,51 +152,94 @@ class ClusterBootstrap:
             yield part, self.weights[part][:, self.index].astype(np.float64)
 
 
-def percentile_interval(
-    samples: Array, level: float = 0.95, tails: tuple[float, float] | None = None
-) -> tuple[float, float]:
-    """Percentile interval of resampled values (R,), NaN left out; (NaN, NaN) if none is left.
+def strata_of(index: NDArray[np.int64], labels: ArrayLike | None) -> NDArray[np.int64]:
+    """Class of each group (G,), from 0; one class for all if a group has cells of several.
 
     Args:
-        samples: (R,) a statistic in each resample.
-        level: coverage in (0, 1); the tails are ``(1 - level) / 2`` and ``(1 + level) / 2``.
-        tails: the two quantiles themselves, instead of ``level``. In floating point (1 - 0.95) / 2 is not 0.025;
-            recorded numbers that used 0.025 keep their last bit in this way.
+        index: (N,) position of each cell's group.
+        labels: (N,) class of each cell, or None.
 
-    >>> percentile_interval(np.arange(101.0), 0.5)
-    (25.0, 75.0)
+    >>> strata_of(np.array([0, 0, 1, 2]), ["AML", "AML", "ALL", "AML"])
+    array([1, 0, 1])
     """
-    kept = samples[np.isfinite(samples)]
-    if not len(kept):
-        return float("nan"), float("nan")
-    low, high = np.quantile(kept, tails or [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    n_groups = int(index.max()) + 1
+    if labels is None:
+        return np.zeros(n_groups, dtype=np.int64)
+    number = np.unique(np.asarray(labels).astype(str), return_inverse=True)[1]
+    strata = np.zeros(n_groups, dtype=np.int64)
+    strata[index] = number
+    return strata if (strata[index] == number).all() else np.zeros(n_groups, dtype=np.int64)
 
 
-def paired_difference(first: Array, second: Array, level: float = 0.95) -> tuple[float, float, float]:
-    r"""Percentile interval and two-sided bootstrap p-value of ``first - second`` over the same resamples.
+def spread_of(samples: Array, factors: Sequence[Factor], per_class: bool = False) -> Spread:
+    r"""Standard error of a statistic over groups and its degrees of freedom, from its values in the resamples.
 
-    With :math:`d_1, \dots, d_R` the differences,
+    The influence :math:`u_g = \operatorname{Cov}_r(w_{rg}, s_r)` of each group (Efron 2014) divides the variance of the
+    resampled values among the classes k, :math:`V_k = \sum_{g \in k} u_g^2`, and among groups and repetitions where both
+    were drawn. A class of :math:`G_k` groups has :math:`G_k - 1` degrees of freedom; their sum is Satterthwaite's,
 
-    .. math:: p = \min\!\left(1, 2\,\frac{\min(\#\{d_r \le 0\}, \#\{d_r \ge 0\}) + 1}{R + 1}\right),
+    .. math:: \nu = \frac{\big(\sum_k V_k\big)^2}{\sum_k V_k^2 / (G_k - 1)}, \qquad
+              \mathrm{SE}^2 = \operatorname{Var}_r(s_r)\, \frac{\sum_k V_k\, G_k / (G_k - 1)}{\sum_k V_k},
 
-    which is never 0 (Davison & Hinkley 1997, section 4.2).
+    the second factor making up for the bootstrap's division by G in place of G - 1 (Hesterberg 2015). Where a few groups
+    hold most of the variance, :math:`\nu` is at most :math:`2 / (\kappa - 1/G) - 1` with
+    :math:`\kappa = \sum_g u_g^4 / (\sum_g u_g^2)^2`.
 
     Args:
-        first: (R,) the statistic of one model in each resample.
-        second: (R,) that of the other model in the same resamples; NaN differences are left out.
-        level: coverage of the interval.
+        samples: (R,) the statistic in each resample; NaN is left out.
+        factors: what was drawn. Variances of several factors add.
+        per_class: whether the statistic averages over classes. A class of one group then leaves the error unknown;
+            else such classes are counted together with the smallest other.
 
     Returns:
-        low, high, p; all NaN if no difference is finite.
-
-    >>> paired_difference(np.array([0.5, 0.75, 1.0]), np.array([0.25, 0.5, 0.5]), level=0.5)
-    (0.25, 0.375, 0.5)
+        The spread; unknown for one group or fewer than two finite samples.
     """
-    difference = first - second
-    kept = difference[np.isfinite(difference)]
-    if not len(kept):
-        return float("nan"), float("nan"), float("nan")
-    low, high = percentile_interval(kept, level)
-    tail = min((kept <= 0).sum(), (kept >= 0).sum())
-    return low, high, float(min(1.0, 2 * (tail + 1) / (len(kept) + 1)))
+    known = np.isfinite(samples)
+    first = factors[0]
+    if known.sum() < 2 or first.weights.shape[1] < 2:
+        return UNKNOWN
+    strata = _no_single(first.strata, merge=not per_class)
+    if strata is None:
+        return UNKNOWN
+    finite = samples[known]
+    variance = float(finite.var())
+    if variance == 0:
+        return Spread(0.0, float(len(strata) - strata.max() - 1))
+    parts, widened, by_df = 0.0, 0.0, 0.0
+    for factor, of in zip(factors, [strata, *(f.strata for f in factors[1:])], strict=True):
+        groups = factor.weights.shape[1]
+        counts = np.bincount(of)
+        if groups > MANY_GROUPS:  # more influences than the resamples can tell
+            inner = np.full(groups, np.sqrt(variance / groups))
+        else:
+            weights = factor.weights[known] - factor.weights[known].mean(axis=0)
+            inner = (finite - finite.mean()) @ weights / len(finite)
+        by_class = np.bincount(of, inner**2)
+        total = float(by_class.sum())
+        if total == 0:
+            continue
+        df = total**2 / float((by_class**2 / np.maximum(counts - 1, 1)).sum())
+        if groups <= MANY_GROUPS:
+            concentration = float((inner**4).sum()) / total**2
+            df = min(df, max(1.0, 2 / max(concentration - 1 / groups, 1e-9) - 1))
+        parts += total
+        widened += float((by_class * counts / np.maximum(counts - 1, 1)).sum())
+        by_df += total**2 / df
+    if parts == 0:
+        return UNKNOWN
+    return Spread(float(np.sqrt(variance * widened / parts)), parts**2 / by_df)
+
+
+def _no_single(strata: NDArray[np.int64], merge: bool) -> NDArray[np.int64] | None:
+    """Strata numbered from 0 without one of a single group; None if there is one and it must not be merged."""
+    names, numbered, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    if (counts > 1).all():
+        return numbered
+    if not merge:
+        return None
+    single = np.flatnonzero(counts == 1)
+    if len(single) == 1 and len(names) > 1:
+        others = np.where(counts == 1, counts.max() + 1, counts)
+        single = np.append(single, others.argmin())
+    numbered = np.where(np.isin(numbered, single), single[0], numbered)
+    return np.unique(numbered, return_inverse=True)[1]

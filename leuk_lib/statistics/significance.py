@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from leuk_lib.runs.errors import LeukError
 
@@ -198,6 +197,8 @@ def holm(p_values: ArrayLike) -> Array:
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = p.copy()
     known = np.isfinite(p)
-    if known.any():
-        adjusted[known] = multipletests(p[known], method="holm")[1]
+    order = np.argsort(p[known], kind="stable")
+    # statsmodels' multipletests collects garbage in each call, which takes longer than all else in a table of results.
+    steps = np.minimum(1, p[known][order] * np.arange(len(order), 0, -1))
+    adjusted[np.flatnonzero(known)[order]] = np.maximum.accumulate(steps)
     return adjusted

@@ -600,7 +600,8 @@ RANKS = {"helps": "ahead of", "harms": "behind", "inconclusive": "not clearly di
 def interval(row: Mapping[Any, Any] | pd.Series, signed: bool = False) -> str:
     """Return ``value [low, high]`` in per cent, or in signed percentage points."""
     form = "{:+.1f} [{:+.1f}, {:+.1f}]" if signed else "{:.1f} [{:.1f}, {:.1f}]"
-    return form.format(*(100 * float(row[name]) for name in ("value", "low", "high")))
+    text = form.format(*(100 * float(row[name]) for name in ("value", "low", "high")))
+    return text.partition(" [")[0] if "nan" in text else text
 
 
 def steps_summary(record: StudyRecord) -> str:

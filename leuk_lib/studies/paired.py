@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.statistics.bootstrap import ClusterBootstrap, paired_difference, percentile_interval
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, Factor, spread_of, strata_of
+from leuk_lib.statistics.intervals import Rate, Spread, difference_interval
 from leuk_lib.statistics.significance import holm, t_corrected
 
 Array = NDArray[np.float64]
@@ -61,6 +62,38 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Scores of all arms under one condition.
+
+    Attributes:
+        by_seed: arm -> scores of the seeds (S,).
+        resampled: arm -> mean over the seeds in every resample (R,).
+        factors: what was drawn: the groups, and the seeds if there are several.
+        n: number of test cells over all seeds.
+        least: effective number of cells where those of each group are all alike.
+        one_answer: arm -> whether it gives the same answer for all cells.
+        per_class: whether the score averages over several classes.
+    """
+
+    by_seed: dict[str, Array]
+    resampled: dict[str, Array]
+    factors: list[Factor]
+    n: float
+    least: float
+    one_answer: dict[str, bool]
+    per_class: bool
+
+    def rate(self, arm: str) -> Rate:
+        """Mean score of an arm over the seeds, with what its interval needs."""
+        spread = spread_of(self.resampled[arm], self.factors, self.per_class)
+        return Rate(float(self.by_seed[arm].mean()), spread, self.n, self.least, constant=self.one_answer[arm])
+
+    def difference(self, arm: str, other: str) -> Spread:
+        """Standard error of the difference of two arms over the same resamples."""
+        return spread_of(self.resampled[arm] - self.resampled[other], self.factors, self.per_class)
+
+
+@dataclass(frozen=True)
 class Outcomes:
     """Which test cells each arm classifies correctly.
 
@@ -91,14 +124,11 @@ class Outcomes:
         """Return the outcomes of some arms."""
         return replace(self, cells=self.cells[self.cells["arm"].isin(arms)].reset_index(drop=True))
 
-    def measured(self, condition: str) -> tuple[dict[str, Array], dict[str, Array]]:
+    def measured(self, condition: str) -> Measured:
         """Score every arm under a condition.
 
         Seeds and groups are resampled independently of each other (the pigeonhole bootstrap, for crossed data): a group
         drawn twice counts twice under every seed that tests it. All arms share the resamples.
-
-        Returns:
-            Arm -> scores of the seeds (S,), and arm -> mean over the seeds in every resample (R,).
 
         References:
             Owen, A. B. (2007). The pigeonhole bootstrap. Ann. Appl. Stat. 1, 386-411.
@@ -128,7 +158,13 @@ class Outcomes:
             drawn = [np.tensordot(over_groups.astype(np.float64), table, axes=(1, 1)) for table in counts]  # (R,S,K)
             each = self._score(drawn, labels)  # (R,S)
             resampled[arm] = (each * over_seeds).sum(axis=1) / over_seeds.sum(axis=1)
-        return by_seed, resampled
+        strata = strata_of(position[1], part["label"])
+        factors = [Factor(over_groups, strata)]
+        if len(seeds) > 1:
+            factors.append(Factor(over_seeds, np.zeros(len(seeds), dtype=np.int64)))
+        one_answer = {arm: _one_answer(part[part["arm"] == arm]) for arm in self.arms}
+        least = float(len(labels) * np.bincount(strata).min()) if strata.any() else float(len(groups))
+        return Measured(by_seed, resampled, factors, len(part) / len(self.arms), least, one_answer, len(labels) > 1)
 
     def _score(self, counts: list[Array], labels: NDArray[Any]) -> Array:
         return self.score.of(counts[0], counts[1], counts[-1], labels)
@@ -142,6 +178,12 @@ class Outcomes:
         """Count the test cells over all seeds, the groups and the seeds of a condition."""
         part = self.cells[(self.cells["condition"] == condition) & (self.cells["arm"] == self.arms[0])]
         return {"n": len(part), "groups": part["group"].nunique(), "seeds": part["seed"].nunique()}
+
+
+def _one_answer(cells: pd.DataFrame) -> bool:
+    """Whether an arm gets all cells of one class right and no other, in every seed: one answer for all."""
+    recall = cells.groupby(["seed", "label"])["right"].mean().unstack()
+    return recall.shape[1] > 1 and bool(recall.isin([0.0, 1.0]).all(axis=None) and (recall.sum(axis=1) == 1).all())
 
 
 def hits_row(
@@ -171,11 +213,12 @@ def scores(outcomes: Outcomes) -> pd.DataFrame:
     """Return one row per condition and arm: value (mean score over the seeds), low, high, n, groups, seeds."""
     rows = []
     for condition in outcomes.conditions:
-        by_seed, resampled = outcomes.measured(condition)
+        measured = outcomes.measured(condition)
         for arm in outcomes.arms:
-            low, high = percentile_interval(resampled[arm])
+            rate = measured.rate(arm)
+            low, high = rate.interval()
             rows.append(
-                {"condition": condition, "arm": arm, "value": float(by_seed[arm].mean()), "low": low, "high": high}
+                {"condition": condition, "arm": arm, "value": rate.value, "low": low, "high": high}
                 | outcomes.size(condition)
             )
     return pd.DataFrame(rows)
@@ -191,7 +234,7 @@ def differences(outcomes: Outcomes, base: Mapping[str, str], test_over_train: fl
 
     Returns:
         One row per condition and arm: condition, arm, against, value (mean difference over the seeds), low, high (95 %
-        interval of the crossed bootstrap), p (corrected t-test over the seeds' splits; NaN where all seeds test the
+        interval over groups and seeds, `difference_interval`), p (corrected t-test over the seeds' splits; NaN where all seeds test the
         same cells or agree exactly), p_holm (Holm over the whole table; see :func:`unadjusted` for a table without).
 
     References:
@@ -204,13 +247,16 @@ def unadjusted(outcomes: Outcomes, base: Mapping[str, str], test_over_train: flo
     """Return the table of `differences` without p_holm."""
     rows = []
     for condition in outcomes.conditions:
-        by_seed, resampled = outcomes.measured(condition)
+        measured = outcomes.measured(condition)
+        by_seed = measured.by_seed
         split = outcomes.is_split(condition)
         for arm in outcomes.arms:
             against = base[arm]
             if against == arm:
                 continue
-            low, high, _ = paired_difference(resampled[arm], resampled[against])
+            low, high = difference_interval(
+                measured.rate(arm), measured.rate(against), measured.difference(arm, against)
+            )
             p = float("nan")
             if split:
                 with contextlib.suppress(LeukError):  # no variance between the seeds

@@ -17,7 +17,7 @@ from leuk_lib.evaluation.attribution import (
     to_shares,
 )
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.statistics.intervals import wilson
+from leuk_lib.statistics.intervals import clopper_pearson
 
 
 class CornerModel(torch.nn.Module):
@@ -108,13 +108,13 @@ def test_missing_masks_are_an_error():
         attribution_shares(torch.ones(1, 4, 4), None)
 
 
-def test_where_all_peaks_lie_on_the_cell_the_interval_is_wilsons_over_groups():
+def test_where_all_peaks_lie_on_the_cell_the_groups_are_the_sample():
     masks = _masks(6)
     on_cell = to_shares((masks > 0).float() + (masks == 255).float())
     table = attribution_shares(on_cell, masks)
     summary = summarise_shares({"any": table}, np.array(list("aabbcc")), seed=0, n_resamples=50)
     peaks = summary.set_index(["region", "measure"]).loc[("cell", "pointing")]
-    assert peaks["value"] == 1 and (peaks["low"], peaks["high"]) == pytest.approx(wilson(3, 3))
+    assert peaks["value"] == 1 and (peaks["low"], peaks["high"]) == pytest.approx(clopper_pearson(3, 3))
     alone = summarise_shares({"any": table}, np.array(["a"] * 6), seed=0, n_resamples=50)
     assert alone["value"].notna().all() and alone[["low", "high"]].isna().all(axis=None)
 

@@ -29,7 +29,7 @@ from leuk_lib.evaluation.baselines import (
     select,
 )
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.statistics.intervals import wilson
+from leuk_lib.statistics.intervals import clopper_pearson
 from leuk_lib.wpat.params import WpatParams
 
 
@@ -175,7 +175,7 @@ def test_tables_hold_every_model_split_and_cell():
     assert len(scores) == 2 * 2 * 2
     row = scores.set_index(["model", "split", "metric"]).loc[("perfect", "test", "accuracy")]
     assert row["value"] == row["high"] == 1 and row["n"] == 15 and row["groups"] == 4
-    assert row["low"] == pytest.approx(wilson(4, 4)[0])  # four correct patients are no certainty
+    assert row["low"] == pytest.approx(clopper_pearson(*2 * [225 / 57])[0])  # four correct patients are no certainty
     recorded = {}
     stage = SimpleNamespace(record=lambda key, *values: recorded.update({key: values}))
     record_scores(stage, scores)

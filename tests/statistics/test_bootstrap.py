@@ -1,4 +1,4 @@
-"""Cluster bootstrap: whole groups are drawn, crossed draws multiply, intervals agree with scipy and cover."""
+"""Cluster bootstrap: whole groups are drawn, crossed draws multiply, errors agree with scipy and know their degrees of freedom."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.statistics.bootstrap import ClusterBootstrap, paired_difference, percentile_interval
-from leuk_lib.statistics.intervals import clustered_wilson
+from leuk_lib.statistics.bootstrap import ClusterBootstrap, strata_of
 
 
 def test_whole_groups_are_drawn():
@@ -50,25 +49,7 @@ def test_cells_without_groups_agree_with_scipy():
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.011)
 
 
-def test_clustered_interval_covers_where_the_plain_one_does_not():
-    rng = np.random.default_rng(0)
-    covered = {"clustered": 0, "plain": 0, "wilson": 0}
-    rounds, n_groups, size = 200, 30, 15
-    groups = np.repeat(np.arange(n_groups), size)
-    for _ in range(rounds):
-        accuracy = rng.beta(4, 2, n_groups)  # patients differ; the mean is 2/3
-        hits = (rng.random(n_groups * size) < accuracy[groups]).astype(float)
-        for kind, by in (("clustered", groups), ("plain", np.arange(len(groups)))):
-            low, high = ClusterBootstrap(by, 300, rng).mean_interval(hits)
-            covered[kind] += low <= 2 / 3 <= high
-        low, high, _ = clustered_wilson(hits, groups)
-        covered["wilson"] += low <= 2 / 3 <= high
-    assert covered["clustered"] / rounds > 0.89
-    assert covered["wilson"] / rounds > 0.89
-    assert covered["plain"] / rounds < 0.85
-
-
-def test_pairing_narrows_the_interval_of_a_difference():
+def test_pairing_lowers_the_error_of_a_difference():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(60), 5)
     difficulty = np.repeat(rng.uniform(0.3, 1.0, 60), 5)
@@ -76,28 +57,56 @@ def test_pairing_narrows_the_interval_of_a_difference():
     better, worse = (draw < difficulty).astype(float), (draw < difficulty - 0.1).astype(float)
     bootstrap = ClusterBootstrap(groups, 1000, rng)
     first, second = bootstrap.means(better), bootstrap.means(worse)
-    low, high, p = paired_difference(first, second)
-    unpaired = percentile_interval(first - second[::-1])
-    assert high - low < unpaired[1] - unpaired[0]
-    assert low > 0 and p < 0.05
+    assert bootstrap.spread(first - second).error < bootstrap.spread(first - second[::-1]).error
 
 
-def test_equal_models_do_not_differ():
-    samples = np.random.default_rng(0).random(200)
-    assert paired_difference(samples, samples) == (0.0, 0.0, 1.0)
+def test_the_error_of_a_mean_is_that_of_the_group_means():
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=8)
+    bootstrap = ClusterBootstrap(np.repeat(np.arange(8), 5), 20_000, rng)
+    spread = bootstrap.spread(bootstrap.means(np.repeat(means, 5)))
+    assert spread.error == pytest.approx(stats.sem(means), rel=0.03)  # sem divides by G - 1
+    assert spread.df <= 7
 
 
-def test_the_p_value_is_never_zero_and_nan_is_left_out():
-    assert paired_difference(np.ones(99), np.zeros(99)) == (1.0, 1.0, 2 / 100)
-    assert paired_difference(np.array([1.0, np.nan]), np.zeros(2)) == paired_difference(np.ones(1), np.zeros(1))
-    assert np.isnan(paired_difference(np.full(3, np.nan), np.zeros(3))).all()
-    assert np.isnan(percentile_interval(np.full(3, np.nan))).all()
+def test_a_class_of_few_groups_that_holds_the_variance_gives_its_degrees_of_freedom():
+    groups, labels = np.arange(23), np.repeat(["rare", "common"], [3, 20])
+    values = np.r_[[-3.0, 0.0, 3.0], np.zeros(20)]
+    with_classes, without = (ClusterBootstrap(groups, 5000, np.random.default_rng(1), of) for of in (labels, None))
+    samples = with_classes.means(values)
+    assert with_classes.spread(samples).df == pytest.approx(2, abs=0.2) and without.spread(samples).df > 2.5
+    widened = with_classes.spread(samples).error / without.spread(samples).error
+    assert widened == pytest.approx(np.sqrt(3 / 2 / (23 / 22)), rel=0.03)
 
 
-def test_tails_are_the_quantiles_themselves():
-    samples = np.random.default_rng(0).normal(size=2000)
-    assert percentile_interval(samples, tails=(0.025, 0.975)) == tuple(np.quantile(samples, [0.025, 0.975]))
-    assert percentile_interval(samples, 0.8) == pytest.approx(percentile_interval(samples, tails=(0.1, 0.9)))
+def test_a_class_of_one_group_leaves_an_average_over_classes_unknown():
+    labels = np.array(["a", "b", "b", "b"])
+    bootstrap = ClusterBootstrap(np.arange(4), 500, np.random.default_rng(0), labels)
+    samples = bootstrap.means(np.array([0.0, 1.0, 2.0, 4.0]))
+    assert np.isnan(bootstrap.spread(samples, per_class=True).error)
+    assert np.isfinite(bootstrap.spread(samples).error)
+
+
+def test_repetitions_add_their_variance_and_degrees_of_freedom():
+    rng = np.random.default_rng(0)
+    groups, repetitions = np.tile(np.arange(30), 3), np.repeat(np.arange(3), 30)
+    values = 5.0 * repetitions + rng.normal(size=90)
+    crossed = ClusterBootstrap.crossed(groups, repetitions, 4000, rng)
+    spread = crossed.spread(crossed.means(values))
+    assert spread.df == pytest.approx(2, abs=0.3)  # three repetitions hold the variance
+    assert spread.error == pytest.approx(stats.sem([0, 5, 10]), rel=0.1)
+
+
+def test_strata_are_the_classes_where_groups_are_nested():
+    assert strata_of(np.array([0, 0, 1]), ["b", "b", "a"]).tolist() == [1, 0]
+    assert strata_of(np.array([0, 0, 1]), ["b", "a", "a"]).tolist() == [0, 0]  # a patient with cells of two classes
+
+
+def test_the_same_resamples_serve_other_cells_of_the_groups():
+    bootstrap = ClusterBootstrap(["a", "b", "c", "c"], 50, np.random.default_rng(0))
+    part = bootstrap.of_cells(["c", "a"])
+    np.testing.assert_array_equal(part.sums(np.array([1.0, 0.0])), bootstrap.weights[:, 2])
+    assert len(bootstrap.index) == 4
 
 
 def test_one_group_has_no_interval_and_no_cell_is_an_error():

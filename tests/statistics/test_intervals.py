@@ -1,11 +1,13 @@
-"""Wilson's interval against published examples; groups reduce the effective sample size."""
+"""Intervals of shares and rates against published examples; groups reduce the effective sample size."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from leuk_lib.statistics.intervals import clustered_wilson, wilson
+from leuk_lib.statistics import intervals
+from leuk_lib.statistics.intervals import Rate, Spread, clopper_pearson, korn_graubard, wilson
 
 
 @pytest.mark.parametrize(
@@ -16,21 +18,75 @@ def test_wilson_newcombe_1998_table_1(hits, n, low, high):
     assert wilson(hits, n) == pytest.approx((low, high), abs=5e-5)
 
 
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [(81, 263, 0.2527, 0.3676), (15, 148, 0.0578, 0.1617), (0, 20, 0.0, 0.1684), (1, 29, 0.0009, 0.1776)],
+)
+def test_clopper_pearson_newcombe_1998_table_1(hits, n, low, high):
+    assert clopper_pearson(hits, n) == pytest.approx((low, high), abs=5e-5)
+    exact = stats.binomtest(hits, n).proportion_ci()
+    assert clopper_pearson(hits, n) == pytest.approx((exact.low, exact.high))
+
+
 def test_if_all_cells_agree_the_groups_are_the_sample():
-    low, high, size = clustered_wilson(np.ones(300, bool), np.repeat(["a", "b", "c"], 100))
-    assert (low, high) == pytest.approx(wilson(3, 3))
+    low, high, size = korn_graubard(np.ones(300, bool), np.repeat(["a", "b", "c"], 100))
+    assert (low, high) == pytest.approx(clopper_pearson(3, 3))
     assert size == 3
+
+
+def test_cells_of_their_own_group_are_independent():
+    hits = np.arange(100) < 85
+    assert korn_graubard(hits, np.arange(100)) == pytest.approx((*clopper_pearson(85, 100), 100))
 
 
 def test_identical_cells_of_a_group_count_once():
     hits = np.repeat([1, 0, 1, 1, 0, 1], 10)
-    size = clustered_wilson(hits, np.repeat(np.arange(6), 10))[2]
-    assert size == pytest.approx(6, rel=0.2)  # 6 patients, not 60 cells; the factor G/(G-1) takes one of them
+    assert korn_graubard(hits, np.repeat(np.arange(6), 10))[2] == pytest.approx(5)  # G - 1 of 6 patients, not 60 cells
+
+
+def test_few_degrees_of_freedom_reduce_the_size_as_korn_and_graubard_do():
+    rng = np.random.default_rng(0)
+    groups, hits = np.repeat(np.arange(5), 200), rng.random(1000) < np.repeat([0.75, 0.7, 0.65, 0.72, 0.68], 200)
+    sums, p = np.bincount(groups, hits), hits.mean()
+    variance = 5 / 4 * ((sums - 200 * p) ** 2).sum() / 1000**2
+    size = p * (1 - p) / max(variance, p * (1 - p) / 1000) * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 4)) ** 2
+    assert korn_graubard(hits, groups)[2] == pytest.approx(size)
 
 
 def test_the_design_effect_is_never_below_one():
-    hits = np.tile([True, True, False, True], 25)
-    assert (
-        clustered_wilson(hits, np.repeat(np.arange(25), 4))[2] == 100
-    )  # all groups alike: less than binomial variance
-    assert clustered_wilson([], [])[2] == 0
+    hits = np.tile([True, True, False, True], 25)  # all groups alike: less than binomial variance
+    factor = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 24)) ** 2
+    assert korn_graubard(hits, np.repeat(np.arange(25), 4))[2] == pytest.approx(100 * factor)
+
+
+def test_one_group_has_no_interval():
+    assert np.isnan(korn_graubard([1, 0, 1], ["a"] * 3)[:2]).all()
+    assert np.isnan(korn_graubard([], [])[:2]).all() and korn_graubard([], [])[2] == 0
+
+
+def test_difference_newcombe_1998_paired():
+    # Newcombe 1998, Stat. Med. 17, 2635, table II, case (36, 12, 2, 0): his method 10 (square-and-add without a correction
+    # of the correlation is method 8): -0.01 difference .2000; Wilson's limits of 48/50 and 38/50, phi -.0877.
+    n, a, b, c, d = 50, 36, 12, 2, 0
+    first, second = (a + b) / n, (a + c) / n
+    phi = (a * d - b * c) / np.sqrt((a + b) * (c + d) * (a + c) * (b + d))
+    found = intervals._recovered(first, *wilson(a + b, n), second, *wilson(a + c, n), phi)
+    assert found == pytest.approx((0.0569, 0.3404), abs=5e-5)
+
+
+def test_the_correlation_of_two_rates_comes_from_the_error_of_the_difference():
+    first, second = Rate(0.8, Spread(0.04, 1e6), 1e6, 10), Rate(0.7, Spread(0.05, 1e6), 1e6, 10)
+    independent = intervals.difference_interval(first, second, Spread(np.hypot(0.04, 0.05), 1e6))
+    paired = intervals.difference_interval(first, second, Spread(0.02, 1e6))
+    assert paired[1] - paired[0] < independent[1] - independent[0]
+    assert independent == pytest.approx(stats.norm.interval(0.95, 0.1, np.hypot(0.04, 0.05)), abs=0.01)
+    assert paired == pytest.approx(stats.norm.interval(0.95, 0.1, 0.02), abs=0.02)
+
+
+def test_the_p_value_is_that_of_the_interval():
+    first, second = Rate(0.8, Spread(0.04, 30), 1e6, 10), Rate(0.7, Spread(0.05, 30), 1e6, 10)
+    p = intervals.difference_p(first, second, Spread(0.045, 30))
+    low, high = intervals.difference_interval(first, second, Spread(0.045, 30), 1 - p)
+    assert min(abs(low), abs(high)) < 1e-3 and 0.01 < p < 0.1
+    assert intervals.difference_p(first, first, Spread(0.0, 30)) == 1
+    assert np.isnan(intervals.difference_p(first, Rate(0.7, intervals.UNKNOWN, 10, 3), intervals.UNKNOWN))

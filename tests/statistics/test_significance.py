@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
+from statsmodels.stats.multitest import multipletests
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.statistics import significance as sig
@@ -104,6 +105,9 @@ def test_mcnemar_needs_the_same_cells():
 def test_holm_of_wikipedia_and_nan():
     # The textbook's four hypotheses: .01 .04 .03 .005 -> .03 .06 .06 .02 (R's p.adjust gives the same).
     assert sig.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    random = np.random.default_rng(0).random(20) ** 3
+    assert sig.holm(random) == pytest.approx(multipletests(random, method="holm")[1])
+    assert sig.holm([]).shape == (0,) and np.isnan(sig.holm([np.nan])).all()
     assert sig.holm([0.01, np.nan, 0.04]) == pytest.approx([0.02, np.nan, 0.04], nan_ok=True)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from leuk_lib.statistics.intervals import clopper_pearson
 from leuk_lib.statistics.significance import t_corrected
 from leuk_lib.studies import paired
 
@@ -63,7 +64,7 @@ def test_p_is_nadeau_and_bengios_over_the_splits(patient: int):
     none = [rng.integers(0, 2, 40).tolist() for _ in range(5)]
     ours = [[int(hit or rng.random() < 0.3) for hit in hits] for hits in none]
     scored = outcomes({"none": none, "ours": ours}, cells, labels, patient=patient)
-    by_seed, _ = scored.measured("same")
+    by_seed = scored.measured("same").by_seed
     row = paired.differences(scored, BASE, 2 / 7).iloc[0]
     assert row["p"] == pytest.approx(t_corrected(by_seed["ours"], by_seed["none"], 2 / 7).p)
     if patient == 1:
@@ -76,11 +77,12 @@ def test_another_source_is_no_split_and_gets_no_p():
     assert math.isnan(paired.differences(scored, BASE, 2 / 7).iloc[0]["p"])
 
 
-def test_the_same_arm_twice_differs_by_nothing():
+def test_the_same_arm_twice_differs_by_no_more_than_none_of_as_many_cells_as_groups():
     hits = np.random.default_rng(1).integers(0, 2, (3, 50)).tolist()
     scored = outcomes({"none": hits, "ours": hits}, [list(range(50))] * 3, ["abc"[k % 3] for k in range(50)])
     row = paired.differences(scored, BASE, 2 / 7).iloc[0]
-    assert row["value"] == row["low"] == row["high"] == 0
+    assert row["value"] == 0 and row["low"] == -row["high"]
+    assert row["high"] == pytest.approx(clopper_pearson(0, 48)[1])  # three classes, the smallest of 16 groups
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():
