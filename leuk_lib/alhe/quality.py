@@ -20,7 +20,7 @@ from leuk_lib.alhe.colour import LINEAR_OF_CODE
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import t_interval
+from leuk_lib.statistics.intervals import format_interval, t_interval
 
 BACKGROUND, CYTOPLASM, NUCLEUS = 0, 128, 255
 MIN_PIXELS = 12  # of a region that is measured
@@ -198,7 +198,7 @@ def summarise(table: pd.DataFrame, seed: int, resamples: int = 2000, relative_to
 def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
     """The summary as a table to read: one row per method, one column per measure, "value [low, high]"."""
     cells = [
-        "–" if np.isnan(value) else f"{value:.3g} [{low:.3g}, {high:.3g}]"
+        format_interval(value, low, high, ".3g")
         for value, low, high in summary[["value", "low", "high"]].to_numpy(dtype=np.float64)
     ]
     table = summary.assign(text=cells).pivot(index="method", columns="measure", values="text")

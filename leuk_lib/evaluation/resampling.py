@@ -57,7 +57,8 @@ def resampled_calibration(
     confidence = predictions.probs.max(axis=1)
     bin_of = metrics.equal_count_bins(confidence, ece_bins)
     gap = np.eye(bin_of.max() + 1)[bin_of] * (predictions.correct - confidence)[:, None]
-    gaps = bootstrap.sums(gap) / bootstrap.sums(np.ones(len(predictions)))[:, None]
+    with np.errstate(invalid="ignore"):  # a resample may draw no group of this part
+        gaps = bootstrap.sums(gap) / bootstrap.sums(np.ones(len(predictions)))[:, None]
     return {
         "nll": bootstrap.means(metrics.nll_of_cells(predictions)),
         "brier": bootstrap.means(metrics.brier_of_cells(predictions)),
@@ -123,9 +124,10 @@ def ece_interval(
     spread = bootstrap.spread(samples)
     if not np.isfinite(spread.error):
         return NO_INTERVAL
+    deviation = float(np.nanstd(samples))
     t, z = stats.t.ppf((1 + level) / 2, spread.df), stats.norm.ppf((1 + level) / 2)
-    widening = t / z * (spread.error / samples.std() if samples.std() > 0 else 1.0)
-    low = value - float(np.quantile(noise, level)) * widening
+    widening = t / z * (spread.error / deviation if deviation > 0 else 1.0)
+    low = value - float(np.nanquantile(noise, level)) * widening
     return max(0.0, low), min(1.0, t_interval(value, spread, level)[1])
 
 

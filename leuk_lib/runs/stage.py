@@ -238,16 +238,16 @@ class Stage(Generic[P]):
         Args:
             key: Name of the number within the stage.
             value: The number.
-            low: Lower end of its 95 % interval.
-            high: Upper end of its 95 % interval.
+            low: Lower end of its 95 % interval; None or NaN if it has none.
+            high: Upper end of its 95 % interval; likewise.
             n: Sample size.
             unit: Unit, if any.
 
         Raises:
-            LeukError: If a number is NaN or infinite.
+            LeukError: If the number is NaN, or it or one end of the interval is infinite.
         """
         entry: dict[str, Any] = {"value": _number(key, value)}
-        if low is not None and high is not None:
+        if low is not None and high is not None and not (math.isnan(low) and math.isnan(high)):
             entry |= {"low": _number(key, low), "high": _number(key, high)}
         if n is not None:
             entry["n"] = int(n)

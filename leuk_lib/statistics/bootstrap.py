@@ -133,8 +133,9 @@ class ClusterBootstrap:
         return np.tensordot(self.weights.astype(np.float64), grouped, axes=1)
 
     def means(self, values: Array) -> Array:
-        """Mean of ``values`` (N,) over the cells of each resample: (R,)."""
-        return self.sums(values) / self.sums(np.ones(len(self.index)))
+        """Mean of ``values`` (N,) over the cells of each resample: (R,); NaN where it draws none of their groups."""
+        with np.errstate(invalid="ignore"):
+            return self.sums(values) / self.sums(np.ones(len(self.index)))
 
     def spread(self, samples: Array, per_class: bool = False) -> Spread:
         """`spread_of` a statistic whose values in the resamples are ``samples`` (R,)."""

@@ -9,6 +9,7 @@ import pandas as pd
 
 from leuk_lib.runs import paths
 from leuk_lib.runs.display import Link
+from leuk_lib.statistics.intervals import format_interval
 from leuk_lib.studies.paired import verdict
 from leuk_lib.studies.record import StudyRecord, record_file
 
@@ -120,7 +121,7 @@ def answers(records: Mapping[str, StudyRecord], questions: Iterable[Question] = 
                 {
                     "question": question.text, "compared": f"{row['arm']} over {row['against']}",
                     "on": {"test": "test cells"}.get(row["condition"], row["condition"]),
-                    "points": f"{value:+.1f} [{low:+.1f}, {high:+.1f}]",
+                    "points": format_interval(value, low, high, "+.1f"),
                     "read as": question.read_as[verdict(low, high)],
                     "study": Link(question.study, notebooks[question.stage]),
                 }

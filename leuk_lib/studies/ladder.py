@@ -36,6 +36,7 @@ from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import derive, numpy_rng, torch_generator
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
+from leuk_lib.statistics.intervals import format_interval
 from leuk_lib.studies.external import external_cells
 from leuk_lib.studies.paired import Outcomes, between, cells_of, scores, verdict
 from leuk_lib.studies.record import StudyRecord
@@ -599,9 +600,8 @@ RANKS = {"helps": "ahead of", "harms": "behind", "inconclusive": "not clearly di
 
 def interval(row: Mapping[Any, Any] | pd.Series, signed: bool = False) -> str:
     """Return ``value [low, high]`` in per cent, or in signed percentage points."""
-    form = "{:+.1f} [{:+.1f}, {:+.1f}]" if signed else "{:.1f} [{:.1f}, {:.1f}]"
-    text = form.format(*(100 * float(row[name]) for name in ("value", "low", "high")))
-    return text.partition(" [")[0] if "nan" in text else text
+    value, low, high = (100 * float(row[name]) for name in ("value", "low", "high"))
+    return format_interval(value, low, high, "+.1f" if signed else ".1f")
 
 
 def steps_summary(record: StudyRecord) -> str:
@@ -710,7 +710,7 @@ def robustness_summary(record: StudyRecord) -> str:
 def calibration_summary(record: StudyRecord, coverage: float = 0.8) -> str:
     """Say how well the full model and the best baseline are calibrated, and what abstaining gains at ``coverage``."""
     measures = {
-        (row["arm"], row["measure"], row["moment"]): f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        (row["arm"], row["measure"], row["moment"]): format_interval(row["value"], row["low"], row["high"])
         for row in record.table("calibration").to_dict("records")
     }
     sentences = []

@@ -30,6 +30,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic, read_json, write_json
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import derive
+from leuk_lib.statistics.intervals import format_interval
 from leuk_lib.studies.generators import GAN, SMOTE, gan, nearest_group, smote
 from leuk_lib.studies.paired import Outcomes, between, cells_of, hits_row, scores
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
@@ -354,7 +355,7 @@ def inflation_table(inflation: pd.DataFrame) -> pd.DataFrame:
     for row in leaking(inflation).to_dict("records"):
         low, high = 100 * row["low"], 100 * row["high"]
         verdict = "inflates" if low > 0 else "deflates" if high < 0 else "inconclusive"
-        points = f"{100 * row['value']:+.1f} [{low:+.1f}, {high:+.1f}]"
+        points = format_interval(100 * row["value"], low, high, "+.1f")
         rows.append((row["condition"], row["arm"], row["against"], points, verdict))
     return pd.DataFrame(
         rows, columns=["cells, model", "leakage mode", "compared with", "points [95 % interval]", "verdict"]

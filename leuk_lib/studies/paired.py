@@ -16,7 +16,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap, Factor, spread_of, strata_of
-from leuk_lib.statistics.intervals import Rate, Spread, difference_interval
+from leuk_lib.statistics.intervals import Rate, Spread, difference_interval, format_interval
 from leuk_lib.statistics.significance import holm, t_corrected
 
 Array = NDArray[np.float64]
@@ -296,7 +296,7 @@ def read_differences(table: pd.DataFrame, heading: str = "test images") -> pd.Da
     A cell holds percentage points, the interval and Holm's p.
     """
     cells = [
-        f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" + ("" if np.isnan(p) else f", p {p:.2g}")
+        format_interval(100 * value, 100 * low, 100 * high, "+.1f") + ("" if np.isnan(p) else f", p {p:.2g}")
         for value, low, high, p in table[["value", "low", "high", "p_holm"]].to_numpy(dtype=np.float64)
     ]
     return _wide(table.assign(arm=table["arm"] + " − " + table["against"]), cells, heading)
@@ -305,7 +305,7 @@ def read_differences(table: pd.DataFrame, heading: str = "test images") -> pd.Da
 def read_scores(table: pd.DataFrame, heading: str = "test images") -> pd.DataFrame:
     """Format `scores` for readers: a row per condition (under ``heading``), a column per arm, per cent and interval."""
     cells = [
-        f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        format_interval(100 * value, 100 * low, 100 * high, ".1f")
         for value, low, high in table[["value", "low", "high"]].to_numpy(dtype=np.float64)
     ]
     return _wide(table, cells, heading)
