@@ -23,8 +23,8 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.agreement import Agreement, agreement
-from leuk_lib.statistics.bootstrap import ClusterBootstrap, paired_difference
-from leuk_lib.statistics.intervals import format_interval
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
+from leuk_lib.statistics.intervals import format_interval, t_interval, t_p
 
 FIRST = "label"  # the label that models are trained on and scored by
 OPEN_PARTS = ("train", "val")
@@ -176,10 +176,11 @@ def compare_readers(
         between = found[FIRST, str(name)]
         for against, other in ((FIRST, str(name)), (str(name), FIRST)):
             ours = found[against, model]
-            bounds = (math.nan,) * 3
-            if ours.n_groups > 1:
-                bounds = paired_difference(ours.kappa_samples, between.kappa_samples, level)
-            differences.append((against, model, other, ours.kappa - between.kappa, *bounds))
+            difference = ours.kappa - between.kappa
+            spread = ours.spread_of_difference(between)
+            differences.append(
+                (against, model, other, difference, *t_interval(difference, spread, level), t_p(difference, spread))
+            )
     if not pairs:
         return pd.DataFrame(columns=PAIRS), pd.DataFrame(columns=DIFFERENCES)
     return pd.concat(pairs, ignore_index=True), pd.DataFrame(differences, columns=DIFFERENCES)

@@ -301,7 +301,7 @@ def external_scores(
     for split in [name for name in predictions[full] if name.startswith(EXTERNAL)]:
         models = part_of(predictions, split, full)
         first = models[full]
-        bootstrap = ClusterBootstrap(first.groups, n_resamples, numpy_rng(seed, "results", split))
+        bootstrap = ClusterBootstrap(first.groups, n_resamples, numpy_rng(seed, "results", split), first.labels)
         table = score_table(score_models(models, bootstrap, level), HEADLINE)
         table.insert(0, "absent", ", ".join(first.absent) or "none")
         table.insert(0, "groups", bootstrap.n_groups)

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.statistics.bootstrap import ClusterBootstrap, percentile_interval
-from leuk_lib.statistics.intervals import clustered_wilson
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
+from leuk_lib.statistics.intervals import Rate, Spread, equal_groups, korn_graubard
 
 Array = NDArray[np.float64]
 
@@ -58,10 +58,11 @@ class Agreement:
         n: cells.
         n_groups: groups (patients, slides) that they come from.
         agreement: share of the cells with equal labels, in [0,1].
-        agreement_interval: its low and high end, `clustered_wilson`.
+        agreement_interval: its low and high end, `korn_graubard`.
         kappa: Cohen's kappa, at most 1; NaN if both readers use one class only.
         kappa_interval: its low and high end over resampled groups; NaN for one group.
         kappa_samples: (R,) kappa in each resample, for paired differences.
+        bootstrap: the resamples.
     """
 
     n: int
@@ -71,6 +72,11 @@ class Agreement:
     kappa: float
     kappa_interval: tuple[float, float]
     kappa_samples: Array = field(repr=False)
+    bootstrap: ClusterBootstrap = field(repr=False)
+
+    def spread_of_difference(self, other: Agreement) -> Spread:
+        """Standard error of the difference of two kappas over the same resamples."""
+        return self.bootstrap.spread(self.kappa_samples - other.kappa_samples)
 
 
 def agreement(
@@ -79,8 +85,8 @@ def agreement(
 ) -> Agreement:  # fmt: skip
     """Agreement of two readers, with intervals over resampled groups.
 
-    Where the readers agree on every cell, each resample repeats 1 and its interval has no width. The lower end then
-    follows from that of the share of agreement, `clustered_wilson`, at the present chance agreement.
+    The interval of kappa is that of the share of agreement with kappa's standard error (`Rate.interval`), at the present
+    chance agreement :math:`p_e`. Where the readers agree on every cell, it is as uncertain as the groups are few.
 
     Args:
         first: (N,) labels of the first reader.
@@ -104,11 +110,12 @@ def agreement(
     samples = kappa_of_counts(resampled.reshape(-1, k, k))
     counts = np.bincount(pair, minlength=k * k).reshape(k, k)
     kappa, same = float(kappa_of_counts(counts)), a == b
-    bounds = clustered_wilson(same, groups, level)[:2]
+    bounds = korn_graubard(same, groups, level)[:2]
     interval = (float("nan"), float("nan"))
-    if bootstrap.n_groups > 1 and same.all() and np.isfinite(kappa):
+    if np.isfinite(kappa):
         expected = float((counts.sum(axis=0) * counts.sum(axis=1)).sum() / counts.sum() ** 2)
-        interval = ((bounds[0] - expected) / (1 - expected), 1.0)
-    elif bootstrap.n_groups > 1 and np.isfinite(kappa):
-        interval = percentile_interval(samples, level)
-    return Agreement(len(a), bootstrap.n_groups, float(same.mean()), bounds, kappa, interval, samples)
+        spread = bootstrap.spread(samples)
+        error = Spread(spread.error * (1 - expected), spread.df)
+        low, high = Rate(float(same.mean()), error, len(a), equal_groups(groups)).interval(level)
+        interval = (low - expected) / (1 - expected), (high - expected) / (1 - expected)
+    return Agreement(len(a), bootstrap.n_groups, float(same.mean()), bounds, kappa, interval, samples, bootstrap)

@@ -169,6 +169,26 @@ def t_interval(
     return value - half, value + half
 
 
+def t_p(value: float, spread: Spread) -> float:
+    """Two-sided p-value of Student's test that a statistic is 0.
+
+    Args:
+        value: the statistic.
+        spread: its standard error over groups.
+
+    Returns:
+        p in [0, 1]; 1 for a value of 0, NaN if the error is 0 or unknown otherwise.
+
+    >>> round(t_p(2.0, Spread(1.0, 10.0)), 4)
+    0.0734
+    """
+    if value == 0 and np.isfinite(spread.error):
+        return 1.0
+    if not (np.isfinite(value) and spread.error > 0):
+        return float("nan")
+    return float(2 * stats.t.sf(abs(value) / spread.error, spread.df))
+
+
 def rate_interval(value: float, spread: Spread, n: float, least: float, level: float = 0.95) -> tuple[float, float]:
     r"""Interval of a rate in [0, 1] that is no plain share: Clopper and Pearson's at the size that its error implies.
 
@@ -225,7 +245,7 @@ class Rate:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """`rate_interval`; of no width for a constant."""
-        if self.constant:
+        if self.constant and np.isfinite(self.spread.error):
             return self.value, self.value
         return rate_interval(self.value, self.spread, self.n, self.least, level)
 
