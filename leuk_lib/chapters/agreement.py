@@ -7,7 +7,6 @@ Everything here is empty for a data set without one.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from leuk_lib.chapters.results import slugs
 from leuk_lib.data.cellset import CellSet
+from leuk_lib.data.second_labels import label_columns
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.recorder import Recorder
@@ -32,12 +32,6 @@ PAIRS = [
     "first", "second", "cells", "groups", "agreement", "agreement low", "agreement high", "kappa", "low", "high",
 ]  # fmt: skip
 DIFFERENCES = ["against", "reader", "other reader", "difference", "low", "high", "p"]
-
-
-def label_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns of a cell table that hold further labels, such as ``["label2"]``."""
-    names = [str(name) for name in table.columns if re.fullmatch(r"label[2-9]", str(name))]
-    return [name for name in sorted(names) if (table[name].astype(str) != "").any()]
 
 
 def _pairs(

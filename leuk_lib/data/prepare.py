@@ -22,6 +22,7 @@ from leuk_lib.data.published import (
     summary,
     without_test_groups,
 )
+from leuk_lib.data.second_labels import spelled_as_classes
 from leuk_lib.data.splits import EXTERNAL, PARTS, read_record, split_groups, split_record, unsplittable
 from leuk_lib.runs import paths
 from leuk_lib.runs.files import sha256_file
@@ -82,6 +83,11 @@ def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
         um_per_px=params.um_per_px,
         field_um=params.field_um,
     )
+    table, found, label_notes = spelled_as_classes(data.table, data.classes)
+    data = replace(
+        data, table=table, notes=(*data.notes, *label_notes),
+        findings=pd.concat([data.findings, as_table(found)], ignore_index=True) if found else data.findings,
+    )  # fmt: skip
     kind, why = chosen_split(params)
     own = (data.table["external"] == "").to_numpy()
     if found := cross_check(data.table[own], data.findings):

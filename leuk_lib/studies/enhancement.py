@@ -74,7 +74,9 @@ class EnhancementParams(StudyParams):
     batch_size: int = Field(48, ge=2, le=8192, description="images per optimiser step")
     lr: float = Field(3e-3, gt=0, le=1, description="peak learning rate")
     stain: float = Field(0.15, gt=0, lt=1, description="stain jitter of the arms that have it")
-    light: float = Field(0.0, ge=0, lt=1, description="light jitter of every model; 0: none, as in the committed record")
+    light: float = Field(
+        0.0, ge=0, lt=1, description="light jitter of every model; 0: none, as in the committed record"
+    )
     stain_shifts: tuple[float, ...] = Field((0.3, 0.5, 0.7), description="largest change of a stain in the test images")
     light_shifts: tuple[float, ...] = Field((0.2, 0.4, 0.6), description="fall-off of the light in the test images")
     other: str = Field("", description="external test set: folder beside the data set's folder")
