@@ -95,8 +95,9 @@ def detail_text(name: str, width: int = WIDTH) -> str:
         doubt = " (not confirmed at the source)" if label in known.unconfirmed and text != UNKNOWN else ""
         lines += _item(label, f"{text}{doubt}", width)
     for option, choice in known.options.items():
-        text = f"{choice.meaning}: {', '.join(choice.choices)}; set with --set data.{option}=…"
-        lines += _item(option, f"{text} (default {choice.choices[0]})", width)
+        how = f"--option {option}=… of leuk data check, --set 'data.reader_options={{{option}: …}}' of leuk run"
+        text = f"{choice.meaning}: {', '.join(choice.choices)} (default {choice.choices[0]}); {how}"
+        lines += _item(option, text, width)
     for old, new in known.class_map.items():
         text = f"{old} counts as {new}; data.class_map={{{old}: {old}}} keeps it, {{{old}: ''}} leaves it out"
         lines += _item("classes", text, width)

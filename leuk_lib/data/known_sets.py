@@ -155,7 +155,8 @@ KNOWN: tuple[KnownSet, ...] = (
             "so normal cells carry it too",
             "the subsets photograph the same cells again, and a patient may be in the training part of one and in the "
             "test part of another: one run reads one subset",
-            "fields of 640 x 640 pixels are squeezed to 0.60 of their width (not confirmed); cells are widened again",
+            "fields of 640 x 640 pixels are squeezed, by the sample's red cells to 0.56 of their width and by descriptions to "
+            "0.60 (not confirmed); cells are widened again (option aspect)",
             "repeated image entries, one box under two categories, and one cell in two overlapping fields are findings",
             "boxes of the category none are left out",
         ),

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from data.toys import folder
+from data.toys import coded, folder, picture
 from leuk_lib.cli.main import main
 from leuk_lib.data.archives import LAYOUTS
 from leuk_lib.data.catalog import KNOWN_SETS, LEUKEMIAS, home
@@ -151,3 +151,63 @@ def test_a_known_set_merges_classes_unless_told_otherwise(tmp_path, monkeypatch)
     without = list_folder("raabin-leukemia", {"CML": ""})
     assert Counter(entry.label for entry in without.entries) == {"AML": 3, "ALL": 3}
     assert "class CML is left out by class_map: 3 cells" in without.understood
+
+
+def pictures(root, paths, start=0):
+    for k, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(coded(picture(start + k), "PNG"))  # read by content
+
+
+def read(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEUK_DATA", str(tmp_path))
+    return {entry.path: entry for entry in list_folder(name).entries}
+
+
+def test_cnmc_as_unpacked(tmp_path, monkeypatch):
+    home = tmp_path / "cnmc" / "C-NMC_Leukemia"
+    pictures(home, [f"C-NMC_training_data/fold_{k}/{c}/UID_{'H' if c == 'hem' else ''}{k}_1_1_{c}.bmp" for k in range(3) for c in ("all", "hem")])  # fmt: skip
+    pictures(home, [f"C-NMC_test_prelim_phase_data/C-NMC_test_prelim_phase_data/{i}.bmp" for i in (1, 2)], 20)
+    pictures(home, ["C-NMC_test_final_phase_data/C-NMC_test_final_phase_data/1.bmp"], 40)
+    table = "Patient_ID,new_names,labels\nUID_57_29_1_all.bmp,1.bmp,1\nUID_H49_29_1_hem.bmp,2.bmp,0\n"
+    (home / "C-NMC_test_prelim_phase_data/C-NMC_test_prelim_phase_data_labels.csv").write_text(table)
+    entries = read("cnmc", tmp_path, monkeypatch)
+    assert Counter(entry.label for entry in entries.values()) == {"ALL": 4, "normal": 4}
+    assert {entry.group for entry in entries.values()} == {"0", "1", "2", "H0", "H1", "H2", "57", "H49"}
+    assert Counter(entry.part for entry in entries.values()) == {"fold0": 2, "fold1": 2, "fold2": 2, "test": 2}
+
+
+def test_lmu_as_unpacked_has_one_name_per_class_and_second_labels(tmp_path, monkeypatch):
+    home = tmp_path / "aml-lmu" / "AML-Cytomorphology"
+    pictures(home, [f"{code}/{code}_{i:04d}.tiff" for code in ("MYO", "KSC") for i in (1, 2)])
+    (home / "annotations.dat").write_text(
+        "MYO/MYO_0001.tiff MYO MYO MOB\nMYO_0002.tiff MYO\nKSC_0001.tiff KSC\nKSC_0002.tiff KSC\n"
+    )
+    entries = read("aml-lmu", tmp_path, monkeypatch)
+    assert Counter(entry.label for entry in entries.values()) == {"myeloblast": 2, "smudge_cell": 2}
+    second = {(entry.label2, entry.label3) for entry in entries.values() if entry.label2}
+    assert second == {("myeloblast", "monoblast")}
+
+
+def test_mll_as_unpacked_has_patients(tmp_path, monkeypatch):
+    pictures(tmp_path / "aml-mll" / "data", [f"{c}/{p}/image_{i}.tif" for c, p in (("NPM1", "AA"), ("control", "BB")) for i in (0, 1)])  # fmt: skip
+    entries = read("aml-mll", tmp_path, monkeypatch)
+    assert {(entry.label, entry.group) for entry in entries.values()} == {("NPM1", "AA"), ("control", "BB")}
+
+
+def test_wbcatt_as_fetched_has_its_published_split(tmp_path, monkeypatch):
+    home = tmp_path / "wbcatt"
+    names = {"train": "BNE_1", "val": "SNE_2", "test": "LY_3"}
+    folders = {"LY_3": "lymphocyte"}
+    pictures(
+        home, [f"PBC_dataset_normal_DIB/{folders.get(n, 'neutrophil')}/{n}.jpg" for n in (*names.values(), "BNE_9")]
+    )
+    for part, name in names.items():
+        kind = folders.get(name, "neutrophil")
+        path = f"PBC_dataset_normal_DIB/{kind}/{name}.jpg"
+        rows = f"img_name,label,cell_size,path\n{name}.jpg,{kind.capitalize()},big,{path}\n"
+        (home / f"pbc_attr_v1_{part}.csv").write_text(rows)
+    entries = read("wbcatt", tmp_path, monkeypatch)
+    assert {(entry.label, entry.part) for entry in entries.values()} == {
+        ("neutrophil", "train"), ("neutrophil", "validation"), ("lymphocyte", "test"),
+    }  # fmt: skip
