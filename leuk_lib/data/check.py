@@ -9,7 +9,7 @@ import pandas as pd
 
 from leuk_lib.data.catalog import KNOWN_SETS
 from leuk_lib.data.findings import SEVERITIES, Finding, as_table, kind_of
-from leuk_lib.data.folder import INFERRED, ImageFolder, read_folder
+from leuk_lib.data.folder import FIELD, INFERRED, ImageFolder, read_folder
 from leuk_lib.data.published import (
     base_parts,
     cross_check,
@@ -97,7 +97,7 @@ def _about_classes(folder: ImageFolder, published: bool) -> list[Finding]:
             what = f"class with too few groups to split (cells: {int((table['label'] == name).sum())})"
             advice = "stays wholly in training and is never tested; add patients or merge it"
             findings.append(Finding(f"{name}/", what, "warning", advice))
-    given = table[~table["group"].str.startswith(INFERRED)]
+    given = table[~table["group"].str.startswith((INFERRED, FIELD))]
     classes = given.groupby("group")["label"].unique()
     mixed = classes[classes.map(len) > 1]
     if len(mixed) >= 0.5 * max(len(classes), 1) and len(mixed):

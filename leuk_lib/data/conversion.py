@@ -11,7 +11,7 @@ import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FOLDER, ABOUT, FINDINGS = ".converted", "source.json", "findings.csv"
 COLUMNS = ("path", "label", "group", "part", "external", "label2", "um_per_px", "source")
+TAKEN = frozenset((*COLUMNS, "mask", "label3", "foreign"))  # columns of a manifest with a meaning
 FORM = 1  # of the converted folder; a change makes new ones
 
 
@@ -111,6 +112,8 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
     notes: list[str] = []
     used: set[str] = set()
     labels: Counter[str] = Counter()
+    table: list[tuple[tuple[str, ...], Mapping[str, str]]] = []
+    attributes: dict[str, None] = {}  # names in the order in which they appear
     first = ""
     pixels = _Pixels(source)
     bar = tqdm(
@@ -121,8 +124,7 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
         (folder / MANIFEST).open("w", newline="", encoding="utf-8") as manifest,
         (folder / FINDINGS).open("w", newline="", encoding="utf-8") as findings,
     ):
-        rows, problems = csv.writer(manifest), csv.writer(findings)
-        rows.writerow(COLUMNS)
+        problems = csv.writer(findings)
         problems.writerow(Finding._fields)
         for item in reader.cells(source, options):
             if isinstance(item, Note):
@@ -139,12 +141,15 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
                 else:
                     labels[item.label] += 1
                     scale = "" if item.um_per_px is None else f"{item.um_per_px:g}"
-                    rows.writerow(
-                        (path, item.label, item.group, item.part, item.external, item.label2, scale, item.source)
-                    )
+                    row = (path, item.label, item.group, item.part, item.external, item.label2, scale, item.source)
+                    table.append((row, item.attributes))
+                    attributes |= dict.fromkeys(item.attributes)
             if problem:
                 first = first or f"{problem.path}: {problem.finding}"
                 problems.writerow(problem)
+        rows = csv.writer(manifest)
+        rows.writerow([*COLUMNS, *(f"attribute_{name}" if name in TAKEN else name for name in attributes)])
+        rows.writerows([*row, *(extra.get(name, "") for name in attributes)] for row, extra in table)
         for handle in (manifest, findings):
             handle.flush()
             os.fsync(handle.fileno())

@@ -12,7 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["no nucleus in its centre", "nuclei far from its centre", "a scale bar"]
+Kind = Literal["no nucleus in its centre", "nuclei far from its centre"]
+BAR = "a scale bar"
+FALSE_ALARMS = (
+    0.04  # share of images up to which such images are no surprise; of single cells up to 1 % are taken for fields
+)
 
 MIN_CONTRAST = 12.0  # purple of nuclei over that of the background, grey levels; less: nothing is stained
 MIN_PURPLE = 0.35  # of the strongest purple: from here on a pixel is stained

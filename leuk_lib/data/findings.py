@@ -70,6 +70,11 @@ def unusual(path: str, keys: Iterable[str]) -> list[Finding]:
 KINDS = (
     "copy of", "suspicious JPEG", "near-duplicate of", "turned near-duplicate of", "overlaps", "label conflict", "truncated", "damaged",
     "oversized", "class with too few groups", "also in the test set",
+    "looks like a field of view", "box too small", "box outside the field", "box over the field's border",
+    "box with reversed corners", "box without finite numbers", "box repeated", "box under two categories",
+    "boxes without their image", "boxes without an image entry", "boxes of unknown categories", "category left out",
+    "category also spelled", "image entry repeated", "field in several published parts", "field cannot be read",
+    "annotated for", "images without boxes", "images without an annotation",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,15 +14,18 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from leuk_lib.data.boxes.box import FIELD
 from leuk_lib.data.decode import Unreadable, decode, decode_file, quiet_decoders, read_file, square
 from leuk_lib.data.duplicates import FLAT, THUMB, Match, components, exact_copies, find_matches
-from leuk_lib.data.findings import ACROSS_PARTS, Finding, as_table, unusual
+from leuk_lib.data.field_of_view import BAR, FALSE_ALARMS, field_signs, has_scale_bar
+from leuk_lib.data.findings import ACROSS_PARTS, Finding, Severity, as_table, unusual
 from leuk_lib.data.layouts import role_of
 from leuk_lib.data.listing import Entry, Listing, list_folder
 from leuk_lib.data.overlaps import Features, orb_features, small_grey
 from leuk_lib.data.scale import ScalePlan, plan_scale, to_field
 from leuk_lib.data.tables import EXTRA
 
+CUT_OUT = re.compile(r"(.+) \d+,\d+,\d+,\d+")  # source of a cell that was cut out at a box
 INFERRED = "near:"  # prefix of a group's name that no manifest gave
 RESTORE = "restore the file from its source or delete it"
 
@@ -64,6 +68,7 @@ class _Cell:
     height: int
     sha256: str  # of the file's bytes
     findings: tuple[Finding, ...]
+    field_sign: str  # why it looks like a field of view, or ""
 
 
 def read_folder(
@@ -115,6 +120,7 @@ def read_folder(
             findings += result.findings
         else:
             findings.append(result)
+    findings += _fields_of_view(cells)
     cells = _without_copies(listing, cells, findings)
     cells, table, grouped_by = _grouped(listing, cells, findings)
     plan = _plan_scale(listing, cells, size, um_per_px, field_um)
@@ -176,6 +182,7 @@ def _read(listing: Listing, entry: Entry, size: int) -> _Cell | Finding:
         height=height,
         sha256=hashlib.sha256(data).hexdigest(),
         findings=tuple(findings),
+        field_sign=BAR if has_scale_bar(image) else field_signs(thumb) or "",
     )
 
 
@@ -238,11 +245,11 @@ def _unknown(cell: _Cell) -> tuple[bool, bool, bool]:
 
 def _completed(cell: _Cell, copies: list[_Cell], findings: list[Finding]) -> _Cell:
     """Return a cell with a group and a mask from its copies, where it has none of its own."""
-    groups = sorted({copy.entry.group for copy in copies if copy.entry.group})
+    groups = sorted({_patient(copy.entry) for copy in copies if _patient(copy.entry)})
     if len(groups) > 1:
         advice = "one picture has one patient or slide: correct the table"
         findings.append(Finding(cell.entry.path, f"copies in several groups ({', '.join(groups)})", "warning", advice))
-    group = cell.entry.group or (groups[0] if len(groups) == 1 else "")
+    group = _patient(cell.entry) or (groups[0] if len(groups) == 1 else cell.entry.group)
     masks = [copy.mask for copy in copies if copy.mask is not None]
     mask = cell.mask if cell.mask is not None or not masks else masks[0]
     file = next((copy.entry.mask for copy in copies if copy.mask is mask), "") if mask is not None else ""
@@ -265,18 +272,19 @@ def _grouped(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> t
         [c.features for c in cells],
         lambda i: decode_file(listing.root / cells[i].entry.path).image,
     )
-    pairs = np.array([(match.first, match.second) for match in matches], np.int64).reshape(-1, 2)
+    links = [(match.first, match.second) for match in matches]
+    pairs = np.array(links + _same_field(cells), np.int64).reshape(-1, 2)
     component = components(len(cells), pairs).tolist()
     external: dict[int, _Cell] = {}  # component -> its first cell in an external test set
-    names: dict[int, str] = {}  # component -> its first given group, else its first file
+    names: dict[int, str] = {}  # component -> its first patient or slide, else its first field, else its first file
+    ranks: dict[int, int] = {}
     for cell, c in zip(reversed(cells), reversed(component), strict=True):
         if cell.entry.external:
             external[c] = cell
-        if cell.entry.group or not names.get(c, INFERRED).startswith(INFERRED):
-            names[c] = cell.entry.group or names[c]
-        else:
-            names[c] = INFERRED + cell.entry.path
-    group = [cell.entry.group or names[c] for cell, c in zip(cells, component, strict=True)]
+        rank = 2 if _patient(cell.entry) else 1 if cell.entry.group else 0
+        if rank >= ranks.get(c, 0):
+            names[c], ranks[c] = cell.entry.group or INFERRED + cell.entry.path, rank
+    group = [_patient(cell.entry) or names[c] for cell, c in zip(cells, component, strict=True)]
     findings += [_match_finding(match, cells, group) for match in matches]
     keep = []
     for i, (cell, c) in enumerate(zip(cells, component, strict=True)):
@@ -286,8 +294,11 @@ def _grouped(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> t
             findings.append(_in_test_set(cell, external[c].entry))
             continue
         keep.append(i)
-    given = [bool(cells[i].entry.group) for i in keep]
-    grouped_by = listing.grouped_by if given and all(given) else "near-duplicates and overlaps"
+    given = [bool(_patient(cells[i].entry)) for i in keep]
+    inferred = "near-duplicates and overlaps"
+    if any(cells[i].entry.group.startswith(FIELD) for i in keep):
+        inferred = f"fields of view, {inferred}"
+    grouped_by = listing.grouped_by if given and all(given) else inferred
     if any(given) and not all(given):
         grouped_by = f"{listing.grouped_by}, else {grouped_by}"
     table = pd.DataFrame(
@@ -309,6 +320,43 @@ def _grouped(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> t
     return [cells[i] for i in keep], table, grouped_by
 
 
+def _patient(entry: Entry) -> str:
+    """Return the given group of a cell, "" for none and for a field of view, which may be joined with others."""
+    return "" if entry.group.startswith(FIELD) else entry.group
+
+
+def _same_field(cells: list[_Cell]) -> list[tuple[int, int]]:
+    """Return pairs that connect the cells of each field of view."""
+    first: dict[str, int] = {}
+    pairs = []
+    for i, cell in enumerate(cells):
+        if cell.entry.group.startswith(FIELD) and first.setdefault(cell.entry.group, i) != i:
+            pairs.append((first[cell.entry.group], i))
+    return pairs
+
+
+def _field_of(entry: Entry) -> str:
+    """Return the field of view that a box reader cut the cell out of, or ""."""
+    found = CUT_OUT.fullmatch(entry.source)
+    return found[1] if found else ""
+
+
+def _fields_of_view(cells: list[_Cell]) -> list[Finding]:
+    """List the images that look like fields of view: warnings where they are more than the rule's false alarms."""
+    seen = [cell for cell in cells if not _field_of(cell.entry)]  # cells cut out of fields have been seen by a person
+    found = [cell for cell in seen if cell.field_sign]
+    share = len(found) / max(1, len(seen))
+    severity: Severity = "warning" if share > FALSE_ALARMS or any(c.field_sign == BAR for c in found) else "info"
+    advice = (
+        f"{100 * share:.0f} % of the images, of single cells up to 2 %: cut the cells out, or give boxes (data/README.md)"
+        if severity == "warning"
+        else f"{100 * share:.1f} % of the images, as among single cells; look at it"
+    )
+    return [
+        Finding(cell.entry.path, f"looks like a field of view: {cell.field_sign}", severity, advice) for cell in found
+    ]
+
+
 def _match_finding(match: Match, cells: list[_Cell], group: list[str]) -> Finding:
     """Describe a match, as a finding about its second image."""
     first, second = cells[match.first].entry, cells[match.second].entry
@@ -317,13 +365,16 @@ def _match_finding(match: Match, cells: list[_Cell], group: list[str]) -> Findin
     else:
         what = f"{match.kind} of {first.path}"
     if first.label != second.label:
+        if match.kind == "overlaps" and _field_of(first) and _field_of(first) == _field_of(second):
+            advice = "neighbours in one field of view; nothing to do"
+            return Finding(second.path, what, "info", advice, first.path)
         advice = "decide which label is right, and keep one of the two"
         # A field of view may show cells of two classes; a near-duplicate may not.
         if match.kind == "overlaps":
             advice = "kept in one group; check that both labels are about the same cell"
         return Finding(second.path, f"{what} under another label", "warning", advice, first.path)
     if group[match.first] == group[match.second]:
-        given = bool(first.group and second.group)
+        given = bool(_patient(first) and _patient(second)) or (bool(first.group) and first.group == second.group)
         advice = "already in one group; nothing to do" if given else "kept in one group with it"
         return Finding(second.path, what, "info" if given else "warning", advice, first.path)
     advice = f"the groups {group[match.first]} and {group[match.second]} share a cell: correct the manifest"

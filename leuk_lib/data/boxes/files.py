@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from leuk_lib.data.image_files import Unreadable, open_regular
+from leuk_lib.data.image_files import IMAGES, Unreadable, open_regular
 from leuk_lib.data.layouts import part_of
-from leuk_lib.data.listing import IMAGES
 from leuk_lib.runs.errors import LeukError
 
 MAX_JSON = 1 << 29  # bytes of one annotation file

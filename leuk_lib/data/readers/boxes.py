@@ -54,14 +54,18 @@ class Boxes(CellReader):
         from leuk_lib.data.boxes.files import FolderFiles
 
         files = FolderFiles(path, options.text("subset"))
-        return [files.root / file for file in (*files.with_suffix(*ANNOTATIONS, ".yaml", ".yml", ".names"), *files.images)]
+        return [
+            files.root / file for file in (*files.with_suffix(*ANNOTATIONS, ".yaml", ".yml", ".names"), *files.images)
+        ]
 
     def cells(self, path: Path, options: Options) -> Iterator[Cell | Finding | Note]:
         """Yield the cells field by field; each field is decoded once."""
         from leuk_lib.data.boxes.read import CutCell, cut_cells, read_boxes
 
         if not path.is_dir():
-            raise LeukError(f"{path}: reader {self.name} needs the folder that holds annotations and images", exit_code=2)
+            raise LeukError(
+                f"{path}: reader {self.name} needs the folder that holds annotations and images", exit_code=2
+            )
         chosen = self._chosen(options)
         annotation = read_boxes(path, chosen)
         yield from map(Note, annotation.understood)

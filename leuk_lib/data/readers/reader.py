@@ -48,6 +48,7 @@ class Cell:
         external: Name of the external test set, or "".
         label2: Class according to a second expert, or "".
         um_per_px: Micrometres per pixel of the image, if known.
+        attributes: What else is known, by name; further columns of the converted folder's manifest.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Cell:
     external: str = ""
     label2: str = ""
     um_per_px: float | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Annotations(NamedTuple):

@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 200, 160
 
 def field_image(seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     """A field (H,W,3) of smooth random colours, different for each seed."""
-    return np.ascontiguousarray(cv2.resize(picture(seed, 64), (width, height), interpolation=cv2.INTER_CUBIC))
+    return np.ascontiguousarray(cv2.resize(picture(seed, 128, 40), (width, height), interpolation=cv2.INTER_CUBIC))
 
 
 def write_field(path: Path, seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
