@@ -19,6 +19,8 @@ FALSE_ALARMS = (
 )
 
 MIN_CONTRAST = 12.0  # purple of nuclei over that of the background, grey levels; less: nothing is stained
+GREEN = 30.0  # grey levels by which green stands out; no part of a stained smear does so
+MAX_GREEN = 0.02  # share of an image
 MIN_PURPLE = 0.35  # of the strongest purple: from here on a pixel is stained
 LARGE = 0.3  # of the largest stained area: smaller ones are platelets and specks
 CENTRE = 0.06  # of the side: a cell's nucleus comes as close to the centre of its image
@@ -41,6 +43,8 @@ def field_signs(thumb: NDArray[np.uint8]) -> Kind | None:
     """
     side = thumb.shape[0]
     rgb = thumb.astype(np.float32)
+    if (rgb[..., 1] > rgb[..., [0, 2]].max(axis=2) + GREEN).mean() > MAX_GREEN:
+        return None  # no azure and eosin: another stain, or no smear
     # Azure-stained nuclei take green out of the light; red cells take blue as well.
     purple = cv2.GaussianBlur(np.minimum(rgb[..., 0], rgb[..., 2]) - rgb[..., 1], (0, 0), side / 48)
     low, high = float(np.percentile(purple, 10)), float(purple.max())

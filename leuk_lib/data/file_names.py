@@ -72,7 +72,7 @@ _KNOWN = (
     ),
     NamePattern(
         "leukemia-attri", "LeukemiaAttri: slide and diagnosis",
-        r"(?i)(?P<slide>[^_]+)_[^_]+_(?:100|40|10)x?_(?P<label>ALL|AML|APML|CLL|CML)\.\w+",
+        r"(?i)(?P<slide>[^_]+)_[^_]+_(?:10{1,3}|400?)x?_(?P<label>ALL|AML|APML|CLL|CML)\.\w+",
         {name.casefold(): name for name in ("ALL", "AML", "APML", "CLL", "CML")}, True, "12_3_100X_AML.png",
     ),
     NamePattern(

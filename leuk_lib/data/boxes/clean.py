@@ -130,10 +130,10 @@ def place_boxes(field: Field, width: int, height: int, options: BoxOptions, find
             findings.append(Finding(field.path, what, "error", advice))
             return []
         corners *= (width / field.size[0], height / field.size[1]) * 2
-    finite = np.isfinite(corners).all(axis=1)
+    finite = np.isfinite(corners.sum(axis=1)).tolist()
     kept = []
     for number, box in enumerate(field.boxes):
-        if not bool(finite[number]):
+        if not finite[number]:
             _report(findings, field, box, "box without finite numbers", "error", "correct the annotation")
             continue
         x0, y0, x1, y1 = corners[number].tolist()

@@ -27,7 +27,8 @@ from leuk_lib.runs.errors import LeukError
 
 # LeukemiaAttri: slide, image, magnification and the patient's diagnosis.
 FIELD_NAME = re.compile(
-    r"(?P<slide>[^_]+)_(?P<image>[^_]+)_(?P<magnification>\d+x?)_(?P<diagnosis>ALL|AML|APML|CLL|CML)", re.IGNORECASE
+    r"(?P<slide>[^_]+)_(?P<image>[^_]+)_(?P<magnification>(?:10{1,3}|400?)x?)_(?P<diagnosis>ALL|AML|APML|CLL|CML)",
+    re.IGNORECASE,
 )
 CUT_BY_BORDER = 1.0  # pixels from the border
 

@@ -305,9 +305,9 @@ def test_many_boxes_take_seconds(tmp_path: Path) -> None:
     fields = 100
     for k in range(fields):
         (tmp_path / f"{k}.png").write_bytes(b"")
-    boxes = [(i % fields, 1, [*rng.uniform(0, 600, 2).tolist(), 20.0, 20.0]) for i in range(100_000)]
+    boxes = [(i % fields, 1, [*rng.uniform(0, 600, 2).tolist(), 20.0, 20.0]) for i in range(30_000)]
     coco(tmp_path / "a.json", [(k, f"{k}.png") for k in range(fields)], boxes, cell_size=2)
     start = time.process_time()  # not the wall clock: the machine may be busy
     annotation = read_boxes(tmp_path)
-    assert sum(len(field.boxes) for field in annotation.fields) == 100_000
-    assert time.process_time() - start < 20  # about 2 s
+    assert sum(len(field.boxes) for field in annotation.fields) == 30_000
+    assert time.process_time() - start < 8  # about 1 s; 1e5 boxes take 3 s
