@@ -113,7 +113,7 @@ def load_inputs(stage: Stage[WpatParams], alhe_fields: Iterable[str]) -> Inputs:
     return Inputs(cells, cells.indices("train"), cells.indices("val"), images, labels, settings, encoder_path, origin)
 
 
-def test_parts(cells: CellSet, stage: Notes) -> dict[str, Tensor]:
+def open_test_parts(cells: CellSet, stage: Notes) -> dict[str, Tensor]:
     """Open the test part and each external test set, which the run card records: split -> positions of its cells."""
     parts = {"test": cells.open_test(stage)}
     return parts | {EXTERNAL + name: cells.open_test(stage, name) for name in cells.external}

@@ -18,6 +18,7 @@ from leuk_lib.chapters.wpat import (
     best_baseline,
     gallery_cells,
     load_inputs,
+    open_test_parts,
     parameter_counts,
     read_synthetic,
     save_models,
@@ -26,7 +27,7 @@ from leuk_lib.chapters.wpat import (
     train_wpat,
     wpat_names,
 )
-from leuk_lib.data.cellset import CellSet
+from leuk_lib.data.cellset import CellSet, from_arrays
 from leuk_lib.evaluation import sanity
 from leuk_lib.evaluation.baselines import fit_baselines, network_scorer, prediction_table
 from leuk_lib.evaluation.robustness import STRENGTHS
@@ -246,6 +247,20 @@ def test_the_sanity_check_records_the_fully_randomised_model():
     stage = SimpleNamespace(record=lambda key, value, low, high, n: recorded.update({key: (value, low, high, n)}))
     sanity.record(stage, pd.DataFrame(rows, columns=sanity.COLUMNS))
     assert recorded == {"sanity_image_alone": (0.2, 0.1, 0.3, 7)}
+
+
+def test_each_external_set_is_opened_apart_and_noted():
+    notes = []
+    card = SimpleNamespace(note=notes.append)
+    table = pd.DataFrame(
+        {"label": ["a"] * 5, "group": list("vwxyz"), "split": ["train", "test", "external:B", "test", "val"]}
+    )
+    cells = from_arrays(np.zeros((5, 16, 16, 3), np.uint8), [0] * 5, ("a", "b"), table, "micrographs")
+    parts = open_test_parts(cells, card)
+    assert {name: index.tolist() for name, index in parts.items()} == {"test": [1, 3], "external:B": [2]}
+    assert ["test part" in notes[0], "external test set B" in notes[1]] == [True, True]
+    cells.table["split"] = cells.table["split"].replace("external:B", "train")
+    assert list(open_test_parts(cells, card)) == ["test"]
 
 
 def test_the_best_baseline_is_chosen_on_validation_cells():

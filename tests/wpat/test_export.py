@@ -135,6 +135,14 @@ def test_the_model_card_has_the_facts_and_the_limits(saved, tmp_path):
     assert write(card, _facts(), tmp_path).read_text() == markdown
 
 
+def test_the_model_card_names_external_test_sets(saved):
+    card, facts = deployed(saved).card, _facts("micrographs")
+    assert "others were not tested" in text(card, facts)
+    scores = pd.concat([facts.scores, facts.scores.assign(split="external:TestB")], ignore_index=True)
+    with_external = text(card, replace(facts, scores=scores))
+    assert "others were not tested" not in with_external and "external:TestB" in with_external
+
+
 def test_the_model_card_names_the_weights_that_the_encoder_was_started_from(saved):
     origin = {
         "name": "convnextv2_tiny.fcmae", "source": "the hub", "revision": "f00", "sha256": "ab" * 32,
