@@ -58,7 +58,7 @@ class DataParams(StageParams):
 
     @model_validator(mode="after")
     def _fractions_sum_to_one(self) -> DataParams:
-        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+        if not all(share > 0 for share in self.fractions) or not abs(sum(self.fractions) - 1) <= 1e-6:
             raise ValueError(f"fractions {self.fractions} must be positive and sum to 1")
         if self.split == "published" and self.keep_split:
             raise ValueError("split 'published' and keep_split exclude each other")

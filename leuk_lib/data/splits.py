@@ -58,7 +58,7 @@ def split_groups(
     target = np.asarray(fractions, dtype=np.float64)
     if label_of.ndim != 1 or label_of.shape != group_of.shape or label_of.size == 0:
         raise LeukError(f"split: {label_of.shape} labels and {group_of.shape} groups; each cell needs one of both")
-    if target.ndim != 1 or (target <= 0).any() or abs(target.sum() - 1) > 1e-6:
+    if target.ndim != 1 or not (target > 0).all() or not abs(target.sum() - 1) <= 1e-6:
         raise LeukError(f"split: fractions {tuple(fractions)} must be positive and sum to 1")
 
     counts, names, group_index = _class_counts(label_of, group_of)

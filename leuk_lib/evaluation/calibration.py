@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from leuk_lib.evaluation import metrics
@@ -28,18 +27,27 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.statistics.intervals import equal_groups, korn_graubard, rate_interval, t_interval
+from leuk_lib.statistics.temperature import fit_temperature as fit_to_logits
 
 Array = NDArray[np.float64]
-T_MIN, T_MAX = 0.05, 20.0
+SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 NOISE = "ece_noise"
 N_REFITS = 200  # resamples in which the temperature is fitted again, for its interval
+
+
+def log_probs(probs: Array) -> Array:
+    """Logits of probabilities up to a constant per row; 0 counts as the smallest positive number of 32 bits, 1.4e-45.
+
+    A higher floor would flatten confident models: with 1e-12, logits that are 60 apart would count as 28 apart.
+    """
+    return np.log(np.maximum(probs, SMALLEST))
 
 
 def apply_temperature(probs: Array, temperature: float) -> Array:
     r"""Scale probabilities by a temperature, :math:`\operatorname{softmax}(\ln p / T)`.
 
     Args:
-        probs: (N,K) probabilities, rows sum to 1; those below 1e-12 count as 1e-12.
+        probs: (N,K) probabilities, rows sum to 1 (see :func:`log_probs`).
         temperature: T > 0; 1 is the identity.
 
     Returns:
@@ -53,7 +61,7 @@ def apply_temperature(probs: Array, temperature: float) -> Array:
     """
     if not temperature > 0:
         raise LeukError(f"temperature {temperature}: must be positive")
-    return softmax(np.log(np.clip(probs, metrics.MIN_PROBABILITY, 1)) / temperature, axis=1)
+    return softmax(log_probs(probs) / temperature, axis=1)
 
 
 def fit_temperature(validation: Predictions, weights: NDArray[Any] | None = None) -> float:
@@ -71,16 +79,7 @@ def fit_temperature(validation: Predictions, weights: NDArray[Any] | None = None
     """
     if not len(validation):
         raise LeukError("temperature: there is no validation cell to fit it on")
-    log_probs = np.log(np.clip(validation.probs, metrics.MIN_PROBABILITY, 1))
-    log_true = log_probs[np.arange(len(log_probs)), validation.labels]
-
-    def nll(log_temperature: float) -> float:
-        inverse = np.exp(-log_temperature)
-        return float(np.average(np.log(np.exp(log_probs * inverse).sum(axis=1)) - log_true * inverse, weights=weights))
-
-    best = minimize_scalar(nll, bounds=(np.log(T_MIN), np.log(T_MAX)), method="bounded", options={"xatol": 1e-8})
-    # A flat likelihood (a model with constant output) leaves the probabilities unchanged.
-    return 1.0 if nll(0.0) <= best.fun + 1e-12 else float(np.exp(best.x))
+    return fit_to_logits(log_probs(validation.probs), validation.labels, weights)
 
 
 def scaling_table(
@@ -165,13 +164,13 @@ def _scaling_in_resamples(
     ece_bins: int,
 ) -> dict[tuple[str, str], tuple[float, Array]]:
     """One repetition of `scaling_table`: (measure, moment) -> its value, and its value in each resample (R,)."""
-    temperature = fit_temperature(validation)
+    fitted = fit_temperature(validation)
     refitted = np.full(len(on_validation), np.nan)
     for number, weights in enumerate(on_validation.weights):
         if (of_cells := weights[on_validation.index]).any():
             refitted[number] = fit_temperature(validation, of_cells)
-    result = {("temperature", "fitted"): (temperature, refitted)}
-    scaled = test.with_probs(apply_temperature(test.probs, temperature))
+    result = {("temperature", "fitted"): (fitted, refitted)}
+    scaled = test.with_probs(apply_temperature(test.probs, fitted))
     before, after = (metrics.evaluate(part, ece_bins) for part in (test, scaled))
     samples_before = resampled_calibration(test, on_test, ece_bins)
     samples_after = resampled_calibration(scaled, on_test, ece_bins)

@@ -6,12 +6,19 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from leuk_lib.evaluation import metrics
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.statistics.bootstrap import ClusterBootstrap, strata_of
-from leuk_lib.statistics.intervals import NO_INTERVAL, Rate, equal_groups, share, t_interval
+from leuk_lib.statistics.intervals import (
+    NO_INTERVAL,
+    Rate,
+    equal_groups,
+    normal_quantile,
+    share,
+    t_interval,
+    t_quantile,
+)
 
 Array = NDArray[np.float64]
 PER_CLASS = ("balanced_accuracy", "macro_recall", "macro_precision", "macro_f1", "macro_auc")  # averages over classes
@@ -125,8 +132,8 @@ def ece_interval(
     if not np.isfinite(spread.error):
         return NO_INTERVAL
     deviation = float(np.nanstd(samples))
-    t, z = stats.t.ppf((1 + level) / 2, spread.df), stats.norm.ppf((1 + level) / 2)
-    widening = t / z * (spread.error / deviation if deviation > 0 else 1.0)
+    widening = t_quantile(level, spread.df) / normal_quantile(level)
+    widening *= spread.error / deviation if deviation > 0 else 1.0
     low = value - float(np.nanquantile(noise, level)) * widening
     return max(0.0, low), min(1.0, t_interval(value, spread, level)[1])
 

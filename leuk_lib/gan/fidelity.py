@@ -50,6 +50,7 @@ def set_metrics(fake: Features, real: Features, name: str = "FCMAE", k: int = 3,
     least = min(len(fake), len(real))
     if least <= k:
         raise LeukError(f"fidelity needs more than {k} synthetic and real cells, got {len(fake)} and {len(real)}")
+    _centred(real, fake)  # refuses NaN
     raw = [np.asarray(x, dtype=np.float64) for x in (fake, real)]
     # FD, precision and recall are invariant to shifts and rotations of all features. The shift preserves digits. The
     # rotation into the span of few cells makes the square root of the covariances cheap. KID depends on the origin.
@@ -73,6 +74,19 @@ def set_metrics(fake: Features, real: Features, name: str = "FCMAE", k: int = 3,
     }
 
 
+def _centred(reference: Features, *others: Features) -> list[NDArray[np.float64]]:
+    """Features less the mean of the first set; distances through squares lose all digits far from the origin.
+
+    Raises:
+        LeukError: If a feature is NaN or infinite.
+    """
+    sets = [np.asarray(features, dtype=np.float64) for features in (reference, *others)]
+    for features in sets:
+        if wrong := int((~np.isfinite(features)).any(axis=1).sum()):
+            raise LeukError(f"fidelity: the features of {wrong} of {len(features)} cells are NaN or infinite")
+    return [features - sets[0].mean(axis=0) for features in sets]
+
+
 def density_coverage(fake: Features, real: Features, k: int = 5) -> dict[str, float]:
     r"""Return density (about 1 for a perfect generator) and coverage (in [0,1]).
 
@@ -93,9 +107,9 @@ def density_coverage(fake: Features, real: Features, k: int = 5) -> dict[str, fl
     References:
         Naeem et al. 2020, eq. 4 and 5.
     """
-    r, f = np.asarray(real, dtype=np.float64), np.asarray(fake, dtype=np.float64)
-    if len(r) <= k or len(f) == 0:
+    if len(real) <= k or len(fake) == 0:
         raise LeukError(f"density and coverage need more than {k} real cells and a synthetic one")
+    r, f = _centred(real, fake)
     radius = np.sort(distances(r, r), axis=1)[:, k]
     inside = distances(r, f) < radius[:, None]  # (N,M)
     return {"density": float(inside.sum() / (k * len(f))), "coverage": float(inside.any(axis=1).mean())}
@@ -120,12 +134,11 @@ def copying_z(fake: Features, train: Features, holdout: Features) -> float:
     """
     from scipy.stats import mannwhitneyu
 
-    t = np.asarray(train, dtype=np.float64)
-    near_fake = distances(np.asarray(fake, dtype=np.float64), t).min(axis=1)
-    near_holdout = distances(np.asarray(holdout, dtype=np.float64), t).min(axis=1)
-    m, h = len(near_fake), len(near_holdout)
-    if min(m, h) == 0:
-        raise LeukError("C_T needs synthetic and held-out real cells")
+    m, h = len(fake), len(holdout)
+    if min(m, h, len(train)) == 0:
+        raise LeukError("C_T needs synthetic, training and held-out real cells")
+    t, f, held = _centred(train, fake, holdout)
+    near_fake, near_holdout = (distances(part, t).min(axis=1) for part in (f, held))
     u = float(mannwhitneyu(near_fake, near_holdout, method="asymptotic").statistic)
     return (u - m * h / 2) / float(np.sqrt(m * h * (m + h + 1) / 12))
 

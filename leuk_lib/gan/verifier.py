@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
@@ -21,6 +21,7 @@ from torch import nn
 from leuk_lib.gan.features import shared_settings
 from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.runs.seeds import derive
+from leuk_lib.statistics.temperature import fit_temperature
 
 #: Label of the network's training. It names the random streams, so another word would change every number.
 TRAINING_LABEL = "judge"
@@ -98,7 +99,7 @@ class LinearDiscriminant:
             weight, bias = np.hstack([np.zeros_like(weight), weight]), np.concatenate([[0.0], bias])
         usable = np.isin(holdout_labels, known)
         column = np.searchsorted(known, holdout_labels[usable])
-        temperature = fit_temperature(holdout[usable] @ weight + bias, column)
+        temperature = fit_temperature(holdout[usable] @ weight + bias, column) if usable.any() else 1.0
         return cls(weight, bias, known, n_classes, temperature)
 
     def probabilities(self, features: NDArray[Any]) -> NDArray[np.float64]:
@@ -116,25 +117,6 @@ class LinearDiscriminant:
         correct = self.probabilities(features).argmax(axis=1) == labels
         hits = np.bincount(labels[correct], minlength=self.n_classes)
         return hits.astype(np.int64), np.bincount(labels, minlength=self.n_classes).astype(np.int64)
-
-
-def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
-    r"""Return the temperature with the highest likelihood of labels (N,) under :math:`\operatorname{softmax}(z/T)`.
-
-    Args:
-        logits: :math:`z` (N,K).
-        labels: Columns (N,); 1 is returned if there are none.
-
-    References:
-        Guo et al. 2017 (temperature scaling).
-    """
-    if not len(labels):
-        return 1.0
-
-    def nll(log_t: float) -> float:
-        return -float(log_softmax(logits / np.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
-
-    return float(np.exp(minimize_scalar(nll, bounds=(-3, 3), method="bounded").x))
 
 
 def stacking_weights(first: NDArray[Any], second: NDArray[Any], labels: NDArray[Any]) -> tuple[float, float]:

@@ -11,6 +11,9 @@ References:
 
     Nadeau, C. and Bengio, Y. (2003). Inference for the generalization error. Machine Learning 52, 239-281.
 
+    Fagerland, M. W., Lydersen, S. and Laake, P. (2013). The McNemar test for binary matched-pairs data: mid-p and
+    asymptotic are better than exact conditional. BMC Med. Res. Methodol. 13, 91.
+
     Holm, S. (1979). A simple sequentially rejective multiple test procedure. Scand. J. Stat. 6, 65-70.
 """
 
@@ -37,11 +40,14 @@ class McNemar:
         only_first: cells that only the first model classifies correctly.
         only_second: cells that only the second model classifies correctly.
         p: two-sided exact p-value.
+        mid_p: two-sided mid-p-value, half the probability of the observed table less: nearer to its level than the exact
+            one, which is conservative (Fagerland et al. 2013).
     """
 
     only_first: int
     only_second: int
     p: float
+    mid_p: float
 
 
 def mcnemar_exact(first: ArrayLike, second: ArrayLike) -> McNemar:
@@ -51,6 +57,8 @@ def mcnemar_exact(first: ArrayLike, second: ArrayLike) -> McNemar:
 
     .. math:: p = \min\!\left(1, 2 \sum_{k=0}^{\min(b, c)} \binom{b + c}{k} 2^{-(b + c)}\right).
 
+    and the mid-p-value is :math:`p - \binom{b + c}{b} 2^{-(b + c)}`, or 1 if b = c.
+
     The test treats cells as independent, which the cells of a patient are not; the cluster bootstrap takes precedence.
 
     Args:
@@ -58,19 +66,26 @@ def mcnemar_exact(first: ArrayLike, second: ArrayLike) -> McNemar:
         second: (N,) bool, the same for the second model.
 
     Raises:
-        LeukError: the two shapes differ or are not one-dimensional.
+        LeukError: the two shapes differ or are not one-dimensional, or a value is neither 0 nor 1.
 
     References:
-        McNemar 1947 (see the module).
+        McNemar 1947; Fagerland et al. 2013 (see the module).
 
     >>> mcnemar_exact([1] * 5 + [0] * 2, [0] * 5 + [1] * 2)
-    McNemar(only_first=5, only_second=2, p=0.453125)
+    McNemar(only_first=5, only_second=2, p=0.453125, mid_p=0.2890625)
     """
-    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    hits = [np.asarray(values) for values in (first, second)]
+    if not all(np.isin(values, (0, 1)).all() for values in hits):  # NaN would become True
+        raise LeukError("McNemar: needs hits, 0 or 1 for each cell")
+    a, b = (values.astype(bool) for values in hits)
     if a.shape != b.shape or a.ndim != 1:
         raise LeukError(f"McNemar: needs the hits of two models on the same cells, got shapes {a.shape} and {b.shape}")
     table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
-    return McNemar(table[0][1], table[1][0], float(mcnemar(table, exact=True).pvalue))
+    only_first, only_second = table[0][1], table[1][0]
+    p = float(mcnemar(table, exact=True).pvalue)
+    observed = float(stats.binom.pmf(only_first, only_first + only_second, 0.5))
+    mid_p = 1.0 if only_first == only_second else p - observed
+    return McNemar(only_first, only_second, p, mid_p)
 
 
 def delong_covariance(positive: ArrayLike, scores: ArrayLike) -> tuple[Array, Array]:
@@ -92,7 +107,8 @@ def delong_covariance(positive: ArrayLike, scores: ArrayLike) -> tuple[Array, Ar
         Areas (M,) and covariance (M,M).
 
     Raises:
-        LeukError: fewer than two positive or two negative cells, or shapes that do not match.
+        LeukError: fewer than two positive or two negative cells, shapes that do not match, or scores that are NaN or
+            infinite.
 
     References:
         DeLong et al. 1988; Sun & Xu 2014 (see the module).
@@ -102,6 +118,10 @@ def delong_covariance(positive: ArrayLike, scores: ArrayLike) -> tuple[Array, Ar
     m, n = int(y.sum()), int((~y).sum())
     if x.shape[1:] != y.shape or min(m, n) < 2:
         raise LeukError(f"DeLong: needs at least two positive and two negative cells, got {m} and {n}")
+    if not np.isfinite(x).all():
+        raise LeukError(
+            f"DeLong: {int((~np.isfinite(x)).any(axis=0).sum())} of {x.shape[1]} cells have NaN or infinite scores"
+        )
     rank = stats.rankdata(x, axis=1)
     above = (rank[:, y] - stats.rankdata(x[:, y], axis=1)) / n  # share of negatives below each positive
     below = 1 - (rank[:, ~y] - stats.rankdata(x[:, ~y], axis=1)) / m  # share of positives above each negative
@@ -111,7 +131,10 @@ def delong_covariance(positive: ArrayLike, scores: ArrayLike) -> tuple[Array, Ar
 
 @dataclass(frozen=True)
 class DeLong:
-    """Two areas under the ROC curve, the standard error of their difference, z, and the two-sided p-value."""
+    """Two areas under the ROC curve, the standard error of their difference, z, and the two-sided p-value.
+
+    z and p are NaN where the test cannot decide: see :func:`delong`.
+    """
 
     first: float
     second: float
@@ -123,18 +146,26 @@ class DeLong:
 def delong(positive: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
     r"""DeLong's test of two scores on the same cells: :math:`z = (A_1 - A_2) / \mathrm{SE}(A_1 - A_2)`.
 
+    If both scores separate the classes perfectly, or not at all alike in every pair of cells, the estimated error is 0 and
+    z is infinite or 0/0. That says nothing about other cells: with 2 positives and 2 negatives, a score that separates
+    them and one that reverses them would differ with p = 0. Such a difference has no p-value (NaN). Areas that are equal
+    because the two rank every cell alike have p = 1.
+
     Args:
         positive: (N,) bool.
         first: (N,) scores of the first model.
-        second: (N,) scores of the second model; equal scores give z = 0 and p = 1.
+        second: (N,) scores of the second model; scores that rank the cells alike give z = 0 and p = 1.
 
     Raises:
         LeukError: as :func:`delong_covariance`.
     """
     areas, covariance = delong_covariance(positive, np.stack([np.asarray(first), np.asarray(second)]))
-    error = float(np.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])))
+    error = float(np.sqrt(np.maximum(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])))
     difference = float(areas[0] - areas[1])
-    z = difference / error if error > 0 else (0.0 if difference == 0 else float(np.copysign(np.inf, difference)))
+    if error > ROUNDING:
+        z = difference / error
+    else:
+        error, z = 0.0, 0.0 if abs(difference) <= ROUNDING else float("nan")
     return DeLong(float(areas[0]), float(areas[1]), error, z, float(2 * stats.norm.sf(abs(z))))
 
 
@@ -162,7 +193,8 @@ def t_corrected(first: ArrayLike, second: ArrayLike, test_over_train: float) -> 
         test_over_train: :math:`n_\text{test} / n_\text{train}`, positive.
 
     Raises:
-        LeukError: fewer than two splits, a ratio that is not positive, or equal differences.
+        LeukError: fewer than two splits, a ratio that is not positive, equal differences, or a score that is NaN or
+            infinite.
 
     References:
         Nadeau & Bengio 2003, eq. 9 (see the module).
@@ -171,6 +203,8 @@ def t_corrected(first: ArrayLike, second: ArrayLike, test_over_train: float) -> 
     2.8284
     """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    if not np.isfinite(difference).all():
+        raise LeukError("corrected t-test: a score is NaN or infinite")
     j = len(difference)
     if j < 2 or not test_over_train > 0:
         raise LeukError(f"corrected t-test: needs at least two splits and a positive ratio, got {j}, {test_over_train}")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import log_loss
 
 from evaluation.toys import made_up
 from leuk_lib.evaluation import calibration, metrics
@@ -29,6 +32,19 @@ def overconfident(temperature: float, n: int = 20_000) -> Predictions:
 def test_a_known_temperature_is_recovered(temperature):
     part = overconfident(temperature)
     assert calibration.fit_temperature(part) == pytest.approx(temperature, rel=0.05)
+
+
+def test_far_logits_keep_their_temperature():
+    """Logits up to 300 apart: a floor of 1e-12 under the probabilities would bias the temperature."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 9, (4000, 3))
+    labels = np.array([rng.choice(3, p=softmax(row / 6)) for row in logits])
+    part = Predictions(labels, softmax(logits, axis=1), np.arange(4000).astype(str), ("a", "b", "c"))
+    found = calibration.fit_temperature(part)
+    by_hand = minimize_scalar(lambda t: log_loss(labels, softmax(logits / t, axis=1)), bounds=(1, 20), method="bounded")
+    assert found == pytest.approx(by_hand.x, rel=1e-4) and found == pytest.approx(6, rel=0.05)
+    scaled = calibration.apply_temperature(part.probs, 6.0)
+    assert scaled == pytest.approx(softmax(logits / 6, axis=1), abs=1e-6)
 
 
 def test_scaling_improves_nll_brier_and_ece():

@@ -39,6 +39,22 @@ def test_noise_loses_precision_and_density() -> None:
     assert fidelity.density_coverage(NOISE, REAL)["density"] < 0.1
 
 
+def test_distances_do_not_depend_on_the_origin() -> None:
+    here, there = (fidelity.density_coverage(GOOD + offset, REAL + offset) for offset in (0.0, 1e6))
+    assert here == pytest.approx(there, abs=1e-3) and there["coverage"] > 0.85
+    z = fidelity.copying_z(COPIED, TRAIN, REAL)
+    assert fidelity.copying_z(COPIED + 1e6, TRAIN + 1e6, REAL + 1e6) == pytest.approx(z, abs=0.01)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(bad: float) -> None:
+    damaged = GOOD.copy()
+    damaged[3, 2] = bad
+    for measure in (fidelity.set_metrics, fidelity.density_coverage):
+        with pytest.raises(LeukError, match="1 of 300 cells are NaN or infinite"):
+            measure(damaged, REAL)
+
+
 def test_copying_shows_in_c_t_only() -> None:
     assert fidelity.copying_z(COPIED, TRAIN, REAL) < -10
     assert abs(fidelity.copying_z(GOOD, TRAIN, REAL)) < 3

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from scipy import stats
 
+from leuk_lib.runs.errors import LeukError
 from leuk_lib.statistics import intervals
 from leuk_lib.statistics.intervals import Rate, Spread, clopper_pearson, korn_graubard, wilson
 
@@ -57,6 +59,20 @@ def test_the_design_effect_is_never_below_one():
     hits = np.tile([True, True, False, True], 25)  # all groups alike: less than binomial variance
     factor = (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 24)) ** 2
     assert korn_graubard(hits, np.repeat(np.arange(25), 4))[2] == pytest.approx(100 * factor)
+
+
+def test_the_error_of_a_share_is_the_cluster_robust_one_of_statsmodels():
+    rng = np.random.default_rng(3)
+    groups = rng.integers(0, 9, 150)
+    hits = (rng.random(150) < rng.uniform(0.2, 0.9, 9)[groups]).astype(float)
+    theirs = sm.OLS(hits, np.ones(150)).fit(cov_type="cluster", cov_kwds={"groups": groups})
+    assert intervals.share(hits, groups).spread.error == pytest.approx(theirs.bse[0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.5, 2])
+def test_hits_are_zero_or_one(bad):
+    with pytest.raises(LeukError, match="0 or 1"):
+        korn_graubard([1, bad, 0], ["a", "b", "c"])
 
 
 def test_one_group_has_no_interval():

@@ -69,6 +69,26 @@ def test_delong_false_alarm_rate():
     assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.03)
 
 
+def test_delong_of_two_and_two_cells_is_undecidable_where_the_estimated_error_is_zero():
+    y = [True, True, False, False]
+    reversed_ = sig.delong(y, [4, 3, 2, 1], [1, 2, 3, 4])  # pROC warns here: "the variance can't be calculated"
+    assert (reversed_.first, reversed_.second, reversed_.standard_error) == (1, 0, 0)
+    assert np.isnan(reversed_.z) and np.isnan(reversed_.p)
+    constant = sig.delong(y, [4, 3, 2, 1], [1, 1, 1, 1])
+    assert (constant.first, constant.second) == (1, 0.5) and np.isnan(constant.p)
+    assert sig.delong(y, [4, 3, 2, 1], [3, 4, 1, 2]).p == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_refused(bad):
+    with pytest.raises(LeukError, match="1 of 4 cells have NaN or infinite scores"):
+        sig.delong([True, True, False, False], [1, bad, 3, 4], [1, 2, 3, 4])
+    with pytest.raises(LeukError, match="NaN or infinite"):
+        sig.t_corrected([1, 2, bad], [1, 1, 1], 0.25)
+    with pytest.raises(LeukError, match="0 or 1"):
+        sig.mcnemar_exact([1, 0, bad], [1, 0, 1])
+
+
 def test_delong_needs_both_classes():
     with pytest.raises(LeukError, match="two positive"):
         sig.delong([True, False, False], [1, 2, 3], [3, 2, 1])
@@ -95,6 +115,16 @@ def test_mcnemar_of_agrestis_approval_ratings():
     first = np.repeat([True, True, False, False], [794, 150, 86, 570])
     second = np.repeat([True, False, True, False], [794, 150, 86, 570])
     assert sig.mcnemar_exact(first, second).p == pytest.approx(3.716e-05, rel=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "exact", "mid_p"),
+    [(1, 7, 0.0703, 0.0391), (6, 16, 0.0525, 0.0347), (4, 4, 1.0, 1.0), (0, 0, 1.0, 1.0)],
+)
+def test_mid_p_of_fagerland_2013(b, c, exact, mid_p):
+    # Fagerland, Lydersen & Laake 2013, the two examples (airway reactivity of 21 children, complaints of 161 patients).
+    test = sig.mcnemar_exact(*hits(b, c))
+    assert (test.p, test.mid_p) == pytest.approx((exact, mid_p), rel=5e-3)
 
 
 def test_mcnemar_needs_the_same_cells():
