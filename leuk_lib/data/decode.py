@@ -33,7 +33,7 @@ SUFFIXES = {
 }
 JPEG = ("JPEG", "MPO")  # an MPO file holds several JPEG images; the first is the picture
 ORIENTATION = 0x0112  # EXIF tag
-BAND_PIXELS = 1 << 20  # that Pillow converts at a time
+BAND_PIXELS = 1 << 20  # converted at a time
 TIFF_MAGIC = (b"II*\0", b"MM\0*")
 # What Pillow and OpenCV raise for damaged files (collected by fuzzing).
 DAMAGE = (
@@ -214,14 +214,23 @@ def _deep(opened: Pillow.Image, data: bytes, findings: list[str]) -> NDArray[np.
         raise Unreadable("more than 8 bits per channel in a way that is not supported; save it with 8 bits")
     channels = 1 if values.ndim == 2 else values.shape[2]
     colour = values if channels == 1 else values[..., :3]
-    tags = getattr(opened, "tag_v2", {})
-    levels = tiff.to_8_bits(colour, 0, tiff.stated_top(tags, 16, int(colour.max())))
+    top = tiff.stated_top(getattr(opened, "tag_v2", {}), 16, int(colour.max()))
     if channels == 1 or opened.mode in ("L", "LA") or opened.mode.startswith("I"):
         findings.append("grey")
-    if channels == 4 and values[..., 3].min() < 65535:
-        findings.append("transparent")
-        return _on_white(np.dstack([levels[..., ::-1], tiff.to_8_bits(values[..., 3], 0, 65535)]))
-    return _repeated(levels) if channels == 1 else np.ascontiguousarray(levels[..., ::-1])
+    if channels == 1:
+        return _repeated(tiff.to_8_bits(values, 0, top))
+    out = np.empty((*values.shape[:2], 3), np.uint8)
+    for rows in _bands(values.shape[0], values.shape[1]):
+        out[rows] = tiff.to_8_bits(values[rows, :, 2::-1], 0, top)
+        if channels == 4 and values[rows, :, 3].min() < 65535:
+            findings.append("transparent")
+            out[rows] = _on_white(np.dstack([out[rows], tiff.to_8_bits(values[rows, :, 3], 0, 65535)]))
+    return out
+
+
+def _bands(height: int, width: int) -> Iterator[slice]:
+    step = max(1, BAND_PIXELS // width)
+    yield from (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def _repeated(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -245,16 +254,15 @@ def _by_pillow(opened: Pillow.Image, findings: list[str]) -> NDArray[np.uint8]:
     transparent = mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in opened.info
     width, height = opened.size
     out = np.empty((height, width, 3), np.uint8)
-    step = max(1, BAND_PIXELS // width)
-    for top in range(0, height, step):
-        band = opened.crop((0, top, width, min(top + step, height)))
+    for rows in _bands(height, width):
+        band = opened.crop((0, rows.start, width, rows.stop))
         if transparent:
             rgba = np.asarray(band.convert("RGBA"))
             if rgba[..., 3].min() < 255:
                 findings.append("transparent")
-            out[top : top + step] = _on_white(rgba)
+            out[rows] = _on_white(rgba)
         else:
-            out[top : top + step] = np.asarray(band.convert("RGB"))
+            out[rows] = np.asarray(band.convert("RGB"))
     return out
 
 

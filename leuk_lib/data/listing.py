@@ -382,7 +382,7 @@ def _stated(
     images: list[Path],
     chosen: tuple[Reader, Options] | None,
     pattern: str,
-    manifest: dict[str, dict[str, str]],
+    manifest: Mapping[str, Mapping[str, str]],
     known: KnownSet | None,
 ) -> _Stated:
     """Read the manifest, the tables of an annotation reader, and the file names."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from leuk_lib.runs.errors import LeukError
@@ -14,6 +16,7 @@ MANIFEST, METADATA = "manifest.csv", "metadata.csv"
 EXTRA = ("label2", "label3", "um_per_px", "source")
 # Columns of a metadata table: which image a row is about, and the group (patient, slide, …) of the image.
 FILE_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_name", "name", "id")
+UNUSUAL_PATH = re.compile(r"\\|//|(^|/)\.(/|$)|/$|^$")
 GROUP_COLUMNS = ("patient", "patient_id", "subject", "subject_id", "case", "slide", "slide_id", "group")
 
 
@@ -26,11 +29,15 @@ def path_key(name: str) -> str:
         >>> path_key(".\\AML\\0.png"), path_key("Bla\u0308st/0.png") == "Bl\u00e4st/0.png"
         ('AML/0.png', True)
     """
+    if name.isascii() and not UNUSUAL_PATH.search(name):
+        return name
     return unicodedata.normalize("NFC", PurePosixPath(name.replace("\\", "/")).as_posix())
 
 
 def is_plain(text: str) -> bool:
     """Return whether a name can stand in a table and in a terminal: UTF-8, and neither line breaks nor control codes."""
+    if text.isascii():
+        return text.isprintable()
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -49,12 +56,31 @@ def image_keys(image: Path) -> list[str]:
     return list(dict.fromkeys(unicodedata.normalize("NFC", name) for name in names))
 
 
-def read_manifest(root: Path) -> dict[str, dict[str, str]]:
-    """Read ``manifest.csv`` in ``root`` or in the folder above.
+class Row(Mapping[str, str]):
+    """A manifest's row: values that many rows share, and the mask, which each has of its own."""
+
+    __slots__ = ("mask", "shared")
+
+    def __init__(self, shared: Mapping[str, str], mask: str) -> None:
+        self.shared, self.mask = shared, mask
+
+    def __getitem__(self, column: str) -> str:
+        return self.mask if column == "mask" else self.shared[column]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.shared
+        yield "mask"
+
+    def __len__(self) -> int:
+        return len(self.shared) + 1
+
+
+def read_manifest(root: Path) -> dict[str, Mapping[str, str]]:
+    """Read ``manifest.csv`` in ``root`` or in the folder above; a million rows take seconds and 300 MB.
 
     Returns:
-        The rows (label, group, mask, part, external and ``EXTRA``) by ``path_key`` of the image's path relative to ``root``; empty
-        without a manifest.
+        The rows (label, group, mask, part, external and ``EXTRA``) by ``path_key`` of the image's path relative to
+        ``root``; empty without a manifest.
 
     Raises:
         LeukError: If the file in ``root`` cannot be read or lacks the columns path and label, if two rows about one image
@@ -64,8 +90,10 @@ def read_manifest(root: Path) -> dict[str, dict[str, str]]:
         file = folder / MANIFEST
         if not file.is_file():
             continue
-        rows = _read_csv(file)
-        if not rows or not {"path", "label"} <= set(rows[0]):
+        rows = _read_rows(file)
+        columns = {name: k for k, name in enumerate(next(rows, []))}
+        first = next(rows, None)
+        if first is None or not {"path", "label"} <= set(columns):
             if folder == root:
                 raise LeukError(
                     f"{file}: needs the columns path and label (mask, group, part, external optional)", exit_code=2
@@ -73,38 +101,58 @@ def read_manifest(root: Path) -> dict[str, dict[str, str]]:
             continue  # above the data folder, a file of that name may belong to something else
         prefix = "" if folder == root else f"{root.name}/"
         prefix = path_key(prefix) + "/" if prefix else ""
-        by_path: dict[str, dict[str, str]] = {}
-        for row in rows:
-            name = path_key(row.get("path") or "")
-            if not name.startswith(prefix):
-                continue
-            mask = path_key(row.get("mask") or "") if row.get("mask") else ""
-            values = {
-                "label": (row.get("label") or "").strip(),
-                "group": (row.get("group") or "").strip(),
-                "mask": mask.removeprefix(prefix) if mask.startswith(prefix) else "",
-                "part": (row.get("part") or "").strip(),
-                "external": (row.get("external") or row.get("foreign") or "").strip(),  # "foreign": the earlier name
-                **{column: (row.get(column) or "").strip() for column in EXTRA},
-            }
-            for column, value in values.items():
-                if not is_plain(value):
-                    raise LeukError(
-                        f"{file}: row {name!r}: {column} {value!r} holds a line break or a control character; remove it",
-                        exit_code=2,
-                    )
-            name = name.removeprefix(prefix)
-            other = by_path.setdefault(name, values)
-            if differing := [column for column in values if values[column] != other[column]]:
-                column = differing[0]
-                raise LeukError(
-                    f"{file}: two rows for {name!r} contradict each other ({column} {other[column]!r} and "
-                    f"{values[column]!r}); keep the right one",
-                    exit_code=2,
-                )
+        by_path = _manifest_rows(file, chain([first], rows), columns, prefix)
         if by_path or folder == root:
             return by_path
     return {}
+
+
+def _manifest_rows(
+    file: Path, rows: Iterable[list[str]], columns: Mapping[str, int], prefix: str
+) -> dict[str, Mapping[str, str]]:
+    own = ("label", "group", "part", "external", *EXTRA)
+    places = [columns.get(name, -1) for name in ("path", "mask", *own, "foreign")]  # "foreign": external's earlier name
+    by_path: dict[str, Mapping[str, str]] = {}
+    shared: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        width = len(row)
+        path, mask, *values, foreign = [row[k] if 0 <= k < width else "" for k in places]
+        name = path_key(path)
+        if not name.startswith(prefix):
+            continue
+        name = name[len(prefix) :]
+        mask = path_key(mask) if mask else ""
+        mask = mask[len(prefix) :] if mask.startswith(prefix) else ""
+        key = (*values, foreign)
+        common = shared.get(key)
+        if common is None:
+            common = dict(zip(own, (value.strip() for value in values), strict=True))
+            common["external"] = common["external"] or foreign.strip()
+            shared[key] = common
+            for column, value in common.items():
+                _check_plain(file, name, column, value)
+        _check_plain(file, name, "mask", mask)
+        made = Row(common, mask)
+        other = by_path.setdefault(name, made)
+        if other is made:
+            continue
+        if other["mask"] != mask or any(other[column] != value for column, value in common.items()):
+            present = {"mask": mask} | common
+            column = next(column for column in (*own, "mask") if present[column] != other[column])
+            raise LeukError(
+                f"{file}: two rows for {name!r} contradict each other ({column} {other[column]!r} and "
+                f"{present[column]!r}); keep the right one",
+                exit_code=2,
+            )
+    return by_path
+
+
+def _check_plain(file: Path, name: str, column: str, value: str) -> None:
+    if not is_plain(value):
+        raise LeukError(
+            f"{file}: row {name!r}: {column} {value!r} holds a line break or a control character; remove it",
+            exit_code=2,
+        )
 
 
 def read_groups(root: Path, images: Collection[str]) -> tuple[dict[str, set[str]], list[str]]:
@@ -123,8 +171,8 @@ def read_groups(root: Path, images: Collection[str]) -> tuple[dict[str, set[str]
     file = root / METADATA
     if not file.is_file():
         return {}, []
-    rows = _read_csv(file)
-    columns = {(name or "").strip().lower().replace(" ", "_"): name for name in (rows[0] if rows else {})}
+    rows = _read_rows(file)
+    columns = {name.strip().lower().replace(" ", "_"): k for k, name in enumerate(next(rows, []))}
     name_column = next((columns[c] for c in FILE_COLUMNS if c in columns), None)
     group_column = next((columns[c] for c in GROUP_COLUMNS if c in columns), None)
     if name_column is None or group_column is None:
@@ -136,22 +184,25 @@ def read_groups(root: Path, images: Collection[str]) -> tuple[dict[str, set[str]
     groups: dict[str, set[str]] = {}
     unused = []
     for row in rows:
-        if group := (row.get(group_column) or "").strip():
+        name, group = (row[k].strip() if k < len(row) else "" for k in (name_column, group_column))
+        if group:
             if not is_plain(group):
                 raise LeukError(f"{file}: group {group!r} holds a line break or a control character", exit_code=2)
-            path = PurePosixPath(path_key((row.get(name_column) or "").strip()))
+            path = PurePosixPath(path_key(name))
             exact = len(path.parts) > 1 and path.as_posix() in images
             keys = {path.as_posix()} if exact else {path.as_posix(), path.name, path.stem}
             if keys.isdisjoint(images):
                 unused.append(path.as_posix())
             for key in keys:
-                groups.setdefault(key, set()).add(group)
+                if key in images:
+                    groups.setdefault(key, set()).add(group)
     return groups, unused
 
 
-def _read_csv(file: Path) -> list[dict[str, str]]:
+def _read_rows(file: Path) -> Iterator[list[str]]:
+    """Yield the lines of a CSV file that are not empty."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as handle:
-            return list(csv.DictReader(handle))
+            yield from filter(None, csv.reader(handle))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LeukError(f"{file}: cannot be read as CSV ({error})", exit_code=2) from error

@@ -108,9 +108,9 @@ def colour_histogram(images: Tensor, region: Tensor | None = None) -> Array:
         (n,112) float64; a row sums to 4, its four histograms to 1 each (to 0 if no pixel counts).
     """
     step = max(1, HISTOGRAM_PIXELS // (images.shape[2] * images.shape[3]))
-    regions = [None] * -(-len(images) // step) if region is None else region.split(step)
-    parts = [_colour_histogram(part, inside) for part, inside in zip(images.split(step), regions, strict=True)]
-    return np.concatenate(parts) if len(images) else np.zeros((0, 112))
+    starts = range(0, len(images), step)
+    parts = [_colour_histogram(images[k : k + step], None if region is None else region[k : k + step]) for k in starts]
+    return np.concatenate(parts) if parts else np.zeros((0, 112))
 
 
 def _colour_histogram(images: Tensor, region: Tensor | None) -> Array:

@@ -1,0 +1,80 @@
+"""Memory and time of reading are bounded: by the pixels of an image, by the rows of a table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import tracemalloc
+import zlib
+
+import pytest
+
+from leuk_lib.data.image_files import inflate_exactly
+from leuk_lib.data.tables import EXTRA, METADATA, read_groups, read_manifest
+
+SIDE = 3000
+# Decodes a PNG whose pixels compress to almost nothing, and prints by how much the process grew.
+DECODE = """
+import resource, struct, sys, zlib
+from leuk_lib.data.decode import decode
+depth, colour, side = map(int, sys.argv[1:])
+def chunk(name, content):
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+def png(side):
+    row = b"\\0" + b"\\xc8" * (side * depth // 8 * {0: 1, 2: 3, 6: 4}[colour])
+    packer = zlib.compressobj()
+    body = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    head = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0)
+    return b"\\x89PNG\\r\\n\\x1a\\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+decode(png(100))
+data = png(side)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert decode(data).image.shape == (side, side, 3) and len(data) < side * side / 100
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit")
+@pytest.mark.parametrize(("depth", "colour", "most"), [(16, 0, 12), (8, 6, 12), (16, 6, 24)])
+def test_bytes_of_memory_per_pixel(depth, colour, most):
+    """A 16-bit grey PNG took 25 bytes per pixel: 124 kB on the disk were 1.6 GB in memory."""
+    command = [sys.executable, "-c", DECODE, str(depth), str(colour), str(SIDE)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) / SIDE**2 < most
+
+
+def test_a_png_that_inflates_without_end_is_left_early():
+    """Rows beyond the last are not inflated: 60 MB of them would take as long as they take to write."""
+    bomb = zlib.compress(bytes(60_000_000))
+    tracemalloc.start()
+    assert not inflate_exactly([bomb], 1000, 1000)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A folder with a manifest and a table of patients of 50,000 rows each."""
+    rows = [f"AML/images/cell_{k:07d}.png,AML,patient{k % 1000},masks/cell_{k:07d}.png" for k in range(50_000)]
+    (tmp_path / "manifest.csv").write_text("path,label,group,mask\n" + "\n".join(rows))
+    (tmp_path / METADATA).write_text("file,patient\n" + "\n".join(f"cell_{k}.png,p{k % 1000}" for k in range(50_000)))
+    return tmp_path
+
+
+def test_a_manifest_of_a_million_rows_takes_seconds(large):
+    """A twentieth of it: a quarter of a second of processor time on an idle machine, and 15 MB."""
+    start = time.process_time()
+    rows = read_manifest(large)
+    groups, unused = read_groups(large, {"cell_5.png", "cell_5"})
+    assert time.process_time() - start < 2
+    assert len(rows) == 50_000 and groups["cell_5.png"] == {"p5"} and len(unused) == 49_999
+    assert dict(rows["AML/images/cell_0001001.png"]) == {
+        "label": "AML", "group": "patient1", "mask": "masks/cell_0001001.png", "part": "", "external": "",
+    } | {column: "" for column in rows["AML/images/cell_0001001.png"] if column in EXTRA}  # fmt: skip
+    del rows
+    tracemalloc.start()
+    read_manifest(large)
+    assert tracemalloc.get_traced_memory()[1] < 25_000_000
+    tracemalloc.stop()
