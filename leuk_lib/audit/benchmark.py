@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from leuk_lib.data.catalog import plain
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.paths import project_root
+from leuk_lib.runs.yaml_files import read_yaml
 
 ABOVE, BELOW, WITHIN, NONE = "above it", "below it", "no difference shown", "no verdict"
 MIN_SHARE = 0.99  # of the published test cells that a run must have tested
@@ -151,7 +152,7 @@ def read_published(path: Path | None = None) -> PublishedBook:
     """
     path = path or project_root() / "book" / "published.yml"
     try:
-        book = PublishedBook(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        book = PublishedBook(**read_yaml(path))
     except (OSError, yaml.YAMLError, TypeError) as error:
         raise LeukError(f"{path}: cannot be read ({error})") from error
     except ValidationError as error:

@@ -27,7 +27,11 @@ def read_weights(path: Path, what: str) -> dict[str, Tensor]:
     """
     path, advice = Path(path), f"give the path of {what}"
     content, _ = read_tensors(path, "weights", advice)
-    return named_tensors(content, f"weights {path}", advice)
+    state = named_tensors(content, f"weights {path}", advice)
+    for name, value in state.items():
+        if not value.is_floating_point() and not name.endswith("num_batches_tracked"):
+            raise LeukError(f"weights {path}: {name} is of type {value.dtype}, not of floats; {advice}")
+    return state
 
 
 def load_inception(path: Path) -> nn.Module:

@@ -111,9 +111,8 @@ def parse_value(setting: str, text: str) -> Any:
     try:
         return parse_yaml(text)
     except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or (str(error).splitlines() or ["it cannot be read"])[0]
         raise LeukError(
-            f"setting {setting[:200]!r}: the value is not YAML ({problem}); close its brackets and quotes"
+            f"setting {setting[:200]!r}: the value is not YAML ({error}); close its brackets and quotes"
         ) from error
 
 

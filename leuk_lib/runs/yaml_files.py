@@ -48,7 +48,7 @@ def parse_yaml(text: str) -> Any:
     r"""Parse YAML.
 
     Raises:
-        yaml.YAMLError: If the text is not YAML, has more than 2^20 characters or 50,000 values, is nested too deeply, or
+        yaml.YAMLError: In one line, if the text is not YAML, has more than 2^20 characters or 50,000 values, is nested too deeply, or
             holds a date that does not exist.
 
     >>> parse_yaml("a: &x [1, 2]\nb: *x")
@@ -58,6 +58,11 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError(f"{len(text)} characters; at most {MAX_CHARACTERS} are read")
     try:
         return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise yaml.YAMLError(f"{error.problem or error.context}{line}") from error
+    except yaml.reader.ReaderError as error:
+        raise yaml.YAMLError(" ".join(str(error).split())) from error
     except RecursionError as error:
         raise yaml.YAMLError("nested too deeply") from error
     except (ValueError, TypeError, AttributeError) as error:  # PyYAML's, about dates and numbers

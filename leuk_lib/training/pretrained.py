@@ -379,12 +379,17 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], weights: Weights) -> No
         state = convert(state, model)
     missing = [key for key in body if key not in state]
     extra = [key for key in state if key not in target and not key.startswith(heads) and key != "mask_token"]
-    wrong = [key for key in body if key in state and state[key].shape != target[key].shape]
+    wrong = [
+        key
+        for key in body
+        if key in state
+        and (state[key].shape, state[key].is_floating_point()) != (target[key].shape, target[key].is_floating_point())
+    ]
     if missing or extra or wrong:
         first = ", ".join([*missing, *extra, *wrong][:3])
         raise LeukError(
             f"weights {weights.path}: do not fit {weights.name}: {len(missing)} missing, {len(extra)} left over, "
-            f"{len(wrong)} of another shape ({first}, …)"
+            f"{len(wrong)} of another shape or type ({first}, …)"
         )
     model.load_state_dict(target | {key: state[key] for key in body}, strict=True)
 

@@ -28,7 +28,8 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("x: 2001-13-45", "cannot be read"),
         ("- 1\n" * (MAX_VALUES + 1), "more than"),
         ("# " + "x" * (1 << 20), "characters"),
-        ("a: [1", "expected"),
+        ("a: [1", "expected .* in line 1"),
+        ("a: \x01", "unacceptable character"),
         ("!!python/object/apply:os.system [ls]", "constructor"),
     ],
 )
@@ -36,8 +37,9 @@ def test_refused_within_a_second(tmp_path: Path, text: str, reason: str):
     file = tmp_path / "x.yml"
     file.write_text(text)
     start = time.perf_counter()
-    with pytest.raises(yaml.YAMLError, match=reason):
+    with pytest.raises(yaml.YAMLError, match=reason) as caught:
         read_yaml(file)
+    assert "\n" not in str(caught.value)
     assert time.perf_counter() - start < 10  # 60 and more without the bound; less than one on an idle machine
 
 

@@ -17,6 +17,7 @@ from leuk_lib.data.boxes.box import Box, Field
 from leuk_lib.data.boxes.files import FolderFiles, part_of_path, same_name
 from leuk_lib.data.findings import Finding
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.yaml_files import parse_yaml
 
 CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "labels.names")
 NOT_ROWS = frozenset(
@@ -172,7 +173,7 @@ def _text_names(files: FolderFiles, path: PurePosixPath) -> list[str]:
 
 def _yaml_names(files: FolderFiles, path: PurePosixPath) -> list[str]:
     try:
-        content = yaml.safe_load(files.read(path, MAX_YAML).decode("utf-8-sig"))
+        content = parse_yaml(files.read(path, MAX_YAML).decode("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise LeukError(f"{path}: cannot be read as YAML ({error})", exit_code=2) from error
     if not isinstance(content, dict) or "names" not in content:
