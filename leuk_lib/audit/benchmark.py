@@ -133,7 +133,7 @@ class Comparison:
         ours: the run's number (value, perhaps low, high, n), or None.
         reading: ``ABOVE`` (our whole interval is above the figure), ``BELOW``, ``WITHIN``, or ``NONE``.
         why_none: why there is no reading; empty if there is one.
-        differences: what differs without forbidding a reading.
+        differences: what differs in this figure without forbidding a reading (`differences_of_set` holds for all).
     """
 
     figure: Figure
@@ -202,14 +202,21 @@ def _tested(number: Mapping[str, Any], facts: RunFacts) -> int:
     return int(number.get("n", facts.n_test))
 
 
-def _differences(
-    entry: PublishedSet, figure: Figure, facts: RunFacts, number: Mapping[str, Any] | None
+def differences_of_set(
+    entry: PublishedSet, facts: RunFacts, metrics: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, ...]:
+    """What differs between a run and all figures of a set: the numbers of cells."""
     out = []
     if entry.train_n and entry.train_n != facts.n_train:
         out.append(f"{entry.train_n:,} training cells, here {facts.n_train:,}")
+    number = metrics.get(entry.key("accuracy"))
     if entry.test_n and number is not None and (n := _tested(number, facts)) != entry.test_n:
         out.append(f"{entry.test_n:,} test {entry.unit}, here {n:,}")
+    return tuple(out)
+
+
+def _differences(figure: Figure, facts: RunFacts) -> tuple[str, ...]:
+    out = []
     if figure.size and figure.size != facts.size:
         out.append(f"images of {figure.size} px, here {facts.size} px")
     if figure.pretraining or facts.pretraining:
@@ -248,7 +255,7 @@ def compare(
         reading = NONE
         if not why and ours is not None:
             reading = ABOVE if ours["low"] > figure.value else BELOW if ours["high"] < figure.value else WITHIN
-        out.append(Comparison(figure, ours, reading, tuple(why), _differences(entry, figure, facts, ours)))
+        out.append(Comparison(figure, ours, reading, tuple(why), _differences(figure, facts)))
     return out, blocked
 
 

@@ -14,6 +14,7 @@ from leuk_lib.audit.benchmark import (
     PublishedSet,
     RunFacts,
     compare,
+    differences_of_set,
     sentence,
 )  # fmt: skip
 from leuk_lib.audit.claims import format_entry
@@ -74,7 +75,7 @@ def page(book: PublishedBook, facts: RunFacts | None, metrics: Mapping[str, Mapp
     parts = [_about(facts, metrics)]
     for entry in own:
         rows, blocked = compare(entry, facts, metrics)
-        parts.append(_section(book, entry, rows, blocked))
+        parts.append(_section(book, entry, rows, blocked, differences_of_set(entry, facts, metrics)))
     if others:
         parts.append(f"## Other data sets\n\n{_context(book, others, '###')}")
     return "\n".join([*parts, _sources(book)])
@@ -98,8 +99,16 @@ def _about(facts: RunFacts, metrics: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _section(book: PublishedBook, entry: PublishedSet, rows: Sequence[Comparison], blocked: Sequence[str]) -> str:
+def _section(
+    book: PublishedBook,
+    entry: PublishedSet,
+    rows: Sequence[Comparison],
+    blocked: Sequence[str],
+    different: Sequence[str],
+) -> str:
     lines = [f"## {escape(entry.title)}\n", f"{_task(entry)}\n", f"**{_words(sentence(entry, rows, blocked))}**\n"]
+    if rows and different:
+        lines.append(f"All figures differ from this run in their cells: {escape('; '.join(different))}.\n")
     if rows:
         lines.append(
             table(

@@ -9,7 +9,18 @@ import pytest
 import yaml
 
 from leuk_lib.audit import benchmark
-from leuk_lib.audit.benchmark import ABOVE, BELOW, NONE, WITHIN, Figure, PublishedSet, RunFacts, compare, sentence
+from leuk_lib.audit.benchmark import (
+    ABOVE,
+    BELOW,
+    NONE,
+    WITHIN,
+    Figure,
+    PublishedSet,
+    RunFacts,
+    compare,
+    differences_of_set,
+    sentence,
+)
 from leuk_lib.data.catalog import KNOWN_SETS
 from leuk_lib.runs.errors import LeukError
 
@@ -57,7 +68,8 @@ def test_another_protocol_gives_no_verdict(changes: dict, reason: str):
 def test_the_published_cells_must_have_been_tested(n: int, judged: bool):
     rows, blocked = compare(made(0.5), RUN, {"accuracy": {**METRICS["accuracy"], "n": n}})
     assert (rows[0].reading == ABOVE) is judged and bool(blocked) is not judged
-    assert rows[0].differences == (() if n == 3421 else (f"3,421 test cells, here {n:,}",))
+    different = differences_of_set(made(0.5), RUN, {"accuracy": {**METRICS["accuracy"], "n": n}})
+    assert different == (() if n == 3421 else (f"3,421 test cells, here {n:,}",))
 
 
 def test_what_forbids_a_verdict_by_itself():
@@ -90,11 +102,13 @@ def test_a_figure_that_is_not_confirmed_or_a_number_without_interval_is_not_judg
 
 def test_differences_are_said():
     figure = Figure(model="m", metric="accuracy", value=0.5, source="s", size=224, pretraining="DINO", runs=10)
-    row = compare(made(figures=(figure,), train_n=11959), replace(RUN, n_train=9000), METRICS)[0][0]
+    row = compare(made(figures=(figure,)), RUN, METRICS)[0][0]
     assert row.differences == (
-        "11,959 training cells, here 9,000", "images of 224 px, here 64 px", "pretraining DINO, here none",
-        "mean of 10 runs, here 1",
+        "images of 224 px, here 64 px", "pretraining DINO, here none", "mean of 10 runs, here 1",
     )  # fmt: skip
+    entry = made(figures=(figure,), train_n=11959)
+    assert differences_of_set(entry, replace(RUN, n_train=9000), METRICS) == ("11,959 training cells, here 9,000",)
+    assert differences_of_set(entry, RUN, METRICS) == ()
     plain = Figure(model="m", metric="accuracy", value=0.5, source="s", size=64, runs=1)
     assert compare(made(figures=(plain,), train_n=11959), RUN, METRICS)[0][0].differences == ()
     ours = compare(made(figures=(plain,)), replace(RUN, pretraining="DinoBloom"), METRICS)[0][0].differences

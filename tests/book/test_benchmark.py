@@ -38,7 +38,9 @@ def test_a_run_on_the_official_split_stands_beside_the_figures(book):
 def test_a_run_by_groups_gets_no_verdict_but_both_numbers(book):
     text = benchmark.page(book, replace(RUN, split="grouped"), METRICS)
     assert "Nothing follows from a difference" in text and "`--split published`" in text and "| above it |" not in text
-    assert "0.966" in text and "0.95 \\[0.94, 0.96\\]" in text
+    assert "0.966" in text and "0.95 \\[0.94, 0.96\\]" in text and "differ from this run in their cells" not in text
+    fewer = benchmark.page(book, replace(RUN, n_train=9000), METRICS)
+    assert "All figures differ from this run in their cells: 11,959 training cells, here 9,000." in fewer
 
 
 def test_other_cells_get_context_only(book):
