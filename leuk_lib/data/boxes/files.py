@@ -84,8 +84,8 @@ class FolderFiles:
     def image(self, name: str, annotation: PurePosixPath, part: str = "") -> tuple[PurePosixPath | None, str]:
         """Find the image that an annotation names.
 
-        Of several images with the name, the one whose path ends as the name does wins, then the one in the nearest
-        folder, then the one in the annotation's published part.
+        Of several images with the name, the one at the very path wins, then the one whose path ends as the name does,
+        the one in the same letter case, the one in the nearest folder, and the one in the annotation's published part.
 
         Args:
             name: File name or path; without a known suffix the stem.
@@ -102,8 +102,12 @@ class FolderFiles:
             hits = self._by_stem.get(stem, [])
         if not hits:
             return None, "missing"
+        stated = PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/")).strip())
+        exact = {stated, annotation.parent / stated}
         for rank in (
+            lambda path: path in exact,
             lambda path: same_name(path.as_posix()).endswith(wanted.as_posix().lstrip("./")),
+            lambda path: unicodedata.normalize("NFC", path.name) == stated.name,
             lambda path: _shared_folders(path, annotation),
             lambda path: part_of_path(path) == part,
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from leuk_lib.data.boxes.box import FIELD, FORMATS, Annotation, Box, BoxOptions,
 from leuk_lib.data.boxes.clean import choose_categories, place_boxes, squeezed
 from leuk_lib.data.boxes.coco import is_coco, read_coco
 from leuk_lib.data.boxes.crop import SHIFTED, cut, square_of
-from leuk_lib.data.boxes.files import FolderFiles
+from leuk_lib.data.boxes.files import FolderFiles, same_name
 from leuk_lib.data.boxes.raabin import is_raabin, read_raabin
 from leuk_lib.data.boxes.voc import is_voc, read_voc
 from leuk_lib.data.boxes.yolo import is_yolo, label_files, read_yolo
@@ -30,6 +31,7 @@ FIELD_NAME = re.compile(
     r"(?P<slide>[^_]+)_(?P<image>[^_]+)_(?P<magnification>(?:10{1,3}|400?)x?)_(?P<diagnosis>ALL|AML|APML|CLL|CML)",
     re.IGNORECASE,
 )
+MAX_STEM = 60  # characters of a field's name in those of its cells
 CUT_BY_BORDER = 1.0  # pixels from the border
 
 
@@ -130,7 +132,9 @@ def _only(found: dict[str, int], files: FolderFiles) -> str:
         raise LeukError(f"{files.root}: no annotation of boxes ({', '.join(FORMATS)}) in it{packed}", exit_code=2)
     if len(found) > 1:
         shown = ", ".join(f"{name} ({number} files)" for name, number in sorted(found.items()))
-        raise LeukError(f"{files.root}: boxes in several formats: {shown}; say which: format=NAME", exit_code=2)
+        raise LeukError(
+            f"{files.root}: boxes in several formats: {shown}; say which: --option format=NAME", exit_code=2
+        )
     return next(iter(found))
 
 
@@ -171,7 +175,7 @@ def _one_subset(root: Path, fields: Sequence[Field]) -> None:
         shown = ", ".join(f"{name} ({n} fields)" for name, n in sorted(subsets.items()))
         raise LeukError(
             f"{root}: several magnifications or cameras, which show the same cells again: {shown}; "
-            f"say which: subset={min(subsets)}",
+            f"say which: --option subset={min(subsets)}",
             exit_code=2,
         )
 
@@ -196,7 +200,7 @@ def _label_and_group(root: Path, fields: Sequence[Field], options: BoxOptions, f
         types = sorted({str(match["diagnosis"]).upper() for match in names.values() if match})
         raise LeukError(
             f"{root}: the label can be the category of the box (cell type) or the diagnosis in the fields' names "
-            f"({', '.join(types)}); say which: task=cell-type or task=diagnosis",
+            f"({', '.join(types)}); say which: --option task=cell-type or task=diagnosis",
             exit_code=2,
         )
     if options.task == "diagnosis" and len(stated) < len(fields):
@@ -225,6 +229,14 @@ def _label_and_group(root: Path, fields: Sequence[Field], options: BoxOptions, f
     return out
 
 
+def _cell_name(path: str, unique: bool) -> str:
+    """Return the name of a field's cells; a hash tells fields apart whose names are alike or too long."""
+    folder, stem = PurePosixPath(path).parent, PurePosixPath(path).stem
+    if not unique or len(stem) > MAX_STEM:
+        stem = f"{stem[:MAX_STEM]}~{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    return (folder / stem).as_posix()
+
+
 def cut_cells(annotation: Annotation, options: BoxOptions | None = None) -> Iterator[CutCell | Finding]:
     """Cut all cells; each field is decoded once.
 
@@ -238,7 +250,7 @@ def cut_cells(annotation: Annotation, options: BoxOptions | None = None) -> Iter
     options = options or BoxOptions()
     all_boxes: list[Box] = []
     border = moved_cells = 0
-    stems = Counter(PurePosixPath(field.path).with_suffix("") for field in annotation.fields)
+    stems = Counter(same_name(PurePosixPath(field.path).stem) for field in annotation.fields)
     for field in annotation.fields:
         if not field.boxes:
             continue
@@ -248,14 +260,18 @@ def cut_cells(annotation: Annotation, options: BoxOptions | None = None) -> Iter
             what = f"field cannot be read: {error}; {len(field.boxes)} boxes"
             yield Finding(field.path, what, "error", "restore the file from its source")
             continue
-        yield from unusual(field.path, [key for key in decoded.findings if key != "tiny"])
         height, width = decoded.image.shape[:2]
+        if "EXIF-rotated" in decoded.findings and (field.size != (width, height) or width == height):
+            what = f"annotated field is turned by its EXIF orientation; {len(field.boxes)} boxes"
+            advice = "it is not known whether its boxes are for the turned image; save it upright, and check the boxes"
+            yield Finding(field.path, what, "error", advice)
+            continue
+        yield from unusual(field.path, [key for key in decoded.findings if key != "tiny"])
         findings: list[Finding] = []
         boxes = place_boxes(field, width, height, options, findings)
         yield from findings
         all_boxes += boxes
-        path = PurePosixPath(field.path)
-        name = path.with_suffix("") if stems[path.with_suffix("")] == 1 else path
+        name = _cell_name(field.path, stems[same_name(PurePosixPath(field.path).stem)] == 1)
         for number, box in enumerate(boxes):
             *square, moved = square_of(box, width, height, options.padding, options.aspect)
             moved_cells += moved > SHIFTED

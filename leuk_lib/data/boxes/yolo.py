@@ -154,7 +154,7 @@ def _class_names(files: FolderFiles, classes: Sequence[str]) -> tuple[list[str],
     if not found:
         raise LeukError(
             f"{files.root}: YOLO rows name classes by number, and no {', '.join(CLASS_LISTS[:1] + CLASS_LISTS[3:5])} is "
-            "there; add it, or give the names in their order (classes)",
+            "there; add it, or give the names in their order: --option classes=A,B (--reader folders reads class folders)",
             exit_code=2,
         )
     (where, names), *others = found.items()

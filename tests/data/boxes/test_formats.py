@@ -165,6 +165,6 @@ def test_raabin_is_refused_in_one_line(tmp_path: Path, content: dict[str, object
 def test_two_formats_at_once_are_refused(tmp_path: Path) -> None:
     yolo(tmp_path, ROW)
     coco(tmp_path / "train.json", [(1, "a.png")], [(1, 1, [20, 30, 40, 40])])
-    with pytest.raises(LeukError, match=r"coco \(1 files\), yolo \(1 files\); say which: format=NAME"):
+    with pytest.raises(LeukError, match=r"coco \(1 files\), yolo \(1 files\); say which: --option format=NAME"):
         read_boxes(tmp_path)
     assert len(read(tmp_path, format="coco")[1]) == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.boxes.annotated import HEIGHT, WIDTH, coco, field_image, raabin, voc, write_field, write_text
 from data.toys import coded
@@ -298,6 +299,29 @@ def test_windows_paths_and_unicode_forms_of_names(tmp_path: Path) -> None:
     write_field(tmp_path / "Bilder" / "a\u0308.PNG")
     coco(tmp_path / "a.json", [(1, "C:\\data\\bilder\\\u00e4.png")], [(1, 1, [20, 30, 40, 40])])
     assert len(read(tmp_path)[1]) == 1
+
+
+def test_fields_of_like_or_long_names_are_told_apart(tmp_path: Path) -> None:
+    names = ["a.png", "A.png", "x/a.png", "long" * 40 + "1.png", "long" * 40 + "2.png"]
+    for k, name in enumerate(names):
+        write_field(tmp_path / name, k)
+    coco(tmp_path / "c.json", list(enumerate(names)), [(k, 1, [20, 30, 40, 40]) for k in range(len(names))])
+    found = {cell.field.path: cell.name for cell in read(tmp_path)[1]}
+    assert set(found) == set(names)
+    assert len({name.casefold() for name in found.values()}) == len(names)
+    assert max(len(part) for name in found.values() for part in name.split("/")) < 80
+
+
+def test_turned_fields_are_used_only_where_the_annotation_states_their_size(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image = Image.fromarray(field_image(0))
+    image.save(tmp_path / "a.jpg", exif=turned)
+    for size, cells in (((HEIGHT, WIDTH), 1), ((WIDTH, HEIGHT), 0), (None, 0)):
+        coco(tmp_path / "a.json", [(1, "a.jpg")], [(1, 1, [20, 30, 40, 40])], size=size)
+        _, found, findings = read(tmp_path)
+        assert len(found) == cells
+        assert bool(said(findings, "annotated field is turned")) == (cells == 0)
 
 
 def test_many_boxes_take_seconds(tmp_path: Path) -> None:
