@@ -15,10 +15,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import yaml
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -288,6 +289,11 @@ def read_state(weights: Weights) -> dict[str, Tensor]:
     return state
 
 
+MAX_SIDE = 1024  # pixels of an image that a model's card may ask for
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 @dataclass(frozen=True)
 class NetworkSpec:
     """What rebuilds a timm network without its weights.
@@ -301,9 +307,9 @@ class NetworkSpec:
     """
 
     architecture: str
-    side: int
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    side: Annotated[int, Field(ge=1, le=MAX_SIDE)]
+    mean: tuple[Finite, Finite, Finite] = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

@@ -24,7 +24,7 @@ from leuk_lib.runs.files import atomic
 from leuk_lib.runs.tensors import check_digest, digest, named_tensors, read_tensors
 from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD
 from leuk_lib.training.backbones import TimmBackbone
-from leuk_lib.training.pretrained import NetworkSpec, build
+from leuk_lib.training.pretrained import MAX_SIDE, Finite, NetworkSpec, Positive, build
 from leuk_lib.wpat.finetune import predict_logits
 from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.model import WPAT, format_1_name
@@ -37,11 +37,8 @@ SIZES = ("levels", "dim", "heads", "window", "latents", "depth", "mlp_ratio", "l
 DIGEST = "weights_sha256"  # entry of the card in the file
 MAX_CARD = 1 << 20  # characters
 MAX_CLASSES = 1000
-MAX_SIDE = 1024  # pixels of an image that a card may ask for
 BATCH_PIXELS = 1 << 20  # at a time
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Enhance = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from damage import survives
 from leuk_lib.gan import fidelity, inception
@@ -108,3 +109,10 @@ def test_inception_score_of_known_answers(kept: int) -> None:
     """``kept`` equally frequent, certain answers: the score is their number."""
     logits = 50 * np.eye(4)[np.arange(40) % kept]
     assert inception.inception_score(logits) == pytest.approx(kept, abs=0.6)
+
+
+def test_integer_weights_are_refused(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    save_file({"a": torch.ones(2, dtype=torch.int8)}, file)
+    with pytest.raises(LeukError, match=r"a is of type torch\.int8"):
+        inception.read_weights(file, "weights")
