@@ -19,7 +19,6 @@ from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.listing import list_folder
 from leuk_lib.data.params import DataParams
 from leuk_lib.data.published import announce
-from leuk_lib.data.readers import choose
 from leuk_lib.runs import card, files, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import check
@@ -46,7 +45,7 @@ def results_lock(folder: Path) -> Iterator[int]:
 
 
 def resolve_dataset(dataset: str) -> str:
-    """Return a known name as it is, and a folder or a file that a reader recognises as an absolute path.
+    """Return a known name as it is, and a folder or a file as an absolute path.
 
     Raises:
         LeukError: If there is no such folder or file, or if a known data set has not been fetched.
@@ -58,9 +57,7 @@ def resolve_dataset(dataset: str) -> str:
             raise LeukError(f"dataset {dataset!r}: nothing in {home(known)}; {known.advice}", exit_code=2)
         return dataset
     path = Path(dataset).expanduser()
-    if path.is_file():
-        choose(path.resolve())
-    elif not path.is_dir():
+    if not path.exists():
         raise LeukError(
             f"dataset {dataset!r}: neither 'smear' nor a folder of images (nor a known set: see `leuk data list`)",
             exit_code=2,

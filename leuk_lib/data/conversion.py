@@ -22,7 +22,7 @@ from leuk_lib.data.catalog import data_root
 from leuk_lib.data.findings import SEVERITIES, Finding
 from leuk_lib.data.image_files import Unreadable, check_size, open_regular
 from leuk_lib.data.readers.reader import Cell, CellReader, Note, Options
-from leuk_lib.data.tables import MANIFEST
+from leuk_lib.data.tables import MANIFEST, is_plain
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json, sha256_json
 
@@ -131,7 +131,10 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
                 notes.append(item.text)
                 continue
             problem = item if isinstance(item, Finding) else None
-            if isinstance(item, Cell):
+            if isinstance(item, Cell) and (strange := _strange(item)):
+                what = f"{strange!r} holds a line break, a control character or no text"
+                problem = Finding(ascii(item.name), ascii(what), "error", "left out; rename it in the source")
+            elif isinstance(item, Cell):
                 bar.update()
                 path = _path_of(item, used, reader.name)
                 try:
@@ -146,7 +149,7 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
                     attributes |= dict.fromkeys(item.attributes)
             if problem:
                 first = first or f"{problem.path}: {problem.finding}"
-                problems.writerow(problem)
+                problems.writerow(text if is_plain(text) else ascii(text) for text in problem)
         rows = csv.writer(manifest)
         rows.writerow([*COLUMNS, *(f"attribute_{name}" if name in TAKEN else name for name in attributes)])
         rows.writerows([*row, *(extra.get(name, "") for name in attributes)] for row, extra in table)
@@ -163,6 +166,13 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
         json.dump({**about, "cells": sum(labels.values()), "notes": notes}, handle, indent=1, ensure_ascii=False)
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def _strange(cell: Cell) -> str:
+    """Return the first text of a cell that cannot stand in a table, or ""."""
+    texts = [cell.name, cell.label, cell.group, cell.part, cell.external, cell.label2, cell.source]
+    texts += [*map(str, cell.attributes), *map(str, cell.attributes.values())]
+    return next((text for text in texts if not is_plain(text)), "")
 
 
 def _path_of(cell: Cell, used: set[str], reader: str) -> str:

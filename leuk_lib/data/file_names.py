@@ -13,6 +13,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 
 NO_PATTERN = "none"  # as --pattern: read nothing from file names
+OFFERED = 0.9  # fraction of names that must fit a pattern before it is offered
 FIELDS = ("label", "patient", "slide", "part", "external", "label2")
 
 
@@ -131,16 +132,18 @@ def states(pattern: NamePattern, images: Iterable[PurePath]) -> tuple[dict[str, 
     return rows, others
 
 
-def recognise(images: Sequence[PurePath]) -> tuple[NamePattern | None, list[NamePattern]]:
-    """Find the named patterns that all image names fit.
+def recognise(images: Sequence[PurePath]) -> tuple[NamePattern | None, list[tuple[NamePattern, int]]]:
+    """Find the named patterns that the names of images fit.
 
     Returns:
-        The pattern that is unmistakable, or None, and those that fit but have to be asked for.
+        The one unmistakable pattern that all names fit, or None; and the others that at least nine in ten names fit, with
+        the number of these names, which have to be asked for.
     """
-    fitting = [pattern for pattern in PATTERNS.values() if images and all(map(pattern.read, images))]
-    unmistakable = [pattern for pattern in fitting if pattern.unmistakable]
-    if len(unmistakable) == 1:
-        return unmistakable[0], [pattern for pattern in fitting if not pattern.unmistakable]
+    counts = [(pattern, sum(pattern.read(image) is not None for image in images)) for pattern in PATTERNS.values()]
+    fitting = [(pattern, n) for pattern, n in counts if images and n >= OFFERED * len(images)]
+    taken = [pattern for pattern, n in fitting if pattern.unmistakable and n == len(images)]
+    if len(taken) == 1:
+        return taken[0], [(pattern, n) for pattern, n in fitting if not pattern.unmistakable]
     return None, fitting
 
 

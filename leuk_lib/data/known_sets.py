@@ -175,6 +175,7 @@ KNOWN: tuple[KnownSet, ...] = (
         title="C-NMC 2019, B-lymphoblasts and normal B-lymphoid precursors",
         classes=("ALL", "normal"),
         aliases={"normal": ("hem",)},
+        pattern="cnmc",
         licence="CC BY 3.0",
         source="The Cancer Imaging Archive, doi:10.7937/tcia.2019.dc64i46r",
         access="open, by hand from the archive's page",

@@ -159,6 +159,7 @@ def _list_images(
     sources: set[str] = set()
     notices: list[tuple[str, str, str]] = []
     files, bare = _walk(root, left_out)
+    has_masks = (root / MASKS).is_dir()
     key_counts = Counter(key for file in files if file.suffix.lower() in IMAGES for key in image_keys(file))
     groups, unused = read_groups(root, key_counts)
     if unused:
@@ -204,7 +205,7 @@ def _list_images(
             continue
         ambiguous = []
         mask, group = _on_disk(root, row.get("mask", "")), row.get("group", "")
-        if not mask:
+        if not mask and has_masks:
             mask, is_ambiguous = _look_up(relative, key_counts, lambda key: _masks(root, key))
             if is_ambiguous:
                 own = f"{MASKS}/{relative.with_suffix('.png').as_posix()}"
@@ -402,7 +403,9 @@ def _stated(
         notes += table.notes
     asked = parse_pattern(pattern) if pattern and pattern != NO_PATTERN else None
     described = all({"label", "group"} <= _filled(manifest.get(path_key(image.as_posix()), {})) for image in images)
-    names, found = _read_names(root, images, asked, described or pattern == NO_PATTERN, notes)
+    by_table = {*table.rows, *table.left_out}
+    others = [image for image in images if image.as_posix() not in by_table]
+    names, found = _read_names(root, others, asked, described or pattern == NO_PATTERN, notes)
     return _Stated(
         manifest=manifest, table=table.rows, names=names, automatic=asked is None,
         reader=chosen[0].name if chosen else "", left_out=table.left_out, tables=tables, notes=notes,
@@ -425,10 +428,10 @@ def _read_names(
     """Read the file names by the pattern that was asked for, or by one that is unmistakable."""
     found, offered = (asked, []) if asked or off else recognise(images)
     notes += [
-        f"file names also fit {pattern.name} ({pattern.title}); --pattern {pattern.name} reads them"
-        for pattern in offered
+        f"{n} of {len(images)} file names fit {pattern.name} ({pattern.title}); --pattern {pattern.name} reads them"
+        for pattern, n in offered
     ]
-    if found is None:
+    if found is None or not images:
         return {}, []
     rows, others = states(found, images)
     if not rows:

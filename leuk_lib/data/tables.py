@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ UNUSUAL_PATH = re.compile(r"\\|//|(^|/)\.(/|$)|/$|^$")
 GROUP_COLUMNS = ("patient", "patient_id", "subject", "subject_id", "case", "slide", "slide_id", "group")
 
 
+@functools.lru_cache(4096)  # each image is looked up several times in a row
 def path_key(name: str) -> str:
     r"""Return the form in which paths are compared: "/" between folders, no "./", Unicode form NFC.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -126,6 +127,44 @@ def test_a_folder_left_by_a_killed_conversion_is_replaced(tmp_path, registered):
     listing = list_folder(root)
     assert listing.root == target and len(listing.entries) == 20 and (target / "source.json").is_file()
     assert not target.with_name(f"{target.name}.unfinished").exists()
+
+
+def test_processes_that_convert_at_once_share_one_folder(tmp_path, registered):
+    root = fields(tmp_path / "set")
+    with ThreadPoolExecutor(4) as pool:  # the lock is of the open file, so threads stand for processes
+        roots = set(pool.map(lambda _: list_folder(root).root, range(4)))
+    assert len(roots) == 1 and registered.calls == 1
+
+
+def test_names_that_no_table_can_hold_are_findings(tmp_path, registered, monkeypatch):
+    cells = [Cell(f"c{i}", "AML", picture(i, 24)) for i in range(2)]
+    odd = [
+        Cell("x\ny", "AML", picture(5, 24)),
+        Cell("z", "B\x1b[2J", picture(6, 24)),
+        Cell("\udce9", "B", picture(7, 24)),
+    ]
+    found = [Finding("\udce9.png", "odd\nname", "warning", "rename it")]
+    monkeypatch.setattr(Fields, "cells", lambda self, path, options: iter([*cells, *odd, *found]))
+    listing = list_folder(fields(tmp_path / "set"))
+    assert len(listing.entries) == 2 and len(listing.findings) == 4
+    assert all(finding.path.isprintable() and finding.finding.isprintable() for finding in listing.findings)
+
+
+def test_a_reader_of_tables_needs_a_folder(tmp_path):
+    file = tmp_path / "labels.csv"
+    file.write_text("file,dx\n")
+    with pytest.raises(LeukError, match="reader table needs the folder of the images"):
+        list_folder(file, reader="table")
+    with pytest.raises(LeukError, match="is a file that no reader recognises"):
+        list_folder(file)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_error_of_a_reader(tmp_path, registered, monkeypatch):
+    def closed(self, path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Fields, "recognises", closed)
+    assert len(list_folder(folder(tmp_path / "plain")).entries) == 8
 
 
 def test_a_box_outside_of_its_field_is_a_finding(tmp_path, registered):

@@ -58,7 +58,7 @@ def test_examples_fit_their_own_pattern_and_only_unmistakable_ones_are_taken():
     for pattern in PATTERNS.values():
         assert pattern.read(PurePosixPath(pattern.example)), pattern.name
         taken, offered = recognise([PurePosixPath(pattern.example)])
-        assert (taken or offered[0]).name == pattern.name
+        assert (taken or offered[0][0]).name == pattern.name
         assert bool(taken) == pattern.unmistakable
 
 
@@ -79,6 +79,24 @@ def test_subjects_of_cnmc_are_read_without_being_asked(tmp_path, results):
     assert built.grouped_by == "file names" and built.cells.table["group"].nunique() == 8
     without = list_folder(root, pattern="none")
     assert {entry.label for entry in without.entries} == {"all", "hem"} and not any(e.group for e in without.entries)
+
+
+def test_a_pattern_that_nearly_all_names_fit_is_offered(tmp_path):
+    """One stray file must not cost the subjects of all others without a word."""
+    names = [f"all/UID_{i}_1_1_all.bmp" for i in range(9)] + [f"hem/UID_H{i}_1_1_hem.bmp" for i in range(9)]
+    listing = list_folder(write(tmp_path, *names, "hem/other.bmp"))
+    assert any(
+        line.startswith("18 of 19 file names fit cnmc") and "--pattern cnmc" in line for line in listing.understood
+    )
+    assert not any(entry.group for entry in listing.entries)
+
+
+def test_the_known_set_reads_subjects_and_says_what_does_not_fit(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEUK_DATA", str(tmp_path))
+    write(tmp_path / "cnmc", "fold_0/all/UID_1_1_1_all.bmp", "fold_1/hem/UID_H2_1_1_hem.bmp", "fold_1/hem/x.bmp")
+    listing = list_folder("cnmc")
+    assert read(listing)["fold_0/all/UID_1_1_1_all.bmp"][:2] == ("ALL", "1")
+    assert [f.path for f in listing.findings if "does not fit" in f.finding] == ["fold_1/hem/x.bmp"]
 
 
 def test_one_other_name_and_an_unmistakable_pattern_is_not_taken_but_can_be_asked_for(tmp_path):

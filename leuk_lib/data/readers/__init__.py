@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from leuk_lib.data.readers.reader import Options, Reader
+from leuk_lib.data.readers.reader import AnnotationReader, Options, Reader
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 
@@ -30,7 +30,14 @@ def readers() -> dict[str, Reader]:
 
 def recognised(path: Path) -> list[Reader]:
     """Return the readers that recognise a file or folder, by name."""
-    return [reader for reader in readers().values() if reader.recognises(path)]
+
+    def fits(reader: Reader) -> bool:
+        try:
+            return reader.recognises(path)
+        except OSError:  # what cannot be listed or opened is a finding of whoever reads the folder
+            return False
+
+    return [reader for reader in readers().values() if fits(reader)]
 
 
 def choose(path: Path, name: str = "", options: Mapping[str, str] | None = None) -> tuple[Reader, Options] | None:
@@ -53,6 +60,8 @@ def choose(path: Path, name: str = "", options: Mapping[str, str] | None = None)
         raise LeukError(
             f"{path}: several readers fit; say which ({which}; --reader {FOLDERS}: class folders)", exit_code=2
         )
+    if found and path.is_file() and isinstance(found[0], AnnotationReader):
+        raise LeukError(f"{path}: reader {found[0].name} needs the folder of the images, not a file", exit_code=2)
     if found:
         return found[0], Options(found[0].name, found[0].options, dict(options or {}))
     if options:

@@ -41,6 +41,7 @@ MD5 = {
 }
 BLANK = "blank image: all pixels are 0"
 MAX_SIDE = 2048  # pixels
+MAX_IMAGES = 5_000_000  # in a part
 CHUNK = 1 << 20  # bytes
 
 
@@ -172,6 +173,8 @@ def _check_pair(images: _Header, labels: _Header, part: str, file: Path) -> None
             f"{file}: {part}_labels is {labels.shape} {labels.dtype}, must be (N,1) or (N,) whole numbers{several}",
             exit_code=2,
         )
+    if max(shape[0], labels.shape[0]) > MAX_IMAGES:
+        raise LeukError(f"{file}: {shape[0]} {part}_images are more than {MAX_IMAGES}", exit_code=2)
     if shape[0] != labels.shape[0]:
         raise LeukError(
             f"{file}: {shape[0]} {part}_images but {labels.shape[0]} {part}_labels; fetch the file again", exit_code=2
