@@ -42,7 +42,8 @@ def check_folder(
         workers: Threads.
         class_map: Class -> new name; "" drops the class.
         layout: Roles of the folder levels, as for ``listing.list_folder``; "" to infer them.
-        split: "published" to check that the published split can be used, and what would be left out for it.
+        split: "published" to check that the published split can be used, and what would be left out for it; "" for the
+            default of the data set.
         reader: Name of a reader, as for ``listing.list_folder``; "" for the one that recognises the data.
         reader_options: Options of the reader.
         pattern: Pattern of the file names, as for ``listing.list_folder``.
@@ -61,7 +62,8 @@ def check_folder(
     split = split or (known.split if known else "")
     about = _about_classes(folder, split == "published")
     understood = list(folder.understood)
-    if split == "published":
+    known = KNOWN_SETS.get(str(path))
+    if split == "published" or (not split and known and known.split == "published"):
         lines, found = _about_published(folder)
         understood += lines
         about += found

@@ -81,6 +81,13 @@ def test_a_validation_copy_wins_over_training(tmp_path: Path):
     assert (built.cells.parts == "val").sum() == 6
 
 
+def test_the_check_of_a_set_uses_its_default_split(shop: Path):
+    listed(shop, {"train": 8, "validation": 3, "test": 4})
+    assert any("published split (test 8, train 16, validation 6): train 16, val 6, test 8 cells" in line
+               for line in check_folder("shop").attrs["understood"])  # fmt: skip
+    assert not any("published split" in line for line in check_folder("shop", split="grouped").attrs["understood"])
+
+
 def test_who_is_left_out_of_which_part():
     import pandas as pd
 
