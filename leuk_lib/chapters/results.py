@@ -32,7 +32,7 @@ from leuk_lib.statistics.intervals import Rate, difference_interval, difference_
 
 Array = NDArray[np.float64]
 Entry = dict[str, Any]  # value, low, high, n
-MIN_GROUPS = 20  # with fewer groups, the percentile interval of a mean is noticeably too narrow
+MIN_GROUPS = 8  # of a class; with fewer, an interval of a recall spans 40 points and more
 HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
 FURTHER = ("macro_precision", "macro_recall", "nll", "brier", "ece")
 
@@ -92,15 +92,30 @@ def cautions(stage: Notes, predictions: Predictions) -> pd.DataFrame:
         rows.append(f"the test part has no cell of {', '.join(predictions.absent)}: macro averages leave it out")
     if groups == 1:
         rows.append("all test cells belong to one group: no interval can be given")
-    elif groups < MIN_GROUPS:
-        rows.append(
-            f"the test part has only {groups} groups: intervals over so few are rough and tend to be too narrow"
-        )
+    else:
+        of_class = groups_per_class(predictions)
+        if single := [name for name, count in of_class.items() if count == 1]:
+            rows.append(
+                f"the test part has one group of {', '.join(single)}: no interval can be given for its recall, nor for "
+                "averages over classes"
+            )
+        if few := [f"{name} ({count})" for name, count in of_class.items() if 1 < count < MIN_GROUPS]:
+            rows.append(
+                f"fewer than {MIN_GROUPS} test groups of {', '.join(few)}: their intervals are wide, and differences between "
+                "models can hardly be shown"
+            )
     if groups == cells:
         rows.append("each cell is its own group (patients and slides are unknown): all figures are upper bounds")
     for row in rows:
         stage.note(row)
     return pd.DataFrame({"caution": rows or ["none"]})
+
+
+def groups_per_class(predictions: Predictions) -> dict[str, int]:
+    """Number of groups with cells of each class that occurs: name -> count."""
+    return {
+        predictions.classes[k]: len(np.unique(predictions.groups[predictions.labels == k])) for k in predictions.present
+    }
 
 
 def score_models(

@@ -14,7 +14,7 @@ class DataParams(StageParams):
 
     image_size: int = Field(64, ge=16, le=512, description="side of the square images of all stages, pixels")
     cells: int = Field(2400, ge=16, le=200_000, description="rendered cells in total (no effect on folders)")
-    patients: int = Field(16, ge=3, le=1000, description="rendered patients per class")
+    patients: int = Field(40, ge=3, le=1000, description="rendered patients per class")
     patient_effect: float = Field(
         1.0, ge=0, le=3, description="how much the slides of rendered patients differ (0: not at all)"
     )

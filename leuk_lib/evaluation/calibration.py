@@ -22,11 +22,11 @@ from scipy.special import softmax
 
 from leuk_lib.evaluation import metrics
 from leuk_lib.evaluation.predictions import Predictions
-from leuk_lib.evaluation.resampling import ece_interval, resampled_calibration
+from leuk_lib.evaluation.resampling import MIN_SKEWED, ece_interval, resampled_calibration
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import equal_groups, korn_graubard, rate_interval, t_interval
+from leuk_lib.statistics.intervals import NO_INTERVAL, equal_groups, korn_graubard, rate_interval, t_interval
 from leuk_lib.statistics.temperature import fit_temperature as fit_to_logits
 
 Array = NDArray[np.float64]
@@ -103,7 +103,7 @@ def scaling_table(
         and "change", after minus before). value: mean over repetitions. low, high: Student's interval over groups and
         repetitions, resampled independently of each other (for ``ece`` see `resampling.ece_interval`); the groups are
         those of the test part, for the temperature those of the validation part with ``N_REFITS`` fits; NaN for one
-        group. n: cells of that part over all repetitions.
+        group, and for all but ``ece`` if a class has fewer than ``MIN_SKEWED``. n: cells of that part over all repetitions.
     """
     parts = {"validation": [validation for validation, _ in repetitions], "test": [test for _, test in repetitions]}
     drawn = {
@@ -130,6 +130,8 @@ def scaling_table(
         if name == "ece" and moment != "change":
             noise = _mean_over(drawn[of], [result[NOISE, moment][1] for result in results])
             low, high = ece_interval(value, samples, noise, drawn[of], level)
+        elif drawn[of].fewest < MIN_SKEWED and name != "ece":
+            low, high = NO_INTERVAL
         else:
             scale: Literal["linear", "log"] = "linear" if moment == "change" else "log"
             low, high = t_interval(value, drawn[of].spread(samples), level, scale)

@@ -17,12 +17,12 @@ from leuk_lib.statistics.intervals import (
     normal_quantile,
     share,
     t_interval,
-    t_quantile,
 )
 
 Array = NDArray[np.float64]
 PER_CLASS = ("balanced_accuracy", "macro_recall", "macro_precision", "macro_f1", "macro_auc")  # averages over classes
 RATES = ("accuracy", *PER_CLASS)
+MIN_SKEWED = 8  # groups of a class for an interval of a log loss, Brier score or temperature
 
 
 def resampled_confusion(predictions: Predictions, bootstrap: ClusterBootstrap) -> dict[str, Array]:
@@ -132,7 +132,7 @@ def ece_interval(
     if not np.isfinite(spread.error):
         return NO_INTERVAL
     deviation = float(np.nanstd(samples))
-    widening = t_quantile(level, spread.df) / normal_quantile(level)
+    widening = spread.quantile(level) / normal_quantile(level)
     widening *= spread.error / deviation if deviation > 0 else 1.0
     low = value - float(np.nanquantile(noise, level)) * widening
     return max(0.0, low), min(1.0, t_interval(value, spread, level)[1])
@@ -153,10 +153,13 @@ def score_interval(
         level: coverage.
 
     Returns:
-        low, high; (NaN, NaN) if there is one group, and for averages over classes if a class has one group.
+        low, high; (NaN, NaN) if there is one group, for averages over classes if a class has one group, and for log loss
+        and Brier score if a class has fewer than ``MIN_SKEWED``: one bad group that was not drawn may hold most of these.
     """
     if metric in RATES:
         return rate_of(predictions, metric, value, samples[metric], bootstrap).interval(level)
     if metric == "ece":
         return ece_interval(value, samples[metric], samples["ece_noise"], bootstrap, level)
+    if bootstrap.fewest < MIN_SKEWED:
+        return NO_INTERVAL
     return t_interval(value, bootstrap.spread(samples[metric]), level, scale="log")

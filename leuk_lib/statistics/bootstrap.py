@@ -141,6 +141,11 @@ class ClusterBootstrap:
         """`spread_of` a statistic whose values in the resamples are ``samples`` (R,)."""
         return spread_of(samples, self.factors, per_class)
 
+    @property
+    def fewest(self) -> int:
+        """Number of groups of the class that has the fewest; of all if groups have cells of several classes."""
+        return int(np.bincount(self.factors[0].strata).min())
+
     def mean_interval(self, values: Array, level: float = 0.95) -> tuple[float, float]:
         """Student's interval of the mean of ``values`` (N,) over groups; (NaN, NaN) for one group."""
         return t_interval(float(values.mean()), self.spread(self.means(values)), level)
@@ -206,7 +211,7 @@ def spread_of(samples: Array, factors: Sequence[Factor], per_class: bool = False
     variance = float(finite.var())
     if variance == 0:
         return Spread(0.0, float(len(strata) - strata.max() - 1))
-    parts, widened, by_df = 0.0, 0.0, 0.0
+    sources = []  # share of the variance, the same widened, degrees of freedom
     for factor, of in zip(factors, [strata, *(f.strata for f in factors[1:])], strict=True):
         groups = factor.weights.shape[1]
         counts = np.bincount(of)
@@ -223,12 +228,13 @@ def spread_of(samples: Array, factors: Sequence[Factor], per_class: bool = False
         if groups <= MANY_GROUPS:
             concentration = float((inner**4).sum()) / total**2
             df = min(df, max(1.0, 2 / max(concentration - 1 / groups, 1e-9) - 1))
-        parts += total
-        widened += float((by_class * counts / np.maximum(counts - 1, 1)).sum())
-        by_df += total**2 / df
-    if parts == 0:
+        sources.append((total, float((by_class * counts / np.maximum(counts - 1, 1)).sum()), df))
+    if not sources:
         return UNKNOWN
-    return Spread(float(np.sqrt(variance * widened / parts)), parts**2 / by_df)
+    whole = sum(total for total, _, _ in sources)
+    errors = tuple((float(np.sqrt(variance * widened / whole)), df) for _, widened, df in sources)
+    df = whole**2 / sum(total**2 / df for total, _, df in sources)
+    return Spread(float(np.sqrt(sum(error**2 for error, _ in errors))), df, errors)
 
 
 def _no_single(strata: NDArray[np.int64], merge: bool) -> NDArray[np.int64] | None:

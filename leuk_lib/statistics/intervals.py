@@ -121,11 +121,6 @@ def korn_graubard(hits: ArrayLike, groups: ArrayLike, level: float = 0.95) -> tu
     return *rate.interval(level), rate.size(level)
 
 
-def _reduced(size: float, df: float, level: float) -> float:
-    """Effective size at which the normal quantile does what Student's does at ``size``."""
-    return size * (normal_quantile(level) / t_quantile(level, df)) ** 2
-
-
 def normal_quantile(level: float) -> float:
     """Number of standard errors on each side of a normal interval that covers ``level``; 1.96 for 95 %."""
     return float(special.ndtri((1 + level) / 2))
@@ -148,10 +143,22 @@ class Spread:
     Attributes:
         error: its standard error; NaN where it is unknown.
         df: degrees of freedom of that error.
+        parts: error and degrees of freedom of each source where there are several (groups and seeds).
     """
 
     error: float
     df: float
+    parts: tuple[tuple[float, float], ...] = ()
+
+    def quantile(self, level: float) -> float:
+        r"""Number of standard errors on each side of an interval; Student's quantile for one source.
+
+        Several sources add in quadrature, each with its own quantile (Zou 2007): :math:`\sqrt{\sum_j t_j^2 s_j^2}` in all. One
+        quantile for the pooled degrees of freedom is too small where few seeds hold much of the variance.
+        """
+        if len(self.parts) < 2 or not self.error > 0:
+            return t_quantile(level, self.df)
+        return float(np.sqrt(sum((t_quantile(level, df) * error) ** 2 for error, df in self.parts))) / self.error
 
 
 UNKNOWN = Spread(float("nan"), float("nan"))
@@ -162,7 +169,8 @@ def t_interval(
 ) -> tuple[float, float]:
     r"""Student's interval of a statistic.
 
-    On the linear scale :math:`v \pm t_\nu\, \mathrm{SE}`, on the log scale :math:`v \exp(\pm t_\nu\, \mathrm{SE} / v)`.
+    On the linear scale :math:`v \pm t_\nu\, \mathrm{SE}`, on the log scale :math:`v \exp(\pm t_\nu\, \mathrm{SE} / v)`
+    with half the tail probability, since few groups hold most of a skewed measure and their share is itself uncertain.
 
     Args:
         value: the statistic v.
@@ -179,7 +187,7 @@ def t_interval(
     """
     if not (np.isfinite(value) and np.isfinite(spread.error)):
         return NO_INTERVAL
-    half = t_quantile(level, spread.df) * spread.error
+    half = spread.quantile((1 + level) / 2 if scale == "log" else level) * spread.error
     if scale == "log" and value > 0:
         return value * float(np.exp(-half / value)), value * float(np.exp(half / value))
     return value - half, value + half
@@ -257,7 +265,7 @@ class Rate:
         if variance <= EXACT or self.spread.error <= EXACT:
             return self.least
         size = min(self.n, variance / self.spread.error**2)
-        return max(_reduced(size, self.spread.df, level), min(self.least, size))
+        return max(size * (normal_quantile(level) / self.spread.quantile(level)) ** 2, min(self.least, size))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """`rate_interval`; of no width for a constant."""

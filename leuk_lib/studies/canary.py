@@ -8,7 +8,7 @@ the computation, and the means over each table.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json, write_json
-from leuk_lib.studies.record import LOSS, StudyRecord, checks_file, moved, plain, present, records_of
+from leuk_lib.studies.record import LOSS, STUDENT, StudyRecord, checks_file, moved, plain, present, records_of
 from leuk_lib.studies.study import Row, Study, study_class
 
 #: Folders of rendered cells that stand for a data set, an external test set and a small set: cells, patients per class.
@@ -107,13 +107,19 @@ def verify(names: Iterable[str], update: bool = False) -> list[StudyRecord]:
         numbers = canary_numbers(name)
         for record in records_of(name):
             checks = read_json(checks_file()) if checks_file().exists() else {}
-            differences = moved(record.canary, numbers)
+            differences = moved(*(comparable(record, part) for part in (record.canary, numbers)))
             write_json(checks_file(), {**checks, record.name: {**now, "moved": differences}})
             if update and not differences and record.version == study_class(name).version:
                 record = replace(record, verified=now)
                 record.save()
             checked.append(record)
     return checked
+
+
+def comparable(record: StudyRecord, numbers: Mapping[str, float]) -> dict[str, float]:
+    """Numbers without ends of intervals, if the record's intervals are of an earlier method."""
+    ends = () if record.intervals == STUDENT else (".low", ".high")
+    return {name: value for name, value in numbers.items() if not name.endswith(ends)}
 
 
 def accept(name: str, reason: str) -> list[Path]:

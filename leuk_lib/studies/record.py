@@ -26,6 +26,13 @@ LOSS = "loss of "  # prefix of the canary's continuous numbers
 RELATIVE = 1e-3  # tolerance of a loss: other processors and thread counts sum in another order
 ABSOLUTE = 0.02  # tolerance of a mean over a table: a cell whose classes are nearly tied may change sides
 
+PERCENTILE, STUDENT = "percentile", "student"
+#: Methods of the intervals in records, as a page states them. Tables hold no rows to compute them again from.
+METHODS = {
+    PERCENTILE: "percentiles of resampled groups and seeds; with few of either they contain the true value too rarely",
+    STUDENT: "Student's, over groups and seeds",
+}
+
 
 @dataclass(frozen=True)
 class StudyRecord:
@@ -47,6 +54,7 @@ class StudyRecord:
         verified: commit and date at which the canary last gave these numbers.
         accepted: log of ``leuk study accept``: date, commit, reason and the numbers that moved.
         tables: name -> columns and rows.
+        intervals: method of the intervals in the tables, a key of ``METHODS``.
     """
 
     study: str
@@ -64,6 +72,7 @@ class StudyRecord:
     verified: dict[str, Any]
     accepted: list[dict[str, Any]]
     tables: dict[str, dict[str, Any]]
+    intervals: str = PERCENTILE
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table as a data frame; null is NaN.
@@ -108,7 +117,7 @@ class StudyRecord:
         """Return what a reader needs to trust or repeat the study, as a table: item, value."""
         rows = [
             ("data", f"{self.dataset} (content {self.content[:12]})"), ("made at", _commit(self.git)),
-            ("version", str(self.version)), ("state", self.state()), ("device", self.device),
+            ("version", str(self.version)), ("state", self.state()), ("intervals", METHODS[self.intervals]), ("device", self.device),
             ("processor time", f"{self.cpu_seconds / 60:.0f} min"), ("torch", self.versions.get("torch", "–")),
             *((f"accepted on {entry['date'][:10]}", entry["reason"]) for entry in self.accepted),
             ("to repeat it", self.command),
@@ -182,6 +191,8 @@ def load_record(path: Path) -> StudyRecord:
         record = StudyRecord(**whole)
     except TypeError as error:
         raise LeukError(f"{path}: not a study's record of this library ({error})") from error
+    if not isinstance(record.intervals, str) or record.intervals not in METHODS:
+        raise LeukError(f"{path}: intervals of an unknown method {record.intervals!r}; known: {', '.join(METHODS)}")
     if type(record.version) is not int or not {"commit", "dirty", "date"} <= set(record.verified):
         raise LeukError(f"{path}: not a study's record of this library (version {record.version!r})")
     return record

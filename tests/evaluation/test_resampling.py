@@ -63,7 +63,13 @@ def test_one_group_has_no_interval_and_a_class_of_one_group_no_average_over_clas
     groups = np.where(part.labels == 0, "only", part.groups)
     found = intervals_of(Predictions(part.labels, part.probs, groups, part.classes))
     assert np.isnan([found["balanced_accuracy"], found["macro_f1"], found["macro_auc"]]).all()
-    assert np.isfinite([found["accuracy"], found["nll"], found["ece"]]).all()
+    assert np.isfinite([found["accuracy"], found["ece"]]).all()
+
+
+def test_a_skewed_measure_needs_eight_groups_of_a_class():
+    few, enough = (intervals_of(made_up(n=400, n_groups=4 * groups)) for groups in (7, 8))
+    assert np.isnan([few["nll"], few["brier"]]).all() and np.isfinite([enough["nll"], enough["brier"]]).all()
+    assert np.isfinite(few["macro_f1"]).all()
 
 
 def test_one_answer_for_all_cells_has_an_exact_balanced_accuracy():
