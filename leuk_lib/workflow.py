@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from leuk_lib.book.gate import chapter_problem, executed_notebook
@@ -19,8 +22,9 @@ from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.listing import list_folder
 from leuk_lib.data.params import DataParams
 from leuk_lib.data.published import announce
-from leuk_lib.runs import card, files, paths
+from leuk_lib.runs import card, files, paths, progress
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.execute import STOPPED
 from leuk_lib.runs.params import check
 from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overrides, stage, stage_parameters
 
@@ -209,10 +213,49 @@ def run_stages(
         config_file.write_text(json.dumps(config))
         again = refused_notebooks(runs, last or STAGES[-1].name)
         command = snakemake_command(config_file, jobs, [*extra, *(["--forcerun", *again] if again else [])])
-        process = subprocess.run(command, env=environment, check=False, pass_fds=[lock])
-    if process.returncode:
+        stop = paths.results_root() / ".stop"
+        stop.unlink(missing_ok=True)
+        returncode = run_until_stopped(command, environment | {progress.STOP: str(stop)}, stop, lock)
+    if returncode == STOPPED:
+        raise LeukError(f"stopped; the same command continues {', '.join(runs)}", STOPPED)
+    if returncode:
         raise LeukError(f"not all stages finished in {', '.join(runs)}: see the lines above, or `leuk status`")
     return runs
+
+
+def run_until_stopped(command: Sequence[str], environment: Mapping[str, str], stop: Path, lock: int) -> int:
+    """Run Snakemake; Ctrl-C or SIGTERM asks its stages to stop, a second one kills them.
+
+    Snakemake gets a session of its own, so that the terminal's Ctrl-C reaches only this process. Stages that have not
+    started end at once when they see the file ``stop``.
+
+    Returns:
+        Snakemake's exit code, or 130 after a stop.
+    """
+    process = subprocess.Popen(command, env=environment, pass_fds=[lock], start_new_session=True)
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = None
+    if threading.current_thread() is threading.main_thread():
+        previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        while True:
+            try:
+                returncode = process.wait()
+                return STOPPED if stop.exists() else returncode
+            except KeyboardInterrupt:
+                if stop.exists():
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+                    return STOPPED
+                stop.touch()
+                print("\nstopping after the present step; Ctrl-C again: at once", file=sys.stderr, flush=True)
+    finally:
+        stop.unlink(missing_ok=True)
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
 
 
 def summary(run: str) -> str:

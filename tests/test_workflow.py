@@ -52,6 +52,34 @@ def test_the_child_of_a_killed_run_still_holds_the_lock(results: Path, tmp_path:
         pass
 
 
+STOPPABLE = """
+import os, sys, time
+from pathlib import Path
+from leuk_lib.workflow import run_until_stopped
+stop, pid, heeds = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+child = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid()))\\n" \\
+    "while not (sys.argv[2] == 'True' and os.path.exists(os.environ['LEUK_STOP'])): time.sleep(0.05)"
+command = [sys.executable, "-c", child, str(pid), heeds]
+sys.exit(run_until_stopped(command, os.environ | {"LEUK_STOP": str(stop)}, stop, os.open(os.devnull, os.O_RDONLY)))
+"""
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_the_first_interrupt_asks_for_a_stop_and_the_second_kills(tmp_path: Path, heeds: bool):
+    stop, pid_file = tmp_path / "stop", tmp_path / "pid"
+    command = [sys.executable, "-c", STOPPABLE, str(stop), str(pid_file), str(heeds)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    soon(lambda: pid_file.exists() and pid_file.read_text())
+    process.send_signal(signal.SIGINT)
+    if not heeds:
+        soon(stop.exists)
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors and "stopping after the present step" in errors
+    soon(lambda: not is_running(int(pid_file.read_text())))
+    assert not stop.exists()
+
+
 @pytest.mark.parametrize("name", ["{file}", "convnextv2_atto.fcmae@{file}"])
 def test_weights_are_read_before_the_first_stage_and_a_file_gets_its_absolute_path(
     tmp_path: Path, monkeypatch, name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from typer.core import TyperGroup
 
 from leuk_lib import workflow
 from leuk_lib.cli import data as data_commands
-from leuk_lib.runs import card, paths
+from leuk_lib.runs import card, paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.threads import wait_passively
 from leuk_lib.stages import STAGES
@@ -49,6 +50,7 @@ def run(
     ] = None,
     split: data_commands.SplitOption = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would run, without running it.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show what the stages are doing.")] = False,
     layout: data_commands.LayoutOption = "",
     reader: data_commands.ReaderOption = "",
     option: data_commands.ReaderOptions = None,
@@ -59,6 +61,8 @@ def run(
     Example: leuk run fcmae --profile smoke --seeds "0 1" --jobs 2
     """
     extra = ["--dry-run", "--quiet", "progress"] if dry_run else []
+    if quiet:
+        os.environ[progress.QUIET] = "1"
     reading = {
         "layout": layout, "reader": reader, "reader_options": data_commands.reader_options(option), "pattern": pattern,
         "split": split,

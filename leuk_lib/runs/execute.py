@@ -5,31 +5,41 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from leuk_lib.runs import paths
+from leuk_lib.runs import paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.threads import wait_passively
 
 PARTIAL = "partial.ipynb"
+STOPPED = 130  # exit code after a stop that was asked for
+CHECK_EVERY = 0.5  # s between two looks for a request to stop
 
 
 def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     """Execute the notebook of ``stage`` and write it to ``out`` if it succeeds.
 
-    While it runs, and after a failure, the cells executed so far are in ``partial.ipynb`` next to ``out``.
+    While it runs, and after a failure, the cells executed so far are in ``partial.ipynb`` next to ``out``. What it does
+    is shown in the terminal (``runs.progress``). If a stop is requested, a running training writes a checkpoint first.
 
     Returns:
         The time it took, in seconds.
 
     Raises:
-        LeukError: If the stage has no notebook, a cell fails (with the error of that cell), or the kernel dies.
+        LeukError: If the stage has no notebook, a cell fails (with the error of that cell), the kernel dies, or a stop
+            was requested (exit code 130).
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -41,25 +51,90 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     partial = out.with_name(PARTIAL)
     partial.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
+    state = partial.with_name("progress.json")
+    state.unlink(missing_ok=True)
+    os.environ[progress.PROGRESS] = str(state)
+    if progress.STOP not in os.environ:  # not started by `leuk run`
+        own = partial.with_name("stop")
+        own.unlink(missing_ok=True)
+        os.environ[progress.STOP] = str(own)
+    run = parameters.get("run", "default")
+    monitor = progress.Monitor(state, f"{run}: {stage}", *expected_seconds(stage, parameters))
     try:
-        papermill.execute_notebook(
-            notebook,
-            partial,
-            parameters=parameters,
-            kernel_name="python3",
-            cwd=paths.project_root(),
-            progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=40"],
-        )
+        with progress.shown(monitor), _stoppable(monitor):
+            papermill.execute_notebook(
+                notebook,
+                partial,
+                parameters=parameters,
+                kernel_name="python3",
+                cwd=paths.project_root(),
+                progress_bar=False,
+                extra_arguments=["--IPKernelApp.log_level=40"],
+            )
+    except KeyboardInterrupt as error:
+        raise LeukError(f"stage {stage} stopped; the same command runs it again", STOPPED) from error
     except PapermillExecutionError as error:
+        if error.ename == "SystemExit" and progress.stop_requested():
+            done = monitor.read() or {}
+            raise LeukError(
+                f"stage {stage} stopped: {done.get('what')} at step {done.get('step')} of {done.get('total')}, saved; the "
+                "same command continues from there",
+                STOPPED,
+            ) from error
         raise LeukError(f"stage {stage} failed: {error.ename}: {error.evalue} (notebook so far: {partial})") from error
     except DeadKernelError as error:
         raise LeukError(
             f"stage {stage} failed: the kernel died (out of memory?); free some memory and run again: "
             f"training continues from its last checkpoint (notebook so far: {partial})"
         ) from error
+    finally:
+        state.unlink(missing_ok=True)
     partial.replace(out)
     return time.perf_counter() - start
+
+
+def expected_seconds(stage: str, parameters: dict[str, Any]) -> tuple[float, float]:
+    """Seconds of a stage, and of the stages after it, in the reference run of this data set and profile; 0 without one."""
+    name = f"{Path(str(parameters.get('dataset', 'smear'))).name}-{parameters.get('profile', 'laptop')}.json"
+    try:
+        cards = json.loads((paths.project_root() / "book" / "reference" / name).read_text())["cards"]
+        order = list(paths.stage_notebooks())
+        times = [float(cards[each]["seconds"]) for each in order[order.index(stage) :]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0, 0.0
+    return times[0], sum(times[1:])
+
+
+@contextmanager
+def _stoppable(monitor: progress.Monitor) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into a request to stop, and interrupt what does not check for one.
+
+    A training ends by itself after its present step. Anything else, or a second signal, is interrupted.
+    """
+    ended, previous = threading.Event(), {}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if progress.stop_requested():
+            raise KeyboardInterrupt
+        Path(os.environ[progress.STOP]).touch()
+
+    def watch() -> None:
+        while not ended.wait(CHECK_EVERY):
+            if progress.stop_requested() and not monitor.training:
+                _thread.interrupt_main()
+                return
+
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        for number, earlier in previous.items():
+            signal.signal(number, earlier)
 
 
 def main() -> int:
@@ -70,6 +145,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="file of the executed notebook")
     arguments = parser.parse_args()
     run = arguments.parameters.get("run", "default")
+    if progress.stop_requested():
+        return STOPPED
     print(f"{run}: {arguments.stage} …", file=sys.stderr, flush=True)
     wait_passively()
     # Start the kernel of the environment that runs this module.

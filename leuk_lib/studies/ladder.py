@@ -631,7 +631,7 @@ def full_model_summary(record: StudyRecord, full: str = FULL) -> str:
     """Say how good a column's full model is and how it compares with each baseline."""
     by_arm = {row["arm"]: row for row in record.table("scores").to_dict("records")}
     score = by_arm[full]
-    baselines = record.table("baselines" if full == FULL else "published_baselines")
+    baselines = against_baselines(record, full)
     kinds = [verdict(low, high) for low, high in baselines[["low", "high"]].to_numpy(dtype=np.float64)]
     ranks = [
         f"{words} " + ", ".join(baselines["against"][np.array(kinds) == kind])
@@ -651,8 +651,28 @@ def full_model_summary(record: StudyRecord, full: str = FULL) -> str:
     )
 
 
+def full_models(record: StudyRecord) -> list[str]:
+    """The last model of each column in a record."""
+    return [column[-1] for column in columns_of(record)]
+
+
+def against_baselines(record: StudyRecord, full: str) -> pd.DataFrame:
+    """The differences of a column's full model from each baseline."""
+    return record.table("baselines" if full == FULL else "published_baselines")
+
+
+def difference_panels(record: StudyRecord) -> dict[str, pd.DataFrame]:
+    """The differences between the ladder's models, by title of a panel."""
+    panels = {"each step over the one before": record.table("steps")}
+    if len(columns_of(record)) > 1:
+        panels["published weights over FCMAE"] = record.table("columns")
+    return panels
+
+
 def columns_summary(record: StudyRecord) -> str:
     """Say what published weights add over FCMAE on the same head and images."""
+    if len(columns_of(record)) == 1:
+        return "This record has no column from published weights."
     return "\n".join(
         f"{row['arm']} over {row['against']}: {interval(row, signed=True)} points: {verdict(row['low'], row['high'])}."
         for _, row in record.table("columns").iterrows()

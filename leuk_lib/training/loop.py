@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from leuk_lib.runs import progress
 from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive, torch_generator
@@ -53,8 +54,8 @@ class TrainingLoop:
         total_steps: Number of optimiser steps.
         seed: Seed of all random streams.
         label: Name of the training, for random streams, progress and messages.
-        every: Steps between checkpoints. One more is written at the end, and on SIGTERM, which then ends the process
-            with code 143.
+        every: Steps between checkpoints. One more is written at the end, and before the process ends on SIGTERM (code
+            143), on SIGINT (``KeyboardInterrupt``), or when a stop is requested (code 130, see ``runs.progress``).
 
     Attributes:
         history: One dict per call of `log`.
@@ -70,8 +71,9 @@ class TrainingLoop:
         self.stopped = False
         self._checkpoint = Checkpoint(folder, identity)
         self._objects: dict[str, Stateful] = {}
-        self._terminated = False
+        self._signal = 0
         self._bar: tqdm | None = None
+        self._shown: dict[str, float] = {}
 
     def register(self, **objects: Stateful) -> None:
         """Add objects to the checkpoint, by name; call before iterating."""
@@ -81,7 +83,7 @@ class TrainingLoop:
         self._restore()
         if self.stopped or self.step >= self.total_steps:
             return
-        previous = self._catch_sigterm()
+        previous = self._catch_signals()
         silent = self.fabric.global_rank != 0
         self._bar = tqdm(
             total=self.total_steps, initial=self.step, desc=self.label, disable=silent, file=sys.stderr,
@@ -93,14 +95,18 @@ class TrainingLoop:
                 yield self.step
                 self.step += 1
                 self._bar.update()
-                if self.step % self.every == 0 or self.step == self.total_steps or self._terminated or self.stopped:
+                ended = self._signal or progress.stop_requested()
+                progress.report(self.label, self.step, self.total_steps, at_once=bool(ended), **self._shown)
+                if self.step % self.every == 0 or self.step == self.total_steps or ended or self.stopped:
                     self._save()
-                if self._terminated:
-                    raise SystemExit(143)
+                if self._signal == signal.SIGINT:
+                    raise KeyboardInterrupt
+                if ended:
+                    raise SystemExit(143 if self._signal else 130)
         finally:
             self._bar.close()
-            if previous is not None:
-                signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     # -- inside a step -----------------------------------------------------------------------------------------
 
@@ -157,6 +163,7 @@ class TrainingLoop:
         self.history.append({"step": self.step, **{key: float(value) for key, value in values.items()}})
         if self._bar is not None:
             self._bar.set_postfix({key: f"{value:.3g}" for key, value in values.items()}, refresh=False)
+        self._shown = {"loss": float(values["loss"])} if "loss" in values else {}
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
@@ -181,11 +188,14 @@ class TrainingLoop:
             )
         self.fabric.barrier()
 
-    def _catch_sigterm(self) -> Any:
+    def _catch_signals(self) -> dict[int, Any]:
+        """Let the first SIGTERM or SIGINT end the training after its present step; a second SIGINT ends it at once."""
         if threading.current_thread() is not threading.main_thread():
-            return None
+            return {}
 
         def handler(number: int, frame: FrameType | None) -> None:
-            self._terminated = True
+            if self._signal == number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._signal = number
 
-        return signal.signal(signal.SIGTERM, handler)
+        return {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}

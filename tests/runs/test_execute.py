@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 from leuk_lib.runs.errors import LeukError
@@ -21,3 +27,45 @@ def test_a_kernel_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(LeukError, match=r"stage toy failed: the kernel died \(out of memory\?\)"):
         execute("toy", {}, tmp_path / "results" / "notebook.ipynb")
     assert not (tmp_path / "results" / "notebook.ipynb").exists()
+
+
+LOOP = """
+import time
+from pathlib import Path
+from leuk_lib.training.fabric import make_fabric
+from leuk_lib.training.loop import TrainingLoop
+from leuk_lib.wpat.params import WpatParams
+loop = TrainingLoop(make_fabric(WpatParams(accelerator="cpu", threads=1)), Path("checkpoints"), "toy", 10**6, 0, "toy", 10**5)
+for step in loop:
+    loop.log(loss=1.0)
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("code", [LOOP, "import time\nPath = None\ntime.sleep(600)"], ids=["training", "anything else"])
+def test_one_signal_stops_with_a_line_and_saves_a_training(tmp_path: Path, code: str):
+    (tmp_path / "notebooks").mkdir()
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(notebook, tmp_path / "notebooks" / "01_toy.ipynb")
+    out = tmp_path / "results" / "notebook.ipynb"
+    command = [sys.executable, "-m", "leuk_lib.runs.execute", "toy", "--parameters", "{}", "--out", str(out)]
+    environment = os.environ | {"LEUK_ROOT": str(tmp_path)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        state, partial = out.with_name("progress.json"), out.with_name("partial.ipynb")
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (state.exists() if code == LOOP else partial.exists()):
+            time.sleep(0.2)
+        time.sleep(1)
+        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        assert children  # the kernel
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert ("saved; the same command continues from there" in errors) == (code == LOOP)
+    assert (tmp_path / "checkpoints").is_dir() == (code == LOOP)
+    psutil.wait_procs([psutil.Process(pid) for pid in children if psutil.pid_exists(pid)], timeout=20)
+    assert not any(psutil.pid_exists(pid) for pid in children)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from damage import survives
+from leuk_lib.runs import progress
 from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import TrainParams
@@ -72,18 +73,35 @@ def test_another_identity_starts_from_the_beginning(fabric, tmp_path: Path):
     assert train(fabric, tmp_path, identity="other")[2] == list(range(30))
 
 
-def test_sigterm_writes_a_checkpoint_and_ends_with_143(fabric, tmp_path: Path):
-    model = torch.nn.Linear(1, 1)
+@pytest.mark.parametrize("way", ["SIGTERM", "SIGINT", "request"])
+def test_each_way_of_ending_writes_a_checkpoint_first(fabric, tmp_path: Path, monkeypatch, way: str):
+    monkeypatch.setenv(progress.STOP, str(tmp_path / "stop"))
+    model = torch.nn.Linear(2, 2)
     loop = TrainingLoop(fabric, tmp_path, "id", 100, seed=0, label="toy", every=1000)
     loop.register(model=model)
-    with pytest.raises(SystemExit) as ended:
+    earlier = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt if way == "SIGINT" else SystemExit) as ended:
         for step in loop:
-            if step == 4:
-                os.kill(os.getpid(), signal.SIGTERM)
-    assert ended.value.code == 143
+            if step == 4 and way == "request":
+                (tmp_path / "stop").touch()
+            elif step == 4:
+                os.kill(os.getpid(), getattr(signal, way))
+    if way != "SIGINT":
+        assert ended.value.code == {"SIGTERM": 143, "request": 130}[way]
+    assert signal.getsignal(signal.SIGINT) is earlier
     again = TrainingLoop(fabric, tmp_path, "id", 100, seed=0, label="toy", every=1000)
     again.register(model=model)
+    monkeypatch.delenv(progress.STOP)
     assert next(iter(again)) == 5
+
+
+def test_a_second_interrupt_ends_at_once(fabric, tmp_path: Path):
+    loop = TrainingLoop(fabric, tmp_path, "id", 100, seed=0, label="toy", every=1000)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in loop:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("the step went on")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x04cposix\nsystem\n(S'true'\ntR."])

@@ -178,3 +178,19 @@ def test_gpu_agrees_with_the_cpu(device):
         block.position_biases.requires_grad_(True)
     model(x.to(device)).square().sum().backward()
     assert all(float(p.grad.abs().sum()) > 0 for b in model.window_blocks for p in b.position_biases.parameters())
+
+
+def test_the_attention_part_is_left_out_for_a_share_of_the_training_images(tiny):
+    torch.manual_seed(0)
+    model = WPAT(build_encoder("zepto", 4), 3, tiny.model_copy(update={"branch_drop": 0.5}))
+    x = torch.randn(64, 3, 32, 32)
+    model.train()
+    model.linear_head.forward = lambda maps: torch.zeros(len(maps[0]), 3)  # what is left is the attention part
+    logits = model(x)
+    left_out = (logits == 0).all(dim=1)
+    assert 0.25 < left_out.float().mean() < 0.75
+    assert not (model.eval()(x) == 0).any()
+    alone = WPAT(
+        build_encoder("zepto", 4), 3, tiny.model_copy(update={"branch_drop": 0.5, "linear_head": False})
+    ).train()
+    assert not (alone(x) == 0).all(dim=1).any()  # without a linear head there is nothing else to classify

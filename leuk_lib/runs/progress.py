@@ -1,0 +1,153 @@
+"""What a running stage does now: a small file that the working process writes and the one with the terminal shows.
+
+A stage's notebook runs in a kernel, whose output nobody sees before the cell ends. ``runs.execute`` therefore names two
+files in the kernel's environment: one for progress, and one whose existence asks for a stop. Outside of ``leuk run``
+neither is named, and nothing here has any effect.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+T = TypeVar("T")
+PROGRESS, STOP, QUIET = "LEUK_PROGRESS", "LEUK_STOP", "LEUK_QUIET"
+WRITE_EVERY = 0.3  # s between two writes of the file
+LINE_EVERY = 30.0  # s between two lines of a log
+REDRAW_EVERY = 0.5  # s between two drawings of a terminal's line
+
+_last_write = 0.0
+
+
+def report(what: str, step: int, total: int, *, at_once: bool = False, **values: float) -> None:
+    """Say that step ``step`` of ``total`` of ``what`` is done; ``values`` are shown, such as the loss.
+
+    Not every call writes the file, unless it is the last step or ``at_once``.
+    """
+    global _last_write
+    file, now = os.environ.get(PROGRESS), time.monotonic()
+    if not file or (step < total and not at_once and now - _last_write < WRITE_EVERY):
+        return
+    _last_write = now
+    content = {"what": what, "step": step, "total": total, "time": time.time(), "values": values}
+    temporary = Path(f"{file}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(content))
+        temporary.replace(file)
+    except OSError:  # a full disk stops the stage where it matters, not here
+        temporary.unlink(missing_ok=True)
+
+
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items and report each one that is done."""
+    count = total if total is not None else len(items) if isinstance(items, Sized) else 0
+    report(what, 0, count)
+    for done, item in enumerate(items, start=1):
+        yield item
+        report(what, done, count)
+
+
+def stop_requested() -> bool:
+    """Whether this run was asked to stop (Ctrl-C in the terminal that started it)."""
+    file = os.environ.get(STOP)
+    return file is not None and os.path.exists(file)  # noqa: PTH110  called at every step
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, or hours, minutes and seconds.
+
+    >>> clock(75), clock(3675)
+    ('1:15', '1:01:15')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Monitor:
+    """Reads a progress file and describes it in one line.
+
+    Args:
+        file: The progress file.
+        subject: What the line is about, such as "smear-laptop-s0: wpat".
+        expected: Seconds of the whole stage in the reference run, or 0.
+        later: Seconds of the stages after it in the reference run, or 0.
+    """
+
+    def __init__(self, file: Path, subject: str, expected: float = 0.0, later: float = 0.0) -> None:
+        self.file, self.subject, self.expected, self.later = file, subject, expected, later
+        self.start = time.time()
+        self._first: dict[str, Any] = {}
+
+    def read(self) -> dict[str, Any] | None:
+        """Return what was reported last, or None."""
+        try:
+            content = json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) and {"what", "step", "total", "time"} <= set(content) else None
+
+    def line(self, now: float | None = None) -> str:
+        """Describe the state: what is done, step and total, values, time left of it and of the run."""
+        now = time.time() if now is None else now
+        content, elapsed = self.read(), now - self.start
+        parts = [f"{self.subject} {clock(elapsed)}"]
+        if content is not None:
+            parts.append(f"{content['what']} {content['step']}/{content['total']}")
+            parts += [f"{name} {value:.3g}" for name, value in content.get("values", {}).items()]
+            if self._first.get("what") != content["what"]:
+                self._first = content
+            steps, seconds = content["step"] - self._first["step"], content["time"] - self._first["time"]
+            if steps > 0 and content["step"] < content["total"]:
+                parts.append(f"{clock(seconds / steps * (content['total'] - content['step']))} left")
+        if self.expected:
+            left = max(self.expected - elapsed, 0.0) + self.later
+            parts.append(f"all: about {clock(left)} left by the reference's times")
+        return " · ".join(parts)
+
+    @property
+    def training(self) -> bool:
+        """Whether something that checks for a stop is at work."""
+        content = self.read()
+        return content is not None and content["step"] < content["total"] and time.time() - content["time"] < 60
+
+
+@contextmanager
+def shown(monitor: Monitor, stream: TextIO | None = None) -> Iterator[None]:
+    """Show a monitor's line while the body runs: redrawn in a terminal, every half minute in a log; not if quiet."""
+    out = stream or sys.stderr
+    if os.environ.get(QUIET):
+        yield
+        return
+    ended, redraw = threading.Event(), out.isatty()
+
+    def draw() -> None:
+        while not ended.wait(REDRAW_EVERY if redraw else LINE_EVERY):
+            line = monitor.line()
+            out.write(f"\r\033[K{line[: _width() - 1]}" if redraw else f"{line}\n")
+            out.flush()
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if redraw:
+            out.write("\r\033[K")
+            out.flush()
+
+
+def _width() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return 100

@@ -1,0 +1,87 @@
+"""Progress: what is reported is shown with the time left; a request to stop is seen; nothing happens outside of a run."""
+
+import io
+import json
+import time
+
+import pytest
+
+from leuk_lib.runs import progress
+from leuk_lib.runs.progress import Monitor, report, shown, stop_requested, track
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    path = tmp_path / "progress.json"
+    monkeypatch.setenv(progress.PROGRESS, str(path))
+    monkeypatch.setattr(progress, "WRITE_EVERY", 0)
+    return path
+
+
+def test_the_line_has_step_total_values_and_time_left(file):
+    monitor = Monitor(file, "run: wpat", expected=60, later=30)
+    report("WPAT", 1, 11, loss=1.5)
+    monitor.line()
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"step": 6, "time": content["time"] + 10}))
+    line = monitor.line(monitor.start + 20)
+    assert line.startswith("run: wpat 0:20 · WPAT 6/11 · loss 1.5 · 0:10 left")
+    assert line.endswith("all: about 1:10 left by the reference's times")
+
+
+def test_before_the_first_report_and_with_a_damaged_file_the_stage_is_shown(file):
+    monitor = Monitor(file, "run: data")
+    assert monitor.line(monitor.start + 3) == "run: data 0:03" and not monitor.training
+    file.write_text("{")
+    assert monitor.line(monitor.start + 3) == "run: data 0:03"
+
+
+def test_reports_are_not_written_at_every_step_but_at_the_last(file, monkeypatch):
+    monkeypatch.setattr(progress, "WRITE_EVERY", 3600)
+    monkeypatch.setattr(progress, "_last_write", time.monotonic())
+    report("x", 1, 3)
+    assert not file.exists()
+    report("x", 3, 3)
+    assert json.loads(file.read_text())["step"] == 3
+
+
+def test_items_are_tracked(file):
+    seen = [(item, json.loads(file.read_text())["step"]) for item in track("abc", "letters")]
+    assert seen == [("a", 0), ("b", 1), ("c", 2)] and json.loads(file.read_text())["step"] == 3
+
+
+def test_a_terminal_redraws_one_line_and_a_log_gets_lines(file, monkeypatch):
+    monkeypatch.setattr(progress, "REDRAW_EVERY", 0.01)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.01)
+    report("WPAT", 1, 10)
+    terminal, log = Terminal(), io.StringIO()
+    for stream in (terminal, log):
+        with shown(Monitor(file, "run: wpat"), stream):
+            time.sleep(0.2)
+    assert "\n" not in terminal.getvalue() and terminal.getvalue().endswith("\r\033[K")
+    lines = log.getvalue().splitlines()
+    assert len(lines) > 2 and all("WPAT 1/10" in line for line in lines)
+    monkeypatch.setenv(progress.QUIET, "1")
+    silent = io.StringIO()
+    with shown(Monitor(file, "run: wpat"), silent):
+        time.sleep(0.05)
+    assert not silent.getvalue()
+
+
+def test_outside_of_a_run_nothing_is_written_and_nobody_stops(monkeypatch):
+    monkeypatch.delenv(progress.PROGRESS, raising=False)
+    monkeypatch.delenv(progress.STOP, raising=False)
+    report("x", 1, 1)
+    assert list(track([1, 2], "x")) == [1, 2] and not stop_requested()
+
+
+def test_a_request_to_stop_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setenv(progress.STOP, str(tmp_path / "stop"))
+    assert not stop_requested()
+    (tmp_path / "stop").touch()
+    assert stop_requested()
