@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from leuk_lib.data.catalog import KNOWN_SETS
@@ -17,6 +16,8 @@ from leuk_lib.data.splits import split_groups
 from leuk_lib.runs.errors import LeukError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from leuk_lib.data.loading import Dataset
 
 Split = Literal["grouped", "published"]
@@ -165,6 +166,8 @@ def without_test_groups(data: Dataset) -> Dataset:
 
     The test part stays as published. A finding and a note count what was left out, per part.
     """
+    import pandas as pd  # slow to import, and announcing a split needs no table
+
     table = data.table
     shared = on_both_sides(table)
     if not shared.any():
