@@ -24,7 +24,7 @@ from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.agreement import Agreement, agreement
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import format_interval, t_interval, t_p
+from leuk_lib.statistics.intervals import Spread, format_interval, t_interval, t_p
 
 FIRST = "label"  # the label that models are trained on and scored by
 OPEN_PARTS = ("train", "val")
@@ -172,6 +172,8 @@ def compare_readers(
             ours = found[against, model]
             difference = ours.kappa - between.kappa
             spread = ours.spread_of_difference(between)
+            if spread.error == 0:  # equal in every resample, which is no certainty about other groups
+                spread = Spread(math.nan, math.nan)
             differences.append(
                 (against, model, other, difference, *t_interval(difference, spread, level), t_p(difference, spread))
             )
@@ -196,7 +198,7 @@ def reader_sentences(differences: pd.DataFrame) -> list[str]:
         way = "higher" if row["difference"] > 0 else "lower"
         start = f"Against {against}, the kappa of {reader} is {size:.2f} {way} than that of {other}"
         if not math.isfinite(row["low"]):
-            out.append(f"{start}; the cells are of one group, so that no interval can be given.")
+            out.append(f"{start}; no interval can be given (one group, or two readers that always agree).")
             continue
         start += f" [{row['low']:.2f}, {row['high']:.2f}]"
         if row["low"] > 0:
