@@ -22,10 +22,12 @@ from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.listing import list_folder
 from leuk_lib.data.params import DataParams
 from leuk_lib.data.published import announce
-from leuk_lib.runs import card, files, paths, progress
+from leuk_lib.runs import card, execute, lock, paths, progress
+from leuk_lib.runs import stage as stage_contract
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.execute import STOPPED
 from leuk_lib.runs.params import check
+from leuk_lib.runs.records import read_metrics
 from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overrides, stage, stage_parameters
 
 
@@ -56,6 +58,8 @@ def resolve_dataset(dataset: str) -> str:
     """
     if dataset == "smear":
         return dataset
+    if not dataset.strip():
+        raise LeukError("dataset '': is empty; name 'smear', a known data set or a folder of images", exit_code=2)
     if known := KNOWN_SETS.get(dataset):
         if not home(known).is_dir():
             raise LeukError(f"dataset {dataset!r}: nothing in {home(known)}; {known.advice}", exit_code=2)
@@ -77,8 +81,8 @@ def understood(dataset: str, values: Mapping[str, Any]) -> list[str]:
         values: Parameters of stage ``data`` that differ from its defaults.
 
     Raises:
-        LeukError: If the folder can be read in two ways (the line names the option that decides), or if the published
-            split is asked for and there is none.
+        LeukError: If the folder can be read in two ways (the line names the option that decides), has fewer than two
+            classes, or if the published split is asked for and there is none.
     """
     params = check("stage data", DataParams, {**values, "dataset": dataset})
     if dataset == "smear":
@@ -90,6 +94,12 @@ def understood(dataset: str, values: Mapping[str, Any]) -> list[str]:
     classes = Counter(entry.label for entry in listing.entries)
     groups = len({entry.group for entry in listing.entries if entry.group})
     counts = ", ".join(f"{name} {n}" for name, n in sorted(classes.items()))
+    if len({entry.label for entry in listing.entries if not entry.external}) < 2:
+        raise LeukError(
+            f"data set {listing.root}: {len(classes)} class ({counts}); at least 2 class folders are needed "
+            "(`leuk data check` lists what was left out)",
+            exit_code=2,
+        )
     known = f"{groups} patients or slides" if groups else "no patients or slides known"
     left_out = f"; {len(listing.left_out)} files not used" if listing.left_out else ""
     lines = [f"{listing.root}: {counts}; {known}{left_out}", *(f"  {line}" for line in listing.understood)]
@@ -151,6 +161,23 @@ def refused_notebooks(runs: Sequence[str], last: str) -> list[str]:
     ]
 
 
+def refuse_second_writer(runs: Sequence[str], stages: Iterable[StageSpec]) -> None:
+    """Raise ``LeukError`` if a process of an earlier call, which itself may have been killed, still writes a stage."""
+    for run in runs:
+        for spec in stages:
+            folder = paths.stage_folder(run, spec.name)
+            for name in (stage_contract.LOCK, execute.LOCK):
+                if owner := lock.writer(folder, name):
+                    raise LeukError(
+                        f"stage {spec.name} of run {run!r} is still being written by {owner}; wait for it or end it"
+                    )
+
+
+def _log() -> str:
+    logs = sorted((paths.results_root() / ".snakemake" / "log").glob("*.log"))
+    return f", or {logs[-1]}" if logs else ""
+
+
 def snakemake_command(config: Path, jobs: int, extra: Sequence[str] = ()) -> list[str]:
     """Return the Snakemake command. ``config`` is a JSON file with the values that the Snakefile reads."""
     return [
@@ -192,6 +219,9 @@ def run_stages(
     for spec in STAGES:
         for name, seed in zip(runs, seeds, strict=True):
             stage_parameters(spec.name, dataset, profile, seed, name, settings)
+    for name in runs:
+        card.refuse_other_dataset(name, dataset)
+    refuse_second_writer(runs, needed(last or STAGES[-1].name))
     for line in understood(dataset, {**load_profile(profile)["data"], **settings.get("data", {})}):
         print(line, flush=True)
     if any(spec.name == "fcmae" for spec in needed(last or STAGES[-1].name)):
@@ -219,7 +249,7 @@ def run_stages(
     if returncode == STOPPED:
         raise LeukError(f"stopped; the same command continues {', '.join(runs)}", STOPPED)
     if returncode:
-        raise LeukError(f"not all stages finished in {', '.join(runs)}: see the lines above, or `leuk status`")
+        raise LeukError(f"not all stages finished in {', '.join(runs)}: see the lines above, `leuk status`{_log()}")
     return runs
 
 
@@ -267,7 +297,7 @@ def summary(run: str) -> str:
         + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
         + ")"
     ]
-    metrics = files.read_json(paths.stage_folder(run, "results") / "metrics.json")["metrics"]
+    metrics = read_metrics(paths.stage_folder(run, "results"))
     for key in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc"):
         if entry := metrics.get(key):
             interval = f" [{entry['low']:.3f}, {entry['high']:.3f}]" if "low" in entry else ""

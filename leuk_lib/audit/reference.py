@@ -13,9 +13,11 @@ import yaml
 from pydantic import Field, ValidationError
 
 from leuk_lib.runs import paths
+from leuk_lib.runs.card import AGAIN
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import read_json, write_text
+from leuk_lib.runs.files import write_text
 from leuk_lib.runs.params import FrozenParams
+from leuk_lib.runs.records import PublicCard, Reference, read_metrics, read_record
 from leuk_lib.runs.yaml_files import read_yaml
 from leuk_lib.statistics.intervals import wilson
 
@@ -102,24 +104,6 @@ def read_rules(path: Path | None = None) -> Rules:
         raise LeukError(f"{path}: no readable tolerance rules ({' '.join(str(error).split())[:300]})") from error
 
 
-def check_metrics(source: object, metrics: Any) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return ``metrics`` if it maps stage -> key -> entry with a finite number "value".
-
-    Raises:
-        LeukError: something else; the message names it.
-    """
-    if not isinstance(metrics, dict):
-        raise LeukError(f"{source}: not a reference: it has no 'metrics' (a run's folder can be given as well)")
-    for stage, entries in metrics.items():
-        for key, entry in entries.items() if isinstance(entries, dict) else [("?", None)]:
-            value = entry.get("value") if isinstance(entry, dict) else None
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise LeukError(
-                    f"{source}: {stage}.{key} has no number 'value'; the file is damaged or of another kind"
-                )
-    return metrics
-
-
 def load_run(source: Path) -> dict[str, Any]:
     """Read a run or a reference.
 
@@ -138,23 +122,20 @@ def load_run(source: Path) -> dict[str, Any]:
         files = sorted(source.glob("*/metrics.json"))
         if not files:
             raise LeukError(f"{source}: no finished stage (no */metrics.json); `leuk run` makes one")
-        cards = {path.parent.name: read_json(path.with_name("card.json")) for path in files}
+        cards = {
+            path.parent.name: read_record(path.with_name("card.json"), PublicCard, "a run card", AGAIN)
+            for path in files
+        }
         cards = dict(sorted(cards.items(), key=lambda item: str(item[1].get("started"))))  # in the order of the run
-        metrics = {stage: read_json(source / stage / "metrics.json").get("metrics") for stage in cards}
-        return {"metrics": check_metrics(source, metrics), "cards": cards, "tolerances": {}}
+        return {"metrics": {stage: read_metrics(source / stage) for stage in cards}, "cards": cards, "tolerances": {}}
     if not source.is_file():
         raise LeukError(f"{source}: neither a run's folder nor a reference file")
-    content = read_json(source)
-    metrics = check_metrics(source, content.get("metrics") if isinstance(content, dict) else None)
-    cards, tolerances = content.get("cards", {}), content.get("tolerances", {})
-    for part, entries in (("cards", cards), ("tolerances", tolerances)):
-        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-            raise LeukError(f"{source}: {part!r} is no table of entries; the file is damaged or of another kind")
-    for name, entry in tolerances.items():
-        value = entry.get("value")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0 or "rule" not in entry:
-            raise LeukError(f"{source}: the tolerance of {name} has no number 'value' and 'rule'; write the file again")
-    return {"metrics": metrics, "cards": cards, "tolerances": tolerances}
+    content = read_record(source, Reference, "a reference", "name a run's folder, or write the file again")
+    return {
+        "metrics": content["metrics"],
+        "cards": content.get("cards", {}),
+        "tolerances": content.get("tolerances", {}),
+    }
 
 
 def portable(value: Any) -> Any:

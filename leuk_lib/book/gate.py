@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import ast
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from leuk_lib.book.chapters import chapter_name, read_notebook
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import read_card, stage_state
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import sha256_file
+from leuk_lib.runs.records import glued_name, read_metrics
 from leuk_lib.stages import StageSpec
 
 SLACK = timedelta(seconds=2)  # cards and papermill round their clocks
@@ -54,6 +57,28 @@ def is_of_card(notebook: dict[str, Any], card: dict[str, Any]) -> bool:
     return begin - SLACK <= started and finished <= end + SLACK
 
 
+def glue_problem(stage: str, notebook: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return which number that a notebook keeps for the pages is not the one in ``metrics.json``, or None."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            name = glued_name(output)
+            if not name.startswith(f"{stage}."):
+                continue
+            key = name.removeprefix(f"{stage}.")
+            part = "value"
+            if key not in metrics and (tail := key.rpartition("."))[2] in ("low", "high", "n"):
+                key, part = tail[0], tail[2]
+            expected = metrics.get(key, {}).get(part)
+            texts = [text for kind, text in output.get("data", {}).items() if kind.endswith("text/plain")]
+            try:
+                shown = [ast.literal_eval("".join(text)) for text in texts]
+            except (ValueError, SyntaxError):
+                shown = [None]
+            if expected is None or any(value != expected for value in shown):
+                return f"shows {name} = {shown[0] if shown else None!r}, but metrics.json has {expected!r}"
+    return None
+
+
 def _moment(text: str) -> datetime:
     """Parse a time. Papermill's times without a zone are UTC."""
     moment = datetime.fromisoformat(text)
@@ -70,7 +95,9 @@ def chapter_problem(run: str, stage: StageSpec, fingerprint: Callable[[str], str
     why = "; ".join(reason for reason in reasons if reason)
     if state == "missing" and not path.exists():
         return "is missing: this stage never ran"
-    unfinished = {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}
+    unfinished = {
+        "running": "is still running", "interrupted": "was interrupted", "failed": "failed", "damaged": "is damaged",
+    }  # fmt: skip
     if state in unfinished:
         return ": ".join(filter(None, (unfinished[state], why)))
     if not path.exists():
@@ -83,6 +110,12 @@ def chapter_problem(run: str, stage: StageSpec, fingerprint: Callable[[str], str
         return "has no run card"
     if not is_of_card(notebook, card):
         return "is stale: its notebook was executed at another time than its run card says"
+    if not card.get("executed"):
+        return "is stale: its run card has no hash of the executed notebook"
+    if sha256_file(path) != card["executed"]:
+        return "was edited: its executed notebook is not the one whose hash is in the run card"
+    if state == "fresh" and (problem := glue_problem(stage.name, notebook, read_metrics(path.parent))):
+        return f"was edited: its executed notebook {problem}"
     return f"is stale: {why}" if state == "stale" else None
 
 

@@ -14,7 +14,8 @@ from leuk_lib.book.chapters import chapter_name, clean, read_notebook
 from leuk_lib.book.gate import executed_notebook
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import read_card, stage_state
-from leuk_lib.runs.files import read_json, write_json, write_text
+from leuk_lib.runs.files import write_json, write_text
+from leuk_lib.runs.records import read_metrics
 from leuk_lib.stages import StageSpec
 
 
@@ -36,7 +37,7 @@ def sibling_runs(run: str, profile: str) -> dict[str, dict[str, Any]]:
     for folder in folders:
         path, card = folder / "results" / "metrics.json", read_card(folder.name, "results")
         if path.exists() and card and card["state"] == "finished":
-            metrics[folder.name] = read_json(path)["metrics"]
+            metrics[folder.name] = read_metrics(path.parent)
     return metrics
 
 
@@ -59,7 +60,7 @@ def _headline(run: str, stages: Sequence[StageSpec]) -> str:
     metrics, chapters = {}, {}
     for stage in stages:
         if stage.name in ("results", "claims"):
-            metrics[stage.name] = read_json(paths.stage_folder(run, stage.name) / "metrics.json")["metrics"]
+            metrics[stage.name] = read_metrics(paths.stage_folder(run, stage.name))
             chapters[stage.name] = f"chapters/{chapter_name(stage)}.ipynb"
     if set(metrics) != {"results", "claims"}:
         return "This run has no results yet.\n"

@@ -11,6 +11,7 @@ import pandas as pd
 from leuk_lib.audit.claims import NOT_REACHED, REACHED, VERDICTS
 from leuk_lib.runs.files import read_json
 from leuk_lib.runs.recorder import Recorder
+from leuk_lib.runs.records import read_metrics
 
 
 def read_results(folder: Path) -> tuple[dict[str, dict[str, dict[str, Any]]], dict[str, Any]]:
@@ -22,7 +23,7 @@ def read_results(folder: Path) -> tuple[dict[str, dict[str, dict[str, Any]]], di
     Returns:
         Stage -> key -> entry, for its own numbers and those of the stages before; and the facts about the data.
     """
-    metrics: dict[str, dict[str, dict[str, Any]]] = {"results": read_json(folder / "metrics.json")["metrics"]}
+    metrics: dict[str, dict[str, dict[str, Any]]] = {"results": read_metrics(folder)}
     text = {"stage": str, "key": str, "unit": str}
     upstream = pd.read_csv(
         folder / "upstream.csv", dtype=text, keep_default_na=False, na_values={"low": [""], "high": [""], "n": [""]}

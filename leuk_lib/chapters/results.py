@@ -25,6 +25,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json
 from leuk_lib.runs.params import nearest
 from leuk_lib.runs.recorder import Notes, Recorder
+from leuk_lib.runs.records import read_metrics
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics import significance
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
@@ -378,7 +379,7 @@ def upstream_numbers(folders: Mapping[str, Path]) -> pd.DataFrame:
     rows = [
         {"stage": stage, "key": key, "unit": "", **entry}
         for stage, folder in folders.items()
-        for key, entry in read_json(folder / "metrics.json")["metrics"].items()
+        for key, entry in read_metrics(folder).items()
     ]
     return pd.DataFrame(rows, columns=["stage", "key", "value", "low", "high", "n", "unit"])
 

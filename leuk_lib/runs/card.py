@@ -17,7 +17,9 @@ from typing import Any
 
 from leuk_lib.runs import code, files, paths
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.records import RunCard, read_record
 
+AGAIN = "delete it and run its stage again"
 PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image",
     "opencv-python-headless", "timm", "safetensors", "torch-fidelity", "piqa", "captum", "statsmodels", "papermill",
@@ -95,7 +97,7 @@ def new_card(stage: str, params: dict[str, Any]) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "finished": None, "seconds": None,
         "peak_rss_mb": None, "peak_gpu_mb": None, "device": None, "process": {"host": socket.gethostname(), "pid": os.getpid()},
         "git": git_state(paths.project_root()), "versions": package_versions(), "hashes": present_hashes(stage),
-        "inputs": {}, "outputs": {}, "measured": {}, "notes": [], "error": None,
+        "inputs": {}, "outputs": {}, "measured": {}, "notes": [], "error": None, "executed": None,
     }  # fmt: skip
 
 
@@ -105,9 +107,60 @@ def results_of(card: dict[str, Any]) -> dict[str, str]:
 
 
 def read_card(run: str, stage: str) -> dict[str, Any] | None:
-    """Return the card of a stage, or None if it never ran."""
+    """Return the card of a stage, or None if it never ran.
+
+    Raises:
+        LeukError: If the file is damaged, or is not the card of this stage.
+    """
     path = paths.stage_folder(run, stage) / "card.json"
-    return files.read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    card = read_record(path, RunCard, "a run card", AGAIN)
+    if card["stage"] != stage:
+        raise LeukError(f"{path}: is the card of stage {card['stage']!r}; {AGAIN}", exit_code=2)
+    return card
+
+
+def seal(run: str, stage: str, notebook: Path) -> None:
+    """Put the hash of the executed notebook into the card of its finished stage."""
+    card = read_card(run, stage)
+    if card is not None:
+        card["executed"] = files.sha256_file(notebook)
+        files.write_json(paths.stage_folder(run, stage) / "card.json", card)
+
+
+def other_dataset(run: str, dataset: str) -> str:
+    """Return the other data set that stages of ``run`` were made from, or "".
+
+    A folder that is no longer there was moved: then the content decides (:func:`stale_reasons`).
+    """
+    for path in sorted(paths.run_folder(run).glob("*/card.json")):
+        try:
+            card = read_card(run, path.parent.name)
+        except LeukError:  # it will be written again
+            continue
+        before = card["params"]["dataset"] if card else dataset
+        if card and card["state"] != "failed" and not _same_place(before, dataset) and not _moved(before):
+            return str(before)
+    return ""
+
+
+def refuse_other_dataset(run: str, dataset: str) -> None:
+    """Raise ``LeukError`` if stages of ``run`` were made from another data set, which a new stage would replace."""
+    if before := other_dataset(run, dataset):
+        raise LeukError(
+            f"run {run!r} holds the results of another data set, {before!r}, not of {dataset!r}; choose another name "
+            f"(--run NAME, or -p run NAME with papermill), or delete {paths.run_folder(run)}",
+            exit_code=2,
+        )
+
+
+def _same_place(one: str, other: str) -> bool:
+    return one == other or (Path(one).is_dir() and Path(other).is_dir() and Path(one).samefile(other))
+
+
+def _moved(dataset: str) -> bool:
+    return Path(dataset).is_absolute() and not Path(dataset).is_dir()
 
 
 def is_interrupted(card: dict[str, Any]) -> bool:
@@ -163,7 +216,11 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
                 if not path.is_file() or files.sha256_file(path) != hashes[name]
             ]
             continue
-        other = read_card(run, upstream)
+        try:
+            other = read_card(run, upstream)
+        except LeukError as error:
+            reasons.append(f"its input {upstream} is damaged: {error}")
+            continue
         if other is None or other["state"] != "finished":
             reasons.append(f"its input {upstream} is {'missing' if other is None else other['state']}")
         elif results_of(other) != hashes:
@@ -171,7 +228,7 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
     folder = paths.stage_folder(run, stage)
     for name, digest in card["outputs"].items():
         path = folder / name
-        if not path.exists():
+        if not path.is_file():
             reasons.append(f"its output {name} is missing")
         elif files.sha256_file(path) != digest:
             reasons.append(f"its output {name} was changed")
@@ -179,8 +236,11 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
 
 
 def stage_state(run: str, stage: str, fingerprint: Callable[[str], str] | None = None) -> tuple[str, list[str]]:
-    """Return the state of a stage (missing, running, interrupted, failed, stale or fresh) and the reasons."""
-    card = read_card(run, stage)
+    """Return the state of a stage (missing, damaged, running, interrupted, failed, stale or fresh) and the reasons."""
+    try:
+        card = read_card(run, stage)
+    except LeukError as error:
+        return "damaged", [str(error)]
     if card is None:
         return "missing", ["it never ran"]
     if is_interrupted(card):

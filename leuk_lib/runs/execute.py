@@ -19,13 +19,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from leuk_lib.runs import paths, progress
+from leuk_lib.runs import card, lock, paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.threads import wait_passively
 
 PARTIAL = "partial.ipynb"
 STOPPED = 130  # exit code after a stop that was asked for
 CHECK_EVERY = 0.5  # s between two looks for a request to stop
+LOCK = ".notebook.lock"  # in a stage's folder; held by the process that writes the executed notebook
 
 
 def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
@@ -49,7 +50,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     if notebook is None:
         raise LeukError(f"stage {stage}: no notebook notebooks/??_{stage}.ipynb")
     partial = out.with_name(PARTIAL)
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    lock.hold(partial.parent, LOCK, f"the notebook of stage {stage} in {partial.parent}")
     start = time.perf_counter()
     state = partial.with_name("progress.json")
     state.unlink(missing_ok=True)
@@ -89,7 +90,11 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
         ) from error
     finally:
         state.unlink(missing_ok=True)
+    # The card, which the kernel has written, gets the notebook's hash before the notebook gets its name: whatever is
+    # interrupted here, the book never shows a notebook that does not fit its card.
+    card.seal(parameters.get("run", "default"), stage, partial)
     partial.replace(out)
+    lock.release(partial.parent, LOCK)
     return time.perf_counter() - start
 
 

@@ -14,13 +14,26 @@ from typing import Any
 
 from leuk_lib.runs.errors import LeukError
 
+_PLACES = {  # what a refusal says about the place, and the remedy
+    errno.ENOTDIR: "a file stands where a folder is needed; move it away",
+    errno.EEXIST: "a file stands where a folder is needed; move it away",
+    errno.EISDIR: "a folder stands where the file is needed; move it away",
+    errno.ENOTEMPTY: "a folder stands where the file is needed; move it away",
+    errno.ENOENT: "its folder was removed meanwhile; run again",
+    errno.ESTALE: "its folder was removed meanwhile; run again",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "a link leads to itself; remove it",
+    errno.EIO: "the disk fails; use another",
+}
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``. On success it is flushed to disk and renamed, on failure removed.
 
     Raises:
-        LeukError: If the disk is full, or if the folder may not be written to.
+        LeukError: If the system refuses to write: a full disk, a folder that is read-only, gone or a file, a name that is
+            too long.
     """
     # The suffix stays last because writers such as Figure.savefig choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -38,6 +51,8 @@ def atomic(path: Path) -> Iterator[Path]:
             raise LeukError(
                 f"{path}: cannot be written ({os.strerror(refusal)}); check the folder's permissions"
             ) from error
+        if refusal in _PLACES:
+            raise LeukError(f"{path}: cannot be written ({os.strerror(refusal)}); {_PLACES[refusal]}") from error
         raise
     finally:
         with suppress(OSError):  # in a read-only folder nothing can be removed
@@ -49,6 +64,8 @@ def _refusal(error: Exception, temporary: Path) -> int:
 
     safetensors gives it only in its message, and torch not at all; then writing a little more to the file shows it.
     """
+    if isinstance(error, LeukError):
+        return 0
     if isinstance(error, OSError):
         return error.errno or 0
     if match := re.search(r"\(os error (\d+)\)", str(error)):
@@ -84,7 +101,11 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise LeukError(f"{path}: no such file") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise LeukError(f"{path}: cannot be read ({error.strerror}); check what it is and its rights") from error
+    except RecursionError as error:
+        raise LeukError(f"{path}: damaged (nested too deeply); delete it and run its stage again") from error
+    except ValueError as error:  # no UTF-8, no JSON, or a number of thousands of digits
         raise LeukError(f"{path}: damaged ({error}); delete it and run its stage again") from error
 
 

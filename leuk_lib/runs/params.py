@@ -40,7 +40,10 @@ class StageParams(FrozenParams):
     profile: Literal["smoke", "laptop", "paper"] = Field("laptop", description="size of the run")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of all random streams")
     run: str = Field(
-        "default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="name of the run: its folder in results/"
+        "default",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        max_length=160,
+        description="name of the run: its folder in results/",
     )
     threads: int = Field(2, ge=1, le=256, description="CPU threads; fixed, since sums depend on them in the last bit")
 

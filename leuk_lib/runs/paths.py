@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 from leuk_lib.runs.errors import LeukError
 
 MARKERS = ("_config.yml", "notebooks")
+MAX_NAME = 100  # characters of a data set's name in that of a run; file systems allow 255 bytes
 
 
 def project_root() -> Path:
@@ -61,8 +64,17 @@ def profile_file(profile: str) -> Path:
 def run_name(dataset: str, profile: str, seed: int) -> str:
     """Return the default name of a run.
 
+    Folders of one name share it; their runs are told apart by the cards (``card.refuse_other_dataset``). A name without
+    a letter that file names can hold everywhere is replaced by a part of its hash, a long one is cut and ends with it.
+
     >>> run_name("data/my cells", "laptop", 0)
     'my-cells-laptop-s0'
+    >>> run_name("data/細胞", "laptop", 0)
+    'data-7edf5f-laptop-s0'
     """
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(dataset).name).strip("-.") or "data"
+    given = unicodedata.normalize("NFC", Path(dataset).name)
+    digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest()[:6]
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", given).rstrip("-.").lstrip("-._") or f"data-{digest}"
+    if len(name) > MAX_NAME:
+        name = f"{name[:MAX_NAME]}-{digest}"
     return f"{name}-{profile}-s{seed}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from leuk_lib.runs import card as cards
-from leuk_lib.runs import code, display, files, paths
+from leuk_lib.runs import code, display, files, lock, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import StageParams, from_namespace
 
@@ -23,13 +23,15 @@ P = TypeVar("P", bound=StageParams)
 # Parameters that do not change the result, given the same inputs.
 NOT_IDENTITY = {"run", "dataset", "profile", "devices", "accelerator", "checkpoint_every"}
 SHARED = ("dataset", "profile", "seed")  # equal in all stages of a run
+LOCK = ".writer.lock"  # in a stage's folder; held by the process that runs the stage
 
 
 class Stage(Generic[P]):
     """A running stage: its parameters, its folder ``results/<run>/<name>/``, its inputs and outputs.
 
     It is made by :meth:`begin`. Outputs are written atomically, and the card holds their hashes. As a context manager
-    it finishes at the end, or writes a card in state "failed" after an error.
+    it finishes at the end, or writes a card in state "failed" after an error. From begin to end its process holds a lock
+    of the folder: whatever else was killed, no second process writes there while the first lives.
     """
 
     def __init__(self, name: str, params: P) -> None:
@@ -39,7 +41,15 @@ class Stage(Generic[P]):
         self.folder = paths.stage_folder(params.run, name)
         self._start = time.perf_counter()
         self._metrics: dict[str, dict[str, Any]] = {}
-        self._previous = cards.read_card(params.run, name)
+        if self._writes:
+            self._hold()
+            cards.refuse_other_dataset(params.run, params.dataset)
+        self._previous: dict[str, Any] | None = None
+        self._damage = ""
+        try:
+            self._previous = cards.read_card(params.run, name)
+        except LeukError as error:
+            self._damage = str(error)
         self._card = cards.new_card(name, params.model_dump(mode="json"))
         self._write_card()
 
@@ -72,9 +82,18 @@ class Stage(Generic[P]):
             self.fail(error)
 
     def finish(self) -> None:
-        """Write ``metrics.json`` and the card, glue the numbers for the book, and show card and cost."""
+        """Write ``metrics.json`` and the card, glue the numbers for the book, and show card and cost.
+
+        Raises:
+            LeukError: If the stage has written no output and recorded no number: its cells were not run.
+        """
         if not self._writes:
             return
+        if not self._metrics and not self._card["outputs"]:
+            raise LeukError(
+                f"stage {self.name} has written and recorded nothing: run all cells of its notebook, in order"
+            )
+        self._hold()
         metrics = files.write_json(
             self.folder / "metrics.json",
             {
@@ -105,6 +124,7 @@ class Stage(Generic[P]):
             peak_rss_mb=cards.peak_rss_mb(), peak_gpu_mb=cards.peak_gpu_mb(),
         )  # fmt: skip
         self._write_card()
+        lock.release(self.folder, LOCK)
 
     # -- inputs ------------------------------------------------------------------------------------------------
 
@@ -172,6 +192,7 @@ class Stage(Generic[P]):
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints of this stage's training loops."""
+        self._hold()
         return self.folder / "checkpoints"
 
     # -- outputs -----------------------------------------------------------------------------------------------
@@ -182,6 +203,7 @@ class Stage(Generic[P]):
 
     def save_table(self, name: str, frame: Any) -> Path:
         """Write a pandas data frame to ``<name>.csv``."""
+        self._hold()
         with files.atomic(self.folder / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False, lineterminator="\n")
         return self._register(self.folder / f"{name}.csv")
@@ -193,12 +215,14 @@ class Stage(Generic[P]):
         # safetensors writes several metadata keys in random order; with one key, equal content gives equal bytes.
         header = {"leuk_lib": json.dumps(metadata)} if metadata else None
 
+        self._hold()
         with files.atomic(self.folder / f"{name}.safetensors") as temporary:
             save_file({k: v.contiguous() for k, v in tensors.items()}, str(temporary), metadata=header)
         return self._register(self.folder / f"{name}.safetensors")
 
     def save_json(self, name: str, value: Any) -> Path:
         """Write ``value`` to ``<name>.json``."""
+        self._hold()
         return self._register(files.write_json(self.folder / f"{name}.json", value))
 
     def save_file(self, path: Path) -> Path:
@@ -210,6 +234,7 @@ class Stage(Generic[P]):
 
         Line art is also written as ``figures/<name>.pdf``, for printing.
         """
+        self._hold()
         picture = display.render(figure)
         line_art = picture.mime == "image/svg+xml"
         drawn = {"svg": picture.data, "pdf": display.render_pdf(figure)} if line_art else {"png": picture.data}
@@ -271,12 +296,20 @@ class Stage(Generic[P]):
 
     # -- inside ------------------------------------------------------------------------------------------------
 
+    def _hold(self) -> None:
+        """Lock the folder; a cell that is run again after the end locks it again."""
+        if self._writes:
+            lock.hold(self.folder, LOCK, f"stage {self.name} of run {self.params.run!r}")
+
     def _write_card(self) -> None:
         if self._writes:
             files.write_json(self.folder / "card.json", self._card)
 
     def _was_begun_again(self) -> bool:
-        now = cards.read_card(self.params.run, self.name)
+        try:
+            now = cards.read_card(self.params.run, self.name)
+        except LeukError:
+            return False
         return now is not None and now["started"] != self._card["started"]
 
     def _fix_threads(self) -> None:
@@ -314,6 +347,8 @@ class Stage(Generic[P]):
         display.show(display.parameter_table(self.name, self.params))
         now, before = self._card["params"], (self._previous or self._card)["params"]
         names = {*now, *before} - NOT_IDENTITY
+        if self._damage:
+            display.show(f"Starting from the beginning: {self._damage}")
         if changed := sorted(name for name in names if now.get(name) != before.get(name)):
             display.show(f"Starting from the beginning: {', '.join(changed)} changed since this stage's previous run.")
 

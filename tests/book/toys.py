@@ -114,7 +114,8 @@ def finish_stage(
     files.write_json(folder / "card.json", card)
     glue = {f"{key}{part}": value + shift for key, value in (metrics or {}).items()
             for part, shift in (("", 0.0), (".low", -0.1), (".high", 0.1), (".n", 64 - value))}  # fmt: skip
-    files.write_json(folder / "notebook.ipynb", notebook(stage.name, executed=True, metrics=glue))
+    executed = files.write_json(folder / "notebook.ipynb", notebook(stage.name, executed=True, metrics=glue))
+    cards.seal(run, stage.name, executed)
     return card
 
 

@@ -79,6 +79,7 @@ def test_status_shows_every_run_even_if_one_has_lost_its_data(
     for name, dataset in [("a", str(tmp_path / "gone")), ("b", "smear")]:
         with Stage.begin("data", StageParams, {"run": name, "dataset": dataset}) as stage:
             stage.use_dataset("abc")
+            stage.record("cells", 2)
     capsys.readouterr()
     assert main(["status"]) == 0
     output = capsys.readouterr().out

@@ -86,6 +86,7 @@ def test_stale_names_every_reason(results: Path):
     finish_data()
     with begin("alhe") as stage:
         stage.input("data")
+        stage.record("n_images", 2)
     assert card.stage_state("r", "alhe") == ("fresh", [])
     with begin("data") as stage:
         stage.save_table("cells", pd.DataFrame({"label": ["c"]}))
@@ -102,6 +103,7 @@ def test_stale_names_every_reason(results: Path):
 def test_a_changed_data_set_is_stale(results: Path):
     with begin("data") as stage:
         stage.use_dataset("abc")
+        stage.record("n_images", 2)
     assert card.stage_state("r", "data", lambda dataset: "abc") == ("fresh", [])
     assert card.stage_state("r", "data", lambda dataset: "xyz") == ("stale", ["the data set's files changed"])
 
@@ -109,6 +111,7 @@ def test_a_changed_data_set_is_stale(results: Path):
 def test_a_data_set_that_is_gone_is_a_reason_and_no_error(results: Path):
     with begin("data") as stage:
         stage.use_dataset("abc")
+        stage.record("n_images", 2)
 
     def gone(dataset: str) -> str:
         raise LeukError(f"data set {dataset!r}: no such folder")
@@ -134,6 +137,7 @@ def test_parameters_without_effect_on_the_result_do_not_restart_a_stage(
 def test_a_stage_that_was_begun_again_leaves_the_card_to_the_later_one(results: Path):
     first = begin("data")
     with begin("data") as second:
+        second.record("n_images", 2)
         second._card["started"] = "2030-01-01T00:00:00+0000"  # the clock counts whole seconds
     first.fail(RuntimeError("the kernel was closed"))
     written = card.read_card("r", "data")
@@ -215,6 +219,7 @@ def test_a_redrawn_figure_changes_nothing_downstream(results: Path):
         if title == "one title":
             with begin("alhe") as downstream:
                 downstream.input("data")
+                downstream.record("n_images", 2)
             before = downstream.identity
     assert card.stage_state("r", "alhe") == ("fresh", [])
     again = begin("alhe")
@@ -243,6 +248,7 @@ def test_line_art_can_be_printed_and_the_same_figure_is_the_same_file(results: P
 def test_a_file_of_the_project_counts_as_an_input(results: Path, monkeypatch: pytest.MonkeyPatch):
     with begin("claims") as stage:
         assert stage.use_file("book/claims.yml").is_file()
+        stage.record("claims", 2)
     assert card.stage_state("r", "claims") == ("fresh", [])
     written = card.read_card("r", "claims")
     assert written is not None
@@ -250,3 +256,37 @@ def test_a_file_of_the_project_counts_as_an_input(results: Path, monkeypatch: py
     assert card.stale_reasons(written) == ["book/claims.yml changed"]
     with pytest.raises(LeukError, match=r"needs nothing.yml"):
         stage.use_file("nothing.yml")
+
+
+def test_a_stage_whose_cells_were_not_run_cannot_finish(results: Path):
+    with pytest.raises(LeukError, match="has written and recorded nothing: run all cells"):
+        begin("data").finish()
+    with pytest.raises(LeukError, match="recorded nothing"), begin("data"):
+        pass
+    assert card.stage_state("r", "data")[0] != "fresh"
+
+
+def folders(tmp_path: Path) -> list[str]:
+    for name in ("a/cells", "b/cells"):
+        (tmp_path / name).mkdir(parents=True)
+    return [str(tmp_path / name) for name in ("a/cells", "b/cells")]
+
+
+def test_a_second_data_set_is_not_mixed_into_a_run(results: Path, tmp_path: Path):
+    first, second = folders(tmp_path)
+    finish_data(dataset=first)
+    before = (results / "r" / "data" / "card.json").read_bytes()
+    for stage in ("data", "alhe"):
+        with pytest.raises(LeukError, match=r"holds the results of another data set, .*a/cells.*choose another name"):
+            begin(stage, dataset=second)
+    assert (results / "r" / "data" / "card.json").read_bytes() == before
+    finish_data(dataset=first)
+    (tmp_path / "link").symlink_to(first)
+    finish_data(dataset=str(tmp_path / "link"))  # the same folder by another path
+
+
+def test_a_folder_that_was_moved_is_not_another_data_set(results: Path, tmp_path: Path):
+    first, _ = folders(tmp_path)
+    finish_data(dataset=first)
+    Path(first).rename(tmp_path / "moved")
+    finish_data(dataset=str(tmp_path / "moved"))

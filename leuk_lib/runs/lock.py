@@ -1,0 +1,79 @@
+"""One writer per folder: a lock of the operating system, which ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from leuk_lib.runs.errors import LeukError
+
+_held: dict[Path, tuple[int, int]] = {}  # lock file -> its descriptor and the process that opened it
+
+
+def hold(folder: Path, name: str, what: str) -> None:
+    """Lock ``folder`` until :func:`release` or the end of this process. A process may hold a lock that it has already.
+
+    Args:
+        folder: The folder that will be written to.
+        name: Name of the lock file in it.
+        what: What is being written, for the error message.
+
+    Raises:
+        LeukError: If another process holds the lock.
+    """
+    path = folder.resolve() / name
+    if _held.get(path, (-1, -1))[1] == os.getpid():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise LeukError(f"{path}: cannot be written ({error.strerror}); check the folder and its rights") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise LeukError(f"{what} is being written by {_owner(path)}; wait for it or end it") from error
+    except OSError as error:  # a file system without locks
+        os.close(handle)
+        raise LeukError(
+            f"{path}: cannot be locked ({error.strerror}); put the results on another file system"
+        ) from error
+    with suppress(OSError):  # a full disk: the lock holds all the same
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    _held[path] = (handle, os.getpid())
+
+
+def release(folder: Path, name: str) -> None:
+    """Unlock ``folder``, if this process locked it."""
+    path = folder.resolve() / name
+    if _held.get(path, (-1, -1))[1] == os.getpid():
+        handle, _ = _held.pop(path)
+        fcntl.flock(handle, fcntl.LOCK_UN)  # also for children that inherited the descriptor
+        os.close(handle)
+
+
+def writer(folder: Path, name: str) -> str:
+    """Return the other process that holds the lock of ``folder``, such as "process 12 on host", or ""."""
+    path = folder.resolve() / name
+    if not path.is_file() or path in _held:
+        return ""
+    with path.open() as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _owner(path)
+        except OSError:
+            return ""
+    return ""
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[:200] or "another process"
+    except OSError:
+        return "another process"

@@ -1,0 +1,180 @@
+"""Cards and numbers of any wrong shape are one line at every door, and never believed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leuk_lib.audit.reference import load_run
+from leuk_lib.book.gate import chapter_problem
+from leuk_lib.cli.main import main
+from leuk_lib.runs import card
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.params import StageParams
+from leuk_lib.runs.records import Entry, Metrics, PublicCard, Reference, RunCard, check_record, read_metrics
+from leuk_lib.runs.stage import Stage
+from leuk_lib.stages import STAGES
+
+WRONG: list[Any] = [
+    None, True, False, 0, -1, 5, 10**30, 1.5, float("nan"), float("inf"), "", "x", "\0", "../x", "\ud800", "x" * 9999,
+    [], [1], ["x"], [[]], {}, {"x": 1}, {"": None}, {"x": {"y": []}},
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(results: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose first stage is finished. The code is hashed once."""
+    monkeypatch.setattr(card, "present_hashes", functools.cache(card.present_hashes))
+    with Stage.begin("data", StageParams, {"run": "r"}) as stage:
+        stage.use_dataset("abc")
+        stage.measure("seconds", 1.5)
+        stage.note("a note")
+        stage.record("accuracy", 0.9, 0.8, 0.95, 20, "share")
+    return results / "r"
+
+
+def nodes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The places in a JSON value, the whole included."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in inner for place in nodes(item, (*path, key)))]
+
+
+def mutated(value: Any, rng: random.Random) -> Any:
+    """``value`` with one place replaced, deleted, or given another name."""
+    changed = copy.deepcopy(value)
+    path = rng.choice(nodes(changed))
+    if not path:
+        return rng.choice(WRONG)
+    holder = changed
+    for key in path[:-1]:
+        holder = holder[key]
+    kind = rng.choice(["replace", "replace", "delete", "rename"])
+    if kind == "replace" or isinstance(holder, list):
+        holder[path[-1]] = rng.choice(WRONG)
+    else:
+        item = holder.pop(path[-1])
+        if kind == "rename":
+            holder[rng.choice(["x", "", "..", "a/b", "\0"])] = item
+    return changed
+
+
+def write_raw(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def one_line(call: Any) -> Any:
+    """Result of ``call``, or the ``LeukError``; anything else fails the test."""
+    try:
+        return call()
+    except LeukError as error:
+        assert "\n" not in str(error) and len(str(error)) < 3000
+        return error
+
+
+def doors(run: Path) -> None:
+    """What reads cards and numbers: status, the gate, compare, reference, the next run."""
+    assert card.stage_state("r", "data", lambda name: "abc")[0] in {
+        "missing", "damaged", "running", "interrupted", "failed", "stale", "fresh"
+    }  # fmt: skip
+    one_line(lambda: chapter_problem("r", STAGES[0]))
+    one_line(lambda: load_run(run))
+    one_line(lambda: card.refuse_other_dataset("r", "smear"))
+    one_line(lambda: read_metrics(run / "data"))
+
+
+def fuzz(run: Path, name: str, times: int, seed: int) -> None:
+    path = run / "data" / name
+    original = json.loads(path.read_text())
+    rng = random.Random(seed)
+    for _ in range(times):
+        write_raw(path, mutated(original, rng))
+        doors(run)
+
+
+@pytest.mark.parametrize("name", ["card.json", "metrics.json"])
+def test_mutated_files_are_one_line(run: Path, name: str):
+    fuzz(run, name, 40, 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["card.json", "metrics.json"])
+def test_two_thousand_mutated_files_are_one_line(run: Path, name: str):
+    fuzz(run, name, 2000, 2)
+
+
+@pytest.mark.long
+def test_two_thousand_mutated_references_are_one_line(root: Path, tmp_path: Path):
+    original = json.loads((root / "book" / "reference" / "smear-smoke.json").read_text())
+    rng = random.Random(3)
+    for _ in range(2000):
+        write_raw(tmp_path / "r.json", mutated(original, rng))
+        one_line(lambda: load_run(tmp_path / "r.json"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [[], {}, 5, None, "x", {"hashes": None}, {"process": {"host": "h", "pid": "x"}}], ids=repr
+)
+def test_a_wrong_card_is_named_by_status_gate_and_compare_and_replaced_by_the_next_run(
+    run: Path, wrong: Any, capsys: pytest.CaptureFixture[str]
+):
+    path = run / "data" / "card.json"
+    whole = json.loads(path.read_text())
+    partial = isinstance(wrong, dict) and wrong
+    write_raw(path, {**whole, **wrong} if partial else wrong)
+    assert main(["status", "--run", "r"]) == 0
+    assert "damaged" in capsys.readouterr().out
+    assert "is damaged" in str(chapter_problem("r", STAGES[0]))
+    if wrong != {"process": {"host": "h", "pid": "x"}}:  # comparing needs no process
+        assert main(["compare", "r", "r"]) == 2
+        assert "not a run card" in capsys.readouterr().err
+    with Stage.begin("data", StageParams, {"run": "r"}) as stage:
+        stage.record("x", 1)
+    assert "Starting from the beginning" in capsys.readouterr().out
+    assert card.stage_state("r", "data")[0] == "fresh"
+
+
+@pytest.mark.parametrize("text", ["", "{", "\ufeff{}", "[" * 100_000, "1" * 5000, "\xff\xfe"], ids=range(6))
+def test_files_that_are_no_json_are_one_line(run: Path, text: str):
+    for name in ("card.json", "metrics.json"):
+        before = (run / "data" / name).read_bytes()
+        (run / "data" / name).write_bytes(text.encode("latin-1", "replace"))
+        doors(run)
+        assert isinstance(one_line(lambda: load_run(run)), LeukError)
+        (run / "data" / name).write_bytes(before)
+
+
+def test_a_folder_in_place_of_a_file_is_one_line(run: Path):
+    for name in ("card.json", "metrics.json"):
+        (run / "data" / name).unlink()
+        (run / "data" / name).mkdir()
+        doors(run)
+        (run / "data" / name).rmdir()
+
+
+def test_the_models_know_every_entry_of_a_new_card():
+    new = card.new_card("data", {"run": "r", "profile": "laptop", "dataset": "smear", "seed": 0})
+    assert set(new) == set(RunCard.model_fields), "an entry without a model is not checked"
+    check_record(new, RunCard, "x", "a run card", "")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"value": float("nan")}, {"value": True}, {"value": "1"}, {"value": 1, "low": 0}, {"value": 1, "n": -1}, {}],
+)
+def test_a_number_is_finite_and_its_interval_whole(entry: dict[str, Any]):
+    with pytest.raises(LeukError, match=r"metrics\.k"):
+        check_record({"metrics": {"k": entry}}, Metrics, "x", "numbers", "")
+    check_record({"value": 1, "low": 0.5, "high": 2, "n": 3}, Entry, "x", "a number", "")
+
+
+def test_committed_references_fit_the_models(root: Path):
+    for path in (root / "book" / "reference").glob("*.json"):
+        content = check_record(json.loads(path.read_text()), Reference, path, "a reference", "")
+        for entry in content["cards"].values():
+            check_record(entry, PublicCard, path, "a card", "")
