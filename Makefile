@@ -1,4 +1,4 @@
-# make book | test | test-long | bench | lint | changelog | canaries | clean | help
+# make book | test | test-long | bench | lint | changelog | canaries | audit | sbom | clean | help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -12,8 +12,10 @@ SPLIT   ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
+AUDIT := .venv/audit/bin
+LOCK := $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help env book test test-long lint bench changelog canaries clean lock
+.PHONY: help env book test test-long lint bench changelog canaries audit sbom clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,13 +23,13 @@ help: ## list the targets
 
 env: $(READY) ## the environment .venv, from requirements.lock with hashes
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock .ci/install.lock pyproject.toml
 	@echo "environment: .venv from requirements.lock"
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=path of a Python 3.11"; exit 1; }
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r .ci/install.lock
 	@$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
-	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
 book: $(READY) ## all notebooks, then the book: make book DATA=folder PROFILE=smoke SEEDS="0 1 2" JOBS=2 SPLIT=published
@@ -62,9 +64,22 @@ changelog: $(READY) ## what the next release will say has changed
 canaries: $(READY) ## do the studies' canary jobs still give the numbers of their records?
 	@$(BIN)/leuk study verify
 
-lock: ## resolve requirements.lock again (maintainers)
-	@$(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --extra book --extra onnx --extra dev \
-	  --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
+$(AUDIT)/pip-audit: .ci/audit.lock $(READY)
+	@$(BIN)/uv venv -q --clear --python $(BIN)/python .venv/audit
+	@$(BIN)/uv pip install -q --python $(AUDIT)/python --require-hashes -r .ci/audit.lock
+	@touch $@
+
+audit: $(AUDIT)/pip-audit ## known vulnerabilities of the locked packages, from the public database
+	@$(AUDIT)/pip-audit --require-hashes --disable-pip -r requirements.lock -r .ci/install.lock -r .ci/audit.lock
+
+sbom: $(AUDIT)/pip-audit ## sbom.json: the locked packages with their hashes as a bill of materials (CycloneDX)
+	@$(AUDIT)/cyclonedx-py requirements --output-reproducible --of JSON -o sbom.json requirements.lock
+	@echo sbom.json
+
+lock: ## resolve the lock files again (maintainers)
+	@$(LOCK) --extra book --extra onnx --extra dev pyproject.toml -o requirements.lock
+	@$(LOCK) -c requirements.lock .ci/install.in -o .ci/install.lock
+	@$(LOCK) .ci/audit.in -o .ci/audit.lock
 
 clean: ## remove everything that was generated (the environment too)
 	@rm -rf .venv results book/_build book/chapters book/generated .pytest_cache .mypy_cache .ruff_cache

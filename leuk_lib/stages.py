@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from leuk_lib.runs import card, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file, sha256_json
 from leuk_lib.runs.params import StageParams, check, nearest, parse_value
-from leuk_lib.runs.yaml_files import read_yaml
+from leuk_lib.runs.yaml_files import read_plain
 
 PROFILES = ("smoke", "laptop", "paper")
+PROFILE_KEYS = ("profile", "stages")
+COMMON = {"dataset": "--dataset", "profile": "--profile", "seed": "--seeds", "run": "--run"}  # parameter -> option
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,28 @@ def load_profile(profile: str) -> dict[str, dict[str, Any]]:
     if profile not in PROFILES:
         raise LeukError(f"unknown profile {profile!r}; {nearest(profile, PROFILES)}")
     path = paths.profile_file(profile)
-    try:
-        content = read_yaml(path)
-    except (OSError, yaml.YAMLError) as error:
-        raise LeukError(f"{path}: cannot be read ({error})") from error
+    content = read_plain(path)
+    for name in content:
+        if name not in PROFILE_KEYS:
+            raise LeukError(f"{path}: unknown entry {name!r}; {nearest(name, PROFILE_KEYS)}", exit_code=2)
+    if content.get("profile", profile) != profile:
+        raise LeukError(f"{path}: says profile: {content['profile']!r}; it must be {profile!r}", exit_code=2)
     sections = content.get("stages") or {}
-    for name in sections:
-        stage(name)
+    if not isinstance(sections, dict):
+        raise LeukError(f"{path}: stages = {sections!r}: must be a mapping of stages to parameters", exit_code=2)
+    for name, values in sections.items():
+        stage(str(name))
+        if values is not None and not isinstance(values, dict):
+            raise LeukError(f"{path}: {name} = {values!r}: must be a mapping of parameters to values", exit_code=2)
+        _refuse_common(f"{path}: {name}", values or {})
     return {spec.name: dict(sections.get(spec.name) or {}) for spec in STAGES}
+
+
+def _refuse_common(where: str, values: Mapping[Any, Any]) -> None:
+    """Raise ``LeukError`` for a parameter that all stages share, which a stage's own value would not change."""
+    for name in values:
+        if name in COMMON:
+            raise LeukError(f"{where}.{name}: all stages share it; give it with {COMMON[name]}", exit_code=2)
 
 
 def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
@@ -160,6 +174,7 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
         name, dot, parameter = key.partition(".")
         if not (equals and dot and parameter):
             raise LeukError(f"setting {setting!r}: must look like fcmae.steps=3")
+        _refuse_common(f"setting {setting!r}: {name}", {parameter: value})
         overrides.setdefault(stage(name).name, {})[parameter] = parse_value(setting, value)
     return overrides
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from leuk_lib import quoting
 from leuk_lib.book.gate import chapter_problem, executed_notebook
 from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.listing import list_folder
@@ -223,7 +224,7 @@ def run_stages(
         card.refuse_other_dataset(name, dataset)
     refuse_second_writer(runs, needed(last or STAGES[-1].name))
     for line in understood(dataset, {**load_profile(profile)["data"], **settings.get("data", {})}):
-        print(line, flush=True)
+        print(quoting.terminal(line), flush=True)
     if any(spec.name == "fcmae" for spec in needed(last or STAGES[-1].name)):
         overrides = [*overrides, *fetched_weights({**load_profile(profile)["fcmae"], **settings.get("fcmae", {})})]
     if any(spec.name == "wpat" for spec in needed(last or STAGES[-1].name)):
@@ -305,4 +306,4 @@ def summary(run: str) -> str:
             lines.append(f"  {key.replace('_', ' ')}: {entry['value']:.3f}{interval}{count}")
     for spec, row in rows:
         lines += [f"  note ({spec.name}): {note}" for note in (row or {}).get("notes", [])]
-    return "\n".join(lines)
+    return "\n".join(quoting.terminal(line) for line in lines)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+
+from leuk_lib import quoting
 
 # Colours for a light and a dark background, where no page styles the figure.
 STYLE_FILE = (
@@ -111,12 +112,12 @@ def svg(nodes: Sequence[Node], opening: str, upright: bool = False, size: Size |
     parts = [_arrow(corners[start], corners[end], size.box, upright) for start, end in arrows(nodes)]
     for node in nodes:
         box = _box(corners[node.name], node, size.box)
-        label = html.escape(": ".join(filter(None, (node.title, " ".join(node.words)))))
-        parts.append(f'<a href="{html.escape(node.link)}" aria-label="{label}">{box}</a>' if node.link else box)
+        label = quoting.html(": ".join(filter(None, (node.title, " ".join(node.words)))))
+        parts.append(f'<a href="{quoting.html(node.link)}" aria-label="{label}">{box}</a>' if node.link else box)
     role = "group" if any(node.link for node in nodes) else "img"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide:g} {high:g}" width="{wide:g}" height="{high:g}" role="{role}" '
-        f'aria-label="{html.escape(describe(nodes, opening))}" font-family="system-ui,sans-serif" font-size="12.5">{style}'
+        f'aria-label="{quoting.html(describe(nodes, opening))}" font-family="system-ui,sans-serif" font-size="12.5">{style}'
         + "".join(parts) + "</svg>"
     )  # fmt: skip
 
@@ -135,7 +136,7 @@ def _arrow(start: tuple[float, float], end: tuple[float, float], box: tuple[int,
 
 def _box(corner: tuple[float, float], node: Node, box: tuple[int, int]) -> str:
     x, y = corner
-    text = f'<text class="name" x="{x + 9:g}" y="{y + 22:g}" font-weight="bold" font-size="13.5">{html.escape(node.title)}</text>'
+    text = f'<text class="name" x="{x + 9:g}" y="{y + 22:g}" font-weight="bold" font-size="13.5">{quoting.html(node.title)}</text>'
     for position, words in enumerate(node.words):
-        text += f'<text class="word" x="{x + 9:g}" y="{y + 43 + position * LINE_HEIGHT:g}">{html.escape(words)}</text>'
+        text += f'<text class="word" x="{x + 9:g}" y="{y + 43 + position * LINE_HEIGHT:g}">{quoting.html(words)}</text>'
     return f'<rect class="box" x="{x:g}" y="{y:g}" width="{box[0]}" height="{box[1]}" rx="6" stroke-width="1.5"/>{text}'

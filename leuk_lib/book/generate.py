@@ -77,7 +77,7 @@ def generate_pages(
     siblings = sibling_runs(run, next(iter(cards.values()))["profile"])
     keys = pages.headline_keys(next(iter(siblings.values()), {}))
     path = paths.stage_folder(run, "results") / "metrics.json"
-    results = read_json(path)["metrics"] if path.is_file() else {}
+    results = read_metrics(path.parent) if path.is_file() else {}
     references = all_references()
     reproduced, agreement = reproduction.agreement(paths.run_folder(run), cards, references)
     times = reading.reading_times(root)

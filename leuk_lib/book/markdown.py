@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|$~^])")
+from leuk_lib.quoting import code
+from leuk_lib.quoting import markdown as escape
 
-
-def escape(text: Any) -> str:
-    r"""Escape ``text`` so that no character of it is markup, and put it on one line.
-
-    >>> print(escape("a_b | c"))
-    a\_b \| c
-    """
-    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
-
-
-def code(text: Any) -> str:
-    """Return ``text`` as an inline literal that is safe in a table cell."""
-    plain = " ".join(str(text).split()).replace("|", "\\|")
-    fence = "``" if "`" in plain else "`"
-    pad = " " if fence == "``" else ""
-    return f"{fence}{pad}{plain}{pad}{fence}" if plain else ""
+__all__ = ["code", "duration", "escape", "number", "table"]
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from leuk_lib import quoting
 from leuk_lib.runs.errors import LeukError
 
 app = typer.Typer(no_args_is_help=True, help="Check, download and split image folders.")
@@ -90,7 +91,7 @@ def check_images(
     )  # fmt: skip
     if csv:
         with atomic(csv) as temporary:
-            findings.to_csv(temporary, index=False)
+            findings.map(quoting.cell).to_csv(temporary, index=False)
     if page:
         write_text(page, render_page(findings))
     print(render_text(findings))
@@ -152,7 +153,7 @@ def fetch_set(
 
     folder, lines = fetch_dataset(name, url, sha256, keep)
     print("\n".join(lines))
-    print(folder)
+    print(quoting.terminal(folder))
 
 
 @app.command("split")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from leuk_lib import workflow
+from leuk_lib import quoting, workflow
 from leuk_lib.cli import data as data_commands
 from leuk_lib.runs import card, paths, progress
 from leuk_lib.runs.errors import LeukError
@@ -86,10 +86,10 @@ def status(run: Annotated[str | None, typer.Option(help="Name of a run (default:
     for name in runs:
         if not paths.run_folder(name).is_dir():
             raise LeukError(f"run {name!r}: no such folder in {paths.results_root()}")
-        print(name)
+        print(quoting.terminal(name))
         for spec in STAGES:
             state, reasons = card.stage_state(name, spec.name, fingerprint)
-            print(f"  {spec.name:<9} {state:<11} {'; '.join(reasons)}".rstrip())
+            print(quoting.terminal(f"  {spec.name:<9} {state:<11} {'; '.join(reasons)}".rstrip()))
 
 
 @app.command()
@@ -126,8 +126,11 @@ def compare(
     frame = compare_runs(folder(run), other)
     shown = frame if everything else frame[frame["verdict"] != "equal"]
     if len(shown):
-        print(shown.drop(columns="cause").to_string(index=False, float_format=lambda value: f"{value:.6g}"), end="\n\n")
-    print(by_stage(frame).to_string(index=False), end="\n\n")
+        print(
+            _visible(shown.drop(columns="cause")).to_string(index=False, float_format=lambda value: f"{value:.6g}"),
+            end="\n\n",
+        )
+    print(_visible(by_stage(frame)).to_string(index=False), end="\n\n")
     print(sentence(frame))
     raise typer.Exit(int(frame["verdict"].isin(["outside", "missing"]).any()))
 
@@ -173,8 +176,8 @@ def predict(
         rows = frame.to_dict(orient="records")
         print(json.dumps({"model": str(model), "research_use": RESEARCH_USE, "predictions": rows}, indent=1))
         return
-    print(frame.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    print(f"model: {model}; MODEL_CARD.md beside it says on which cells it was trained")
+    print(_visible(frame).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print(f"model: {quoting.terminal(model)}; MODEL_CARD.md beside it says on which cells it was trained")
     print(RESEARCH_USE)
 
 
@@ -191,6 +194,12 @@ def export(
 
     difference = export_onnx(_latest_model() if model is None else model, onnx)
     print(f"{onnx}\nlargest difference from torch in the logits: {difference:.1e}")
+
+
+def _visible(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table for the terminal, with the control codes in names made visible."""
+    shown = frame.map(lambda value: quoting.terminal(value) if isinstance(value, str) else value)
+    return shown.rename(columns=quoting.terminal)
 
 
 def _latest_model() -> Path:
@@ -327,6 +336,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         print("leuk: stopped; run the same command again to continue", file=sys.stderr)
         return 130
+    except OSError as error:  # the disk: full, read-only, gone, a name that is too long
+        if debug:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"leuk: {quoting.terminal(place)}{error.strerror or error}", file=sys.stderr)
+        return 1
     except Exception as error:
         if debug or not hasattr(error, "format_message"):
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import sys
 import time
@@ -14,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
+from leuk_lib import quoting
 from leuk_lib.data.archives import arrange, is_rar
 from leuk_lib.data.catalog import KNOWN_SETS, Download, KnownSet, data_root, home
 from leuk_lib.data.catalog_text import licence_text
@@ -273,5 +273,5 @@ def _by_hand(archives: Sequence[Path], sources: Sequence[Download], target: Path
     lines = ["Downloaded, but not unpacked: Python cannot read RAR archives. Unpack them with bsdtar (package libarchive-tools), 7z x or unar:"]  # fmt: skip
     for path, source in zip(archives, sources, strict=True):
         folder = target / source.layout.partition(":")[2]
-        lines.append(f"  mkdir -p {shlex.quote(str(folder))} && bsdtar -xf {shlex.quote(str(path))} -C {shlex.quote(str(folder))}")  # fmt: skip
+        lines.append(f"  mkdir -p {quoting.shell(str(folder))} && bsdtar -xf {quoting.shell(str(path))} -C {quoting.shell(str(folder))}")  # fmt: skip
     return [*lines, f"Then: leuk data check {target.name}"]

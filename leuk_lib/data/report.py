@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import html
 from pathlib import Path
 
 import cv2
 import pandas as pd
 
+from leuk_lib import quoting
 from leuk_lib.data.check import exit_code
 from leuk_lib.data.decode import Unreadable, decode_file
 from leuk_lib.data.findings import SEVERITIES
@@ -64,7 +64,7 @@ def render_text(findings: pd.DataFrame, limit: int = 12) -> str:
             ]
             if len(rows) > limit:
                 lines.append(f"    … and {len(rows) - limit} more")
-    return "\n".join([*lines, f"Verdict: {VERDICTS[exit_code(findings)]}"])
+    return "\n".join(quoting.terminal(line) for line in [*lines, f"Verdict: {VERDICTS[exit_code(findings)]}"])
 
 
 def render_page(findings: pd.DataFrame) -> str:
@@ -84,19 +84,19 @@ def render_page(findings: pd.DataFrame) -> str:
         for kind, rows in some.groupby("kind", sort=True):
             anchor = f"{severity}-{len(contents)}"
             contents.append(
-                f'<li><a href="#{anchor}">{html.escape(severity)}: {html.escape(str(kind))} ({len(rows)})</a></li>'
+                f'<li><a href="#{anchor}">{quoting.html(severity)}: {quoting.html(str(kind))} ({len(rows)})</a></li>'
             )
             sections.append(_section(anchor, severity, str(kind), rows, Path(findings.attrs["root"])))
     title = f"Check of {Path(findings.attrs['root']).name}"
     body = (
-        f"<h1>{html.escape(title)}</h1><p><strong>Verdict: {html.escape(verdict)}.</strong></p>"
-        f"<p>{html.escape(first)}</p><p>{html.escape(second)}</p>"
+        f"<h1>{quoting.html(title)}</h1><p><strong>Verdict: {quoting.html(verdict)}.</strong></p>"
+        f"<p>{quoting.html(first)}</p><p>{quoting.html(second)}</p>"
         + (f'<nav aria-label="Findings"><ul>{"".join(contents)}</ul></nav>' if contents else "<p>No findings.</p>")
         + "".join(sections)
     )
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+        f"<title>{quoting.html(title)}</title><style>{STYLE}</style>"
     )
     return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body><main>{body}</main></body></html>\n'
 
@@ -107,7 +107,7 @@ def _section(anchor: str, severity: str, kind: str, rows: pd.DataFrame, root: Pa
         thumbnails = "".join(_thumbnail(root, str(name)) for name in (row.path, row.other) if name)
         cells = (
             f'<td class="pictures">{thumbnails}</td>',
-            *(f"<td>{html.escape(str(x))}</td>" for x in (row.path, row.finding)),
+            *(f"<td>{quoting.html(str(x))}</td>" for x in (row.path, row.finding)),
         )
         lines.append(f"<tr>{''.join(cells)}</tr>")
     more = f"<p>… and {len(rows) - MAX_ROWS} more (all are in the CSV).</p>" if len(rows) > MAX_ROWS else ""
@@ -115,7 +115,7 @@ def _section(anchor: str, severity: str, kind: str, rows: pd.DataFrame, root: Pa
     advice = str(rows["advice"].iloc[0])
     caption = f"{len(rows)} found; {MEANING[severity]}. {advice[:1].upper()}{advice[1:]}."
     return (
-        f'<section><h2 class="{severity}" id="{anchor}">{html.escape(kind)}</h2><table><caption>{html.escape(caption)}</caption>'
+        f'<section><h2 class="{severity}" id="{anchor}">{quoting.html(kind)}</h2><table><caption>{quoting.html(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}</section>"
     )
 
@@ -134,4 +134,4 @@ def _thumbnail(root: Path, name: str) -> str:
     thumb = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     stream = cv2.imencode(".jpg", thumb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
     source = f"data:image/jpeg;base64,{base64.b64encode(stream).decode()}"
-    return f'<img src="{source}" width="{width}" height="{height}" alt="{html.escape(name, quote=True)}">'
+    return f'<img src="{source}" width="{width}" height="{height}" alt="{quoting.html(name)}">'

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from leuk_lib import quoting
 from leuk_lib.figures.style import class_colours
 
 EDGE = 2  # pixels around each cell that repeat its rim, so that scaling does not mix neighbours
@@ -49,7 +48,7 @@ class Widget:
 
     def page(self) -> str:
         """Return an HTML document that follows the reader's light or dark mode."""
-        title = html.escape(self.title)
+        title = quoting.html(self.title)
         return (
             '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>{title}</title><style>:root{{color-scheme:light dark}}body{{font-family:sans-serif;max-width:70rem;"
@@ -115,7 +114,7 @@ def atlas(
     for d, name in enumerate(axes):
         if name:
             left, middle, right = (_short(low[d] + span[d] * part / 2) for part in range(3))
-            ticks[d] = f'title="middle: {middle}"><span>{left}</span><b>{html.escape(name)}</b><span>{right}</span>'
+            ticks[d] = f'title="middle: {middle}"><span>{left}</span><b>{quoting.html(name)}</b><span>{right}</span>'
     field = (
         f'<div class="leuk-plot"><div class="leuk-ticks leuk-up" {ticks[1] or ">"}</div>FIELD<span></span>'
         f'<div class="leuk-ticks" {ticks[0] or ">"}</div></div>'
@@ -165,7 +164,7 @@ def switch(
         for k in range(len(names))
     )
     described = "".join(
-        f'<span class="m{k}"><strong>{html.escape(name)}</strong>: {html.escape(descriptions[name])}</span>'
+        f'<span class="m{k}"><strong>{quoting.html(name)}</strong>: {quoting.html(descriptions[name])}</span>'
         for k, name in enumerate(names)
     )
     sheets = [_sprite(images[name], quality) for name in names]
@@ -252,25 +251,25 @@ def _markup(
         f"calc(100%*(var(--row)*{whole} + {EDGE})/{rows * whole - side})}}"
     )
     cell_markup = "".join(
-        f'<div class="leuk-cell {kind}" role="img" aria-label="{html.escape(name, quote=True)}" '
+        f'<div class="leuk-cell {kind}" role="img" aria-label="{quoting.html(name)}" '
         f'style="--column:{i % columns};--row:{i // columns};{position}"><div class="leuk-image"></div>'
-        f"{html.escape(caption) and f'<span>{html.escape(caption)}</span>'}</div>"
+        f"{quoting.html(caption) and f'<span>{quoting.html(caption)}</span>'}</div>"
         for i, (kind, position, name, caption) in enumerate(cells)
     )
     field = f'<div class="leuk-field">{cell_markup}</div>'
-    data = json.dumps(records, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    data = quoting.script(records)
     root = f"leuk-{hashlib.sha256((geometry + style + field + data).encode()).hexdigest()[:12]}"
     several, checked, chip = control == "checkbox", " checked", '<span class="leuk-chip k{}"></span>'
     inputs = "".join(
         f'<label><input type="{control}" name="{root}" value="{k}"{checked * (several or k == 0)}>'
-        f"{chip.format(k) * several}{html.escape(name)}</label>"
+        f"{chip.format(k) * several}{quoting.html(name)}</label>"
         for k, name in enumerate(choices)
     )
     return (
-        f'<div class="leuk-cells {layout}" id="{root}" role="group" aria-label="{html.escape(summary, quote=True)}">'
+        f'<div class="leuk-cells {layout}" id="{root}" role="group" aria-label="{quoting.html(summary)}">'
         f"<style>#{root}{{{STYLE}{geometry}{style}}}</style>"
-        f'<div class="leuk-bar"><fieldset><legend>{html.escape(legend)}</legend>{inputs}</fieldset>{SLIDER}</div>'
-        f'<div class="leuk-body">{body.replace("FIELD", field)}{CARD}</div>'
+        f'<div class="leuk-bar"><fieldset><legend>{quoting.html(legend)}</legend>{inputs}</fieldset>{SLIDER}</div>'
+        f'<div class="leuk-body">{body.replace("FIELD", field, 1)}{CARD}</div>'
         f'<script>({SCRIPT})(document.getElementById("{root}"),...{data})</script></div>'
     )
 

@@ -24,6 +24,12 @@ def code_cells(notebook: Path) -> list[str]:
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
+def tagged_cells(notebook: Path, tag: str) -> int:
+    """Return the number of a notebook's cells that have ``tag``."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return sum(tag in cell.get("metadata", {}).get("tags", []) for cell in cells)
+
+
 def notebook_source(notebook: Path) -> str:
     """Return the code of a notebook without magics."""
     lines = "\n".join(code_cells(notebook)).splitlines()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import io
+import re
 from dataclasses import dataclass
 from typing import Any
+
+from leuk_lib import quoting
 
 RESEARCH_USE = "Research software. Not a medical device; nothing on this page may be used for a diagnosis."
 RENDERED = "Rendered cells: the numbers show that the code works, not how well leukemia is recognised."
@@ -58,7 +60,7 @@ def show(item: Any) -> None:
 
 def banner(lines: list[str], kind: str = "warning") -> Html:
     """Return an admonition with one paragraph per line."""
-    body = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    body = "".join(f"<p>{quoting.html(line)}</p>" for line in lines)
     return Html(f'<div class="admonition {kind} leuk-banner" role="note">{body}</div>', "\n".join(lines))
 
 
@@ -69,18 +71,18 @@ def table(frame: Any, caption: str = "") -> Html:
         if isinstance(value, float):
             return "–" if value != value else f"{value:.4g}"
         if isinstance(value, Link):
-            return f'<a href="{html.escape(value.target, quote=True)}">{html.escape(value.text)}</a>'
-        return html.escape(str(value))
+            return f'<a href="{quoting.html(value.target)}">{quoting.html(value.text)}</a>'
+        return quoting.html(str(value))
 
-    head = "".join(f'<th scope="col">{html.escape(str(name))}</th>' for name in frame.columns)
+    head = "".join(f'<th scope="col">{quoting.html(str(name))}</th>' for name in frame.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row) + "</tr>"
         for row in frame.itertuples(index=False, name=None)
     )
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    title = f"<caption>{quoting.html(caption)}</caption>" if caption else ""
     markup = (
         '<div class="leuk-table" tabindex="0" role="region" aria-label="'
-        f'{html.escape(caption or "table", quote=True)}"><table class="table">{title}'
+        f'{quoting.html(caption or "table")}"><table class="table">{title}'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     return Html(markup, f"{caption}\n{frame.to_string(index=False)}")
@@ -156,9 +158,22 @@ def render_pdf(figure: Any) -> bytes:
     return _drawn(figure, "pdf")
 
 
+_TICK = re.compile(r"\$\\mathdefault\{[-+.\d^{}e\\times ×−]*\}\$")  # what matplotlib's formatters write
+
+
+def _names_are_text(figure: Any) -> None:
+    """Draw dollar signs as such: no figure has formulas but those of its ticks; a name may have dollar signs."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if "$" in text.get_text() and not _TICK.fullmatch(text.get_text()):
+            text.set_parse_math(False)
+
+
 def _drawn(figure: Any, kind: str) -> bytes:
     import matplotlib
 
+    _names_are_text(figure)
     dates: dict[str, dict[str, None]] = {
         "svg": {"Date": None, "Creator": None},
         "png": {"Software": None},

@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from leuk_lib.runs import card, lock, paths, progress
+from leuk_lib.quoting import papermill_path
+from leuk_lib.runs import card, code, lock, paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.threads import wait_passively
 
@@ -49,6 +50,11 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     notebook = paths.stage_notebooks().get(stage)
     if notebook is None:
         raise LeukError(f"stage {stage}: no notebook notebooks/??_{stage}.ipynb")
+    if (tagged := code.tagged_cells(notebook, "parameters")) > 1:
+        raise LeukError(
+            f"{notebook}: {tagged} cells have the tag 'parameters'; papermill sets the parameters after the first, and the "
+            "others would undo that: keep one"
+        )
     partial = out.with_name(PARTIAL)
     lock.hold(partial.parent, LOCK, f"the notebook of stage {stage} in {partial.parent}")
     start = time.perf_counter()
@@ -64,8 +70,8 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     try:
         with progress.shown(monitor), _stoppable(monitor):
             papermill.execute_notebook(
-                notebook,
-                partial,
+                papermill_path(notebook),
+                papermill_path(partial),
                 parameters=parameters,
                 kernel_name="python3",
                 cwd=paths.project_root(),

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from leuk_lib.runs import paths
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.yaml_files import parse_yaml
+from leuk_lib.runs.yaml_files import parse_plain, read_plain
 
 INJECTED = "# Parameters"  # first line of the cell that papermill injects
 BEGIN = "Stage.begin("  # marks the cell that reads the parameters
@@ -85,6 +86,8 @@ def check(owner: str, model: type[Params], values: Mapping[str, Any]) -> Params:
             valid name.
     """
     for name, value in values.items():
+        if not isinstance(name, str):
+            raise LeukError(f"{owner}: parameter {name!r}: its name must be a text")
         if name not in model.model_fields:
             present = model.RENAMED.get(name)
             hint = f"did you mean {present!r}?" if present else nearest(name, model.model_fields)
@@ -102,7 +105,7 @@ def check(owner: str, model: type[Params], values: Mapping[str, Any]) -> Params:
 
 
 def parse_value(setting: str, text: str) -> Any:
-    """Parse a value as YAML.
+    """Parse a value as YAML (``yaml_files``).
 
     Args:
         setting: What the user wrote, for the error message.
@@ -112,7 +115,7 @@ def parse_value(setting: str, text: str) -> Any:
         LeukError: If the value is not YAML.
     """
     try:
-        return parse_yaml(text)
+        return parse_plain(text)
     except yaml.YAMLError as error:
         raise LeukError(
             f"setting {setting[:200]!r}: the value is not YAML ({error}); close its brackets and quotes"
@@ -183,15 +186,22 @@ def from_namespace(stage: str, model: type[Stage], namespace: Mapping[str, Any],
     injected: dict[str, Any] = {}
     for position, cell in enumerate(earlier):
         target = injected if position > 0 and _is_injected(cell) else own
+        if target is own and (again := set(assigned_names(cell)) & set(injected)):
+            raise LeukError(
+                f"stage {stage}: parameter {sorted(again)[0]!r} is set once more after the injected parameters, which would "
+                "be lost; a notebook has one cell with the tag 'parameters'"
+            )
         target.update({name: namespace[name] for name in assigned_names(cell) if name in namespace})
 
     sections = injected.pop("stages", own.get("stages", {}))
     own.pop("stages", None)
     if not isinstance(sections, Mapping):
         raise LeukError(f"parameter stages = {sections!r}: must be a mapping of stage names to parameters")
-    for name in sections:
+    for name, section in sections.items():
         if name not in set(known_stages) | {stage}:
             raise LeukError(f"parameter stages: unknown stage {name!r}; {nearest(str(name), known_stages)}")
+        if section is not None and not isinstance(section, Mapping):
+            raise LeukError(f"parameter stages: {name} = {section!r}: must be a mapping of parameters to values")
     values = {**own, **dict(sections.get(stage) or {}), **injected}
     params = check(f"stage {stage}", model, values)
     if params.profile != "laptop" and stage not in sections:
@@ -199,4 +209,17 @@ def from_namespace(stage: str, model: type[Stage], namespace: Mapping[str, Any],
             f"stage {stage}: profile {params.profile!r} was named but its values were not given; "
             f"add -f notebooks/profiles/{params.profile}.yml"
         )
+    if other := _profile_of(sections, params.profile):
+        raise LeukError(
+            f"stage {stage}: profile {params.profile!r} was named, but the values are those of "
+            f"notebooks/profiles/{other}.yml; name the same profile in both"
+        )
     return params
+
+
+def _profile_of(sections: Mapping[str, Any], named: str) -> str:
+    """Return the other profile whose file holds exactly these sections, or ""."""
+    for path in sorted(paths.profile_file(named).parent.glob("*.yml")) if len(sections) > 1 else []:
+        if path.stem != named and read_plain(path).get("stages") == sections:
+            return path.stem
+    return ""

@@ -14,13 +14,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from leuk_lib.runs import paths
 from leuk_lib.runs.code import code_cells
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import INJECTED, StageParams, nearest, parse_value
-from leuk_lib.runs.yaml_files import read_yaml
+from leuk_lib.runs.yaml_files import read_plain
 
 
 def run_cells(stage: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -51,10 +49,7 @@ def read_parameters(file: Path | None, pairs: Iterable[tuple[str, str]]) -> dict
     Raises:
         LeukError: If the file or a value is not YAML.
     """
-    try:
-        values: dict[str, Any] = (read_yaml(file) or {}) if file else {}
-    except (OSError, yaml.YAMLError) as error:
-        raise LeukError(f"{file}: cannot be read ({error})") from error
+    values = read_plain(file) if file else {}
     for name, text in pairs:
         field = StageParams.model_fields.get(name)
         # Text stays as typed: in YAML "my set #2" ends before the #, and 007 is a number.

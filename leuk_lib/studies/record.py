@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from leuk_lib import quoting
 from leuk_lib.data.fingerprint import RENDERED
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import git_state
@@ -94,7 +94,9 @@ class StudyRecord:
     @property
     def command(self) -> str:
         """The command that repeats the study."""
-        settings = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in self.params.items())
+        settings = " ".join(
+            f"--set {quoting.shell(f'{key}={json.dumps(value)}')}" for key, value in self.params.items()
+        )
         where = self.dataset if self.dataset == RENDERED else f"…/{self.dataset}"
         return f"leuk study {self.study} --dataset {where} {settings}"
 

@@ -17,12 +17,14 @@ from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor
 from tqdm import tqdm
 
 from leuk_lib.runs import progress
 from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.records import Record, check_record
 from leuk_lib.runs.seeds import derive, torch_generator
 from leuk_lib.training.fabric import Fabric
 
@@ -37,6 +39,17 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
         """Restore `state_dict`."""
         ...
+
+
+class LoopState(Record):
+    """The part of a checkpoint that the loop itself reads. A diverged training has losses that are not finite."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    step: int = Field(ge=0)
+    objects: dict[str, Any]
+    history: list[dict[str, int | float]]
+    stopped: bool
 
 
 Sharded = TypeVar("Sharded", Tensor, list)
@@ -171,13 +184,26 @@ class TrainingLoop:
         state = self._checkpoint.load()
         if state is None:
             return
+        check_record(
+            state, LoopState, self._checkpoint.path, "the state of a training", "delete its folder to start again"
+        )
         if set(state["objects"]) != set(self._objects):
             raise LeukError(
                 f"{self._checkpoint.path}: holds {sorted(state['objects'])} but {self.label} registered "
                 f"{sorted(self._objects)}; delete its folder to start again"
             )
+        if state["step"] > self.total_steps:
+            raise LeukError(
+                f"{self._checkpoint.path}: holds step {state['step']} of {self.total_steps}; delete its folder to start again"
+            )
         for name, target in self._objects.items():
-            target.load_state_dict(state["objects"][name])
+            try:
+                target.load_state_dict(state["objects"][name])
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                raise LeukError(
+                    f"{self._checkpoint.path}: the state of {name} does not fit ({reason}); delete its folder to start again"
+                ) from error
         self.step, self.history, self.stopped = state["step"], state["history"], state["stopped"]
 
     def _save(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 from leuk_lib.data.splits import EXTERNAL
 from leuk_lib.fcmae.encoder import EncoderSpec
 from leuk_lib.fcmae.weights import origin_sentence
+from leuk_lib.quoting import markdown
 from leuk_lib.runs.files import atomic
 from leuk_lib.wpat.predict import ModelCard
 
@@ -54,7 +56,7 @@ def text(card: ModelCard, facts: Facts) -> str:
     rendered = facts.kind == "rendered"
     cells = "rendered cells (drawn procedurally; no micrographs)" if rendered else "micrographs"
     lines = [
-        f"# Model card: WPAT on {facts.dataset}", "",
+        f"# Model card: WPAT on {markdown(facts.dataset)}", "",
         "> **Research software. Not a medical device. Not for diagnosis.**", "",
     ]  # fmt: skip
     if facts.profile == "smoke":
@@ -63,12 +65,12 @@ def text(card: ModelCard, facts: Facts) -> str:
         "## Model", "",
         f"- {architecture(card)}; {facts.parameters:,} parameters",
         *_origin(facts.encoder_origin),
-        f"- classes, in output order: {', '.join(card.classes)}",
+        f"- classes, in output order: {', '.join(map(markdown, card.classes))}",
         f"- input: RGB, {card.image_size} x {card.image_size} px, one cell in the centre"
         + ("; **enhanced by ALHE** with " + _settings(card.alhe_settings) if card.enhanced else "; not enhanced"),
         f"- probabilities: softmax of the logits divided by {card.temperature:.3f} (temperature fitted on validation cells)",
         f"- run {facts.run}, profile {facts.profile}, seed {facts.seed}; `card.json` in the same folder has all settings",
-        "", "## Data", "", f"Data set {facts.dataset}: {cells}. Cells per class:", "",
+        "", "## Data", "", f"Data set {markdown(facts.dataset)}: {cells}. Cells per class:", "",
         _markdown(pd.DataFrame(dict(facts.counts)).rename(columns={"val": "validation"})), "",
         "## Performance", "",
         "On the test part, which was opened once, and on the validation part, which is optimistic because the weights were "
@@ -92,7 +94,7 @@ def text(card: ModelCard, facts: Facts) -> str:
     lines += [
         f"- It always predicts one of its {len(card.classes)} classes, even for a red cell or an empty field.",
         "- It sees one cell; a diagnosis needs the patient, the whole smear and more.",
-        *(f"- {note}" for note in facts.notes),
+        *(f"- {markdown(note)}" for note in facts.notes),
         "", "## Use", "", "```bash", "leuk predict cell.png --model model.safetensors",
         "leuk export model.safetensors --onnx model.onnx", "```", "", "```python",
         "from leuk_lib.wpat.export import deployed", "",
@@ -150,6 +152,8 @@ def _with_intervals(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
         return f"{100 * row['value']:.1f}{interval}"
 
     out = table[keys].copy()
+    if "metric" in out:
+        out["metric"] = out["metric"].str.replace("_", " ")
     out["% [95 % interval]"] = [percent(row) for row in table.to_dict("records")]
     for name in ("n", "groups"):
         if name in table:
@@ -159,5 +163,10 @@ def _with_intervals(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 def _markdown(table: pd.DataFrame) -> str:
     head = "| " + " | ".join(str(name).replace("_", " ") for name in table.columns) + " |"
-    rows = ["| " + " | ".join(str(v).replace("_", " ") for v in row) + " |" for row in table.itertuples(index=False)]
+    rows = ["| " + " | ".join(_plain(v) for v in row) + " |" for row in table.itertuples(index=False)]
     return "\n".join([head, "|" + ":--|" * len(table.columns), *rows])
+
+
+def _plain(value: Any) -> str:
+    """Quote a cell; our own interval "90.1 [85.0, 94.2]" and "external test set" contain nothing that needs it."""
+    return str(value) if re.fullmatch(r"[\d.,\[\] –-]*", str(value)) else markdown(value)

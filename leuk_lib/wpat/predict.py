@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -42,6 +42,12 @@ BATCH_PIXELS = 1 << 20  # at a time
 Enhance = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
+def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(classes)) < len(classes):
+        raise ValueError("must be different names")
+    return classes
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """Metadata of a model file.
@@ -62,7 +68,7 @@ class ModelCard:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES), AfterValidator(_distinct)]
     kind: Literal["wpat", "linear", "network"]
     backbone: EncoderSpec | NetworkSpec
     sizes: dict[str, Any]
@@ -222,7 +228,8 @@ def predict_files(paths: Sequence[Path], model_path: Path, enhance: Enhance | No
             enhanced images; else None.
 
     Returns:
-        One row per file: file, the calibrated probability of each class, predicted.
+        One row per file: file, the calibrated probability of each class, predicted. The column of a class with the name
+        "file" or "predicted" is "class file" or "class predicted".
 
     Raises:
         LeukError: If a file cannot be read (the message names it), if there is none, if ``enhance`` does not fit
@@ -246,7 +253,8 @@ def predict_files(paths: Sequence[Path], model_path: Path, enhance: Enhance | No
     if not np.isfinite(probs).all():
         file = paths[int((~np.isfinite(probs)).any(axis=1).argmax())]
         raise LeukError(f"model {model_path}: its probabilities for {file} are not finite; {ADVICE}", exit_code=2)
-    table = pd.DataFrame(probs, columns=list(card.classes))
+    columns = [f"class {name}" if name in ("file", "predicted") else name for name in card.classes]
+    table = pd.DataFrame(probs, columns=columns)
     table.insert(0, "file", [str(path) for path in paths])
     table["predicted"] = [card.classes[k] for k in probs.argmax(axis=1)]
     return table

@@ -148,7 +148,7 @@ def test_training_through_the_stage_counts_all_classes(stage):
     fabric = make_fabric(stage.params)
     tuned = train_wpat(stage, inputs, fabric)
     assert tuned.val_logits.shape == (8, 4) and isinstance(tuned.model, WPAT)
-    assert (stage.checkpoints / "WPAT" / "state.pt").is_file()
+    assert (stage.checkpoints / "WPAT" / "state.safetensors").is_file()
     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 4))
     trained = {}
     task = baseline_task(stage, inputs, fabric, trained)

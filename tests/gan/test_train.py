@@ -99,7 +99,7 @@ def test_a_checkpoint_of_an_older_version_is_one_line(tmp_path: Path) -> None:
     names = ("generator", "discriminator", "optimizer_g", "optimizer_d", "ema", "ada", "looks")
     state = {"step": 2, "objects": {name: {} for name in names}, "history": [], "stopped": False}
     Checkpoint(tmp_path, "id").save(state)
-    with pytest.raises(LeukError, match=r"state\.pt: .*looks.*snapshots.*delete") as error:
+    with pytest.raises(LeukError, match=r"state\.safetensors: .*looks.*snapshots.*delete") as error:
         run(tmp_path)
     assert "\n" not in str(error.value)
 

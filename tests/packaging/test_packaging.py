@@ -38,12 +38,23 @@ def test_every_declared_dependency_is_locked_within_its_bounds(root: Path, locke
         assert all(requirement.specifier.contains(version) for version, _ in pins), requirement
 
 
-def test_every_pin_has_hashes_and_no_address_is_named(root: Path, locked: dict):
-    text = (root / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", ["requirements.lock", ".ci/install.lock", ".ci/audit.lock"])
+def test_every_pin_has_hashes_and_no_address_is_named(root: Path, name: str):
+    text = (root / name).read_text()
     assert not re.search(r"https?:|index-url|find-links", text)
     blocks = re.split(r"\n(?=\S)", text.strip())
-    assert len(blocks) == sum(map(len, locked.values()))
-    assert all("--hash=sha256:" in block for block in blocks)
+    assert all(re.match(r"[A-Za-z0-9_.-]+==\S+", block) and "--hash=sha256:" in block for block in blocks)
+
+
+def test_every_install_step_checks_hashes(root: Path):
+    steps = re.findall(r"pip install.*", (root / "Makefile").read_text())
+    assert len(steps) == 4
+    for step in steps:
+        own = "--no-deps --no-build-isolation -e ." in step  # the project itself, with the locked build backend
+        assert own or re.search(r"--require-hashes -r \S+\.lock$", step), step
+    tools = {line.split("==")[0] for line in (root / ".ci/install.lock").read_text().splitlines() if "==" in line}
+    backend = tomllib.loads((root / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert {Requirement(line).name for line in backend} | {"uv", "editables"} <= tools
 
 
 def test_the_environment_is_the_lock(locked: dict):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 TARGET = re.compile(r"\bmake ([a-z-]+)")
 
 
@@ -56,6 +56,12 @@ def test_workflows_call_the_same_targets_as_a_person(root: Path) -> None:
         made = [target for run in runs for target in TARGET.findall(run)]
         assert made == [target], workflow
         assert not any(re.search(r"\bpip install|pytest|jupyter-book", run) for run in runs), "make does it"
+
+
+def test_the_audit_is_scheduled(root: Path) -> None:
+    made = [target for step in steps(root, "audit.yml") for target in TARGET.findall(step.get("run", ""))]
+    workflow = yaml.safe_load((root / ".github" / "workflows" / "audit.yml").read_text())
+    assert made == ["sbom", "audit"] and workflow[True]["schedule"]  # YAML 1.1 reads the key "on" as True
 
 
 def test_workflows_pin_actions_and_take_only_the_rights_they_need(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import Field
 
+from leuk_lib.data.params import DataParams
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import StageParams, check, from_namespace, parse_value
 from leuk_lib.stages import STAGES
@@ -114,7 +115,7 @@ def test_a_value_that_is_not_yaml_is_one_line():
     assert parse_value("x=[1, 2]", "[1, 2]") == [1, 2]
     with pytest.raises(LeukError, match=r"setting 'x=\{a: b': the value is not YAML \(expected ',' or '\}'"):
         parse_value("x={a: b", "{a: b")
-    for text in ("\x01", "2001-13-45", "[" * 5000, "x" * (1 << 21)):
+    for text in ("\x01", "[" * 5000, "x" * (1 << 21)):
         with pytest.raises(LeukError, match="the value is not YAML") as caught:
             parse_value(f"x={text}", text)
         assert len(str(caught.value)) < 400
@@ -128,3 +129,21 @@ def test_no_parameter_of_any_stage_takes_nan_or_infinity(value: float):
             for given in (value, (value, 0.5, 0.5), {"x": value}):
                 with pytest.raises(LeukError, match=f"parameter {name}"):
                     check(f"stage {spec.name}", model, {name: given})
+
+
+def test_values_of_one_profile_under_the_name_of_another_are_refused(root):
+    import yaml
+
+    sections = yaml.safe_load((root / "notebooks" / "profiles" / "smoke.yml").read_text())["stages"]
+    cells = ["epochs = 10", '# Parameters\nprofile = "paper"\nstages = {}']
+    with pytest.raises(
+        LeukError, match=r"profile 'paper' was named, but the values are those of notebooks/profiles/smoke.yml"
+    ):
+        from_namespace(
+            "data", DataParams, {"In": ["", *cells, "Stage.begin("], "profile": "paper", "stages": sections}, sections
+        )
+
+
+def test_a_second_cell_with_parameters_does_not_undo_the_injected_ones():
+    with pytest.raises(LeukError, match=r"parameter 'epochs' is set once more after the injected parameters"):
+        read(["epochs = 10", "# Parameters\nepochs = 3", "epochs = 10"], epochs=10)

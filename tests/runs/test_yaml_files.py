@@ -55,7 +55,7 @@ def test_aliases_and_empty_files_are_read(tmp_path: Path):
 @pytest.mark.parametrize("read", [read_claims, read_rules, lambda file: read_parameters(file, [])])
 def test_every_door_names_the_file(tmp_path: Path, read):
     file = tmp_path / "bomb.yml"
-    for text in (BOMB, "[" * 3000, "x: 2001-13-45"):
+    for text in (BOMB, "[" * 3000):
         file.write_text(text)
         with pytest.raises(LeukError, match=r"bomb\.yml") as caught:
             read(file)

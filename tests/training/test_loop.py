@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -106,15 +108,15 @@ def test_a_second_interrupt_ends_at_once(fabric, tmp_path: Path):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x04cposix\nsystem\n(S'true'\ntR."])
 def test_a_damaged_or_foreign_checkpoint_is_one_line(fabric, tmp_path: Path, content: bytes):
-    (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(LeukError, match=r"checkpoint .*state\.pt: damaged or foreign"):
+    (tmp_path / "state.safetensors").write_bytes(content)
+    with pytest.raises(LeukError, match=r"checkpoint .*state\.safetensors: damaged or foreign"):
         train(fabric, tmp_path)
 
 
 @pytest.mark.parametrize("content", [{"format": 1}, {"format": 0, "identity": "id", "state": {}}, [1], None])
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path, content: object):
-    torch.save(content, tmp_path / "state.pt")
-    with pytest.raises(LeukError, match=r"state\.pt: not written by this library; delete"):
+    torch.save(content, tmp_path / "state.safetensors")
+    with pytest.raises(LeukError, match=r"state\.safetensors: not written by this library; delete"):
         Checkpoint(tmp_path, "id").load()
 
 
@@ -128,10 +130,99 @@ def test_a_damaged_checkpoint_is_one_line_or_read_as_it_was(tmp_path: Path):
 
 def test_a_truncated_checkpoint_is_one_line(fabric, tmp_path: Path):
     train(fabric, tmp_path)
-    whole = (tmp_path / "state.pt").read_bytes()
-    (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(LeukError, match=r"checkpoint .*state\.pt: damaged or foreign"):
+    whole = (tmp_path / "state.safetensors").read_bytes()
+    (tmp_path / "state.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LeukError, match=r"checkpoint .*state\.safetensors: damaged or foreign"):
         train(fabric, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "why"),
+    [
+        ("step", -5, "step"), ("step", 10**9, "holds step 1000000000 of 30"), ("step", 1.5, "step"), ("step", True, "step"),
+        ("history", {}, "history"), ("history", [{"step": "x"}], "history"), ("stopped", 1, "stopped"), ("objects", [], "objects"),
+        ("objects", {}, "registered"),
+    ],
+)  # fmt: skip
+def test_a_forged_state_is_one_line(fabric, tmp_path: Path, part: str, value: object, why: str):
+    train(fabric, tmp_path)
+    checkpoint = Checkpoint(tmp_path, "id")
+    state = checkpoint.load()
+    assert state is not None
+    checkpoint.save({**state, part: value})
+    with pytest.raises(LeukError, match=why):
+        train(fabric, tmp_path)
+
+
+@pytest.mark.parametrize("forged", [{}, {"weight": torch.zeros(7)}, {"x": 1}, [1], None, {"weight": "x"}])
+def test_a_forged_model_is_one_line(fabric, tmp_path: Path, forged: object):
+    train(fabric, tmp_path)
+    checkpoint = Checkpoint(tmp_path, "id")
+    state = checkpoint.load()
+    assert state is not None
+    checkpoint.save({**state, "objects": dict.fromkeys(state["objects"], forged)})
+    with pytest.raises(LeukError, match="does not fit"):
+        train(fabric, tmp_path)
+
+
+def mutate_checkpoint(tmp_path: Path, times: int) -> None:
+    checkpoint = Checkpoint(tmp_path, "id")
+    kept = {
+        "step": 3,
+        "objects": {"m": {"w": torch.linspace(0, 1, 9)}, "o": {"state": {0: [1, 2.5]}, "betas": (0.9, None)}},
+    }
+    checkpoint.save(kept)
+    whole, rng = checkpoint.path.read_bytes(), np.random.default_rng(0)
+    for _ in range(times):
+        changed = bytearray(whole)
+        changed[rng.integers(len(whole))] = rng.integers(256)
+        checkpoint.path.write_bytes(bytes(changed))
+        try:
+            state = checkpoint.load()
+        except LeukError as error:
+            assert "\n" not in str(error)
+            continue
+        if state is not None:  # another identity starts from the beginning
+            assert state["step"] == 3 and torch.equal(state["objects"]["m"]["w"], kept["objects"]["m"]["w"])
+            assert state["objects"]["o"] == kept["objects"]["o"]
+
+
+def test_changed_bytes_of_a_checkpoint_never_continue(tmp_path: Path):
+    mutate_checkpoint(tmp_path, 60)
+
+
+@pytest.mark.long
+def test_two_thousand_changed_bytes_of_a_checkpoint_never_continue(tmp_path: Path):
+    mutate_checkpoint(tmp_path, 2000)
+
+
+def test_a_checkpoint_is_what_was_saved_and_holds_no_pickle(tmp_path: Path):
+    checkpoint = Checkpoint(tmp_path, "id")
+    (tmp_path / "state.pt").write_bytes(b"earlier")
+    wide = torch.arange(24.0).reshape(2, 3, 2, 2).to(memory_format=torch.channels_last)
+    shared = torch.ones(3)
+    state = {
+        "none": None, "flags": [True, False], "tuple": (1, (2.5, "x")), 3: {"a": 1}, "nan": float("nan"), "tiny": 5e-324,
+        "scalar": torch.tensor(2), "empty": torch.zeros(0, 4), "half": torch.tensor([1.5]).bfloat16(), "rng": torch.get_rng_state(),
+        "wide": wide, "one": shared, "two": shared, "view": shared[1:], "text": ["dict", ["tensor"]], "bool": torch.tensor([True]),
+    }  # fmt: skip
+    checkpoint.save(state)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    read = checkpoint.load()
+    assert read is not None and list(read) == list(state)
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            assert read[name].dtype == value.dtype and torch.equal(read[name], value)
+            assert read[name].stride() == value.stride()
+        elif name != "nan":
+            assert read[name] == value and type(read[name]) is type(value)
+    assert math.isnan(read["nan"])
+    for wrong in ({"x": object()}, {"x": {1.5: 2}}, {"x": np.zeros(2)}):
+        with pytest.raises(TypeError, match="a checkpoint"):
+            checkpoint.save(wrong)
+    torch.save(state, checkpoint.path)
+    with pytest.raises(LeukError, match="checkpoint"):
+        checkpoint.load()
 
 
 @settings(max_examples=60, deadline=None)

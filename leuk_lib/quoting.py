@@ -1,0 +1,113 @@
+"""Names are data: one function per language that a name of a folder, file, class or group is written into."""
+
+from __future__ import annotations
+
+import html as html_module
+import json
+import re
+import shlex
+import unicodedata
+from typing import Any
+
+# What Markdown, MyST and tables read anywhere, and what they read at the start of a line; a backslash makes it text.
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|$~^]|&(?=#?\w+;))")
+_LINE_START = re.compile(r"^(?=[-+:%=])|^(\d+)(?=[.)])")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def one_line(text: Any) -> str:
+    r"""Put text on one line.
+
+    >>> one_line("a\n b")
+    'a b'
+    """
+    return " ".join(str(text).split())
+
+
+def html(text: Any) -> str:
+    """Quote for HTML, as text and within an attribute.
+
+    >>> html("<b a='x'>")
+    '&lt;b a=&#x27;x&#x27;&gt;'
+    """
+    return html_module.escape(str(text), quote=True)
+
+
+def script(value: Any) -> str:
+    r"""Write a value as JSON that can stand in a ``<script>``.
+
+    >>> print(script("</script>"))
+    "\u003c/script\u003e"
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def markdown(text: Any) -> str:
+    r"""Quote for MyST Markdown, on one line.
+
+    >>> print(markdown("a_b | c"))
+    a\_b \| c
+    >>> print(markdown("- ![x](y)"))
+    \- !\[x\](y)
+    """
+    return _LINE_START.sub(lambda m: f"{m[1]}\\" if m[1] else "\\", _MARKDOWN.sub(r"\\\1", one_line(text)))
+
+
+def code(text: Any) -> str:
+    r"""Quote as an inline literal of Markdown that is safe in a table cell.
+
+    >>> print(code("a|b"), code("x``<img>``y"))
+    `a\|b` ``` x``<img>``y ```
+    """
+    plain = one_line(text).replace("|", "\\|")
+    if not plain:
+        return ""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
+    pad = " " if len(fence) > 1 else ""
+    return f"{fence}{pad}{plain}{pad}{fence}"
+
+
+def cell(value: Any) -> Any:
+    """Quote for a cell of a table that people open in a spreadsheet, which would compute a text that begins with "=".
+
+    >>> cell("=1+1"), cell(-1), cell("AML")
+    ("'=1+1", -1, 'AML')
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def terminal(text: Any) -> str:
+    r"""Quote for a terminal: control codes, line breaks and marks that reverse the text become visible; a text of one line.
+
+    >>> print(terminal("a\x1b[2Jb\nVerdict: clean"))
+    a\x1b[2Jb\nVerdict: clean
+    """
+    return "".join(
+        character if character == " " or not _is_hidden(character) else ascii(character)[1:-1]
+        for character in str(text)
+    )
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def shell(text: Any) -> str:
+    """Quote for a shell command that a person copies.
+
+    >>> shell("my cells")
+    "'my cells'"
+    """
+    return shlex.quote(str(text))
+
+
+def papermill_path(path: Any) -> str:
+    """Quote a path for papermill, which replaces names in braces by parameters.
+
+    >>> papermill_path("results/{run}")
+    'results/{{run}}'
+    """
+    return str(path).replace("{", "{{").replace("}", "}}")
