@@ -22,7 +22,6 @@ from leuk_lib.book.gate import chapter_problem, executed_notebook
 from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.listing import list_folder
 from leuk_lib.data.params import DataParams
-from leuk_lib.data.published import announce
 from leuk_lib.runs import card, execute, lock, paths, progress
 from leuk_lib.runs import stage as stage_contract
 from leuk_lib.runs.errors import LeukError
@@ -85,6 +84,8 @@ def understood(dataset: str, values: Mapping[str, Any]) -> list[str]:
         LeukError: If the folder can be read in two ways (the line names the option that decides), has fewer than two
             classes, or if the published split is asked for and there is none.
     """
+    from leuk_lib.data.published import announce
+
     params = check("stage data", DataParams, {**values, "dataset": dataset})
     if dataset == "smear":
         return announce(params, {})

@@ -317,6 +317,9 @@ def _grouped(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> t
         values = [getattr(cells[i].entry, column) for i in keep]
         if any(values):
             table[column] = pd.to_numeric(pd.Series(values)) if column == "um_per_px" else values
+    table = table.astype(
+        dict.fromkeys(["path", "label", "group", "external", "part", "sha256"], str)
+    )  # also without rows
     return [cells[i] for i in keep], table, grouped_by
 
 

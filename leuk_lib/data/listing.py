@@ -118,6 +118,8 @@ def list_folder(
         LeukError: For a missing folder, a folder without images, an unreadable table, folders that can be read in two
             ways, several readers that fit, and a ``class_map`` with a class that does not exist.
     """
+    if not str(path).strip():
+        raise LeukError("data set '': is empty; name a known set or a folder of images", exit_code=2)
     known = KNOWN_SETS.get(str(path))
     root = _locate(path, known)
     if known:

@@ -156,11 +156,11 @@ def refuse_other_dataset(run: str, dataset: str) -> None:
 
 
 def _same_place(one: str, other: str) -> bool:
-    return one == other or (Path(one).is_dir() and Path(other).is_dir() and Path(one).samefile(other))
+    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
 
 
 def _moved(dataset: str) -> bool:
-    return Path(dataset).is_absolute() and not Path(dataset).is_dir()
+    return Path(dataset).is_absolute() and not Path(dataset).exists()
 
 
 def is_interrupted(card: dict[str, Any]) -> bool:

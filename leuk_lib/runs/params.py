@@ -42,8 +42,8 @@ class StageParams(FrozenParams):
     seed: int = Field(0, ge=0, lt=2**31, description="seed of all random streams")
     run: str = Field(
         "default",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
-        max_length=160,
+        pattern=f"^{paths.RUN_NAME}$",
+        max_length=paths.MAX_RUN,
         description="name of the run: its folder in results/",
     )
     threads: int = Field(2, ge=1, le=256, description="CPU threads; fixed, since sums depend on them in the last bit")

@@ -11,6 +11,8 @@ from pathlib import Path
 from leuk_lib.runs.errors import LeukError
 
 MARKERS = ("_config.yml", "notebooks")
+RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+MAX_RUN = 160  # characters of a run's name
 MAX_NAME = 100  # characters of a data set's name in that of a run; file systems allow 255 bytes
 
 
@@ -41,7 +43,16 @@ def results_root() -> Path:
 
 
 def run_folder(run: str) -> Path:
-    """Return ``results/<run>``."""
+    """Return ``results/<run>``.
+
+    Raises:
+        LeukError: If ``run`` cannot be the name of a run, for example because it leads out of the folder.
+    """
+    if not re.fullmatch(RUN_NAME, run) or len(run) > MAX_RUN:
+        raise LeukError(
+            f"run {run[:200]!r}: is no name of a run (letters, digits, '_', '.', '-'; at most {MAX_RUN} characters)",
+            exit_code=2,
+        )
     return results_root() / run
 
 

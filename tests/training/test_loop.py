@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from damage import survives
 from leuk_lib.runs import progress
@@ -113,10 +115,15 @@ def test_a_damaged_or_foreign_checkpoint_is_one_line(fabric, tmp_path: Path, con
         train(fabric, tmp_path)
 
 
-@pytest.mark.parametrize("content", [{"format": 1}, {"format": 0, "identity": "id", "state": {}}, [1], None])
-def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path, content: object):
-    torch.save(content, tmp_path / "state.safetensors")
-    with pytest.raises(LeukError, match=r"state\.safetensors: not written by this library; delete"):
+@pytest.mark.parametrize(
+    "content", [None, "{", "[]", "5", '{"format": 1}', '{"format": 2}', '{"format": 2, "identity": "id", "state": [9]}']
+)
+def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path, content: str | None):
+    metadata = {} if content is None else {"leuk_lib": content, "crc": str(zlib.crc32(content.encode()))}
+    save_file({"x": torch.zeros(1)}, tmp_path / "state.safetensors", metadata=metadata)
+    with pytest.raises(
+        LeukError, match=r"state\.safetensors: (not written by this library|of another format).*; delete"
+    ):
         Checkpoint(tmp_path, "id").load()
 
 
