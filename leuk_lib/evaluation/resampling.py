@@ -118,7 +118,7 @@ def ece_interval(
     r"""Interval of the calibration error, which is biased upwards: noise in the gaps of the bins adds to it.
 
     With gaps :math:`g_b` and their values :math:`g_b^*` in a resample, no true value lies further below than
-    :math:`\sum_b |g_b^* - g_b|`, whose quantile at ``level`` gives the lower limit; the upper one is Student's.
+    :math:`\sum_b |g_b^* - g_b|`, whose upper quantile gives the lower limit; the upper one is Student's.
     The bootstrap's quantiles of the error itself miss a well calibrated model's true error almost always.
 
     Args:
@@ -132,10 +132,11 @@ def ece_interval(
     if not np.isfinite(spread.error):
         return NO_INTERVAL
     deviation = float(np.nanstd(samples))
-    widening = spread.quantile(level) / normal_quantile(level)
+    half_tail = (1 + level) / 2  # skewed, as the measures on the log scale
+    widening = spread.quantile(half_tail) / normal_quantile(half_tail)
     widening *= spread.error / deviation if deviation > 0 else 1.0
-    low = value - float(np.nanquantile(noise, level)) * widening
-    return max(0.0, low), min(1.0, t_interval(value, spread, level)[1])
+    low = value - float(np.nanquantile(noise, half_tail)) * widening
+    return max(0.0, low), min(1.0, t_interval(value, spread, half_tail)[1])
 
 
 def score_interval(

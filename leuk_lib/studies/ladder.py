@@ -553,11 +553,12 @@ def abstained(
 
 
 def recalls(rows: Sequence[Row], arms: Sequence[str], classes: tuple[str, ...]) -> pd.DataFrame:
-    """Return the recall per class over the test cells of all repetitions: arm, class, n, correct, recall."""
+    """Return the recall per class over the test cells of all repetitions: class, n, correct, recall, arm, groups."""
     tables = []
     for arm in arms:
         whole = _pooled([test for _, test in _repetitions(rows, arm, classes)])
-        tables.append(metrics.recalls(whole).assign(arm=arm))
+        groups = [len(np.unique(whole.groups[whole.labels == k])) for k in range(len(classes))]
+        tables.append(metrics.recalls(whole).assign(arm=arm, groups=groups))
     return pd.concat(tables, ignore_index=True)
 
 

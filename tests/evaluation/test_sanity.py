@@ -1,6 +1,7 @@
 """Cascading randomisation: it separates maps of the model from maps of the image, part by part."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -105,3 +106,14 @@ def test_the_control_map_is_where_the_image_differs_from_its_border():
     maps = border_contrast_map(images)
     assert border_colour(images).tolist() == [[200] * 3] * 2
     torch.testing.assert_close(maps[:, 3:7, 3:7].sum(dim=(1, 2)), torch.ones(2))
+
+
+def test_one_group_has_no_interval_and_shows_nothing():
+    cells = pd.DataFrame(
+        {"method": "attention", "randomised": "head", "cell": np.arange(4), "value": [0.1, 0.2, 0.15, 0.1]}
+    )
+    table = summarise(cells, ["p"] * 4, seed=0)
+    assert table["value"].iloc[0] == pytest.approx(0.1375) and table[["low", "high"]].isna().all(axis=None)
+    assert readable_summary(table)["the map shows"].tolist() == ["undecided"]
+    several = summarise(cells, list("pqrs"), seed=0).iloc[0]
+    assert several["low"] < 0.1375 < several["high"]
