@@ -158,3 +158,17 @@ def test_stripped_outputs_are_noticed() -> None:
     for cell in notebook["cells"]:
         cell["outputs"] = []
     assert "stripped" in (execution_problem(notebook) or "")
+
+
+@pytest.mark.parametrize("hash_too", [False, True])
+def test_a_number_edited_in_an_executed_notebook_is_refused_by_name(run: str, hash_too: bool) -> None:
+    fake.finish_stage(STAGES[0], metrics={"accuracy": 0.5})
+    path = notebook_path(run, "data")
+    text = path.read_text()
+    assert '"0.5"' in text
+    path.write_text(text.replace('"0.5"', '"0.999"'))
+    if hash_too:  # whoever edits the notebook may edit the card as well
+        change_card(run, "data", executed=files.sha256_file(path))
+    what = r"shows data\.accuracy = 0\.999, but metrics\.json has 0\.5" if hash_too else "is not the one whose hash"
+    with pytest.raises(LeukError, match=f"chapter 01_data .* was edited: .*{what}"):
+        check_run(run, STAGES)
