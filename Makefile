@@ -77,7 +77,7 @@ sbom: $(AUDIT)/pip-audit ## sbom.json: the locked packages with their hashes as 
 	@echo sbom.json
 
 lock: ## resolve the lock files again (maintainers)
-	@$(LOCK) --extra book --extra onnx --extra dev pyproject.toml -o requirements.lock
+	@$(LOCK) --extra book --extra onnx --extra lora --extra dev pyproject.toml -o requirements.lock
 	@$(LOCK) -c requirements.lock .ci/install.in -o .ci/install.lock
 	@$(LOCK) .ci/audit.in -o .ci/audit.lock
 

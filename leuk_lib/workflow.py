@@ -135,7 +135,7 @@ def fetched_weights(values: Mapping[str, Any]) -> list[str]:
 
 
 def check_baselines(names: Iterable[str]) -> None:
-    """Raise ``LeukError`` for a baseline that does not exist or whose weights are missing, before any stage starts."""
+    """Raise ``LeukError`` for a baseline that does not exist or lacks weights or a package, before any stage starts."""
     if names := list(names):  # the defaults are known to exist; only other names are worth loading timm
         from leuk_lib.evaluation.baselines import check_name
 

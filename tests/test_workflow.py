@@ -107,6 +107,7 @@ def test_a_run_with_unknown_weights_starts_no_stage(results: Path):
         ("[resnet10x]", "did you mean 'resnet10t'"),
         ("[majority, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
         ("['knn:resnet10t']", "knn:resnet10t@pretrained"),
+        ("['last:resnet10t@missing.safetensors']", "no attention blocks"),
     ],
 )
 def test_baselines_are_looked_up_before_any_stage_starts(results: Path, baselines: str, named: str):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.splits import EXTERNAL
-from leuk_lib.evaluation.baselines import Scorer, Task, display_name, select, split_frozen
+from leuk_lib.evaluation.baselines import Scorer, Task, display_name, select, split_kind
 from leuk_lib.evaluation.calibration import fit_temperature
 from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.fcmae.encoder import Encoder
@@ -28,7 +28,7 @@ from leuk_lib.runs.seeds import derive, torch_generator
 from leuk_lib.runs.stage import Stage
 from leuk_lib.runs.tensors import named_tensors, read_tensors
 from leuk_lib.statistics.intervals import korn_graubard
-from leuk_lib.training import pretrained
+from leuk_lib.training import pretrained, tuning
 from leuk_lib.training.augment import normalise
 from leuk_lib.training.backbones import Backbone, TimmBackbone
 from leuk_lib.training.fabric import Fabric
@@ -195,7 +195,7 @@ def available(names: Iterable[str], stage: Stage[WpatParams]) -> list[str]:
     """Leave out networks whose weights are in a Python package that is not installed; the run card names them."""
     kept = []
     for name in names:
-        if package := pretrained.missing_package(split_frozen(name)[1]):
+        if package := pretrained.missing_package(split_kind(name)[1]):
             stage.notice(f"{name} is left out: its weights are in the package {package}, which is not installed")
         else:
             kept.append(name)
@@ -205,12 +205,15 @@ def available(names: Iterable[str], stage: Stage[WpatParams]) -> list[str]:
 def baseline_task(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric, trained: dict[str, nn.Module]) -> Task:
     """What the baselines are trained on, and how: the real training cells, with the stage's parameters.
 
-    Trained networks are added to ``trained`` by name.
+    Trained networks are added to ``trained`` by name, those of LoRA merged into plain ones.
     """
     cells = inputs.cells
 
     def fit(model: nn.Module, label: str) -> nn.Module:
-        trained[label] = train_network(stage, inputs, model, label, fabric).model
+        tuned, of = tuning.trained_share(model)
+        if tuned < of:
+            stage.note(f"{label}: {tuned:,} of {of:,} parameters are trained ({tuned / of:.1%}), the others are frozen")
+        trained[label] = tuning.merged(train_network(stage, inputs, model, label, fabric).model)
         return trained[label]
 
     return Task(
@@ -259,7 +262,7 @@ def save_models(
 def origin_of(name: str, inputs: Inputs, params: WpatParams) -> Mapping[str, Any] | None:
     """Facts of the published weights under a model of this chapter, given by its name in tables; None for random ones."""
     names = wpat_names(params.backbones) | {display_name(baseline): baseline for baseline in params.baselines}
-    network = names[name]
+    network = split_kind(names[name])[1]
     if network == FCMAE:
         return inputs.encoder_origin
     return pretrained.locate(network).facts() if pretrained.split_name(network)[1] else None

@@ -27,7 +27,7 @@ from leuk_lib.runs.params import nearest
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import derive, numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.training import pretrained
+from leuk_lib.training import pretrained, tuning
 from leuk_lib.training.augment import normalise
 
 Array = NDArray[np.float64]
@@ -236,36 +236,41 @@ def network_scorer(model: nn.Module, batch: int = 256) -> Scorer:
     return score
 
 
-def split_frozen(name: str) -> tuple[str, str]:
-    """Read-out and network of ``knn:NETWORK`` or ``linear:NETWORK``; read-out "" for a network that is trained.
+def split_kind(name: str) -> tuple[str, str]:
+    """Kind and network of ``KIND:NETWORK``; kind "" for a network all of which is trained.
+
+    Kinds are ``knn`` and ``linear`` (a read-out of frozen features), ``lora`` and ``last`` (few weights are trained).
 
     Example:
-        >>> split_frozen("knn:dinobloom_s@pretrained"), split_frozen("resnet18")
+        >>> split_kind("knn:dinobloom_s@pretrained"), split_kind("resnet18")
         (('knn', 'dinobloom_s@pretrained'), ('', 'resnet18'))
     """
-    read_out, colon, network_name = name.partition(":")
-    return (read_out, network_name) if colon and read_out in FROZEN else ("", name)
+    kind, colon, network_name = name.partition(":")
+    return (kind, network_name) if colon and kind in (*FROZEN, *TUNED) else ("", name)
 
 
 def check_name(name: str) -> pretrained.Weights | None:
     """Find the published weights of a baseline; None for one without.
 
     Raises:
-        LeukError: an unknown name (the line has the nearest one), or weights that are missing.
+        LeukError: an unknown name (the line has the nearest one), weights that are missing, or a network that cannot be
+            tuned as the name says.
     """
     import timm
 
-    read_out, network_name = split_frozen(name)
+    kind, network_name = split_kind(name)
     base, weights = pretrained.split_name(network_name)
-    if read_out and not weights:
+    if kind and not weights:
         raise LeukError(
             f"baseline {name!r}: a frozen network needs published weights; write {name}@{pretrained.PRETRAINED}"
         )
-    if not read_out and not weights and (name in BASELINES or name in SMALL):
+    if not kind and not weights and (name in BASELINES or name in SMALL):
         return None
     if base not in pretrained.PUBLISHED and not timm.is_model(base):
         allowed = [*BASELINES, *SMALL, *pretrained.PUBLISHED, *timm.list_models()]
         raise LeukError(f"unknown baseline {name!r}; {nearest(base, allowed) if base else 'name one'}")
+    if kind in TUNED:
+        tuning.check(f"baseline {name!r}", base, kind)
     return pretrained.locate(network_name) if weights else None
 
 
@@ -273,18 +278,23 @@ def network(name: str, task: Task) -> Scorer:
     """Train a timm network by ``task.fit``: the steps, batches and augmentation of WPAT.
 
     ``NAME`` starts from random weights, ``NAME@pretrained`` and ``NAME@FILE`` from published ones (``pretrained.locate``).
+    Of ``lora:NAME@…`` and ``last:NAME@…`` few weights are trained (``tuning.restrict``).
 
     Raises:
-        LeukError: an unknown name, weights that are missing or do not fit, or a task without ``fit``.
+        LeukError: an unknown name, weights that are missing or do not fit, a network that cannot be tuned so, or a task
+            without ``fit``.
     """
     weights = check_name(name)
     if task.fit is None:
         raise LeukError(f"baseline {name!r}: needs a training function")
-    base, _ = pretrained.split_name(name)
+    kind, network_name = split_kind(name)
+    base, _ = pretrained.split_name(network_name)
     architecture, overrides = SMALL.get(base, (base, {}))
     torch.manual_seed(derive(task.seed, "baseline", name))
     model = pretrained.create(architecture, weights, task.n_classes, task.images.shape[-1], **overrides)
-    return network_scorer(task.fit(model, display_name(name)))
+    if kind in TUNED:
+        model = tuning.restrict(model, kind)
+    return network_scorer(tuning.merged(task.fit(model, display_name(name))))
 
 
 def frozen(name: str, task: Task) -> Scorer:
@@ -298,7 +308,7 @@ def frozen(name: str, task: Task) -> Scorer:
         LeukError: an unknown name, or weights that are missing or do not fit.
     """
     weights = check_name(name)
-    read_out, network_name = split_frozen(name)
+    read_out, network_name = split_kind(name)
     base, _ = pretrained.split_name(network_name)
     device = torch.device("cpu") if task.encoder is None else next(task.encoder.parameters()).device
     encoder = pretrained.create(base, weights, 0, task.images.shape[-1]).eval().to(device)
@@ -325,7 +335,8 @@ def frozen(name: str, task: Task) -> Scorer:
     return score
 
 
-FROZEN = ("knn", "linear")
+FROZEN = ("knn", "linear")  # read-outs
+TUNED = (tuning.LORA, tuning.LAST)
 
 
 BASELINES: dict[str, Callable[[Task], Scorer]] = {
@@ -342,7 +353,8 @@ def fit_baselines(names: Iterable[str], task: Task) -> dict[str, Scorer]:
     Args:
         names: a key of ``BASELINES`` or ``SMALL``; a timm model from random weights (``resnet18``); a network from
             published weights (``efficientnet_lite0@pretrained``, ``resnet18@FILE``); a frozen network with a read-out
-            (``knn:dinobloom_s@pretrained``, ``linear:vit_small_patch14_dinov2@FILE``).
+            (``knn:dinobloom_s@pretrained``, ``linear:vit_small_patch14_dinov2@FILE``); a vision transformer of which few
+            weights are trained (``lora:dinobloom_s@pretrained``, ``last:dinobloom_s@pretrained``).
         task: the cells, and how a network is trained.
 
     Raises:
@@ -371,12 +383,12 @@ def display_name(name: str) -> str:
 def _fit(name: str, task: Task) -> Scorer:
     if name in BASELINES:
         return BASELINES[name](task)
-    return frozen(name, task) if split_frozen(name)[0] else network(name, task)
+    return frozen(name, task) if split_kind(name)[0] in FROZEN else network(name, task)
 
 
 def published_weights(names: Iterable[str]) -> dict[str, pretrained.Weights]:
     """Name of a baseline -> the published weights that it starts from, for those that do."""
-    networks = {name: split_frozen(name)[1] for name in names}
+    networks = {name: split_kind(name)[1] for name in names}
     return {
         name: pretrained.locate(timm_name)
         for name, timm_name in networks.items()

@@ -268,7 +268,8 @@ def finetune(
     selection = ModelSelection()
     layer_decay = params.layer_decay if isinstance(model, WPAT | LinearClassifier) else 1.0
     optimisers = build_optimisers(
-        model, params.weight_decay, params.muon, lambda _, layer: layer.out_features == n_classes,
+        model, params.weight_decay, params.muon,
+        lambda name, layer: layer.out_features == n_classes and ".lora_" not in name,  # LoRA's rank may equal K
         layer_decay=layer_decay, no_weight_decay=NO_WEIGHT_DECAY,
     )  # fmt: skip
     rise = max(1, round(params.warmup * params.steps))

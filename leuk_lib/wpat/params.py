@@ -99,8 +99,9 @@ class WpatParams(TrainParams):
     baselines: tuple[str, ...] = Field(
         ("majority", "colour", "background", "linear_probe", "resnet10t", "efficientnet_lite0@pretrained"),
         description="majority, colour, background, linear_probe; any timm model from random weights (NAME), from published "
-        "ones (NAME@pretrained, NAME@FILE; also efficientnet_lite0, dinobloom_s/b/l/g), or frozen (knn:NAME@pretrained, "
-        "linear:NAME@pretrained)",
+        "ones (NAME@pretrained, NAME@FILE; also efficientnet_lite0, dinobloom_s/b/l/g), frozen (knn:NAME@pretrained, "
+        "linear:NAME@pretrained), or a vision transformer with few trained weights (lora:NAME@pretrained, "
+        "last:NAME@pretrained)",
     )
     shifted_cells: int = Field(120, ge=1, le=10**5, description="largest number of test cells evaluated under shifts")
     explained_cells: int = Field(64, ge=1, le=10**5, description="largest number of test cells with attribution maps")

@@ -185,6 +185,27 @@ def test_every_trained_network_becomes_a_model_file(stage, tmp_path):
     assert files["file"]["wpat"] == "model.safetensors"
 
 
+@pytest.mark.parametrize("kind", ["lora", "last"])
+def test_a_tuned_vision_transformer_becomes_a_plain_model_file(stage, tmp_path, kind):
+    if kind == "lora":
+        pytest.importorskip("peft", reason="the package peft is not installed")
+    file = tmp_path / "v.safetensors"
+    save_file({k: v.contiguous() for k, v in create("test_vit", None, 7, 160).state_dict().items()}, str(file))
+    name = f"{kind}:test_vit@{file}"
+    stage.params = stage.params.model_copy(update={"steps": 2, "evaluations": 1, "muon": 5.0, "baselines": (name,)})
+    inputs, fabric, trained = load_inputs(stage, []), make_fabric(stage.params), {}
+    scorers = fit_baselines((name,), baseline_task(stage, inputs, fabric, trained))
+    (shown,) = trained
+    assert shown == f"{kind}:test_vit@v.safetensors" and not hasattr(trained[shown], "merge_and_unload")
+    assert any("parameters are trained" in note for note in stage.notes)
+    predictions = prediction_table(scorers, inputs.cells.images, inputs.cells, {"val": inputs.val})
+    (row,) = save_models(stage, inputs, trained, predictions).to_dict("records")
+    network, card = load_model(stage.folder / row["file"])
+    images = inputs.cells.images[inputs.val]
+    np.testing.assert_allclose(network_scorer(network)(images, None), scorers[shown](images, None), atol=1e-6)
+    assert card.kind == "network" and "weights under" in card.use
+
+
 def test_networks_whose_package_is_missing_are_left_out_with_a_line(stage, monkeypatch):
     monkeypatch.setattr(pretrained, "missing_package", lambda name: "some-package" if "lite0" in name else "")
     names = ["fcmae", "efficientnet_lite0@pretrained", "knn:efficientnet_lite0@pretrained"]

@@ -283,6 +283,32 @@ def test_read_outs_need_weights(weights_file):
         fit_baselines([f"resnet10t@{weights_file}", f"resnet10t@{copy}"], _task(fit=lambda model, label: model))
 
 
+@pytest.mark.parametrize("kind", ["lora", "last"])
+def test_a_vision_transformer_of_which_few_weights_are_trained(kind, tmp_path):
+    if kind == "lora":
+        pytest.importorskip("peft", reason="the package peft is not installed")
+    torch.manual_seed(5)
+    state = timm.create_model("test_vit", num_classes=7).state_dict()
+    save_file({k: v.contiguous() for k, v in state.items()}, str(tmp_path / "v.safetensors"))
+    name = f"{kind}:test_vit@{tmp_path / 'v.safetensors'}"
+    given = []
+    task = _task(fit=lambda model, label: given.append((model, label)) or model)
+    scorer = fit_baselines([name], task)[f"{kind}:test_vit@v.safetensors"]
+    model, label = given[0]
+    assert label == f"{kind}:test_vit@v.safetensors" and published_weights([name])[name].name == "test_vit"
+    frozen_weights = [weight for weight in model.parameters() if not weight.requires_grad]
+    assert any(torch.equal(weight, state["blocks.0.mlp.fc1.weight"]) for weight in frozen_weights)
+    images, _, masks = _cells(4, 7)
+    assert scorer(images, masks).shape == (4, 4)
+
+
+def test_names_of_few_trained_weights_are_checked_first(weights_file):
+    with pytest.raises(LeukError, match="last:test_vit@pretrained"):
+        fit_baselines(["last:test_vit"], _task())
+    with pytest.raises(LeukError, match=r"last:resnet10t@.*has no attention blocks"):
+        fit_baselines([f"last:resnet10t@{weights_file}"], _task())
+
+
 def test_metric_keys_are_words():
     recorded = []
     row = {"split": "test", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
