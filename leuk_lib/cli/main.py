@@ -15,7 +15,7 @@ from leuk_lib import quoting, workflow
 from leuk_lib.cli import data as data_commands
 from leuk_lib.runs import card, paths, progress
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.threads import wait_passively
+from leuk_lib.runs.threads import prepare_libraries
 from leuk_lib.stages import STAGES
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
-    wait_passively()
+    prepare_libraries()
     try:
         code = app(arguments, prog_name="leuk", standalone_mode=False)
     except LeukError as error:

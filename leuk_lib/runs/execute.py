@@ -22,7 +22,7 @@ from typing import Any
 from leuk_lib.quoting import papermill_path
 from leuk_lib.runs import card, code, lock, paths, progress
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.threads import wait_passively
+from leuk_lib.runs.threads import prepare_libraries
 
 PARTIAL = "partial.ipynb"
 STOPPED = 130  # exit code after a stop that was asked for
@@ -159,7 +159,7 @@ def main() -> int:
     if progress.stop_requested():
         return STOPPED
     print(f"{run}: {arguments.stage} …", file=sys.stderr, flush=True)
-    wait_passively()
+    prepare_libraries()
     # Start the kernel of the environment that runs this module.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     try:
