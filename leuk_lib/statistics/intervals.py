@@ -348,7 +348,9 @@ def difference_interval(first: Rate, second: Rate, spread: Spread, level: float 
 
     the upper limit likewise (Newcombe's method 10 with Wilson's intervals; Zou: with any). Here
     :math:`r = (s_1^2 + s_2^2 - s_d^2) / (2 s_1 s_2)` from the standard errors of the two and of the difference. Models that
-    agree on every cell differ by at most the upper limit of none out of as many cells as there are groups.
+    agree on every cell differ by at most the upper limit of none out of as many cells as there are groups. Where groups and
+    seeds vary, the interval is at least as long as Student's: patients that both models find hard cancel in the
+    difference, so that the few seeds hold more of its variance than of that of each model.
 
     Args:
         first: rate of one model.
@@ -373,7 +375,13 @@ def difference_interval(first: Rate, second: Rate, spread: Spread, level: float 
     if product > EXACT and np.isfinite(spread.error):
         r = (first.spread.error**2 + second.spread.error**2 - spread.error**2) / product
         r = min(1.0, max(-1.0, float(r)))
-    return _recovered(first.value, low_1, high_1, second.value, low_2, high_2, r)
+    low, high = _recovered(first.value, low_1, high_1, second.value, low_2, high_2, r)
+    half, student = (high - low) / 2, spread.quantile(level) * spread.error
+    if len(spread.parts) > 1 and half > 0 and student > half:
+        difference, widening = first.value - second.value, student / half
+        low = max(-1.0, difference - widening * (difference - low))
+        high = min(1.0, difference + widening * (high - difference))
+    return low, high
 
 
 def _recovered(

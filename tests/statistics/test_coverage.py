@@ -65,7 +65,7 @@ def test_the_page_states_the_table_of_the_simulation():
     kept = pd.read_csv(Path(simulation.__file__).with_name("interval_coverage.csv"))
     rows = [(row.quantity, str(row.groups), f"{row.lowest:.2f}", f"{row.length:.2f}") for row in kept.itertuples()]
     assert stated == rows and len(rows) > 20
-    assert (kept["lowest"] >= 0.88).all() and (kept["mean"] >= LEAST).all()  # the lowest of several, of few draws each
+    assert (kept["lowest"] >= 0.9).all() and (kept["mean"] >= LEAST).all()  # the lowest of several, of few draws each
 
 
 @pytest.mark.long

@@ -99,6 +99,16 @@ def test_the_correlation_of_two_rates_comes_from_the_error_of_the_difference():
     assert paired == pytest.approx(stats.norm.interval(0.95, 0.1, 0.02), abs=0.02)
 
 
+def test_the_difference_over_few_seeds_is_as_uncertain_as_students():
+    parts = ((0.01, 40.0), (0.05, 2.0))
+    both = Spread(float(np.hypot(0.01, 0.05)), 2.1, parts)
+    first, second = (Rate(v, Spread(0.06, 40), 1e6, 10) for v in (0.8, 0.7))
+    low, high = intervals.difference_interval(first, second, both)
+    assert (high - low) / 2 == pytest.approx(np.hypot(0.01 * stats.t.ppf(0.975, 40), 0.05 * stats.t.ppf(0.975, 2)))
+    alone = intervals.difference_interval(first, second, Spread(both.error, 40))
+    assert alone[1] - alone[0] < (high - low) / 1.5
+
+
 def test_the_p_value_is_that_of_the_interval():
     first, second = Rate(0.8, Spread(0.04, 30), 1e6, 10), Rate(0.7, Spread(0.05, 30), 1e6, 10)
     p = intervals.difference_p(first, second, Spread(0.045, 30))
