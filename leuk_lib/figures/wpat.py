@@ -259,14 +259,17 @@ def accuracy_and_cost(table: pd.DataFrame, columns: Sequence[Sequence[str]]) -> 
     figure, ax = new_figure(6.4, 4.2)
     for k, column in enumerate(columns):
         ax.plot(minutes[list(column)], value[list(column)], color=COLUMN_COLOURS[k], lw=1)
-    for arm in rows.index:
+    for place, arm in enumerate(rows.index):
         colour = colours.get(arm, THEIRS)
         ax.vlines(minutes[arm], 100 * rows.loc[arm, "low"], 100 * rows.loc[arm, "high"], color=colour, lw=1.4)
         ax.plot(minutes[arm], value[arm], "o" if arm in colours else "s", color=colour, ms=5)
         ax.annotate(
-            str(arm), (minutes[arm], value[arm]), xytext=(5, 4), textcoords="offset points", fontsize=8, color=colour
-        )
+            str(arm), (minutes[arm], value[arm]), xytext=(5, 4 if place % 2 else -11), textcoords="offset points",
+            fontsize=8, color=colour,
+        )  # fmt: skip
     ax.set_xscale("log")
+    for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+        axis_formatter("{x:g}")
     ax.set_xlabel("processor time of a training, with FCMAE's share (minutes, logarithmic)")
     ax.set_ylabel("balanced accuracy, %")
     ax.grid(**GRID)
