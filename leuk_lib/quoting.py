@@ -11,7 +11,7 @@ from typing import Any
 
 # What Markdown, MyST and tables read anywhere, and what they read at the start of a line; a backslash makes it text.
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|$~^]|&(?=#?\w+;))")
-_LINE_START = re.compile(r"^(?=[-+:%=])|^(\d+)(?=[.)])")
+_LINE_START = re.compile(r"^(?=[-+:%=])|^(\d+)(?=[.)](?:\s|$))")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
