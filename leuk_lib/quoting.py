@@ -1,4 +1,4 @@
-"""Names are data: one function per language that a name of a folder, file, class or group is written into."""
+"""Quote names of folders, files, classes and groups: one function per language that they are written into."""
 
 from __future__ import annotations
 

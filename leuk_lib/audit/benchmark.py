@@ -1,7 +1,7 @@
-"""A run beside figures that others have published for the same data set: what differs, and what may be concluded.
+"""Compare a run with figures that others have published for the same data set: what differs, and what may be concluded.
 
-Published figures are data (``book/published.yml``). A reading is given only where the run tested the published cells in the
-published way; otherwise the figures stand side by side, with the reasons why nothing follows from the difference.
+Published figures are data (``book/published.yml``). A reading is given only if the run tested the published cells in the
+published way; otherwise both numbers are shown, with the reasons why nothing follows from their difference.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def read_published(path: Path | None = None) -> PublishedBook:
 
 
 def obstacles(entry: PublishedSet, facts: RunFacts, metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Reasons why a run cannot be judged against the figures of a set; empty if it can."""
+    """Reasons why a run cannot be compared with the figures of a set; empty if it can."""
     out = [entry.forbids] if entry.forbids else []
     if facts.profile == "smoke":
         out.append("a smoke run is not a result")
@@ -231,7 +231,7 @@ def _differences(figure: Figure, facts: RunFacts) -> tuple[str, ...]:
 def compare(
     entry: PublishedSet, facts: RunFacts, metrics: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[Comparison], tuple[str, ...]]:
-    """Set a run beside the figures of a set.
+    """Compare a run with the figures of a set.
 
     Args:
         entry: the set, one of the run's data set.

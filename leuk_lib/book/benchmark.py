@@ -1,4 +1,4 @@
-"""The page that sets a run beside published figures, and what it needs to know of the run."""
+"""The page that compares a run with published figures, and what it needs to know of the run."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def page(book: PublishedBook, facts: RunFacts | None, metrics: Mapping[str, Mapp
     name = "the rendered cells of this run" if facts.rendered else f"the data set {code(facts.dataset)} of this run"
     if not own:
         return (
-            f"No figure is published for {name}, so that there is nothing to compare its numbers with. The tables show what "
-            f"is published for public sets, as context.\n\n{_context(book, others)}\n{_sources(book)}"
+            f"No published figure is listed for {name}, so there is nothing to compare its numbers with. The tables show "
+            f"figures of public sets, as context.\n\n{_context(book, others)}\n{_sources(book)}"
         )
     parts = [_about(facts, metrics)]
     for entry in own:

@@ -1,4 +1,4 @@
-"""The catalogue of known data sets in words: a table for the terminal, all about one set, and the table of data/README.md.
+"""The catalogue of known data sets as text: a table and details for the terminal, and the table of data/README.md.
 
 ``python -m leuk_lib.data.catalog_text`` writes the table into data/README.md.
 """
@@ -107,13 +107,13 @@ def detail_text(name: str, width: int = WIDTH) -> str:
         digest = f"MD5 {download.md5}" if download.md5 else f"SHA-256 {download.sha256 or 'not published'}"
         lines += _item("archive", f"{download.url} ({digest})", width)
     for title, texts in (
-        ("It can answer", known.answers), ("It cannot answer", known.limits), ("Easily read wrongly", known.traps),
+        ("It can answer", known.answers), ("It cannot answer", known.limits), ("Easily misread", known.traps),
     ):  # fmt: skip
         lines += ["", f"{title}:"]
         for text in texts:
             lines += textwrap.wrap(text, width, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     if "layout" in known.unconfirmed:
-        lines += ["", *textwrap.wrap("The layout of its files was read in descriptions only: see what leuk data check understands.", width)]  # fmt: skip
+        lines += ["", *textwrap.wrap("The layout of its files is known from descriptions only: check how leuk data check reads them.", width)]  # fmt: skip
     lines += ["", *textwrap.wrap("Confirm licence and terms at the source before you publish.", width)]
     return "\n".join(lines)
 

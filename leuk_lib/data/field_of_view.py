@@ -1,6 +1,6 @@
 """Recognise images that are fields of view, not single cells: no nucleus in the centre, nuclei all over, a scale bar.
 
-The rules were set on the real cells and fields that the project's tests know (``tests/data/test_field_of_view.py``).
+The rules were set on the real cells and fields of ``tests/data/test_field_of_view.py``.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class KnownSet:
         unconfirmed: Facts that were read in descriptions by others only, or that are not known.
         answers: What can be asked of it.
         limits: What it cannot answer.
-        traps: What is easily read wrongly.
+        traps: How it is easily misread.
         aliases: Further folder names of a class.
         tests: Folders that are external test sets.
         patients_below: The folders below a class folder are patients.

@@ -1,4 +1,4 @@
-"""The published data sets that have a name here. Facts only; ``unconfirmed`` marks what no provider's page confirmed.
+"""The published data sets that have a name here; ``unconfirmed`` marks facts that no provider's page confirmed.
 
 Sources: the providers' pages and repositories as far as they could be read (MedMNIST/MedMNIST ``info.py``,
 Shenggan/BCCD_Dataset, zxaoyou/segmentation_WBC, apple2373/wbcatt, marrlab/MLL23, and

@@ -1,4 +1,4 @@
-"""The split that a data set was published with: is it used, is it sound, and who is on both of its sides."""
+"""The split that a data set was published with: whether it is used, what it lacks, and which groups are in several parts."""
 
 from __future__ import annotations
 

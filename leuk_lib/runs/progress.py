@@ -1,7 +1,7 @@
-"""What a running stage does now: a small file that the working process writes and the one with the terminal shows.
+"""Progress of a running stage: a small file, written by the process that computes and shown by the one with a terminal.
 
 A stage's notebook runs in a kernel, whose output nobody sees before the cell ends. ``runs.execute`` therefore names two
-files in the kernel's environment: one for progress, and one whose existence asks for a stop. Outside of ``leuk run``
+files in the kernel's environment: one for progress, and one whose existence requests a stop. Outside of ``leuk run``
 neither is named, and nothing here has any effect.
 """
 
@@ -27,9 +27,9 @@ _last_write = 0.0
 
 
 def report(what: str, step: int, total: int, *, at_once: bool = False, **values: float) -> None:
-    """Say that step ``step`` of ``total`` of ``what`` is done; ``values`` are shown, such as the loss.
+    """Report that step ``step`` of ``total`` of ``what`` is done; ``values``, such as the loss, are shown.
 
-    Not every call writes the file, unless it is the last step or ``at_once``.
+    Calls in quick succession are skipped, except for the last step and with ``at_once``.
     """
     global _last_write
     file, now = os.environ.get(PROGRESS), time.monotonic()
@@ -114,7 +114,7 @@ class Monitor:
 
     @property
     def training(self) -> bool:
-        """Whether something that checks for a stop is at work."""
+        """Whether a training that checks for a stop is running."""
         content = self.read()
         return content is not None and content["step"] < content["total"] and time.time() - content["time"] < 60
 

@@ -6,9 +6,8 @@ r"""Confidence intervals of cells that come in groups (patients, slides), few of
 - the difference of two rates: :func:`difference_interval`
 - a mean of any other values: :func:`t_interval`
 
-All use Student's t with the degrees of freedom that the groups give. ``tests/statistics/coverage.py`` simulates how often
-they contain the true value: at least 93 % of the time for a nominal 95 %, down to three groups of a class. There the
-percentile interval of the cluster bootstrap covers 41 to 94 % of the time.
+All use Student's t with the degrees of freedom that the groups give. ``tests/interval_coverage.py`` simulates how often
+they contain the true value; the page "How the intervals are made" has the results.
 
 References:
     Wilson, E. B. (1927). Probable inference, the law of succession, and statistical inference. JASA 22, 209-212.

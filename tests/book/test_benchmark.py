@@ -46,7 +46,7 @@ def test_a_run_by_groups_gets_no_verdict_but_both_numbers(book):
 def test_other_cells_get_context_only(book):
     for facts in (replace(RUN, dataset="smear", rendered=True), replace(RUN, dataset="my_cells")):
         text = benchmark.page(book, facts, METRICS)
-        assert text.startswith("No figure is published for") and "0.966" in text and "0.95 " not in text
+        assert text.startswith("No published figure is listed for") and "0.966" in text and "0.95 " not in text
     assert "rendered cells" in benchmark.page(book, replace(RUN, dataset="smear", rendered=True), METRICS)
     assert benchmark.page(book, None, {}).startswith("This run has no results yet")
 

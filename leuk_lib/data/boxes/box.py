@@ -27,7 +27,7 @@ class Box:
         label: Category.
         label2: Category by a second expert, or "".
         attributes: (name, value) pairs.
-        source: Where the box stands in its annotation, for messages.
+        source: Where the annotation has the box, for messages.
     """
 
     x0: float

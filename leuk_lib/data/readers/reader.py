@@ -152,8 +152,8 @@ class Reader(ABC):
     def recognises(self, path: Path) -> bool:
         """Return whether the files in ``path`` are unmistakably of this layout.
 
-        Decide by names and headers, quickly, and raise nothing: every folder of images passes by here. The default is
-        never, so that only ``--reader`` chooses it.
+        Decide by names and headers, quickly, and raise nothing: this is called for every folder of images. The default is
+        False, so that only ``--reader`` chooses it.
 
         Args:
             path: A folder or a file, resolved.
