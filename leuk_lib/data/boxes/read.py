@@ -116,11 +116,12 @@ def read_boxes(root: Path, options: BoxOptions | None = None) -> Annotation:
     counts = ", ".join(f"{label or 'no name'} {n}" for label, n in sorted(present.items()))
     groups = len({field.group for field in fields})
     by = "field of view" if any(field.group.startswith(FIELD) for field in fields) else "slide"
+    squeeze = "" if options.aspect == 1 else f", pixels {options.aspect:g} times as wide as high"
     understood = (
         f"boxes ({name}): {sum(present.values())} in {len(fields)} fields of view; categories: {counts}",
         f"label: {'the diagnosis in the name of the field' if options.task == 'diagnosis' else 'the category of the box'}",
         f"group: {by} ({groups})",
-        f"cells: squares around the boxes, {100 * options.padding:.0f} % margin, pixels {options.aspect:g} times as wide as high",
+        f"cells: squares around the boxes, {100 * options.padding:.0f} % margin{squeeze}",
     )
     return Annotation(files.root, name, tuple(fields), tuple(findings), understood)
 
