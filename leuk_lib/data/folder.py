@@ -351,7 +351,7 @@ def _fields_of_view(cells: list[_Cell]) -> list[Finding]:
     share = len(found) / max(1, len(seen))
     severity: Severity = "warning" if share > FALSE_ALARMS or any(c.field_sign == BAR for c in found) else "info"
     advice = (
-        f"{100 * share:.0f} % of the images, of single cells up to 2 %: cut the cells out, or give boxes (data/README.md)"
+        f"{100 * share:.0f} % of the images, of single cells up to 1 %: cut the cells out, or give boxes (data/README.md)"
         if severity == "warning"
         else f"{100 * share:.1f} % of the images, as among single cells; look at it"
     )

@@ -47,7 +47,7 @@ class DataParams(StageParams):
     split: Literal["auto", "grouped", "published"] = Field(
         "auto",
         description="grouped: by groups in the fractions below; published: the parts that the data set was published "
-        "with; auto: published for known sets whose figures are compared on that split, else grouped",
+        "with; auto: published for known sets that bring a split (leuk data list NAME says so), else grouped",
     )
     keep_split: str = Field(
         "", description="splits.json of an earlier run: its groups keep their parts, only new groups are assigned"
