@@ -114,7 +114,7 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
     labels: Counter[str] = Counter()
     table: list[tuple[tuple[str, ...], Mapping[str, str]]] = []
     attributes: dict[str, None] = {}  # names in the order in which they appear
-    first = ""
+    first, worst = "", len(SEVERITIES)
     pixels = _Pixels(source)
     bar = tqdm(
         total=reader.count(source, options), desc=f"converting {source.name}", unit="cell", delay=2, disable=None
@@ -148,7 +148,9 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
                     table.append((row, item.attributes))
                     attributes |= dict.fromkeys(item.attributes)
             if problem:
-                first = first or f"{problem.path}: {problem.finding}"
+                rank = SEVERITIES.index(problem.severity)
+                if rank < worst:
+                    worst, first = rank, f"{problem.path}: {problem.finding}"
                 problems.writerow(text if is_plain(text) else ascii(text) for text in problem)
         rows = csv.writer(manifest)
         rows.writerow([*COLUMNS, *(f"attribute_{name}" if name in TAKEN else name for name in attributes)])

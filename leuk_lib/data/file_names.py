@@ -13,6 +13,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 
 NO_PATTERN = "none"  # as --pattern: read nothing from file names
+NOTICED = 0.1  # the same of a pattern that no other names fit
 OFFERED = 0.9  # fraction of names that must fit a pattern before it is offered
 FIELDS = ("label", "patient", "slide", "part", "external", "label2")
 
@@ -136,11 +137,15 @@ def recognise(images: Sequence[PurePath]) -> tuple[NamePattern | None, list[tupl
     """Find the named patterns that the names of images fit.
 
     Returns:
-        The one unmistakable pattern that all names fit, or None; and the others that at least nine in ten names fit, with
-        the number of these names, which have to be asked for.
+        The one unmistakable pattern that all names fit, or None; and the others that at least nine in ten names fit, one
+        in ten of unmistakable patterns, with the number of these names, which have to be asked for.
     """
     counts = [(pattern, sum(pattern.read(image) is not None for image in images)) for pattern in PATTERNS.values()]
-    fitting = [(pattern, n) for pattern, n in counts if images and n >= OFFERED * len(images)]
+    fitting = [
+        (pattern, n)
+        for pattern, n in counts
+        if images and n >= (NOTICED if pattern.unmistakable else OFFERED) * len(images)
+    ]
     taken = [pattern for pattern, n in fitting if pattern.unmistakable and n == len(images)]
     if len(taken) == 1:
         return taken[0], [(pattern, n) for pattern, n in fitting if not pattern.unmistakable]

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Literal, NamedTuple, Protocol, cast, get_args
 
@@ -167,11 +167,13 @@ class FolderLevels:
         roles: The role of each level, outermost first. A file may lie less deep.
         spellings: Folder name of a class -> the name that is used, the commonest spelling.
         counts: Level -> folder name (as used) -> images.
+        people: Folder name of a patient or slide -> the name that is used.
     """
 
     roles: tuple[Role, ...]
     spellings: Mapping[str, str]
     counts: tuple[Mapping[str, int], ...]
+    people: Mapping[str, str] = field(default_factory=dict)
 
     def place(self, relative: PurePath) -> Place:
         """Return what the folders of an image state."""
@@ -184,6 +186,7 @@ class FolderLevels:
             elif role == "fold":
                 part = part or plain(name)
             elif role == "patient" or (role == "slide" and "patient" not in self.roles):
+                name = self.people.get(name, name)
                 group = f"{group}/{name}" if group else name  # all slides of a patient are one group
             elif role == "version" and name.strip().casefold() in _DERIVED:
                 return Place(left_out=f"processed copy of an original image (folder {name})")
@@ -192,11 +195,12 @@ class FolderLevels:
     @property
     def variants(self) -> dict[str, list[str]]:
         """Classes whose folders are spelled in several ways: name -> the other spellings."""
-        others: dict[str, list[str]] = defaultdict(list)
-        for spelling, name in self.spellings.items():
-            if spelling != name:
-                others[name].append(spelling)
-        return dict(others)
+        return _others(self.spellings)
+
+    @property
+    def people_variants(self) -> dict[str, list[str]]:
+        """Patients and slides whose folders are spelled in several ways: name -> the other spellings."""
+        return _others(self.people)
 
     def describe(self) -> list[str]:
         """Return one line per level: its role, and its names with their numbers of images."""
@@ -211,6 +215,14 @@ class FolderLevels:
             }[role]  # fmt: skip
             lines.append(f"folder level {level}: {meaning} ({shown}{more})")
         return lines
+
+
+def _others(spellings: Mapping[str, str]) -> dict[str, list[str]]:
+    others: dict[str, list[str]] = defaultdict(list)
+    for spelling, name in spellings.items():
+        if spelling != name:
+            others[name].append(spelling)
+    return dict(others)
 
 
 def parse_layout(text: str) -> tuple[Role, ...]:
@@ -263,18 +275,24 @@ def infer_layout(images: Iterable[PurePath], where: str, layout: str = "", needs
     else:
         roles = [_role_of_level(counts) for counts in names]
         level = _class_level(roles, names, folders, where, class_level) if needs_class else None
+        if level is not None and not class_level:
+            _refuse_mixture(level, names[level], where)
         roles = [
             "class" if position == level else _other_role(role, position, level, names)
             for position, role in enumerate(roles)
         ]
-    spellings = _spellings(names[roles.index("class")]) if "class" in roles else {}
+    spellings = spellings_of(names[roles.index("class")]) if "class" in roles else {}
+    people: dict[str, str] = {}
+    for role, tally in zip(roles, names, strict=True):
+        people |= spellings_of(tally) if role in ("patient", "slide") else {}
     counts = []
     for role, tally in zip(roles, names, strict=True):
+        used = spellings if role == "class" else people if role in ("patient", "slide") else {}
         merged: Counter[str] = Counter()
         for name, n in tally.items():
-            merged[spellings.get(name, name) if role == "class" else name] += n
+            merged[used.get(name, name)] += n
         counts.append(dict(sorted(merged.items())))
-    return FolderLevels(cast(tuple[Role, ...], tuple(roles)), spellings, tuple(counts))
+    return FolderLevels(cast(tuple[Role, ...], tuple(roles)), spellings, tuple(counts), people)
 
 
 def _role_of_level(counts: Mapping[str, int]) -> str:
@@ -321,6 +339,21 @@ def _class_level(
     return candidates[0] if candidates else None
 
 
+def _refuse_mixture(level: int, counts: Mapping[str, int], where: str) -> None:
+    """Refuse a class level that also holds parts or patients, as in ``train/AML``, ``test/AML`` and ``CML``."""
+    strange = sorted(
+        name for name in counts if role_of(name) not in (None, "version")
+    )  # segmented: a neutrophil's type
+    if strange:
+        classes = ", ".join(sorted(set(counts) - set(strange))[:4])
+        raise LeukError(
+            f"{where}: folder level {level + 1} holds classes ({classes}) and names that mean {role_of(strange[0])}s "
+            f"({', '.join(strange[:4])}); move the images so that each level means one thing, or say --layout {level + 1} "
+            "if all of these are classes",
+            exit_code=2,
+        )
+
+
 def _has_class_words(names: Iterable[str]) -> bool:
     return any(not {plain(name), plain(name).rstrip("s")}.isdisjoint(_CLASS_WORDS) for name in names)
 
@@ -328,16 +361,31 @@ def _has_class_words(names: Iterable[str]) -> bool:
 def _other_role(role: str, position: int, level: int | None, names: Sequence[Mapping[str, int]]) -> str:
     if role in ROLES:
         return role
+    if position != level and (stated := Counter(filter(None, map(role_of, names[position])))):
+        commonest, n = stated.most_common(1)[0]
+        if 2 * n >= len(names[position]):  # train, test, unlabeled: parts all the same
+            return commonest
     if role == "" and level is not None and position < level and len(names[position]) > 1:
         return "source"
     return "ignored"
 
 
-def _spellings(counts: Mapping[str, int]) -> dict[str, str]:
-    """Map folder names to the commonest spelling of those that differ by case, blanks at the ends or Unicode form."""
+def same_name(name: str) -> str:
+    """Return what names of classes, patients and slides are compared by: no case, blanks, "_", Unicode form, and no ".0".
+
+    Example:
+        >>> same_name(" Acute_myeloid "), same_name("1.0"), same_name("CD3+")
+        ('acute myeloid', '1', 'cd3+')
+    """
+    text = " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split()).casefold()
+    return re.sub(r"^(\d+)\.0+$", r"\1", text)  # a number that a table program wrote
+
+
+def spellings_of(counts: Mapping[str, int]) -> dict[str, str]:
+    """Map folder names to the commonest spelling of those that differ by case, blanks, "_" or Unicode form."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in counts:
-        groups[unicodedata.normalize("NFC", name).strip().casefold()].append(name)
+        groups[same_name(name)].append(name)
     spellings = {}
     for same in groups.values():
         best = min(same, key=lambda name: (-counts[name], name))

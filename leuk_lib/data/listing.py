@@ -12,10 +12,21 @@ from leuk_lib.data.catalog import KNOWN_SETS, KnownSet, home, plain
 from leuk_lib.data.file_names import NO_PATTERN, NamePattern, describe, parse_pattern, recognise, states
 from leuk_lib.data.findings import Finding
 from leuk_lib.data.image_files import IMAGES
-from leuk_lib.data.layouts import FolderLevels, KnownFolders, Layout, infer_layout
+from leuk_lib.data.layouts import FolderLevels, KnownFolders, Layout, infer_layout, part_of, spellings_of
 from leuk_lib.data.readers import FOLDERS, choose
 from leuk_lib.data.readers.reader import AnnotationReader, Annotations, CellReader, Options, Reader
-from leuk_lib.data.tables import EXTRA, MANIFEST, METADATA, image_keys, is_plain, path_key, read_groups, read_manifest
+from leuk_lib.data.readers.table import header_of
+from leuk_lib.data.tables import (
+    EXTRA,
+    GROUP_COLUMNS,
+    MANIFEST,
+    METADATA,
+    image_keys,
+    is_plain,
+    path_key,
+    read_groups,
+    read_manifest,
+)
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 
@@ -132,8 +143,16 @@ def list_folder(
         return _list_converted(root, chosen[0], chosen[1], class_map, layout, pattern, defaults)
     listing = _list_images(root, known, chosen, layout, pattern)
     if not listing.entries:
+        levels = "; ".join(line for line in listing.understood if line.startswith("folder level"))
+        if any(what.startswith(NO_CLASS) for _, what, _ in listing.left_out) and levels and not layout:
+            raise LeukError(
+                f"data set {root}: no folder level is the class ({levels}); say which one is, as in --layout 1",
+                exit_code=2,
+            )
         raise LeukError(
-            f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))}); see data/README.md", exit_code=2
+            f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))}); see "
+            + (f"`leuk data list {known.name}`" if known else "data/README.md"),
+            exit_code=2,
         )
     return _with_classes(listing, class_map or {}, defaults, root)
 
@@ -177,6 +196,8 @@ def _list_images(
         levels = infer_layout(unlisted, str(root), layout)
     else:
         levels = _beside_classes(images, str(root), layout)
+    if isinstance(levels, FolderLevels) and not layout and stated.only_by_names(levels):
+        levels = infer_layout(images, str(root), needs_class=False)
     for relative in files:
         name = relative.as_posix()
         if not is_plain(name):
@@ -224,22 +245,25 @@ def _list_images(
                 ambiguous.append((AMBIGUOUS_GROUP, advice))
         if group:
             sources.add(source)
-        part = row.get("part") or place.part
+        part = part_of(row.get("part", "")) or row.get("part") or place.part
         extra = {column: row.get(column, "") for column in EXTRA}
         _check_scale(name, extra["um_per_px"])
         entries.append(Entry(name, label, group, mask, external, part, tuple(ambiguous), in_manifest, **extra))
+    entries, respelled = _one_spelling(entries)
     for name in sorted(set(rows) - listed):
         left_out.append((name, "in the manifest but not in the folder", "restore the file or delete its row"))
     if unlisted:
         notices += _without_images(bare, levels)
     notices += _unused_masks(root, {entry.mask for entry in entries})
     notices += _spellings(levels)
+    if not layout or layout.isdecimal():
+        notices += _unused_levels(levels, entries)
     described = levels.describe() if unlisted or stated.labels else []
     if not unlisted:
         described = [line.replace(": class (", ": class, as a check only (") for line in described]
     return Listing(
         root, tuple(entries), tuple(left_out), (*stated.notes, *described), tuple(notices), " and ".join(sorted(sources, reverse=True)) or "manifest",
-        findings=(*stated.findings, *stated.contradictions()),
+        findings=(*stated.findings, *stated.contradictions(), *respelled, *_unread_tables(root, files, stated.tables)),
     )  # fmt: skip
 
 
@@ -255,8 +279,11 @@ def _beside_classes(images: list[Path], where: str, layout: str) -> FolderLevels
 
 def _locate(path: str | Path, known: KnownSet | None) -> Path:
     root = home(known) if known else Path(path).expanduser()
-    if root.exists():
-        return root.resolve()
+    try:
+        if root.exists():
+            return root.resolve()
+    except OSError as error:  # a name that is too long
+        raise LeukError(f"data set {str(path)[:80]!r}…: {error.strerror}", exit_code=2) from error
     if known:
         raise LeukError(f"data set {known.name}: nothing in {root}; {known.advice}", exit_code=2)
     raise LeukError(
@@ -324,6 +351,12 @@ class _Stated:
     _first: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # The set's own words for its classes, as they stand in the names; folders may use them too.
+        self._words = {
+            plain(row["raw"]): row["label"]
+            for row in self.names.values()
+            if row.get("raw", row.get("label")) != row.get("label")
+        }
         self._classes = {
             plain(row["label"]) for rows in (self.table, self.names) for row in rows.values() if row.get("label")
         }
@@ -333,6 +366,14 @@ class _Stated:
         """Whether a table or the file names were asked for classes and state some."""
         rows = [*self.table.values(), *([] if self.automatic else self.names.values())]
         return any(row.get("label") for row in rows)
+
+    def only_by_names(self, levels: FolderLevels) -> bool:
+        """Return whether all images lie in one folder and unmistakable names give each of them its class."""
+        place = levels.roles.index("class") if "class" in levels.roles else -1
+        classes = {row.get("label", "") for row in self.names.values()}
+        return (
+            self.automatic and place >= 0 and len(levels.counts[place]) == 1 and len(classes) > 1 and "" not in classes
+        )
 
     def row(self, name: str) -> dict[str, str]:
         """Return what is stated about an image, without a class that only unasked file names give."""
@@ -354,12 +395,11 @@ class _Stated:
         label = self.row(name).get("label", "")
         if self.manifest.get(path_key(name), {}).get("label"):
             return label
+        folder = self._words.get(plain(folder), folder)
         asked = label
         label = label or self.names.get(name, {}).get("label", "")
         if not label or not folder or plain(label) == plain(folder):
             return label or folder
-        if plain(self.names.get(name, {}).get("raw", "")) == plain(folder):  # the same class in the set's own word
-            return label
         if plain(folder) in self._classes:
             key = (self.source(name, "label"), label, folder)
             self._differ[key] += 1
@@ -434,7 +474,17 @@ def _read_names(
         for pattern, n in offered
     ]
     if found is None or not images:
-        return {}, []
+        advice = "classes, patients or slides that they state are not used; say --pattern {0}, or --pattern none"
+        return {}, [
+            Finding(
+                ".",
+                f"{n} of {len(images)} file names fit the pattern {pattern.name}",
+                "warning",
+                advice.format(pattern.name),
+            )
+            for pattern, n in offered
+            if pattern.unmistakable
+        ]
     rows, others = states(found, images)
     if not rows:
         example = f"; it fits names such as {found.example}" if found.example else ""
@@ -462,7 +512,70 @@ def _spellings(levels: Layout) -> list[tuple[str, str, str]]:
             "read as one class; rename the folders",
         )
         for name, others in sorted(variants.items())
+    ] + [
+        (
+            f"{name}/",
+            f"patient or slide also spelled {', '.join(map(repr, others))}",
+            "read as one group; rename the folders, or list their groups in manifest.csv if they are two",
+        )
+        for name, others in sorted((levels.people_variants if isinstance(levels, FolderLevels) else {}).items())
     ]
+
+
+def _one_spelling(entries: list[Entry]) -> tuple[list[Entry], list[Finding]]:
+    """Give classes, and patients or slides, one spelling each where tables or names spell them in several ways."""
+    labels = Counter(name for entry in entries for name in (entry.label, entry.label2, entry.label3) if name)
+    groups = Counter(entry.group for entry in entries if entry.group)
+    findings = []
+    spelled = []
+    for counts, what in ((labels, "class"), (groups, "patient or slide")):
+        used = {name: best for name, best in spellings_of(counts).items() if name != best}
+        spelled.append(used)
+        for best in sorted(set(used.values())):
+            others = ", ".join(sorted(repr(name) for name in used if used[name] == best))
+            findings.append(Finding(best, f"{what} also spelled {others}", "warning", "read as one; correct the table"))
+    if findings:
+        of, people = spelled
+        entries = [
+            replace(
+                entry,
+                label=of.get(entry.label, entry.label),
+                label2=of.get(entry.label2, entry.label2),
+                label3=of.get(entry.label3, entry.label3),
+                group=people.get(entry.group, entry.group),
+            )
+            for entry in entries
+        ]
+    return entries, findings
+
+
+def _unread_tables(root: Path, files: Iterable[Path], used: Collection[str]) -> list[Finding]:
+    """Find tables in the data folder that are not read although they have a column for patients or slides."""
+    findings = []
+    for file in files:
+        if file.suffix.lower() in (".csv", ".tsv") and file.name not in (MANIFEST, METADATA) and is_plain(str(file)):
+            columns = {name.casefold().replace(" ", "_"): name for name in header_of(root / file)}
+            if file.as_posix() not in used and (people := [columns[name] for name in GROUP_COLUMNS if name in columns]):
+                advice = f"--reader table --option table={file.as_posix()} --option name=… --option group={people[0]} reads it"
+                what = f"table with the column {people[0]} is not read"
+                findings.append(Finding(file.as_posix(), what, "warning", advice))
+    return findings
+
+
+def _unused_levels(levels: Layout, entries: Iterable[Entry]) -> list[tuple[str, str, str]]:
+    """Find levels of folders that may be patients and are not used, where cells have no patient or slide."""
+    if not isinstance(levels, FolderLevels) or "class" not in levels.roles or all(entry.group for entry in entries):
+        return []
+    notices = []
+    for level, (role, counts) in enumerate(zip(levels.roles, levels.counts, strict=True)):
+        if role in ("ignored", "source") and len(counts) > 1:
+            roles = ["*" if other == "ignored" else other for other in levels.roles]
+            roles[level] = "patient"
+            what = f"{len(counts)} folders of level {level + 1} are not used, such as {next(iter(counts))}"
+            advice = "if they are patients or slides, cells of one come into several parts of a split"
+            as_meant = "/".join(levels.roles).replace("ignored", "*")
+            notices.append((".", what, f"{advice}: say --layout {'/'.join(roles)}, otherwise --layout {as_meant}"))
+    return notices
 
 
 def _look_up(image: Path, counts: Counter[str], values_of: Callable[[str], Collection[str]]) -> tuple[str, bool]:

@@ -98,7 +98,9 @@ def read_manifest(root: Path) -> dict[str, Mapping[str, str]]:
         if first is None or not {"path", "label"} <= set(columns):
             if folder == root:
                 raise LeukError(
-                    f"{file}: needs the columns path and label (mask, group, part, external optional)", exit_code=2
+                    f"{file}: needs the columns path and label, separated by a comma (mask, group, part, external "
+                    f"optional); it has {', '.join(map(repr, columns)) or 'none'}",
+                    exit_code=2,
                 )
             continue  # above the data folder, a file of that name may belong to something else
         prefix = "" if folder == root else f"{root.name}/"
@@ -113,6 +115,8 @@ def _manifest_rows(
     file: Path, rows: Iterable[list[str]], columns: Mapping[str, int], prefix: str
 ) -> dict[str, Mapping[str, str]]:
     own = ("label", "group", "part", "external", *EXTRA)
+    if "group" not in columns and (people := [name for name in GROUP_COLUMNS if name in columns]):
+        columns = {**columns, "group": columns[people[0]]}
     places = [columns.get(name, -1) for name in ("path", "mask", *own, "foreign")]  # "foreign": external's earlier name
     by_path: dict[str, Mapping[str, str]] = {}
     shared: dict[tuple[str, ...], dict[str, str]] = {}

@@ -233,6 +233,10 @@ def test_class_folders_can_be_read_whatever_lies_beside_them(tmp_path, registere
         ([Cell("x", "A", np.zeros((3, 9, 3), np.uint8))], "no usable cell.*too few"),
         ([Cell("x", "A", source="../../etc/passwd")], "no usable cell.*outside"),
         ([], "no usable cell"),
+        (
+            [Finding("none", "left out", "info", ""), Finding("x.png", "cut", "error", "")],
+            r"no usable cell \(x.png: cut",
+        ),
     ],
 )
 def test_a_faulty_reader_is_named(tmp_path, registered, monkeypatch, cells, message):

@@ -188,3 +188,22 @@ def test_parse_pattern_returns_named_patterns_as_they_are():
 def test_slides_of_one_patient_are_one_group(tmp_path):
     root = write(tmp_path, "AML/p1/slide 1/0.png", "AML/p1/slide 2/0.png", "CML/p2/slide 1/0.png")
     assert {entry.group for entry in list_folder(root).entries} == {"p1", "p2"}
+
+
+def test_names_that_are_not_read_are_a_finding(tmp_path):
+    root = write(tmp_path, "all/UID_1_1_1_all.bmp", "hem/UID_H1_1_1_hem.bmp", "hem/Copy of UID_H2_1_1_hem.bmp")
+    what = [finding.finding for finding in list_folder(root).findings]
+    assert what == ["2 of 3 file names fit the pattern cnmc"]
+    assert not list_folder(root, pattern="none").findings
+
+
+def test_folders_in_the_words_of_the_names_are_the_same_classes(tmp_path):
+    names = ("all/UID_1_1_1_all.bmp", "all/UID_2_1_1_all.bmp", "hem/UID_H1_1_1_hem.bmp", "hem/UID_3_1_1_all.bmp")
+    listing = list_folder(write(tmp_path, *names))
+    assert {entry.label for entry in listing.entries} == {"ALL", "normal"}
+    assert [finding.path for finding in listing.findings] == ["hem/UID_3_1_1_all.bmp"]  # folder against name
+
+
+def test_names_in_a_single_folder_state_the_classes(tmp_path):
+    root = write(tmp_path, "ALL_IDB2/img/Im001_1.tif", "ALL_IDB2/img/Im002_0.tif")
+    assert [entry.label for entry in list_folder(root).entries] == ["blast", "normal"]

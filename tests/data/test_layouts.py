@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -240,3 +241,49 @@ def test_labels_of_a_manifest_need_no_layout(tmp_path: Path):
     (root / "manifest.csv").write_text("path,label,part\n" + rows)
     entries = {entry.path: entry for entry in list_folder(root).entries}
     assert entries["ward/red/1.png"].label == "CML" and entries["ward/red/1.png"].part == "test"
+
+
+@pytest.mark.parametrize(
+    ("paths", "stated"),
+    [
+        (
+            ["train/AML/1.png", "test/AML/1.png", "CML/1.png"],
+            r"classes \(CML\) and names that mean parts \(test, train\)",
+        ),
+        (["train/fold_0/AML/1.png", "train/fold_1/CML/1.png", "test/AML/1.png", "test/CML/1.png"], "folds"),
+        (["AML/1.png", "Patient_3/1.png"], "patients"),
+    ],
+)
+def test_parts_folds_and_patients_beside_classes_are_refused(paths: list[str], stated: str):
+    with pytest.raises(LeukError, match=stated) as refusal:
+        infer(*paths)
+    assert refusal.value.exit_code == 2
+    assert re.search(r"--layout \d", str(refusal.value))
+    assert infer("band/1.png", "segmented/1.png").roles == ("class",)  # segmented neutrophils
+
+
+def test_one_other_name_does_not_hide_parts_and_patients():
+    assert infer("train/AML/1.png", "test/CML/1.png", "external/AML/1.png").roles == ("part", "class")
+    assert infer("AML/Patient_1/1.png", "AML/rest/1.png", "CML/Patient_2/1.png").roles == ("class", "patient")
+
+
+def test_a_patient_spelled_in_two_ways_is_one_group(tmp_path):
+    for k, name in enumerate(("train/AML/Patient_1", "test/AML/patient 1", "train/CML/Patient_2")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.png").write_bytes(coded(picture(k)))
+    listing = list_folder(tmp_path)
+    assert len({entry.group for entry in listing.entries if entry.label == "AML"}) == 1
+    assert len({entry.group for entry in listing.entries}) == 2
+    assert any("also spelled" in what for _, what, _ in listing.notices)
+
+
+def test_folders_that_may_be_patients_are_a_finding_until_the_layout_is_said(tmp_path):
+    for k, name in enumerate(("AML/001", "AML/002", "CML/003")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.png").write_bytes(coded(picture(k)))
+    found = check_folder(tmp_path)
+    assert found["advice"].str.contains("--layout class/patient", regex=False).any()
+    for layout, groups in (("class/patient", {"001", "002", "003"}), ("class/*", {""})):
+        listing = list_folder(tmp_path, layout=layout)
+        assert {entry.group for entry in listing.entries} == groups
+        assert not listing.notices

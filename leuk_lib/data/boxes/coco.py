@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
 from leuk_lib.data.boxes.box import Box, Field
-from leuk_lib.data.boxes.files import FolderFiles, part_of_path
+from leuk_lib.data.boxes.files import FolderFiles, part_of_folders, part_of_path
 from leuk_lib.data.findings import Finding
 from leuk_lib.runs.errors import LeukError
 
@@ -63,7 +63,7 @@ def read_coco(
                 continue
             images[number] = image
             entries[image] += 1
-            parts[image].append(part or part_of_path(image))
+            parts[image].append(part or part_of_folders(image))
             size = _size(entry)
             if sizes.setdefault(image, size) != size:
                 raise LeukError(f"{path}: {image} is listed with the sizes {sizes[image]} and {size}", exit_code=2)

@@ -39,6 +39,12 @@ def part_of_path(path: PurePosixPath) -> str:
     return ""
 
 
+def part_of_folders(path: PurePosixPath) -> str:
+    """Return the published part of an image: what its innermost folder states, else its own name without a number."""
+    stated = next((part for name in reversed(path.parts[:-1]) if (part := part_of(name))), "")
+    return stated or part_of(path.stem).split(" ")[0]
+
+
 class FolderFiles:
     """The files below a folder, without hidden ones and links that lead out of it.
 
@@ -109,7 +115,7 @@ class FolderFiles:
             lambda path: same_name(path.as_posix()).endswith(wanted.as_posix().lstrip("./")),
             lambda path: unicodedata.normalize("NFC", path.name) == stated.name,
             lambda path: _shared_folders(path, annotation),
-            lambda path: part_of_path(path) == part,
+            lambda path: part_of_folders(path) == part,
         ):
             if len(hits) > 1:
                 best = max(map(rank, hits))

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from leuk_lib.data.boxes.box import Box, Field
-from leuk_lib.data.boxes.files import FolderFiles, part_of_path
+from leuk_lib.data.boxes.files import FolderFiles, part_of_folders
 from leuk_lib.data.findings import Finding
 from leuk_lib.runs.errors import LeukError
 
@@ -57,7 +57,7 @@ def read_raabin(
             continue
         if image in fields:
             raise LeukError(f"{path}: a second annotation of {image}; remove one of the two", exit_code=2)
-        fields[image] = Field(str(image), tuple(boxes), part_of_path(image), attributes=_places(image))
+        fields[image] = Field(str(image), tuple(boxes), part_of_folders(image), attributes=_places(image))
     return [fields[image] for image in sorted(fields)]
 
 

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
 from leuk_lib.data.boxes.box import Box, Field
-from leuk_lib.data.boxes.files import FolderFiles, part_of_path
+from leuk_lib.data.boxes.files import FolderFiles, part_of_folders
 from leuk_lib.data.findings import Finding
 from leuk_lib.data.layouts import part_of
 from leuk_lib.runs.errors import LeukError
@@ -61,7 +61,7 @@ def read_voc(files: FolderFiles, paths: Sequence[PurePosixPath], findings: list[
         if image in fields:
             raise LeukError(f"{path} and {owners[image]} are both about {image}; remove one of the two", exit_code=2)
         owners[image] = path
-        listed = published.get(image.stem, "") or part_of_path(image)
+        listed = published.get(image.stem, "") or part_of_folders(image)
         fields[image] = Field(str(image), tuple(boxes), listed, _size(content))
     return [fields[image] for image in sorted(fields)]
 

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 import yaml
 
 from leuk_lib.data.boxes.box import Box, Field
-from leuk_lib.data.boxes.files import FolderFiles, part_of_path, same_name
+from leuk_lib.data.boxes.files import FolderFiles, part_of_folders, same_name
 from leuk_lib.data.findings import Finding
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.yaml_files import parse_yaml
@@ -92,14 +92,14 @@ def read_yolo(
             attributes = tuple((f"attribute_{k}", f"{value:g}") for k, value in enumerate(row[5:], start=1))
             corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
             boxes.append(Box(*corners, names[int(index)], "", attributes, f"{path}, line {number}"))
-        image, why = files.image(path.stem, path, part_of_path(path))
+        image, why = files.image(path.stem, path, part_of_folders(path))
         if image is None:
             what = f"boxes without their image: {len(boxes)} boxes, {path.stem} ({why})"
             findings.append(Finding(str(path), what, "error", "add the image, or give each image a name of its own"))
             continue
         if image in fields:
             raise LeukError(f"{path}: a second annotation of {image}; remove one of the two", exit_code=2)
-        fields[image] = Field(str(image), tuple(boxes), part_of_path(image), fractions=True)
+        fields[image] = Field(str(image), tuple(boxes), part_of_folders(image), fractions=True)
     _check_columns(columns, first, fields, findings)
     return [fields[image] for image in sorted(fields)]
 

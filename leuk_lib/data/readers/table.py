@@ -81,6 +81,8 @@ def read_rows(file: Path, needed: Sequence[str], header: bool = True, separator:
             file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True,
             index_col=False, engine="python", **how,
         ).fillna("")  # fmt: skip
+    except LeukError:
+        raise
     except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise LeukError(f"{file}: cannot be read as a table ({str(error).splitlines()[0]})", exit_code=2) from error
     table.columns = [str(name).strip() for name in table.columns]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from data.boxes.annotated import HEIGHT, WIDTH, coco, raabin, voc, write_field, write_text
 from data.boxes.test_read import labels, read, said
 from leuk_lib.data.boxes.box import BoxOptions
+from leuk_lib.data.boxes.files import part_of_folders
 from leuk_lib.data.boxes.read import read_boxes
 from leuk_lib.runs.errors import LeukError
 
@@ -168,3 +169,8 @@ def test_two_formats_at_once_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LeukError, match=r"coco \(1 files\), yolo \(1 files\); say which: --option format=NAME"):
         read_boxes(tmp_path)
     assert len(read(tmp_path, format="coco")[1]) == 1
+
+
+def test_the_part_of_an_image_is_that_of_its_folder_before_its_name() -> None:
+    stated = {"train/images/AML_test_3.png": "train", "images/test7.png": "test", "images/12_AML.png": ""}
+    assert {name: part_of_folders(PurePosixPath(name)) for name in stated} == stated
