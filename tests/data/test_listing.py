@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from data.test_prepare import FolderStage, small
@@ -249,3 +250,33 @@ def test_a_folder_that_may_not_be_listed_is_a_finding(tmp_path, monkeypatch):
     listing = list_folder(tmp_path)
     assert {entry.label for entry in listing.entries} == {"a"}
     assert ("b", "folder cannot be listed (Permission denied)", "check its rights") in listing.left_out
+
+
+def test_tables_that_spell_a_class_or_patient_in_two_ways_mean_one(tmp_path):
+    root = folder(tmp_path / "cells", classes=("im",), each=6)
+    rows = [("AML", "p1"), ("aml ", "P1"), ("AML", "p1"), ("1.0", "2.0"), ("1", "2"), ("1", "2")]
+    table = pd.DataFrame(rows, columns=["label", "patient"]).assign(
+        path=[f"im/im{i}.png" for i in range(6)], part=["Train", "TEST", "val", "testing", "train", "train"]
+    )
+    table.to_csv(root / "manifest.csv", index=False)
+    listing = list_folder(root)
+    assert {(entry.label, entry.group) for entry in listing.entries} == {("AML", "p1"), ("1", "2")}
+    assert [entry.part for entry in listing.entries] == ["train", "test", "validation", "test", "train", "train"]
+    assert [finding.finding for finding in listing.findings] == [
+        "class also spelled '1.0'", "class also spelled 'aml'",
+        "patient or slide also spelled '2.0'", "patient or slide also spelled 'P1'",
+    ]  # fmt: skip
+
+
+def test_a_table_with_patients_that_is_not_read_is_a_finding(tmp_path):
+    root = folder(tmp_path / "cells")
+    (root / "labels.csv").write_text("file;Patient ID\na/a0.png;p1\n")
+    (root / "notes.csv").write_text("a,b\n1,2\n")
+    assert [(finding.path, finding.severity) for finding in list_folder(root).findings] == [("labels.csv", "warning")]
+
+
+def test_folders_without_a_class_level_are_refused_with_what_they_mean(tmp_path):
+    root = folder(tmp_path / "cells", classes=("Patient_1", "Patient_2"))
+    with pytest.raises(LeukError, match=r"no folder level is the class \(folder level 1: patient .*--layout 1"):
+        list_folder(root)
+    assert {entry.label for entry in list_folder(root, layout="1").entries} == {"Patient_1", "Patient_2"}
