@@ -27,6 +27,7 @@ _PATTERNS: tuple[tuple[Role, str], ...] = (
     ("slide", r"(slide|smear|film)[ _-]?\d+|s\d{2,5}"),
     ("magnification", r"[hl]_(100|40|10)x_c[12]|(10|20|40|50|60|63|100)x"),
 )
+COPY = "processed copy of an original image"  # how the finding about one begins
 _ORIGINAL = frozenset({"original", "originals", "raw", "unsegmented"})
 _DERIVED = frozenset({"segmented", "segmentation", "segmentations", "augmented", "augmentation", "masked", "binary"})
 # Words of a diagnosis or of a cell type: a level that holds them is the class where two readings are possible.
@@ -189,7 +190,7 @@ class FolderLevels:
                 name = self.people.get(name, name)
                 group = f"{group}/{name}" if group else name  # all slides of a patient are one group
             elif role == "version" and name.strip().casefold() in _DERIVED:
-                return Place(left_out=f"processed copy of an original image (folder {name})")
+                return Place(left_out=f"{COPY} (folder {name})")
         return Place(label, part, group)
 
     @property

@@ -12,7 +12,7 @@ from leuk_lib.data.catalog import KNOWN_SETS, KnownSet, home, plain
 from leuk_lib.data.file_names import NO_PATTERN, NamePattern, describe, parse_pattern, recognise, states
 from leuk_lib.data.findings import Finding
 from leuk_lib.data.image_files import IMAGES
-from leuk_lib.data.layouts import FolderLevels, KnownFolders, Layout, infer_layout, part_of, spellings_of
+from leuk_lib.data.layouts import COPY, FolderLevels, KnownFolders, Layout, infer_layout, part_of, spellings_of
 from leuk_lib.data.readers import FOLDERS, choose
 from leuk_lib.data.readers.reader import AnnotationReader, Annotations, CellReader, Options, Reader
 from leuk_lib.data.readers.table import header_of
@@ -147,6 +147,12 @@ def list_folder(
         if any(what.startswith(NO_CLASS) for _, what, _ in listing.left_out) and levels and not layout:
             raise LeukError(
                 f"data set {root}: no folder level is the class ({levels}); say which one is, as in --layout 1",
+                exit_code=2,
+            )
+        if any(what.startswith(COPY) for _, what, _ in listing.left_out):
+            raise LeukError(
+                f"data set {root}: all its images are processed copies ({levels}); add the originals, or say --layout with "
+                "* for this level, as in */class, to use the copies",
                 exit_code=2,
             )
         raise LeukError(

@@ -280,3 +280,10 @@ def test_folders_without_a_class_level_are_refused_with_what_they_mean(tmp_path)
     with pytest.raises(LeukError, match=r"no folder level is the class \(folder level 1: patient .*--layout 1"):
         list_folder(root)
     assert {entry.label for entry in list_folder(root, layout="1").entries} == {"Patient_1", "Patient_2"}
+
+
+def test_a_copy_with_processed_images_only_is_refused_with_the_layout_that_uses_them(tmp_path):
+    root = folder(tmp_path / "Segmented", classes=("AML", "CML")).parent
+    with pytest.raises(LeukError, match=r"processed copies .*as in \*/class"):
+        list_folder(root)
+    assert {entry.label for entry in list_folder(root, layout="*/class").entries} == {"AML", "CML"}

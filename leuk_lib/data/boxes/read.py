@@ -107,7 +107,7 @@ def read_boxes(root: Path, options: BoxOptions | None = None) -> Annotation:
     if not any(field.boxes for field in fields):
         raise LeukError(
             f"{root}: no box of its annotations ({name}) lies in an image of the folder; are images and annotations of "
-            "the same set, and unpacked?",
+            "the same set, and unpacked? (--reader folders reads class folders)",
             exit_code=2,
         )
     _about_images(files, fields, findings)

@@ -129,7 +129,8 @@ class Options:
         value = self.text(name, choices[0])
         if value not in choices:
             raise LeukError(
-                f"reader {self.reader}: option {name}={value} must be one of {', '.join(filter(None, choices))}", exit_code=2
+                f"reader {self.reader}: option {name}={value} must be one of {', '.join(filter(None, choices))}",
+                exit_code=2,
             )
         return value
 
