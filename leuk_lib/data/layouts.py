@@ -144,7 +144,13 @@ class KnownFolders:
         folders = relative.parts[:-1]
         levels = [(level, label) for level, folder in enumerate(folders) if (label := self.known.class_of(folder))]
         level, label = levels[-1] if levels else (len(folders), "")
+        copies = [folder for folder in folders if folder.strip().casefold() in _DERIVED]
+        if copies:
+            return Place(left_out=f"{COPY} (folder {copies[0]})")
         below = folders[level + 1 : level + 2] if self.known.patients_below else ()
+        if not below:  # people whom folders name by themselves
+            roles = {role: folder for folder in reversed(folders) if (role := role_of(folder))}
+            below = tuple(roles[role] for role in ("patient", "slide") if role in roles)[:1]
         if self.known.tests:
             tests = [test for folder in folders if (test := self.known.test_of(folder))]
             return Place(label=label, group="".join(below), external=tests[0] if tests else "")

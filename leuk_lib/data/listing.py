@@ -204,6 +204,8 @@ def _list_images(
         levels = _beside_classes(images, str(root), layout)
     if isinstance(levels, FolderLevels) and not layout and stated.only_by_names(levels):
         levels = infer_layout(images, str(root), needs_class=False)
+    # A set that is not known to have folders of patients: a table is surer than a folder that looks like one.
+    folders_first = known is None or known.patients_below
     for relative in files:
         name = relative.as_posix()
         if not is_plain(name):
@@ -242,13 +244,16 @@ def _list_images(
         if mask and not _is_inside(root / mask, root):
             left_out.append((name, "its mask lies outside the folder", "copy the mask into the folder"))
             continue
-        source = stated.source(name, "group") if group else "folder names" if place.group else "manifest"
-        group = group or place.group
+        source = stated.source(name, "group") if group else "manifest"
+        if not group and place.group and folders_first:
+            group, source = place.group, "folder names"
         if not group:
             group, is_ambiguous = _look_up(relative, key_counts, lambda key: groups.get(key, ()))
-            if is_ambiguous:
+            if is_ambiguous and not place.group:
                 advice = f"used without a patient or slide; give its path and one group there: {name}"
                 ambiguous.append((AMBIGUOUS_GROUP, advice))
+        if not group and place.group:
+            group, source = place.group, "folder names"
         if group:
             sources.add(source)
         part = part_of(row.get("part", "")) or row.get("part") or place.part
@@ -570,7 +575,9 @@ def _unread_tables(root: Path, files: Iterable[Path], used: Collection[str]) -> 
 
 def _unused_levels(levels: Layout, entries: Iterable[Entry]) -> list[tuple[str, str, str]]:
     """Find levels of folders that may be patients and are not used, where cells have no patient or slide."""
-    if not isinstance(levels, FolderLevels) or "class" not in levels.roles or all(entry.group for entry in entries):
+    if not isinstance(levels, FolderLevels) or "class" not in levels.roles:
+        return []
+    if all(entry.group for entry in entries) and "slide" not in levels.roles:
         return []
     notices = []
     for level, (role, counts) in enumerate(zip(levels.roles, levels.counts, strict=True)):

@@ -181,6 +181,10 @@ def read_groups(root: Path, images: Collection[str]) -> tuple[dict[str, set[str]
     columns = {name.strip().lower().replace(" ", "_"): k for k, name in enumerate(next(rows, []))}
     name_column = next((columns[c] for c in FILE_COLUMNS if c in columns), None)
     group_column = next((columns[c] for c in GROUP_COLUMNS if c in columns), None)
+    if name_column is None and group_column is not None:
+        people = {row[group_column].strip() for row in rows if group_column < len(row)}
+        if any(not people.isdisjoint(PurePosixPath(key).parts[:-1]) for key in images):
+            return {}, []  # a table about patients, whose folders have their names
     if name_column is None or group_column is None:
         raise LeukError(
             f"{file}: needs a column with the file ({', '.join(FILE_COLUMNS)}) "

@@ -16,6 +16,7 @@ from leuk_lib.data.catalog import KNOWN_SETS, LEUKEMIAS, home
 from leuk_lib.data.catalog_text import BEGIN, END, as_records, detail_text, list_text, readme_table
 from leuk_lib.data.layouts import KnownFolders
 from leuk_lib.data.listing import list_folder
+from leuk_lib.runs.errors import LeukError
 
 NAMES = (
     "bloodmnist", "bloodmnist-64", "bloodmnist-128", "bloodmnist-224", "pbc", "raabin-wbc", "raabin-leukemia",
@@ -211,3 +212,21 @@ def test_wbcatt_as_fetched_has_its_published_split(tmp_path, monkeypatch):
     assert {(entry.label, entry.part) for entry in entries.values()} == {
         ("neutrophil", "train"), ("neutrophil", "validation"), ("lymphocyte", "test"),
     }  # fmt: skip
+
+
+def test_known_sets_keep_patients_that_folders_name_and_leave_out_processed_copies():
+    place = KnownFolders(KNOWN_SETS["raabin-leukemia"]).place
+    read = place(PurePosixPath("train/ALL/Patient_1/1.jpg"))
+    assert (read.label, read.part, read.group) == ("ALL", "train", "Patient_1")
+    assert place(PurePosixPath("Original/ALL/1.jpg")).label == "ALL"
+    assert "processed copy" in place(PurePosixPath("Segmented/ALL/1.jpg")).left_out
+
+
+def test_a_table_about_patients_does_not_stop_a_set_with_patient_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEUK_DATA", str(tmp_path))
+    root = folder(tmp_path / "aml-mll" / "NPM1", classes=("AEC", "BFD"))
+    (root.parent / "metadata.csv").write_text("patient_id,age,bag_label\nAEC,60,NPM1\nBFD,50,NPM1\n")
+    assert {entry.group for entry in list_folder("aml-mll").entries} == {"AEC", "BFD"}
+    (root.parent / "metadata.csv").write_text("patient_id,age\nZZZ,60\n")
+    with pytest.raises(LeukError, match="needs a column with the file"):
+        list_folder("aml-mll")
