@@ -237,7 +237,10 @@ def _checked(name: str, size: int, members: Members, read: Callable[[str], bytes
         parts = PurePosixPath(path).parts
         leaves = path.startswith("/") or ".." in parts or PureWindowsPath(member).drive
         if leaves or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in path):
-            raise LeukError(f"{name}: the path {member!r} in it leads out of its folder; the archive is not trusted")
+            raise LeukError(
+                f"{name}: the path {member!r} in it leads out of its folder; the archive is not trusted: "
+                "delete it before you fetch another one"
+            )
         if any(len(part.encode()) > 255 for part in parts):
             raise LeukError(f"{name}: a name in it is longer than 255 bytes ({path[:60]}…); unpack it by hand")
         if any(part.startswith((".", "__MACOSX")) for part in parts):

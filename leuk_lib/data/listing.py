@@ -564,7 +564,12 @@ def _unread_tables(root: Path, files: Iterable[Path], used: Collection[str]) -> 
     """Find tables in the data folder that are not read although they have a column for patients or slides."""
     findings = []
     for file in files:
-        if file.suffix.lower() in (".csv", ".tsv") and file.name not in (MANIFEST, METADATA) and is_plain(str(file)):
+        if (
+            file.suffix.lower() in (".csv", ".tsv")
+            and (root / file).is_file()
+            and file.name not in (MANIFEST, METADATA)
+            and is_plain(str(file))
+        ):
             columns = {name.casefold().replace(" ", "_"): name for name in header_of(root / file)}
             if file.as_posix() not in used and (people := [columns[name] for name in GROUP_COLUMNS if name in columns]):
                 advice = f"--reader table --option table={file.as_posix()} --option name=… --option group={people[0]} reads it"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.toys import coded, picture
-from leuk_lib.data.check import CLEAN, FINDINGS, check_folder, exit_code
+from leuk_lib.data.check import FINDINGS, check_folder, exit_code
 from leuk_lib.data.decode import decode_file
 from leuk_lib.data.duplicates import ORIENTATIONS, components, near_pairs, orient
 from leuk_lib.data.folder import read_folder
@@ -142,4 +142,5 @@ def test_a_folder_without_duplicates_is_clean(tmp_path, fields: list[np.ndarray]
     for i, image in enumerate(fields):
         (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
         (tmp_path / "ab"[i % 2] / f"{i:02d}.png").write_bytes(coded(image))
-    assert exit_code(check_folder(tmp_path)) == CLEAN
+    kinds = set(check_folder(tmp_path)["kind"])
+    assert kinds <= {"looks like a field of view"}  # what they are
