@@ -53,9 +53,10 @@ def test_the_child_of_a_killed_run_still_holds_the_lock(results: Path, tmp_path:
 
 
 STOPPABLE = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from leuk_lib.workflow import run_until_stopped
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 stop, pid, heeds = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 child = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid()))\\n" \\
     "while not (sys.argv[2] == 'True' and os.path.exists(os.environ['LEUK_STOP'])): time.sleep(0.05)"

@@ -190,11 +190,12 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
     reasons = []
     stage, run = card["stage"], card["run"]
     now = present_hashes(stage)
-    if now["notebook"] != card["hashes"]["notebook"]:
+    recorded = card.get("hashes") or {}
+    if now["notebook"] != recorded.get("notebook"):
         reasons.append("its notebook changed")
-    if now["lock"] != card["hashes"]["lock"]:
+    if now["lock"] != recorded.get("lock"):
         reasons.append("requirements.lock changed")
-    before = card["hashes"]["code"]
+    before = recorded.get("code") or {}
     changed = sorted(name for name in {*before, *now["code"]} if before.get(name) != now["code"].get(name))
     if changed:
         reasons.append(

@@ -181,10 +181,10 @@ class Ladder(Study[LadderParams]):
     """
 
     title = "What does each step add, and which model is best?"
-    version = 2
+    version = 1
     canary: ClassVar[Mapping[str, Any]] = {
         "seeds": (0, 1), "image_size": 32, "stem_stride": 2, "pretrain_steps": 3, "pretrain_batch": 8, "steps": 3,
-        "batch_size": 8, "published": "test_resnet", "networks": {"test_resnet": 3e-3}, "shifted": (FULL, "colour"),
+        "batch_size": 8, "published": "", "light": 0.0, "branch_drop": 0.0, "networks": {"test_resnet": 3e-3}, "shifted": (FULL, "colour"),
         "shifted_cells": 8,
         "external": ("elsewhere",), "small_sets": ("patients",), "resamples": 100,
     }  # fmt: skip

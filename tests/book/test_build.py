@@ -10,6 +10,7 @@ import pytest
 
 from book import toys as fake
 from leuk_lib.book import build, html
+from leuk_lib.runs import card as cards
 from leuk_lib.runs import files, paths
 from leuk_lib.runs.errors import LeukError
 
@@ -133,7 +134,7 @@ def test_a_small_book_for_real(
     good = (paths.stage_folder(fake.RUN, "data") / "notebook.ipynb").read_text(encoding="utf-8")
     notebook = json.loads(good)
     del notebook["cells"][2]["metadata"]["mystnb"]["image"]
-    files.write_json(paths.stage_folder(fake.RUN, "data") / "notebook.ipynb", notebook)
+    cards.seal(fake.RUN, "data", files.write_json(paths.stage_folder(fake.RUN, "data") / "notebook.ipynb", notebook))
     files.write_text(project / "book" / "index.md", INDEX.replace("results.accuracy", "results.missing"))
     with pytest.raises(LeukError, match="could not be built"):
         make(project)
@@ -142,7 +143,7 @@ def test_a_small_book_for_real(
     assert any("01_data.html: an image has no alt text" in problem for problem in problems)
 
     files.write_text(project / "book" / "index.md", INDEX)
-    files.write_text(paths.stage_folder(fake.RUN, "data") / "notebook.ipynb", good)
+    cards.seal(fake.RUN, "data", files.write_text(paths.stage_folder(fake.RUN, "data") / "notebook.ipynb", good))
     index = make(project)
     first = (index.parent / "book" / "index.html").read_text(encoding="utf-8")
     chapter = (index.parent / "book" / "chapters" / "01_data.html").read_text(encoding="utf-8")

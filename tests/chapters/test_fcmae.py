@@ -138,6 +138,7 @@ def test_given_weights_are_in_the_card_and_change_the_identity(results, tmp_path
         with begin(weights=str(path)) as stage:
             given = chapter.given_weights(stage)
             identities.append(stage.identity)
+            stage.record("images", 1)
         card = read_card("r", "fcmae")
         assert card["inputs"]["files"] == {str(path): sha256_file(path)}
         assert "CC BY-NC 4.0" in card["notes"][0] and "from stride 4 to 2" in card["notes"][1]

@@ -22,7 +22,8 @@ def test_every_kind_of_job_runs(canary):
     scores, differences = tables["scores"], tables["differences"]
     assert list(dict.fromkeys(scores["condition"])) == conditions
     assert len(scores) == 24 and len(differences) == 16
-    assert scores["value"].between(0, 1).all() and (scores["low"] <= scores["high"]).all()
+    given = scores.dropna(subset=["low", "high"])  # no interval where too few groups hold the rarer outcome
+    assert scores["value"].between(0, 1).all() and len(given) and (given["low"] <= given["high"]).all()
     assert tables["sources"]["source"].tolist() == ["cells", "elsewhere"]
     # All arms of a seed are tested on the same cells; an external test set is tested whole.
     assert [row["cell"] for row in rows["none-1"]] == [row["cell"] for row in rows["alhe-1"]]

@@ -14,6 +14,7 @@ from leuk_lib.figures import wpat as draw
 from leuk_lib.studies import ladder
 from leuk_lib.studies import record as records
 from leuk_lib.studies.ladder import FULL, PUBLISHED_FULL, PUBLISHED_STEPS, STEPS, LadderParams, SplitCells
+from leuk_lib.studies.study import slug
 from studies.toys import made_record
 
 
@@ -191,15 +192,11 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_models(canary):
     whole, folder = canary("ladder")
     params, tables = whole.study.params, whole.tables
     assert set(tables["scores"]["arm"]) == set(params.arms)
-    assert len(tables["steps"]) == len(STEPS) - 1 + len(PUBLISHED_STEPS) - 1 and len(tables["baselines"]) == 5
-    assert len(tables["columns"]) == 3 and len(tables["published_baselines"]) == 5
+    assert len(tables["steps"]) == len(STEPS) - 1 and len(tables["baselines"]) == 5 and "columns" not in tables
     assert len(tables["shifts"]) == 2 * 31 and set(tables["shifts_gaps"]["arm"]) == {FULL}
     assert set(tables["external"]["condition"]) == {"other elsewhere"}
-    assert set(tables["small_sets"]["arm"]) == {*STEPS, *PUBLISHED_STEPS, "colour", "test_resnet"}
-    assert (tables["small_sets"]["groups"] == 12).all() and set(tables["small_sets_gaps"]["arm"]) == {
-        FULL,
-        PUBLISHED_FULL,
-    }
+    assert set(tables["small_sets"]["arm"]) == {*STEPS, "colour", "test_resnet"}
+    assert (tables["small_sets"]["groups"] == 12).all() and set(tables["small_sets_gaps"]["arm"]) == {FULL}
     assert (tables["training"].set_index("arm")["parameters"].loc[list(STEPS)] > 0).all()
     again = whole.study.run("majority-0", folder, "canary")[1:]
     assert [row["probs"] for row in again] == [row["probs"] for row in whole.rows["majority-0"][1:]]
@@ -207,6 +204,19 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_models(canary):
     fewest, most = tables["pretraining"]["test"].min(), tables["pretraining"]["test"].max()
     summary = ladder.test_cells_summary(record)
     assert "repetitions 0, 1" in summary and f"{fewest} to {most} cells" in summary
+
+
+@pytest.mark.parametrize("arm", list(PUBLISHED_STEPS))
+def test_the_second_column_starts_from_another_network(canary, arm: str):
+    whole, folder = canary("ladder")
+    params = whole.study.params.model_copy(update={"published": "test_resnet", "branch_drop": 0.5})
+    rows = ladder.Ladder(params).run(f"{slug(arm)}-0", folder, "canary")
+    trained, *conditions = rows
+    assert trained["arm"] == arm and trained["parameters"] > 0
+    own = next(row for row in whole.rows["wpat-0"] if row["condition"] == "test")
+    test = next(row for row in conditions if row["condition"] == "test")
+    assert test["cell"] == own["cell"] and test["probs"] != own["probs"]
+    assert set(params.arms) - set(whole.study.params.arms) == set(PUBLISHED_STEPS)
 
 
 def test_the_committed_record_is_this_studys(root: Path):
