@@ -76,7 +76,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
                 kernel_name="python3",
                 cwd=paths.project_root(),
                 progress_bar=False,
-                extra_arguments=["--IPKernelApp.log_level=40"],
+                extra_arguments=["--IPKernelApp.log_level=50"],
             )
     except KeyboardInterrupt as error:
         raise LeukError(f"stage {stage} stopped; the same command runs it again", STOPPED) from error
