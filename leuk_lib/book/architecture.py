@@ -9,7 +9,8 @@ from pathlib import Path
 
 import leuk_lib
 from leuk_lib.book.diagram import Node, Size, ranks, svg
-from leuk_lib.book.markdown import code, table
+from leuk_lib.book.markdown import table
+from leuk_lib.quoting import code
 
 LIBRARY = Path(leuk_lib.__file__).parent
 

@@ -18,7 +18,9 @@ from leuk_lib.audit.benchmark import (
     sentence,
 )  # fmt: skip
 from leuk_lib.audit.claims import format_entry
-from leuk_lib.book.markdown import code, escape, number, table
+from leuk_lib.book.markdown import number, table
+from leuk_lib.quoting import code
+from leuk_lib.quoting import markdown as escape
 from leuk_lib.runs import paths
 from leuk_lib.runs.files import read_json
 

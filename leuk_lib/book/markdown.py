@@ -6,11 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from leuk_lib.quoting import code
-from leuk_lib.quoting import markdown as escape
-
-__all__ = ["code", "duration", "escape", "number", "table"]
-
 
 def number(value: Any, digits: int = 4) -> str:
     """Format a number to ``digits`` significant digits. None and NaN become ``–``.

@@ -11,7 +11,9 @@ from pydantic.fields import FieldInfo
 
 from leuk_lib.audit.reference import portable, public_card
 from leuk_lib.book.chapters import chapter_link, chapter_name
-from leuk_lib.book.markdown import code, duration, escape, number, table
+from leuk_lib.book.markdown import duration, number, table
+from leuk_lib.quoting import code
+from leuk_lib.quoting import markdown as escape
 from leuk_lib.stages import StageSpec
 
 Card = Mapping[str, Any]

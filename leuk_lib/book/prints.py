@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leuk_lib.book.markdown import code, escape, table
+from leuk_lib.book.markdown import table
 from leuk_lib.book.pages import chapter, commit
+from leuk_lib.quoting import code
+from leuk_lib.quoting import markdown as escape
 from leuk_lib.runs import paths
 from leuk_lib.stages import StageSpec
 

@@ -10,7 +10,9 @@ import pandas as pd
 
 from leuk_lib.audit.compare import VERDICTS, by_stage, compare_runs, counts, sentence
 from leuk_lib.audit.reference import Rules, reference_file
-from leuk_lib.book.markdown import code, duration, escape, number, table
+from leuk_lib.book.markdown import duration, number, table
+from leuk_lib.quoting import code
+from leuk_lib.quoting import markdown as escape
 
 Card = Mapping[str, Any]
 PAGE = "reproduce/did_it_reproduce.md"

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from book import toys as fake
 from leuk_lib.book import architecture, pages
 from leuk_lib.book.chapters import clean
-from leuk_lib.book.markdown import code, duration, escape, number, table
+from leuk_lib.book.markdown import duration, number, table
+from leuk_lib.quoting import code
+from leuk_lib.quoting import markdown as escape
 
 STAGES = (fake.spec("data"), fake.spec("wpat", ("data",)))
 CARD = {
