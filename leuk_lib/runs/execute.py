@@ -26,6 +26,7 @@ from leuk_lib.runs.threads import prepare_libraries
 
 PARTIAL = "partial.ipynb"
 STOPPED = 130  # exit code after a stop that was asked for
+ENDED = ("130", "143")  # codes with which a training ends after a request or SIGTERM, its checkpoint written
 CHECK_EVERY = 0.5  # s between two looks for a request to stop
 LOCK = ".notebook.lock"  # in a stage's folder; held by the process that writes the executed notebook
 
@@ -60,15 +61,10 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     start = time.perf_counter()
     state = partial.with_name("progress.json")
     state.unlink(missing_ok=True)
-    os.environ[progress.PROGRESS] = str(state)
-    if progress.STOP not in os.environ:  # not started by `leuk run`
-        own = partial.with_name("stop")
-        own.unlink(missing_ok=True)
-        os.environ[progress.STOP] = str(own)
     run = parameters.get("run", "default")
     monitor = progress.Monitor(state, f"{run}: {stage}", *expected_seconds(stage, parameters))
     try:
-        with progress.shown(monitor), _stoppable(monitor):
+        with _named_files(state, partial.with_name("stop")), progress.shown(monitor), _stoppable(monitor):
             papermill.execute_notebook(
                 papermill_path(notebook),
                 papermill_path(partial),
@@ -81,7 +77,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     except KeyboardInterrupt as error:
         raise LeukError(f"stage {stage} stopped; the same command runs it again", STOPPED) from error
     except PapermillExecutionError as error:
-        if error.ename == "SystemExit" and progress.stop_requested():
+        if error.ename == "SystemExit" and error.evalue in ENDED:
             done = monitor.read() or {}
             raise LeukError(
                 f"stage {stage} stopped: {done.get('what')} at step {done.get('step')} of {done.get('total')}, saved; the "
@@ -114,6 +110,27 @@ def expected_seconds(stage: str, parameters: dict[str, Any]) -> tuple[float, flo
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0, 0.0
     return times[0], sum(times[1:])
+
+
+@contextmanager
+def _named_files(state: Path, stop: Path) -> Iterator[None]:
+    """Name the files of progress and of a request to stop in the environment, which the kernel inherits.
+
+    A request's file that `leuk run` has named stays.
+    """
+    before = {name: os.environ.get(name) for name in (progress.PROGRESS, progress.STOP)}
+    os.environ[progress.PROGRESS] = str(state)
+    if before[progress.STOP] is None:
+        stop.unlink(missing_ok=True)
+        os.environ[progress.STOP] = str(stop)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
