@@ -130,3 +130,19 @@ def test_the_first_stage_runs_in_its_notebook(home, tmp_path, monkeypatch):
     assert set(cells["label"]) == set(LEUKEMIAS) and cells.groupby("group")["split"].nunique().max() == 1
     assert "How the data were read" in (folder / "notebook.ipynb").read_text(encoding="utf-8")
     assert json.loads((folder / "card.json").read_text(encoding="utf-8"))["notes"]
+
+
+@pytest.mark.long
+@pytest.mark.notebooks
+@pytest.mark.timeout(1800)
+def test_all_stages_answer_the_papers_question(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEUK_RESULTS", str(tmp_path))
+    assert main(["run", "--dataset", NAME, "--profile", "smoke"]) == 0
+    folder = tmp_path / f"{NAME}-smoke-s0"
+    verdicts = pd.read_csv(folder / "claims" / "verdicts.csv").set_index("id")
+    accuracy = verdicts.loc["accuracy"]
+    assert accuracy["data"] == f"{NAME} (micrographs)" and "smoke" in accuracy["why"].lower()
+    predictions = pd.read_csv(folder / "wpat" / "predictions.csv")
+    assert {f"prob_{name}" for name in LEUKEMIAS} <= set(predictions.columns)
+    tested = predictions[(predictions["model"] == "wpat") & (predictions["split"] == "test")]
+    assert set(tested["label"]) == set(LEUKEMIAS)
