@@ -21,7 +21,6 @@ from leuk_lib.runs.records import PublicCard, Reference, read_metrics, read_reco
 from leuk_lib.runs.yaml_files import read_yaml
 from leuk_lib.statistics.intervals import wilson
 
-FOLDER = "book/reference"
 CARD_KEYS = (
     "stage", "run", "profile", "dataset", "state", "params", "device", "started", "seconds", "peak_rss_mb", "peak_gpu_mb",
     "versions", "hashes", "inputs", "git",
@@ -87,7 +86,7 @@ class Rules(FrozenParams):
         for rule in self.rules:
             if rule.fits(name, entry):
                 return rule.allows(entry) + self.rounding * max(1.0, abs(float(entry["value"]))), rule.kind
-        raise LeukError(f"no tolerance rule fits {name}; add one to {FOLDER}/tolerances.yml")
+        raise LeukError(f"no tolerance rule fits {name}; add one to {paths.REFERENCES}/tolerances.yml")
 
 
 def read_rules(path: Path | None = None) -> Rules:
@@ -96,7 +95,7 @@ def read_rules(path: Path | None = None) -> Rules:
     Raises:
         LeukError: a missing or invalid file.
     """
-    path = path or paths.project_root() / FOLDER / "tolerances.yml"
+    path = path or paths.project_root() / paths.REFERENCES / "tolerances.yml"
     try:
         content = read_yaml(path)
         return Rules(**{**content, "rules": [Rule(**rule) for rule in content["rules"]]})
@@ -183,18 +182,13 @@ def reference_of(run_folder: Path, rules: Rules) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def reference_file(dataset: str, profile: str) -> Path:
-    """Path of the committed reference of a data set (name or folder) and a profile."""
-    return paths.project_root() / FOLDER / f"{paths.run_name(dataset, profile, 0).removesuffix('-s0')}.json"
-
-
 def write_reference(run_folder: Path, path: Path | None = None, rules: Rules | None = None) -> Path:
-    """Write the reference of a finished run, by default to `reference_file`, and return its path.
+    """Write the reference of a finished run, by default to `paths.reference_file`, and return its path.
 
     Each number and each part of a card is one line, so that a diff shows what changed.
     """
     reference = reference_of(run_folder, rules or read_rules())
-    path = path or reference_file(reference["dataset"], reference["profile"])
+    path = path or paths.reference_file(reference["dataset"], reference["profile"])
     return write_text(path, _lines(reference))
 
 
@@ -220,4 +214,4 @@ def _lines(reference: Mapping[str, Any]) -> str:
 
 def all_references() -> dict[str, dict[str, Any]]:
     """All committed references: ``<dataset>-<profile>`` -> output of :func:`load_run`."""
-    return {path.stem: load_run(path) for path in sorted((paths.project_root() / FOLDER).glob("*.json"))}
+    return {path.stem: load_run(path) for path in sorted((paths.project_root() / paths.REFERENCES).glob("*.json"))}

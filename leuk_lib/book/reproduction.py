@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from leuk_lib.audit.compare import VERDICTS, by_stage, compare_runs, counts, sentence
-from leuk_lib.audit.reference import Rules, reference_file
+from leuk_lib.audit.reference import Rules
 from leuk_lib.book.markdown import duration, number, table
 from leuk_lib.quoting import code
 from leuk_lib.quoting import markdown as escape
+from leuk_lib.runs import paths
 
 Card = Mapping[str, Any]
 PAGE = "reproduce/did_it_reproduce.md"
@@ -101,7 +102,7 @@ def agreement(
         The body of the page, and one line for the landing page.
     """
     first = next(iter(cards.values()))
-    path = reference_file(first["dataset"], first["profile"])
+    path = paths.reference_file(first["dataset"], first["profile"])
     if path.stem not in references:
         line = f"There is no reference for this data set and profile ([Did it reproduce?]({PAGE})).\n"
         return no_reference(first["dataset"], first["profile"], sorted(references)), line

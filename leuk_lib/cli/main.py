@@ -108,14 +108,14 @@ def compare(
     Example: leuk compare smear-laptop-s0
     """
     from leuk_lib.audit.compare import by_stage, compare_runs, sentence
-    from leuk_lib.audit.reference import load_run, reference_file
+    from leuk_lib.audit.reference import load_run
 
     def folder(name: str) -> Path:
         return Path(name) if Path(name).exists() else paths.run_folder(name)
 
     if reference is None:
         first = next(iter(load_run(folder(run))["cards"].values()))
-        other = reference_file(first["dataset"], first["profile"])
+        other = paths.reference_file(first["dataset"], first["profile"])
         if not other.exists():
             raise LeukError(
                 f"no reference {other.name} in {other.parent}: name another run or file, "

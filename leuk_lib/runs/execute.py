@@ -94,7 +94,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
         state.unlink(missing_ok=True)
     # The card, which the kernel has written, gets the notebook's hash before the notebook gets its name: whatever is
     # interrupted here, the book never shows a notebook that does not fit its card.
-    card.seal(parameters.get("run", "default"), stage, partial)
+    card.seal(run, stage, partial)
     partial.replace(out)
     lock.release(partial.parent, LOCK)
     return time.perf_counter() - start
@@ -102,9 +102,9 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
 
 def expected_seconds(stage: str, parameters: dict[str, Any]) -> tuple[float, float]:
     """Seconds of a stage, and of the stages after it, in the reference run of this data set and profile; 0 without one."""
-    name = f"{Path(str(parameters.get('dataset', 'smear'))).name}-{parameters.get('profile', 'laptop')}.json"
+    file = paths.reference_file(str(parameters.get("dataset", "smear")), str(parameters.get("profile", "laptop")))
     try:
-        cards = json.loads((paths.project_root() / "book" / "reference" / name).read_text())["cards"]
+        cards = json.loads(file.read_text(encoding="utf-8"))["cards"]
         order = list(paths.stage_notebooks())
         times = [float(cards[each]["seconds"]) for each in order[order.index(stage) :]]
     except (OSError, ValueError, KeyError, TypeError):
@@ -139,28 +139,25 @@ def _stoppable(monitor: progress.Monitor) -> Iterator[None]:
 
     A training ends by itself after its present step. Anything else, or a second signal, is interrupted.
     """
-    ended, previous = threading.Event(), {}
+    previous = {}
 
     def handler(number: int, frame: FrameType | None) -> None:
         if progress.stop_requested():
             raise KeyboardInterrupt
         Path(os.environ[progress.STOP]).touch()
 
-    def watch() -> None:
-        while not ended.wait(CHECK_EVERY):
-            if progress.stop_requested() and not monitor.training:
-                _thread.interrupt_main()
-                return
+    def interrupt() -> bool:
+        due = progress.stop_requested() and not monitor.training
+        if due:
+            _thread.interrupt_main()
+        return due
 
     if threading.current_thread() is threading.main_thread():
         previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
     try:
-        yield
+        with progress.repeated(interrupt, CHECK_EVERY):
+            yield
     finally:
-        ended.set()
-        thread.join()
         for number, earlier in previous.items():
             signal.signal(number, earlier)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from leuk_lib.runs.errors import LeukError
 
 MARKERS = ("_config.yml", "notebooks")
+REFERENCES = "book/reference"
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 MAX_RUN = 160  # characters of a run's name
 MAX_NAME = 100  # characters of a data set's name in that of a run; file systems allow 255 bytes
@@ -70,6 +71,11 @@ def stage_notebooks() -> dict[str, Path]:
 def profile_file(profile: str) -> Path:
     """Return ``notebooks/profiles/<profile>.yml``."""
     return project_root() / "notebooks" / "profiles" / f"{profile}.yml"
+
+
+def reference_file(dataset: str, profile: str) -> Path:
+    """Path of the committed reference of a data set (name or folder) and a profile."""
+    return project_root() / REFERENCES / f"{run_name(dataset, profile, 0).removesuffix('-s0')}.json"
 
 
 def run_name(dataset: str, profile: str, seed: int) -> str:

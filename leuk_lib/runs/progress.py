@@ -12,12 +12,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
-T = TypeVar("T")
 PROGRESS, STOP, QUIET = "LEUK_PROGRESS", "LEUK_STOP", "LEUK_QUIET"
 WRITE_EVERY = 0.3  # s between two writes of the file
 LINE_EVERY = 30.0  # s between two lines of a log
@@ -43,15 +42,6 @@ def report(what: str, step: int, total: int, *, at_once: bool = False, **values:
         temporary.replace(file)
     except OSError:  # a full disk stops the stage where it matters, not here
         temporary.unlink(missing_ok=True)
-
-
-def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items and report each one that is done."""
-    count = total if total is not None else len(items) if isinstance(items, Sized) else 0
-    report(what, 0, count)
-    for done, item in enumerate(items, start=1):
-        yield item
-        report(what, done, count)
 
 
 def stop_requested() -> bool:
@@ -120,27 +110,41 @@ class Monitor:
 
 
 @contextmanager
-def shown(monitor: Monitor, stream: TextIO | None = None) -> Iterator[None]:
-    """Show a monitor's line while the body runs: redrawn in a terminal, every half minute in a log; not if quiet."""
-    out = stream or sys.stderr
-    if os.environ.get(QUIET):
-        yield
-        return
-    ended, redraw = threading.Event(), out.isatty()
+def repeated(action: Callable[[], bool | None], every: float) -> Iterator[None]:
+    """Call ``action`` every ``every`` seconds in a thread while the body runs, until it returns true."""
+    ended = threading.Event()
 
-    def draw() -> None:
-        while not ended.wait(REDRAW_EVERY if redraw else LINE_EVERY):
-            line = monitor.line()
-            out.write(f"\r\033[K{line[: _width() - 1]}" if redraw else f"{line}\n")
-            out.flush()
+    def loop() -> None:
+        while not ended.wait(every) and not action():
+            pass
 
-    thread = threading.Thread(target=draw, daemon=True)
+    thread = threading.Thread(target=loop, daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def shown(monitor: Monitor, stream: TextIO | None = None) -> Iterator[None]:
+    """Show a monitor's line while the body runs: redrawn in a terminal, every half minute in a log; not if quiet."""
+    out = stream or sys.stderr
+    if os.environ.get(QUIET):
+        yield
+        return
+    redraw = out.isatty()
+
+    def draw() -> None:
+        line = monitor.line()
+        out.write(f"\r\033[K{line[: _width() - 1]}" if redraw else f"{line}\n")
+        out.flush()
+
+    try:
+        with repeated(draw, REDRAW_EVERY if redraw else LINE_EVERY):
+            yield
+    finally:
         if redraw:
             out.write("\r\033[K")
             out.flush()

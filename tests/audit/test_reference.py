@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from audit.test_compare import CARD, changed, write_run
 from leuk_lib.audit import compare, reference
+from leuk_lib.runs import paths
 from leuk_lib.runs.errors import LeukError
 
 values = st.floats(-1e6, 1e6)
@@ -17,7 +18,7 @@ values = st.floats(-1e6, 1e6)
 
 @pytest.fixture(scope="module")
 def rules(root):
-    return reference.read_rules(root / reference.FOLDER / "tolerances.yml")
+    return reference.read_rules(root / paths.REFERENCES / "tolerances.yml")
 
 
 @given(value=values, low=values, width=st.floats(0, 1e6))
@@ -80,7 +81,7 @@ def test_one_line_per_number_and_the_same_bytes_each_time(tmp_path, rules):
 
 def test_references_are_named_after_data_set_and_profile(tmp_path, monkeypatch, rules):
     monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
-    assert reference.reference_file("/x/my cells", "paper") == tmp_path / reference.FOLDER / "my-cells-paper.json"
+    assert paths.reference_file("/x/my cells", "paper") == tmp_path / paths.REFERENCES / "my-cells-paper.json"
     path = reference.write_reference(write_run(tmp_path / "a"), rules=rules)
     assert path.name == "smear-laptop.json"
     assert list(reference.all_references()) == ["smear-laptop"]

@@ -22,8 +22,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
     monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
     monkeypatch.delenv("LEUK_RESULTS", raising=False)
     fake.make_project(tmp_path, STAGES)
-    rules = (root / reference.FOLDER / "tolerances.yml").read_text(encoding="utf-8")
-    files.write_text(tmp_path / reference.FOLDER / "tolerances.yml", rules)
+    rules = (root / paths.REFERENCES / "tolerances.yml").read_text(encoding="utf-8")
+    files.write_text(tmp_path / paths.REFERENCES / "tolerances.yml", rules)
     for stage in STAGES:
         fake.finish_stage(stage, metrics={"accuracy": 0.75, "loss": 2.0})
     return paths.run_folder(fake.RUN)
@@ -67,7 +67,7 @@ def test_differences_are_shown_with_their_likely_cause(run: Path) -> None:
 
 
 def test_another_profile_has_another_reference(run: Path) -> None:
-    reference.write_reference(run, reference.reference_file("smear", "laptop"))
+    reference.write_reference(run, paths.reference_file("smear", "laptop"))
     page, _ = agreement(run)
     assert "There are references for `smear-laptop`" in page
 
@@ -79,7 +79,7 @@ def test_expected_cost_comes_from_the_cards(run: Path) -> None:
 
 
 def test_every_rule_is_explained(root: Path) -> None:
-    rules = reference.read_rules(root / reference.FOLDER / "tolerances.yml")
+    rules = reference.read_rules(root / paths.REFERENCES / "tolerances.yml")
     text = reproduction.tolerance_rules(rules)
     assert all(rule.why.split()[0] in text for rule in rules.rules) and "2% of the reference's value" in text
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from leuk_lib.runs import progress
-from leuk_lib.runs.progress import Monitor, report, shown, stop_requested, track
+from leuk_lib.runs.progress import Monitor, report, shown, stop_requested
 
 
 class Terminal(io.StringIO):
@@ -50,11 +50,6 @@ def test_reports_are_not_written_at_every_step_but_at_the_last(file, monkeypatch
     assert json.loads(file.read_text())["step"] == 3
 
 
-def test_items_are_tracked(file):
-    seen = [(item, json.loads(file.read_text())["step"]) for item in track("abc", "letters")]
-    assert seen == [("a", 0), ("b", 1), ("c", 2)] and json.loads(file.read_text())["step"] == 3
-
-
 def test_a_terminal_redraws_one_line_and_a_log_gets_lines(file, monkeypatch):
     monkeypatch.setattr(progress, "REDRAW_EVERY", 0.01)
     monkeypatch.setattr(progress, "LINE_EVERY", 0.01)
@@ -77,7 +72,7 @@ def test_outside_of_a_run_nothing_is_written_and_nobody_stops(monkeypatch):
     monkeypatch.delenv(progress.PROGRESS, raising=False)
     monkeypatch.delenv(progress.STOP, raising=False)
     report("x", 1, 1)
-    assert list(track([1, 2], "x")) == [1, 2] and not stop_requested()
+    assert not stop_requested()
 
 
 def test_a_request_to_stop_is_seen(tmp_path, monkeypatch):
