@@ -190,12 +190,12 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
     reasons = []
     stage, run = card["stage"], card["run"]
     now = present_hashes(stage)
-    recorded = card.get("hashes") or {}
-    if now["notebook"] != recorded.get("notebook"):
+    recorded = card["hashes"]
+    if now["notebook"] != recorded["notebook"]:
         reasons.append("its notebook changed")
-    if now["lock"] != recorded.get("lock"):
+    if now["lock"] != recorded["lock"]:
         reasons.append("requirements.lock changed")
-    before = recorded.get("code") or {}
+    before = recorded["code"]
     changed = sorted(name for name in {*before, *now["code"]} if before.get(name) != now["code"].get(name))
     if changed:
         reasons.append(

@@ -62,9 +62,9 @@ class Metrics(Record):
 class Hashes(Record):
     """Hashes of what a stage depends on besides its inputs."""
 
-    notebook: str | None = None
-    lock: str | None = None
-    code: dict[str, str] = Field(default_factory=dict)
+    notebook: str | None
+    lock: str | None
+    code: dict[str, str]
 
 
 class Git(Record):
@@ -95,7 +95,7 @@ class PublicCard(Record):
     peak_rss_mb: Amount | None = None
     peak_gpu_mb: Amount | None = None
     versions: dict[str, str] = Field(default_factory=dict)
-    hashes: Hashes = Hashes()
+    hashes: Hashes = Hashes(notebook=None, lock=None, code={})
     inputs: dict[str, dict[str, str]] = Field(default_factory=dict)
     git: Git = Git()
 
