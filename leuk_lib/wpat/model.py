@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leuk_lib.training.backbones import Backbone
-from leuk_lib.training.drop_path import drop_path
+from leuk_lib.training.drop_path import drop_path, kept_samples
 from leuk_lib.wpat.attention import CosineAttention, PositionBias
 from leuk_lib.wpat.batch_norm import GlobalBatchNorm
 from leuk_lib.wpat.latents import FourierPositionEmbedding, LatentBlock, Mlp
@@ -283,9 +283,9 @@ class WPAT(nn.Module):
         out = self.batch_norm(self.head_norm(queries + out).flatten(1)).view_as(out)  # (B, K, d)
         logits = (out * self.head_weight).sum(dim=-1) + self.head_bias
         if self.linear_head is not None:
-            # Not rescaled: the linear head learns to classify alone, the attention part to add to it.
-            kept = 1 - self.branch_drop
-            logits = kept * drop_path(logits, self.branch_drop, self.training) if self.training else logits
+            if self.training and self.branch_drop:
+                # Unlike drop path not rescaled: the linear head learns to classify alone, the attention part to add to it.
+                logits = logits * kept_samples(logits, self.branch_drop)
             logits = logits + self.linear_head(features.maps)
         read, mixing, region = features.read_attention, features.self_attention, features.region_attention
         if read is None or mixing is None or region is None or class_weights is None:
