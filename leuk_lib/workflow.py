@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -41,13 +40,14 @@ def results_lock(folder: Path) -> Iterator[int]:
     Raises:
         LeukError: If another process holds the lock.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LeukError(f"another run is writing into {folder}; wait for it or set LEUK_RESULTS") from error
-        yield handle.fileno()
+    try:
+        handle = lock.acquire(folder / ".lock")
+    except BlockingIOError as error:
+        raise LeukError(f"another run is writing into {folder}; wait for it or set LEUK_RESULTS") from error
+    try:
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def resolve_dataset(dataset: str) -> str:
@@ -134,13 +134,25 @@ def fetched_weights(values: Mapping[str, Any]) -> list[str]:
     return [f"fcmae.weights={json.dumps(f'{name}{at}{path.absolute()}')}"] if path else []
 
 
-def check_baselines(names: Iterable[str]) -> None:
-    """Raise ``LeukError`` for a baseline that does not exist or lacks weights or a package, before any stage starts."""
-    if names := list(names):  # the defaults are known to exist; only other names are worth loading timm
+def check_networks(values: Mapping[str, Any]) -> None:
+    """Check the networks of stage ``wpat`` before any stage starts; its defaults exist and are not worth loading timm.
+
+    Args:
+        values: Parameters of stage ``wpat`` that differ from its defaults.
+
+    Raises:
+        LeukError: For a baseline or backbone that does not exist, or lacks weights or a package.
+    """
+    if baselines := values.get("baselines"):
         from leuk_lib.evaluation.baselines import check_name
 
-        for name in names:
+        for name in baselines:
             check_name(name)
+    if backbones := values.get("backbones"):
+        from leuk_lib.chapters.wpat import check_backbone
+
+        for name in backbones:
+            check_backbone(name)
 
 
 def refused_notebooks(runs: Sequence[str], last: str) -> list[str]:
@@ -213,23 +225,26 @@ def run_stages(
         LeukError: If a parameter is wrong, weights cannot be had, another run holds the results folder, or a stage fails.
     """
     dataset = resolve_dataset(dataset)
-    load_profile(profile)
+    sections = load_profile(profile)
     if run and len(seeds) > 1:
         raise LeukError("a run's name can be given for one seed only; without it each seed names its run")
     runs = [run or paths.run_name(dataset, profile, seed) for seed in seeds]
     settings = parse_overrides(list(overrides))
+    given = {name: {**section, **settings.get(name, {})} for name, section in sections.items()}
+    wanted = needed(last or STAGES[-1].name)
+    names = {spec.name for spec in wanted}
     for spec in STAGES:
         for name, seed in zip(runs, seeds, strict=True):
             stage_parameters(spec.name, dataset, profile, seed, name, settings)
     for name in runs:
         card.refuse_other_dataset(name, dataset)
-    refuse_second_writer(runs, needed(last or STAGES[-1].name))
-    for line in understood(dataset, {**load_profile(profile)["data"], **settings.get("data", {})}):
+    refuse_second_writer(runs, wanted)
+    for line in understood(dataset, given["data"]):
         print(quoting.terminal(line), flush=True)
-    if any(spec.name == "fcmae" for spec in needed(last or STAGES[-1].name)):
-        overrides = [*overrides, *fetched_weights({**load_profile(profile)["fcmae"], **settings.get("fcmae", {})})]
-    if any(spec.name == "wpat" for spec in needed(last or STAGES[-1].name)):
-        check_baselines({**load_profile(profile)["wpat"], **settings.get("wpat", {})}.get("baselines", ()))
+    if "fcmae" in names:
+        overrides = [*overrides, *fetched_weights(given["fcmae"])]
+    if "wpat" in names:
+        check_networks(given["wpat"])
     config: dict[str, Any] = {"dataset": dataset, "profile": profile, "seeds": " ".join(map(str, seeds))}
     if overrides:
         config["set"] = list(overrides)
@@ -238,16 +253,14 @@ def run_stages(
     if run:
         config["run"] = run
     environment = {**os.environ, "LEUK_ROOT": str(paths.project_root()), "LEUK_RESULTS": str(paths.results_root())}
-    with results_lock(paths.results_root()) as lock, tempfile.TemporaryDirectory() as folder:
+    with results_lock(paths.results_root()) as handle, tempfile.TemporaryDirectory() as folder:
         config_file = (
             Path(folder) / "config.json"
         )  # Snakemake's --config would cut "cells #2" short and turn "007" into 7
         config_file.write_text(json.dumps(config))
         again = refused_notebooks(runs, last or STAGES[-1].name)
         command = snakemake_command(config_file, jobs, [*extra, *(["--forcerun", *again] if again else [])])
-        stop = paths.results_root() / ".stop"
-        stop.unlink(missing_ok=True)
-        returncode = run_until_stopped(command, environment | {progress.STOP: str(stop)}, stop, lock)
+        returncode = run_until_stopped(command, environment, paths.results_root() / ".stop", handle)
     if returncode == STOPPED:
         raise LeukError(f"stopped; the same command continues {', '.join(runs)}", STOPPED)
     if returncode:
@@ -255,16 +268,25 @@ def run_stages(
     return runs
 
 
-def run_until_stopped(command: Sequence[str], environment: Mapping[str, str], stop: Path, lock: int) -> int:
+def run_until_stopped(command: Sequence[str], environment: Mapping[str, str], stop: Path, handle: int) -> int:
     """Run Snakemake; Ctrl-C or SIGTERM asks its stages to stop, a second one kills them.
 
     Snakemake gets a session of its own, so that the terminal's Ctrl-C reaches only this process. Stages that have not
     started end at once when they see the file ``stop``.
 
+    Args:
+        command: Snakemake's command.
+        environment: Its environment.
+        stop: File whose existence requests the stop.
+        handle: Descriptor of the results' lock, which Snakemake inherits.
+
     Returns:
         Snakemake's exit code, or 130 after a stop.
     """
-    process = subprocess.Popen(command, env=environment, pass_fds=[lock], start_new_session=True)
+    stop.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        command, env={**environment, progress.STOP: str(stop)}, pass_fds=[handle], start_new_session=True
+    )
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

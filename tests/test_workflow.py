@@ -115,3 +115,16 @@ def test_baselines_are_looked_up_before_any_stage_starts(results: Path, baseline
     with pytest.raises(LeukError, match=named):
         run_stages("smear", "smoke", [0], overrides=[f"wpat.baselines={baselines}"])
     assert not list(results.glob("*/data"))
+
+
+@pytest.mark.parametrize(
+    ("backbones", "named"),
+    [
+        ("[fcmea]", "unknown backbone 'fcmea'; did you mean 'fcmae'"),
+        ("[fcmae, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
+    ],
+)
+def test_backbones_are_looked_up_before_any_stage_starts(results: Path, backbones: str, named: str):
+    with pytest.raises(LeukError, match=named):
+        run_stages("smear", "smoke", [0], overrides=[f"wpat.backbones={backbones}"])
+    assert not results.exists()

@@ -159,6 +159,20 @@ def open_backbone(inputs: Inputs, params: WpatParams, name: str) -> Encoder | Ti
     return TimmBackbone(spec, inputs.cells.size, pretrained.locate(name) if published else None)
 
 
+def check_backbone(name: str) -> None:
+    """Check a name of parameter ``backbones`` before any stage starts.
+
+    Raises:
+        LeukError: For an unknown name, or weights that are missing.
+    """
+    if name == FCMAE:
+        return
+    base, published = pretrained.split_name(name)
+    pretrained.architecture_of(base, f"backbone {name!r}", [FCMAE])
+    if published:
+        pretrained.locate(name)
+
+
 def wpat_names(backbones: Sequence[str]) -> dict[str, str]:
     """Name of WPAT on each backbone in tables and figures -> the backbone; on the first one it is "wpat".
 

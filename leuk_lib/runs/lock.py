@@ -28,24 +28,38 @@ def hold(folder: Path, name: str, what: str) -> None:
     if _held.get(path, (-1, -1))[1] == os.getpid():
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        handle = acquire(path)
+    except BlockingIOError as error:
+        raise LeukError(f"{what} is being written by {_owner(path)}; wait for it or end it") from error
+    with suppress(OSError):  # a full disk: the lock holds all the same
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    _held[path] = (handle, os.getpid())
+
+
+def acquire(path: Path) -> int:
+    """Lock a file, which is made if needed, and return its descriptor; a process that inherits it holds the lock too.
+
+    Raises:
+        BlockingIOError: If another process holds the lock.
+        LeukError: If the file cannot be made or locked.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise LeukError(f"{path}: cannot be written ({error.strerror}); check the folder and its rights") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except BlockingIOError:
         os.close(handle)
-        raise LeukError(f"{what} is being written by {_owner(path)}; wait for it or end it") from error
+        raise
     except OSError as error:  # a file system without locks
         os.close(handle)
         raise LeukError(
             f"{path}: cannot be locked ({error.strerror}); put the results on another file system"
         ) from error
-    with suppress(OSError):  # a full disk: the lock holds all the same
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    _held[path] = (handle, os.getpid())
+    return handle
 
 
 def release(folder: Path, name: str) -> None:

@@ -192,10 +192,14 @@ class Stage(Generic[P]):
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints of this stage's training loops."""
-        self._hold()
-        return self.folder / "checkpoints"
+        return self._output("checkpoints")
 
     # -- outputs -----------------------------------------------------------------------------------------------
+
+    def _output(self, name: str) -> Path:
+        """Return the path of an output, with the folder locked for writing it."""
+        self._hold()
+        return self.folder / name
 
     def _register(self, path: Path) -> Path:
         self._card["outputs"][path.relative_to(self.folder).as_posix()] = files.sha256_file(path)
@@ -203,10 +207,10 @@ class Stage(Generic[P]):
 
     def save_table(self, name: str, frame: Any) -> Path:
         """Write a pandas data frame to ``<name>.csv``."""
-        self._hold()
-        with files.atomic(self.folder / f"{name}.csv") as temporary:
+        path = self._output(f"{name}.csv")
+        with files.atomic(path) as temporary:
             frame.to_csv(temporary, index=False, lineterminator="\n")
-        return self._register(self.folder / f"{name}.csv")
+        return self._register(path)
 
     def save_tensors(self, name: str, tensors: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> Path:
         """Write torch tensors to ``<name>.safetensors``, with ``metadata`` as JSON under the key "leuk_lib"."""
@@ -215,15 +219,14 @@ class Stage(Generic[P]):
         # safetensors writes several metadata keys in random order; with one key, equal content gives equal bytes.
         header = {"leuk_lib": json.dumps(metadata)} if metadata else None
 
-        self._hold()
-        with files.atomic(self.folder / f"{name}.safetensors") as temporary:
+        path = self._output(f"{name}.safetensors")
+        with files.atomic(path) as temporary:
             save_file({k: v.contiguous() for k, v in tensors.items()}, str(temporary), metadata=header)
-        return self._register(self.folder / f"{name}.safetensors")
+        return self._register(path)
 
     def save_json(self, name: str, value: Any) -> Path:
         """Write ``value`` to ``<name>.json``."""
-        self._hold()
-        return self._register(files.write_json(self.folder / f"{name}.json", value))
+        return self._register(files.write_json(self._output(f"{name}.json"), value))
 
     def save_file(self, path: Path) -> Path:
         """Put the hash of a file that was written into the stage's folder into the card."""
@@ -234,12 +237,11 @@ class Stage(Generic[P]):
 
         Line art is also written as ``figures/<name>.pdf``, for printing.
         """
-        self._hold()
         picture = display.render(figure)
         line_art = picture.mime == "image/svg+xml"
         drawn = {"svg": picture.data, "pdf": display.render_pdf(figure)} if line_art else {"png": picture.data}
         for suffix, data in drawn.items():
-            path = self.folder / "figures" / f"{name}.{suffix}"
+            path = self._output(f"figures/{name}.{suffix}")
             with files.atomic(path) as temporary:
                 temporary.write_bytes(data)
             self._register(path)
