@@ -270,7 +270,7 @@ def _people(facts: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{name} {n}" for name, n in groups.items())
     text = f"Patients or slides in the test part: {counts}."
     if single := [name for name, n in groups.items() if n == 1]:
-        text += f" With one of {' and of '.join(single)}, disease and person cannot be told apart: no claim about new patients."
+        text += f" With one of {' and of '.join(single)}, effects of disease and person cannot be distinguished: no claim about new patients."
     return text
 
 

@@ -103,7 +103,7 @@ def list_sets(
     name: Annotated[str | None, typer.Argument(help="Name of a set: all that is known about it.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the known data sets: images, patients, classes, licence, here or not; or all about one of them.
+    """List the known data sets with their sizes, licences and whether they have been fetched; or describe one of them.
 
     Example: leuk data list leukemia-attri
     """

@@ -43,7 +43,7 @@ def _number(known: KnownSet, fact: str, value: int | None) -> str:
 
 
 def list_text(width: int = WIDTH) -> str:
-    """Return the table of all sets: images, patients, classes, licence, whether the set is here."""
+    """Return the table of all sets: images, patients, classes, licence, and whether the set has been fetched."""
     rows = [("name", "images", "patients", "classes", "licence", "here")]
     rows.append(("smear", "rendered", "rendered", "4", "none needed", "yes"))
     for known in KNOWN_SETS.values():
@@ -61,8 +61,8 @@ def list_text(width: int = WIDTH) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     legend = (
-        "?: not confirmed at the source. patients: people whose images can be told apart. here: yes; fetch (leuk data "
-        "fetch NAME downloads it); by hand. leuk data list NAME says what a set can answer, and how to get it."
+        "?: not confirmed at the source. patients: people to whom the published files assign images. here: yes; fetch "
+        "(leuk data fetch NAME downloads it); by hand. leuk data list NAME says what a set can answer, and how to get it."
     )
     return "\n".join([*lines, "", *textwrap.wrap(legend, width)])
 
@@ -76,7 +76,7 @@ def detail_text(name: str, width: int = WIDTH) -> str:
     if name == "smear":
         return "smear: rendered blood cells of rendered patients, with masks.\nNothing to download; it is the default."
     known = _known(name)
-    people = "none can be told apart" if known.patients is None else f"{known.patients:,}"
+    people = "no image is assigned to a person" if known.patients is None else f"{known.patients:,}"
     if known.patients is None and "patients" in known.unconfirmed:
         people = UNKNOWN
     how = known.advice if known.downloads else known.access

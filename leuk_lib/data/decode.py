@@ -96,11 +96,11 @@ def decode(data: bytes, suffix: str = "") -> Decoded:
     Unusual files are converted, and the conversion becomes a finding: 16 bits are reduced to 8, CMYK and palettes
     become RGB, grey is repeated, transparency is laid on white, and the EXIF orientation is applied.
 
-    Grey levels of more than 8 bits are scaled by the range that the file states; without one it is refused, unless it
-    has unsigned 16 bits and uses them.
+    Grey levels of more than 8 bits are scaled by the range that the file states. A file that states none is refused,
+    unless its levels are unsigned, have 16 bits and use them.
 
     PNG has checksums, and so has TIFF with deflate. JPEG has none: any warning of libjpeg about the coded pixels refuses
-    the file, except surplus bytes after the last pixel, which are a finding. What of a TIFF can be checked is checked
+    the file, except surplus bytes after the last pixel, which are a finding. Of a TIFF, whatever can be checked is checked
     (``tiff``). Damage inside the pixels of a BMP, WebP or uncompressed TIFF file of the right length cannot be detected.
 
     Args:
@@ -129,7 +129,7 @@ def decode(data: bytes, suffix: str = "") -> Decoded:
 
 
 def _by_opencv(data: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Decode with OpenCV, not turned upright (but TIFF); ``shape`` (rows, columns) is the header's."""
+    """Decode with OpenCV without turning it upright (except TIFF); ``shape`` (rows, columns) is the header's."""
     how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, np.uint8), how)
@@ -190,7 +190,7 @@ def _unusual(data: bytes, header: Header | None, findings: list[str]) -> tuple[s
 
 
 def _pixels(kind: str, opened: Pillow.Image, bits: int, data: bytes, findings: list[str]) -> NDArray[np.uint8]:
-    """Convert the pixels to RGB, not turned upright (but TIFF)."""
+    """Convert the pixels to RGB without turning them upright (except TIFF)."""
     shape = opened.size[::-1]
     if kind in JPEG:
         pixels = _jpeg(data, shape, findings, "CMYK" if opened.mode == "CMYK" else "RGB")

@@ -23,15 +23,8 @@ MAX_SCANS = 200  # of a progressive JPEG; each costs a pass over all pixels
 MIN_SIDE = 8  # pixels
 PIECE = 1 << 16  # bytes that are inflated at a time
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)  # x, y, steps
+# x, y and their steps, per pass.
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 # Keywords of PNG texts in which an orientation may stand.
 PNG_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type ")

@@ -66,7 +66,7 @@ class KnownSet:
         access: How to get it.
         cite: Citation.
         images: Number of images, or of boxed cells, in the published set; None: not known.
-        patients: Number of people whose images can be told apart; None: nothing published tells them apart.
+        patients: Number of people to whom the published files assign images; None: they assign none.
         unconfirmed: Facts that were read in descriptions by others only, or that are not known.
         answers: What can be asked of it.
         limits: What it cannot answer.

@@ -147,16 +147,16 @@ KNOWN: tuple[KnownSet, ...] = (
         ),
         limits=(
             "anything about new patients with CLL or APML: each has one patient in training and one in test "
-            "(not confirmed), so patient and disease cannot be told apart",
+            "(not confirmed), so effects of patient and disease cannot be distinguished",
             "the paper's own claims: the cells are others",
         ),
         traps=(
-            "the diagnosis stands only in the file name, SLIDE_IMAGE_MAGNIFICATION_DIAGNOSIS.png; it is the patient's, "
+            "the diagnosis is stated only in the file name, SLIDE_IMAGE_MAGNIFICATION_DIAGNOSIS.png; it is the patient's, "
             "so normal cells carry it too",
             "the subsets photograph the same cells again, and a patient may be in the training part of one and in the "
             "test part of another: one run reads one subset",
-            "fields of 640 x 640 pixels are squeezed, by the sample's red cells to 0.56 of their width and by descriptions to "
-            "0.60 (not confirmed); cells are widened again (option aspect)",
+            "fields of 640 x 640 pixels are squeezed: to 0.56 of their width as measured on the red cells of the sample, to "
+            "0.60 according to descriptions (not confirmed); cells are widened again (option aspect)",
             "repeated image entries, one box under two categories, and one cell in two overlapping fields are findings",
             "boxes of the category none are left out",
         ),
@@ -185,7 +185,7 @@ KNOWN: tuple[KnownSet, ...] = (
         patients=118,
         unconfirmed=("licence",),
         answers=(
-            "leukemic or normal precursor, for new patients: the subject stands in the file names "
+            "leukemic or normal precursor, for new patients: the subject is stated in the file names "
             "(UID_SUBJECT_IMAGE_CELL_all.bmp)",
         ),
         limits=("the four leukemias: ALL only",),
@@ -289,7 +289,7 @@ KNOWN: tuple[KnownSet, ...] = (
         unconfirmed=("licence", "classes", "layout"),
         answers=("the diagnosis of new patients, with a manifest.csv that names each patient's diagnosis",),
         limits=(
-            "CLL: it is not told apart from other B-cell neoplasms",
+            "CLL: it is not distinguished from other B-cell neoplasms",
             "much about CML and ALL: 8 and 7 patients",
         ),
         traps=(
@@ -352,7 +352,7 @@ KNOWN: tuple[KnownSet, ...] = (
         traps=(
             "two looks, with yellow background up to about number 200 and white after it",
             "scale and camera are not stated; labels are partly the authors', without an expert",
-            "five cells are there twice",
+            "five cells occur twice",
         ),
         downloads=(
             Download(

@@ -102,7 +102,7 @@ def one_person_classes(table: pd.DataFrame) -> list[Finding]:
     """
     test = table[base_parts(table["part"]) == BASE["test"]]
     groups = test.groupby("label")["group"].nunique()
-    advice = "disease and person cannot be told apart: no claim about new patients"
+    advice = "effects of disease and person cannot be distinguished: no claim about new patients"
     return [
         Finding(f"{name}/", f"class of one patient or slide in the test part: {int((test['label'] == name).sum())} cells",
                 "warning", advice)

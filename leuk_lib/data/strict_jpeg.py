@@ -1,4 +1,4 @@
-"""Decode JPEG with libjpeg's warnings as errors; OpenCV and Pillow decode damaged pixels without a word."""
+"""Decode JPEG with libjpeg's warnings as errors; OpenCV and Pillow decode damaged pixels without an error."""
 
 from __future__ import annotations
 

@@ -23,24 +23,16 @@ from leuk_lib.data.strict_jpeg import jpeg_pixels
 
 # Tags.
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, ROWS_PER_STRIP, PLANAR = 256, 257, 258, 259, 262, 277, 278, 284
-MAX_VALUE, TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT, RANGE_LOW, RANGE_HIGH, JPEG_TABLES = (
-    281,
-    322,
-    323,
-    339,
-    340,
-    341,
-    347,
-)
+MAX_VALUE, TILE_WIDTH, TILE_HEIGHT = 281, 322, 323
+SAMPLE_FORMAT, RANGE_LOW, RANGE_HIGH, JPEG_TABLES = 339, 340, 341, 347
 STRIPS = ((273, 279), (324, 325))  # offsets and byte counts of strips, of tiles
 
 NONE, LZW, JPEG, DEFLATE, PACKBITS, LZMA = 1, 5, 7, (8, 32946), 32773, 34925
 WHITE_IS_ZERO, YCBCR = 0, 6
 UNSIGNED, FLOAT = 1, 3
 UNCHECKED = "unchecked TIFF"
-DARK = (
-    1 << 14
-)  # a brightest value below it, of 16 bits, is taken for levels of fewer bits: bright fields have bright parts
+# A brightest value below it, of 16 bits, is taken for levels of fewer bits: bright fields have bright parts.
+DARK = 1 << 14
 
 
 def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
@@ -277,7 +269,7 @@ def stated_top(tags: Mapping[int, Any], bits: int, most: int) -> int:
         return stated
     if bits == 16 and most < DARK:
         raise Unreadable(
-            f"16 bits, but no level above {most} of 65535: of how many bits it is, it does not say; save it with 8 bits"
+            f"16 bits, but no level above {most} of 65535, and the number of bits in use is not stated; save it with 8 bits"
         )
     return top
 

@@ -81,7 +81,7 @@ def reference_file(dataset: str, profile: str) -> Path:
 def run_name(dataset: str, profile: str, seed: int) -> str:
     """Return the default name of a run.
 
-    Folders of one name share it; their runs are told apart by the cards (``card.refuse_other_dataset``). A name without
+    Folders of one name share it; their runs are distinguished by the cards (``card.refuse_other_dataset``). A name without
     a letter that file names can hold everywhere is replaced by a part of its hash, a long one is cut and ends with it.
 
     >>> run_name("data/my cells", "laptop", 0)

@@ -202,7 +202,7 @@ def test_stages_in_a_table_link_to_their_chapters():
     assert '<a href="04_fcmae.ipynb">fcmae</a>' in markup and "<td>total</td>" in markup
 
 
-def test_external_sets_are_scored_apart_and_recorded():
+def test_external_sets_are_scored_separately_and_recorded():
     test = models()
     predictions = {name: {"val": part, "test": part, "external:Test B": part} for name, part in test.items()}
     table = chapter.external_scores(predictions, "wpat", 200, 0)

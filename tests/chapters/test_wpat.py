@@ -270,7 +270,7 @@ def test_the_sanity_check_records_the_fully_randomised_model():
     assert recorded == {"sanity_image_alone": (0.2, 0.1, 0.3, 7)}
 
 
-def test_each_external_set_is_opened_apart_and_noted():
+def test_each_external_set_is_opened_separately_and_noted():
     notes = []
     card = SimpleNamespace(note=notes.append)
     table = pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Fields of view are told from single cells: on rendered images, and with measured rates on real ones."""
+"""Fields of view are distinguished from single cells: on rendered images, and with measured rates on real ones."""
 
 from __future__ import annotations
 

@@ -256,7 +256,7 @@ def test_published_weights_are_where_training_starts(weights_file):
 @pytest.mark.parametrize("read_out", ["knn", "linear"])
 @pytest.mark.parametrize("missing", [False, True])
 def test_frozen_networks_are_read_out(weights_file, read_out, missing):
-    """Classes that differ in colour are told apart by features that nobody trained; batches do not matter."""
+    """Classes that differ in colour are distinguished by features that nobody trained; batches do not matter."""
     task = _task(encoder=Maps(), labels=(lambda y: y.clamp(max=1)) if missing else None)
     name = f"{read_out}:resnet10t@{weights_file}"
     scorer = fit_baselines([name], task)[f"{read_out}:resnet10t@published one.safetensors"]

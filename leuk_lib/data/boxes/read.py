@@ -231,7 +231,7 @@ def _label_and_group(root: Path, fields: Sequence[Field], options: BoxOptions, f
 
 
 def _cell_name(path: str, unique: bool) -> str:
-    """Return the name of a field's cells; a hash tells fields apart whose names are alike or too long."""
+    """Return the name of a field's cells; a hash distinguishes fields whose names are alike or too long."""
     folder, stem = PurePosixPath(path).parent, PurePosixPath(path).stem
     if not unique or len(stem) > MAX_STEM:
         stem = f"{stem[:MAX_STEM]}~{hashlib.sha256(path.encode()).hexdigest()[:8]}"

@@ -160,7 +160,7 @@ def test_a_field_of_both_parts_is_test(tmp_path: Path) -> None:
     assert len(cells) == 3
 
 
-def test_images_of_the_same_name_are_told_apart_by_part(tmp_path: Path) -> None:
+def test_images_of_the_same_name_are_distinguished_by_part(tmp_path: Path) -> None:
     for k, part in enumerate(("train", "test")):
         write_field(tmp_path / f"Images/{part}/0.png", k)
         coco(tmp_path / f"json_labels/{part}.json", [(1, "0.png")], [(1, 1, [20 + 10 * k, 30, 40, 40])])
@@ -301,7 +301,7 @@ def test_windows_paths_and_unicode_forms_of_names(tmp_path: Path) -> None:
     assert len(read(tmp_path)[1]) == 1
 
 
-def test_fields_of_like_or_long_names_are_told_apart(tmp_path: Path) -> None:
+def test_fields_of_like_or_long_names_are_distinguished(tmp_path: Path) -> None:
     names = ["a.png", "A.png", "x/a.png", "long" * 40 + "1.png", "long" * 40 + "2.png"]
     for k, name in enumerate(names):
         write_field(tmp_path / name, k)
