@@ -17,15 +17,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
-from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 
+from leuk_lib.data.boxes.files import parse_xml
 from leuk_lib.data.decode import MAX_BYTES, Unreadable, decode
+from leuk_lib.data.image_files import IMAGES
 from leuk_lib.data.known_set import KnownSet
 from leuk_lib.data.known_sets import WBC_TYPES
-from leuk_lib.data.listing import IMAGES
 from leuk_lib.data.tables import METADATA
 from leuk_lib.runs.errors import LeukError
 
@@ -49,7 +49,7 @@ class Archive:
         name: Path of the archive, for messages.
         sizes: Unpacked size of each file in bytes, by path; paths are relative and stay inside.
         read: Returns the content of a file.
-        left_out: What was passed over, in words.
+        left_out: What was left out, in lines for the user.
     """
 
     name: str
@@ -329,7 +329,11 @@ def _voc_boxes(archive: Archive, target: Target, known: KnownSet, argument: str)
             image = decode(archive.read(fields[path.stem])).image
         except Unreadable as error:
             raise LeukError(f"{archive.name}: {fields[path.stem]}: {error}") from error
-        for number, (label, box) in enumerate(_boxes(archive.read(name))):
+        try:
+            boxes = list(_boxes(archive.read(name)))
+        except (ValueError, OverflowError) as error:
+            raise LeukError(f"{archive.name}: {name}: {error}") from error
+        for number, (label, box) in enumerate(boxes):
             cut = _cut(image, box)
             if known.class_of(label) and min(cut.shape[:2]) >= 24:
                 file = f"{path.stem}_{number:02d}.png"
@@ -341,18 +345,12 @@ def _voc_boxes(archive: Archive, target: Target, known: KnownSet, argument: str)
 
 
 def _boxes(annotation: bytes) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
-    if b"<!DOCTYPE" in annotation or b"<!ENTITY" in annotation:
-        raise LeukError(
-            "an annotation holds a document type, which no VOC annotation needs; the archive is not trusted"
-        )
-    try:
-        for element in ElementTree.fromstring(annotation).iter("object"):
-            box = element.find("bndbox")
-            if box is not None:
-                sides = [int(float(box.findtext(side, "0"))) for side in ("xmin", "ymin", "xmax", "ymax")]
-                yield element.findtext("name", "").strip(), (sides[0], sides[1], sides[2], sides[3])
-    except (ElementTree.ParseError, ValueError) as error:
-        raise LeukError(f"an annotation cannot be read ({error})") from error
+    """Read category and xmin, ymin, xmax, ymax of the boxes of a VOC annotation, in pixels."""
+    for element in parse_xml(annotation).iter("object"):
+        box = element.find("bndbox")
+        if box is not None:
+            sides = [int(float(box.findtext(side, "0"))) for side in ("xmin", "ymin", "xmax", "ymax")]
+            yield element.findtext("name", "").strip(), (sides[0], sides[1], sides[2], sides[3])
 
 
 def _cut(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:

@@ -235,15 +235,32 @@ def test_fetching_boxes_cuts_cells_and_groups_them_by_field(home, server):
     assert data.table[["width", "height"]].to_numpy().tolist() == [[75, 75]] * 12
 
 
-@pytest.mark.parametrize("trouble", ["not a zip", "empty", "no labels", "entity"])
-def test_wrong_archives_are_refused(home, server, trouble):
-    name = {"no labels": "segmentation-wbc", "entity": "bccd"}.get(trouble, "pbc")
+ENTITY = '<!DOCTYPE a [<!ENTITY b "c">]><annotation/>'
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("not a zip", "not a complete ZIP or tar archive"),
+        ("empty", "no image of pbc in it"),
+        ("no labels", "no table of class labels in it"),
+        ("entity", r"A/F\.xml: declares a document type"),
+        ("entity in UTF-16", r"A/F\.xml: cannot be read as XML"),
+        ("infinite box", r"A/F\.xml: cannot convert float infinity"),
+    ],
+)
+def test_wrong_archives_are_refused(home, server, trouble, message):
+    name = {"no labels": "segmentation-wbc", "not a zip": "pbc", "empty": "pbc"}.get(trouble, "bccd")
+    image = {"J/F.jpg": coded(picture(1), "JPEG")}
+    infinite = b"<annotation><object><bndbox><xmin>1e999</xmin></bndbox></object></annotation>"
     files = {
-        "entity": {"J/F.jpg": coded(picture(1), "JPEG"), "A/F.xml": b'<!DOCTYPE a [<!ENTITY b "c">]><annotation/>'},
+        "entity": {**image, "A/F.xml": ENTITY.encode()},
+        "infinite box": {**image, "A/F.xml": infinite},
+        "entity in UTF-16": {**image, "A/F.xml": ENTITY.encode("utf-16")},
         "no labels": {"Dataset 1/001.bmp": coded(picture(1), "BMP")},
     }.get(trouble, {"readme.txt": b"x"})
     server.content = b"<html>sign in first</html>" if trouble == "not a zip" else packed(files)
-    with pytest.raises(LeukError):
+    with pytest.raises(LeukError, match=message):
         fetch_dataset(name, url=server.url)
     assert not (home / name).exists()
 

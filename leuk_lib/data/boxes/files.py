@@ -174,17 +174,29 @@ class FolderFiles:
             LeukError: If it cannot be read, declares a document type, or is not XML.
         """
         data = self.read(path, MAX_SMALL)
-        stated = re.match(rb"(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)[\"']", data)
-        encoding = stated[1].decode().lower() if stated else "utf-8"
         try:
-            if encoding not in ENCODINGS:
-                raise LeukError(f"{path}: encoding {encoding}; save it as UTF-8", exit_code=2)
-            text = data.decode("utf-8-sig" if encoding in ("utf-8", "utf8") else encoding)
-            if "<!DOCTYPE" in text or "<!ENTITY" in text:
-                raise LeukError(f"{path}: declares a document type, which no annotation needs; not read", exit_code=2)
-            return ElementTree.fromstring(text)
-        except (UnicodeDecodeError, ElementTree.ParseError, RecursionError) as error:
-            raise LeukError(f"{path}: cannot be read as XML ({error})", exit_code=2) from error
+            return parse_xml(data)
+        except ValueError as error:
+            raise LeukError(f"{path}: {error}", exit_code=2) from error
+
+
+def parse_xml(data: bytes) -> ElementTree.Element:
+    """Parse an annotation in XML without a document type, in which entities could be declared.
+
+    Raises:
+        ValueError: If it states an unusual encoding, declares a document type, or is not XML.
+    """
+    stated = re.match(rb"(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)[\"']", data)
+    encoding = stated[1].decode().lower() if stated else "utf-8"
+    if encoding not in ENCODINGS:
+        raise ValueError(f"encoding {encoding}; save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig" if encoding in ("utf-8", "utf8") else encoding)
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:
+            raise ValueError("declares a document type, which no annotation needs; not read")
+        return ElementTree.fromstring(text)
+    except (UnicodeDecodeError, ElementTree.ParseError, RecursionError) as error:
+        raise ValueError(f"cannot be read as XML ({error})") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
