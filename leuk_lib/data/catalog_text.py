@@ -21,15 +21,20 @@ BEGIN = "<!-- table of leuk_lib.data.catalog_text: begin -->"
 END = "<!-- table of leuk_lib.data.catalog_text: end -->"
 
 
-def licence_text(known: KnownSet) -> str:
-    """Return the licence, and whether it was confirmed at the source."""
-    doubt = "licence" in known.unconfirmed and known.licence != UNKNOWN
-    return f"{known.licence} (not confirmed at the source)" if doubt else known.licence
+def find_set(name: str) -> KnownSet:
+    """Return a known set.
+
+    Raises:
+        LeukError: If there is no set of that name.
+    """
+    if name not in KNOWN_SETS:
+        raise LeukError(f"data set {name!r} is not known; {nearest(name, KNOWN_SETS)}", exit_code=2)
+    return KNOWN_SETS[name]
 
 
-def _short_licence(known: KnownSet) -> str:
-    licence = re.sub(r" \([^)]*\)", "", known.licence.split(";")[0])
-    return licence if licence == UNKNOWN else licence + _mark(known, "licence")
+def licence_text(known: KnownSet, doubt: str = " (not confirmed at the source)") -> str:
+    """Return the licence, with ``doubt`` behind it if it was not confirmed at the source."""
+    return known.licence + (doubt if "licence" in known.unconfirmed and known.licence != UNKNOWN else "")
 
 
 def _mark(known: KnownSet, fact: str) -> str:
@@ -50,7 +55,8 @@ def list_text(width: int = WIDTH) -> str:
         here = "yes" if home(known).is_dir() else "fetch" if known.downloads else "by hand"
         images, patients = _number(known, "images", known.images), _number(known, "patients", known.patients)
         classes = f"{len(known.classes)}{_mark(known, 'classes')}"
-        rows.append((known.name, images, patients, classes, _short_licence(known), here))
+        licence = re.sub(r" \([^)]*\)|;[^?]*", "", licence_text(known, "?"))  # without its remarks
+        rows.append((known.name, images, patients, classes, licence, here))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -75,7 +81,7 @@ def detail_text(name: str, width: int = WIDTH) -> str:
     """
     if name == "smear":
         return "smear: rendered blood cells of rendered patients, with masks.\nNothing to download; it is the default."
-    known = _known(name)
+    known = find_set(name)
     people = "no image is assigned to a person" if known.patients is None else f"{known.patients:,}"
     if known.patients is None and "patients" in known.unconfirmed:
         people = UNKNOWN
@@ -132,7 +138,7 @@ def as_records(name: str | None = None) -> list[dict[str, Any]]:
     Raises:
         LeukError: If there is no set of that name.
     """
-    chosen = [_known(name)] if name else list(KNOWN_SETS.values())
+    chosen = [find_set(name)] if name else list(KNOWN_SETS.values())
     return [
         {
             "name": known.name, "title": known.title, "classes": list(known.classes), "images": known.images,
@@ -149,12 +155,6 @@ def as_records(name: str | None = None) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _known(name: str) -> KnownSet:
-    if name not in KNOWN_SETS:
-        raise LeukError(f"data set {name!r} is not known; {nearest(name, KNOWN_SETS)}", exit_code=2)
-    return KNOWN_SETS[name]
-
-
 def readme_table() -> str:
     """Return the table of data/README.md, with its two marks."""
     head = ("name", "what", "images", "patients", "classes", "licence", "how to get it", "cite")
@@ -166,7 +166,7 @@ def readme_table() -> str:
                 (
                     f"`{known.name}`", known.title, _number(known, "images", known.images),
                     _number(known, "patients", known.patients), classes + _mark(known, "classes"),
-                    known.licence + (" (?)" if licence_text(known) != known.licence else ""),
+                    licence_text(known, " (?)"),
                     f"`leuk data fetch {known.name}`" if known.downloads else known.access, known.cite,
                 )
             )

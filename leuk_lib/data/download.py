@@ -15,11 +15,10 @@ from tqdm import tqdm
 
 from leuk_lib import quoting
 from leuk_lib.data.archives import arrange, is_rar
-from leuk_lib.data.catalog import KNOWN_SETS, Download, KnownSet, data_root, home
-from leuk_lib.data.catalog_text import licence_text
+from leuk_lib.data.catalog import Download, KnownSet, data_root, home
+from leuk_lib.data.catalog_text import find_set, licence_text
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json, sha256_file, write_json
-from leuk_lib.runs.params import nearest
 
 HASHES = "hashes.json"  # archive -> SHA-256 of its first download, if no hash is published
 CHUNK = 1 << 16  # bytes
@@ -210,9 +209,7 @@ def fetch_dataset(
     Raises:
         LeukError: If the set is unknown or cannot be downloaded, with what to do instead.
     """
-    known = KNOWN_SETS.get(name)
-    if known is None:
-        raise LeukError(f"data set {name!r} is not known; {nearest(name, KNOWN_SETS)}", exit_code=2)
+    known = find_set(name)
     if not known.downloads:
         raise LeukError(f"data set {name}: {known.advice}. Source: {known.source}", exit_code=2)
     target = home(known)
@@ -221,7 +218,8 @@ def fetch_dataset(
         return target, [f"{target} exists already; delete it to download it again", *lines]
     sources = _sources(known, url, sha256)
     folder = data_root() / "downloads"
-    expected = [_expected(source, _hashes(folder)) for source in sources]
+    saved = _hashes(folder)
+    expected = [_expected(source, saved) for source in sources]
     archives = [download(source, folder) for source in sources]
     readable = [
         (path, source.layout)
@@ -239,11 +237,13 @@ def fetch_dataset(
                     0,
                     f"WARNING: {count} images, but the published set has {known.images}: another version, or incomplete",
                 )
-    for path, (method, value) in zip(archives, expected, strict=True):
+    saved = _hashes(folder)
+    for source, path, (method, value) in zip(sources, archives, expected, strict=True):
         state = f"saved in {folder / HASHES}: none is published; later ones must match it"
         if value:
             state = f"{'MD5' if method == 'md5' else 'SHA-256'} as expected"
-        lines.append(f"SHA-256 of {path.name}: {sha256_file(path)} ({state})")
+        digest = sha256_file(path) if method == "md5" else _expected(source, saved)[1]  # compared by ``download``
+        lines.append(f"SHA-256 of {path.name}: {digest} ({state})")
     if not keep and len(readable) == len(archives):
         for path in archives:
             path.unlink()

@@ -75,7 +75,6 @@ class KnownSet:
         tests: Folders that are external test sets.
         patients_below: The folders below a class folder are patients.
         reader: Reader of its files (``readers``), or "" for class folders at any depth.
-        reader_options: Options of the reader.
         pattern: Pattern of its file names (``file_names``), or "".
         options: Choices that the reader offers, by the name of its option.
         class_map: Classes that are merged unless ``class_map`` says otherwise.
@@ -100,7 +99,6 @@ class KnownSet:
     tests: tuple[str, ...] = ()
     patients_below: bool = False
     reader: str = ""
-    reader_options: Mapping[str, str] = field(default_factory=dict)
     pattern: str = ""
     options: Mapping[str, Option] = field(default_factory=dict)
     class_map: Mapping[str, str] = field(default_factory=dict)

@@ -31,6 +31,7 @@ _ACEVEDO = (
     "doi:10.1016/j.dib.2020.105474"
 )
 _NO_PATIENTS = "anything about new patients: no patient numbers are published, so a score is an upper bound"
+_PBC_LIMITS = (_NO_PATIENTS, "leukemia: the cells come from people without a disease of the blood")
 _PBC_ZIP = Download(
     "https://data.mendeley.com/public-files/datasets/snkd93bnjr/files/"
     "2fc38728-2ae7-4a62-a857-032af82334c3/file_downloaded",
@@ -55,7 +56,7 @@ def _bloodmnist(size: int, md5: str) -> KnownSet:
             "how our accuracy and AUC compare with published ones, on the official split "
             "(11,959 training, 1,712 validation, 3,421 test images)",
         ),
-        limits=(_NO_PATIENTS, "leukemia: the cells come from people without a disease of the blood"),
+        limits=_PBC_LIMITS,
         traps=(
             "images of one patient may be in both training and test",
             "each image is the centre of 200 x 200 pixels, resized; all sizes share split and order",
@@ -331,7 +332,7 @@ KNOWN: tuple[KnownSet, ...] = (
         images=17_092,
         unconfirmed=("licence",),
         answers=("which of 8 types a normal cell has",),
-        limits=(_NO_PATIENTS, "leukemia: the cells come from people without a disease of the blood"),
+        limits=_PBC_LIMITS,
         traps=(
             "file names hold finer types (BNE band, SNE segmented neutrophil; MMY, MY, PMY, IG immature granulocytes)",
         ),
@@ -374,7 +375,7 @@ KNOWN: tuple[KnownSet, ...] = (
         images=10_298,
         unconfirmed=("licence",),
         answers=("which of 5 types a normal cell has, on the authors' split (6,169 + 1,030 + 3,099 images)",),
-        limits=(_NO_PATIENTS, "leukemia: the cells come from people without a disease of the blood"),
+        limits=_PBC_LIMITS,
         traps=("it is a part of PBC: never use it as a test of a model trained on pbc",),
         reader="wbcatt",
         split="published",

@@ -135,8 +135,6 @@ def list_folder(
     root = _locate(path, known)
     if known:
         reader, pattern = reader or known.reader, pattern or known.pattern
-        if reader == known.reader:
-            reader_options = {**known.reader_options, **(reader_options or {})}
     chosen = choose(root, reader, reader_options)
     defaults = known.class_map if known else {}
     if chosen and isinstance(chosen[0], CellReader):

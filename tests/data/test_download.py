@@ -297,12 +297,12 @@ def test_a_published_md5_is_checked(home, server, monkeypatch):
     md5 = hashlib.md5(server.content).hexdigest()
     known = KNOWN_SETS["bloodmnist"]
     source = Download(server.url, "bloodmnist.npz", md5=md5, layout="file")
-    monkeypatch.setitem(downloading.KNOWN_SETS, "bloodmnist", replace(known, downloads=(source,)))
+    monkeypatch.setitem(KNOWN_SETS, "bloodmnist", replace(known, downloads=(source,)))
     folder, lines = fetch_dataset("bloodmnist")
     assert (folder / "bloodmnist.npz").read_bytes() == b"the cells"
     assert any("MD5 as expected" in line for line in lines) and not (home / "downloads/hashes.json").exists()
     monkeypatch.setitem(
-        downloading.KNOWN_SETS, "bloodmnist", replace(known, downloads=(replace(source, md5="0" * 32, file="b.npz"),))
+        KNOWN_SETS, "bloodmnist", replace(known, downloads=(replace(source, md5="0" * 32, file="b.npz"),))
     )
     (folder / "bloodmnist.npz").unlink()
     folder.rmdir()
