@@ -132,7 +132,7 @@ def test_a_complete_part_is_not_requested_again(tmp_path, server, content):
     assert server.requested == ["bytes=50000-"]
 
 
-def test_wrong_contentare_refused_and_removed(tmp_path, server, content):
+def test_wrong_contents_are_refused_and_removed(tmp_path, server, content):
     server.content = content
     with pytest.raises(LeukError, match="SHA-256 of the download is not"):
         download(Download(server.url, "set.zip", "0" * 64), tmp_path, quick(tmp_path))
@@ -193,6 +193,8 @@ def test_fetching_class_folders(home, server, nested):
     if nested:
         server.content = packed({"PBC_dataset_normal_DIB.zip": server.content})
     folder, lines = fetch_dataset("pbc", url=server.url)
+    digest = hashlib.sha256(server.content).hexdigest()
+    assert any(f"SHA-256 of pbc.zip: {digest} (saved in" in line for line in lines)
     assert folder == home / "pbc" and any("CC BY 4.0" in line for line in lines)
     assert any("WARNING: 24 images, but the published set has 17092" in line for line in lines)
     data = load_dataset("pbc", size=16)
@@ -300,7 +302,10 @@ def test_a_published_md5_is_checked(home, server, monkeypatch):
     monkeypatch.setitem(KNOWN_SETS, "bloodmnist", replace(known, downloads=(source,)))
     folder, lines = fetch_dataset("bloodmnist")
     assert (folder / "bloodmnist.npz").read_bytes() == b"the cells"
-    assert any("MD5 as expected" in line for line in lines) and not (home / "downloads/hashes.json").exists()
+    digest = hashlib.sha256(server.content).hexdigest()
+    assert (
+        any(f"{digest} (MD5 as expected)" in line for line in lines) and not (home / "downloads/hashes.json").exists()
+    )
     monkeypatch.setitem(
         KNOWN_SETS, "bloodmnist", replace(known, downloads=(replace(source, md5="0" * 32, file="b.npz"),))
     )
