@@ -35,20 +35,22 @@ def resampled_confusion(predictions: Predictions, bootstrap: ClusterBootstrap) -
 
 def resampled_aucs(predictions: Predictions, bootstrap: ClusterBootstrap) -> Array:
     """One-versus-rest area under the ROC curve in each resample (R,K); NaN where the class or the rest is not drawn."""
-    aucs = np.full((len(bootstrap), len(predictions.classes)), np.nan)
+    ranks = {}  # class -> its cells, the others by score, and how many of these lie below, and below or level with, each cell
     for k in predictions.present:
-        score = predictions.probs[:, k]
-        order = np.argsort(score, kind="stable")
-        positive = (predictions.labels == k)[order]
-        starts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])  # first of each run of equal scores
-        for part, weights in bootstrap.blocks():
-            sorted_weights = weights[:, order]
-            positives = np.add.reduceat(sorted_weights * positive, starts, axis=1)
-            negatives = np.add.reduceat(sorted_weights * ~positive, starts, axis=1)
-            below = np.cumsum(negatives, axis=1) - negatives
-            pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+        score, positive = predictions.probs[:, k], predictions.labels == k
+        negatives = np.flatnonzero(~positive)
+        negatives = negatives[np.argsort(score[negatives])]
+        below, level = (np.searchsorted(score[negatives], score[positive], side) for side in ("left", "right"))
+        ranks[k] = np.flatnonzero(positive), negatives, below, level
+    aucs = np.full((len(bootstrap), len(predictions.classes)), np.nan)
+    for part, weights in bootstrap.blocks():
+        for k, (positives, negatives, below, level) in ranks.items():
+            drawn = weights[:, positives]
+            counts = np.zeros((len(weights), len(negatives) + 1))
+            np.cumsum(weights[:, negatives], axis=1, out=counts[:, 1:])
+            pairs = drawn.sum(axis=1) * counts[:, -1]
             with np.errstate(invalid="ignore"):
-                ranked = (positives * (below + negatives / 2)).sum(axis=1)
+                ranked = (drawn * (counts[:, below] + counts[:, level])).sum(axis=1) / 2
                 aucs[part, k] = np.where(pairs > 0, ranked / pairs, np.nan)
     return aucs
 
