@@ -23,7 +23,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import equal_groups, rate_interval
+from leuk_lib.statistics.intervals import Rate, equal_groups
 from leuk_lib.training.augment import normalise
 
 NUCLEUS = 255
@@ -174,7 +174,7 @@ def summarise_shares(
 ) -> pd.DataFrame:
     """Mean of each measure over the images, with 95 % intervals over groups.
 
-    Intervals are `rate_interval` with the standard error of the cluster bootstrap; NaN for one group.
+    Intervals are `Rate.interval` with the standard error of the cluster bootstrap; NaN for one group.
 
     Args:
         tables: method -> `attribution_shares`.
@@ -194,7 +194,7 @@ def summarise_shares(
             for measure in ("share", "pointing"):
                 values = part[measure].to_numpy(dtype=np.float64)
                 spread = bootstrap.spread(bootstrap.means(values))
-                low, high = rate_interval(float(values.mean()), spread, len(values), equal_groups(part_groups))
+                low, high = Rate(float(values.mean()), spread, len(values), equal_groups(part_groups)).interval()
                 area = float(part["area"].mean())
                 rows.append((method, region, measure, float(values.mean()), low, high, area, len(part)))
     return pd.DataFrame(rows, columns=SUMMARY)

@@ -26,7 +26,7 @@ from leuk_lib.evaluation.resampling import MIN_SKEWED, ece_interval, resampled_c
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import NO_INTERVAL, equal_groups, korn_graubard, rate_interval, t_interval
+from leuk_lib.statistics.intervals import NO_INTERVAL, Rate, equal_groups, korn_graubard, t_interval
 from leuk_lib.statistics.temperature import fit_temperature as fit_to_logits
 
 Array = NDArray[np.float64]
@@ -173,7 +173,7 @@ def _scaling_in_resamples(
             refitted[number] = fit_temperature(validation, of_cells)
     result = {("temperature", "fitted"): (fitted, refitted)}
     scaled = test.with_probs(apply_temperature(test.probs, fitted))
-    before, after = (metrics.evaluate(part, ece_bins) for part in (test, scaled))
+    before, after = (metrics.calibration_metrics(part, ece_bins) for part in (test, scaled))
     samples_before = resampled_calibration(test, on_test, ece_bins)
     samples_after = resampled_calibration(scaled, on_test, ece_bins)
     for name, samples in samples_before.items():
@@ -206,7 +206,7 @@ def abstention_curve(predictions: Predictions, bootstrap: ClusterBootstrap, leve
 
     Returns:
         One row per coverage 1.00, 0.95, …, 0.05, as far as the cells allow: threshold (lowest kept confidence),
-        coverage and accuracy in [0,1], n kept, and the accuracy's interval low, high (`rate_interval` over groups).
+        coverage and accuracy in [0,1], n kept, and the accuracy's interval low, high (`Rate.interval` over groups).
     """
     confidence, correct = predictions.probs.max(axis=1), predictions.correct
     descending = np.sort(confidence)[::-1]
@@ -221,6 +221,6 @@ def abstention_curve(predictions: Predictions, bootstrap: ClusterBootstrap, leve
             samples = bootstrap.sums((kept & correct).astype(float)) / bootstrap.sums(kept.astype(float))
         accuracy, n = float(correct[kept].mean()), int(kept.sum())
         least = equal_groups(predictions.groups[kept])
-        low, high = rate_interval(accuracy, bootstrap.spread(samples), n, least, level)
+        low, high = Rate(accuracy, bootstrap.spread(samples), n, least).interval(level)
         rows.append((float(threshold), float(kept.mean()), accuracy, n, low, high))
     return pd.DataFrame(rows, columns=["threshold", "coverage", "accuracy", "n", "low", "high"])

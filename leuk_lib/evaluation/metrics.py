@@ -116,6 +116,21 @@ def adaptive_ece(predictions: Predictions, bins: int = 10) -> float:
     return float(np.abs(gap).sum() / len(predictions))
 
 
+def calibration_metrics(predictions: Predictions, ece_bins: int = 10) -> dict[str, float]:
+    """Metrics of the stated probabilities: nll, brier and ece, as in `evaluate`.
+
+    Raises:
+        LeukError: the part has no cell.
+    """
+    if not len(predictions):
+        raise LeukError("metrics: there is no cell in this part")
+    return {
+        "nll": float(nll_of_cells(predictions).mean()),
+        "brier": float(brier_of_cells(predictions).mean()),
+        "ece": adaptive_ece(predictions, ece_bins),
+    }
+
+
 def evaluate(predictions: Predictions, ece_bins: int = 10) -> dict[str, float]:
     """All scalar metrics of one model on one part, as the module defines them.
 
@@ -133,8 +148,7 @@ def evaluate(predictions: Predictions, ece_bins: int = 10) -> dict[str, float]:
     Raises:
         LeukError: the part has no cell.
     """
-    if not len(predictions):
-        raise LeukError("metrics: there is no cell in this part")
+    calibration = calibration_metrics(predictions, ece_bins)
     labels, predicted = predictions.labels, predictions.predicted
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
         labels, predicted, labels=predictions.present, average="macro", zero_division=0
@@ -147,9 +161,7 @@ def evaluate(predictions: Predictions, ece_bins: int = 10) -> dict[str, float]:
         "macro_recall": float(recall),
         "macro_f1": float(f1),
         "macro_auc": float(np.nanmean(aucs)) if np.isfinite(aucs).any() else float("nan"),
-        "nll": float(nll_of_cells(predictions).mean()),
-        "brier": float(brier_of_cells(predictions).mean()),
-        "ece": adaptive_ece(predictions, ece_bins),
+        **calibration,
     }
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from leuk_lib.evaluation import metrics
 from leuk_lib.evaluation.predictions import Predictions
-from leuk_lib.statistics.bootstrap import ClusterBootstrap, strata_of
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.statistics.intervals import (
     NO_INTERVAL,
     Rate,
@@ -35,22 +35,23 @@ def resampled_confusion(predictions: Predictions, bootstrap: ClusterBootstrap) -
 
 def resampled_aucs(predictions: Predictions, bootstrap: ClusterBootstrap) -> Array:
     """One-versus-rest area under the ROC curve in each resample (R,K); NaN where the class or the rest is not drawn."""
-    ranks = {}  # class -> its cells, the others by score, and how many of these lie below, and below or level with, each cell
+    # Class -> its cells, the others by score, and how many of these score less than each cell, and at most as much.
+    ranks = {}
     for k in predictions.present:
         score, positive = predictions.probs[:, k], predictions.labels == k
         negatives = np.flatnonzero(~positive)
         negatives = negatives[np.argsort(score[negatives])]
-        below, level = (np.searchsorted(score[negatives], score[positive], side) for side in ("left", "right"))
-        ranks[k] = np.flatnonzero(positive), negatives, below, level
+        less, at_most = (np.searchsorted(score[negatives], score[positive], side) for side in ("left", "right"))
+        ranks[k] = np.flatnonzero(positive), negatives, less, at_most
     aucs = np.full((len(bootstrap), len(predictions.classes)), np.nan)
     for part, weights in bootstrap.blocks():
-        for k, (positives, negatives, below, level) in ranks.items():
+        for k, (positives, negatives, less, at_most) in ranks.items():
             drawn = weights[:, positives]
-            counts = np.zeros((len(weights), len(negatives) + 1))
+            counts = np.zeros((len(weights), len(negatives) + 1))  # negatives drawn among the first 0, 1, ...
             np.cumsum(weights[:, negatives], axis=1, out=counts[:, 1:])
             pairs = drawn.sum(axis=1) * counts[:, -1]
             with np.errstate(invalid="ignore"):
-                ranked = (drawn * (counts[:, below] + counts[:, level])).sum(axis=1) / 2
+                ranked = (drawn * (counts[:, less] + counts[:, at_most])).sum(axis=1) / 2
                 aucs[part, k] = np.where(pairs > 0, ranked / pairs, np.nan)
     return aucs
 
@@ -102,7 +103,7 @@ def rate_of(predictions: Predictions, metric: str, value: float, samples: Array,
     """
     if metric == "accuracy":
         return share(predictions.correct, predictions.groups)
-    strata = strata_of(bootstrap.index, predictions.labels)
+    strata = bootstrap.factors[0].strata
     classes = len(predictions.present)
     least = equal_groups(predictions.groups)
     if strata.any():  # no group has several classes: as many groups as if every class had the fewest

@@ -17,14 +17,15 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import Rate, Spread, equal_groups, korn_graubard
+from leuk_lib.statistics.intervals import NO_INTERVAL, Spread, share
 
 Array = NDArray[np.float64]
 
@@ -45,9 +46,14 @@ def kappa_of_counts(counts: ArrayLike) -> Array:
     n = table.sum(axis=(-2, -1))
     with np.errstate(invalid="ignore", divide="ignore"):
         observed = np.trace(table, axis1=-2, axis2=-1) / n
-        expected = (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1) / n**2
+        expected = _chance_agreement(table)
         kappa = (observed - expected) / (1 - expected)
     return np.where(1 - expected > 1e-12, kappa, np.nan)
+
+
+def _chance_agreement(table: NDArray[Any]) -> Array:
+    """Agreement by chance of tables of counts (...,K,K): (...)."""
+    return (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1) / table.sum(axis=(-2, -1)) ** 2
 
 
 @dataclass(frozen=True)
@@ -109,13 +115,12 @@ def agreement(
     resampled[:, occurring] = bootstrap.sums(np.eye(len(occurring))[position])
     samples = kappa_of_counts(resampled.reshape(-1, k, k))
     counts = np.bincount(pair, minlength=k * k).reshape(k, k)
-    kappa, same = float(kappa_of_counts(counts)), a == b
-    bounds = korn_graubard(same, groups, level)[:2]
-    interval = (float("nan"), float("nan"))
+    kappa, same = float(kappa_of_counts(counts)), share(a == b, groups)
+    interval = NO_INTERVAL
     if np.isfinite(kappa):
-        expected = float((counts.sum(axis=0) * counts.sum(axis=1)).sum() / counts.sum() ** 2)
+        expected = float(_chance_agreement(counts))
         spread = bootstrap.spread(samples)
         error = Spread(spread.error * (1 - expected), spread.df)
-        low, high = Rate(float(same.mean()), error, len(a), equal_groups(groups)).interval(level)
+        low, high = replace(same, spread=error).interval(level)
         interval = (low - expected) / (1 - expected), (high - expected) / (1 - expected)
-    return Agreement(len(a), bootstrap.n_groups, float(same.mean()), bounds, kappa, interval, samples, bootstrap)
+    return Agreement(len(a), bootstrap.n_groups, same.value, same.interval(level), kappa, interval, samples, bootstrap)

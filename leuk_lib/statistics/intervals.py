@@ -1,8 +1,8 @@
 r"""Confidence intervals of cells that come in groups (patients, slides), few of them included.
 
 - a share of correct cells: :func:`korn_graubard`
-- any other rate in [0, 1] (balanced accuracy, F1, area under the curve): :func:`rate_interval` at the effective size that
-  its standard error over groups implies
+- any other rate in [0, 1] (balanced accuracy, F1, area under the curve): :class:`Rate` at the effective size that its
+  standard error over groups implies
 - the difference of two rates: :func:`difference_interval`
 - a mean of any other values: :func:`t_interval`
 
@@ -212,44 +212,24 @@ def t_p(value: float, spread: Spread) -> float:
     return float(2 * stats.t.sf(abs(value) / spread.error, spread.df))
 
 
-def rate_interval(value: float, spread: Spread, n: float, least: float, level: float = 0.95) -> tuple[float, float]:
-    r"""Interval of a rate in [0, 1] that is no plain share: Clopper and Pearson's at the size that its error implies.
+@dataclass(frozen=True)
+class Rate:
+    r"""A rate in [0, 1] with what its interval needs: Clopper and Pearson's at the size that its error implies.
 
     .. math:: n_\text{eff} = \min\!\left(N, \frac{v (1 - v)}{\mathrm{SE}^2}\right) \left(\frac{z}{t_\nu}\right)^2
 
     as in :func:`korn_graubard`, whose rule for values without variance it shares.
 
-    Args:
+    Attributes:
         value: the rate v.
-        spread: its standard error over groups.
+        spread: its standard error over groups; an error of 0 with ``constant`` means that the value is exact.
         n: number of cells N.
         least: effective size where the cells of each group are all alike; the size if no resample changes the value.
-        level: coverage in (0, 1).
+        constant: whether the value does not depend on the sample: the balanced accuracy of one answer for all cells.
 
-    Returns:
-        low, high; NaN if the error is unknown.
-
-    >>> low, high = rate_interval(0.5, Spread(0.05, 1e6), 1000, 10)  # v (1 - v) / SE^2 is 100
+    >>> low, high = Rate(0.5, Spread(0.05, 1e6), 1000, 10).interval()  # v (1 - v) / SE^2 is 100
     >>> round(low, 3), round(high, 3)
     (0.398, 0.602)
-    """
-    if not (np.isfinite(value) and np.isfinite(spread.error)):
-        return NO_INTERVAL
-    rate = Rate(min(1.0, max(0.0, value)), spread, n, least)
-    size = rate.size(level)
-    return clopper_pearson(rate.value * size, size, level)
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A rate in [0, 1] with what its interval needs (see :func:`rate_interval`).
-
-    Attributes:
-        value: the rate.
-        spread: its standard error over groups; an error of 0 with ``constant`` means that the value is exact.
-        n: number of cells.
-        least: effective size where the cells of each group are all alike.
-        constant: whether the value does not depend on the sample: the balanced accuracy of one answer for all cells.
     """
 
     value: float
@@ -259,7 +239,7 @@ class Rate:
     constant: bool = False
 
     def size(self, level: float = 0.95) -> float:
-        """Effective number of cells, as :func:`rate_interval` defines it."""
+        """Effective number of cells."""
         variance = self.value * (1 - self.value)
         if variance <= EXACT or self.spread.error <= EXACT:
             return self.least
@@ -267,10 +247,13 @@ class Rate:
         return max(size * (normal_quantile(level) / self.spread.quantile(level)) ** 2, min(self.least, size))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """`rate_interval`; of no width for a constant."""
-        if self.constant and np.isfinite(self.spread.error):
+        """Low and high; NaN if the error is unknown, of no width for a constant."""
+        if not (np.isfinite(self.value) and np.isfinite(self.spread.error)):
+            return NO_INTERVAL
+        if self.constant:
             return self.value, self.value
-        return rate_interval(self.value, self.spread, self.n, self.least, level)
+        size = self.size(level)
+        return clopper_pearson(min(1.0, max(0.0, self.value)) * size, size, level)
 
 
 def equal_groups(groups: ArrayLike) -> float:
@@ -279,8 +262,16 @@ def equal_groups(groups: ArrayLike) -> float:
     >>> equal_groups(["a", "a", "b", "b"]), equal_groups(["a", "a", "a", "b"])
     (2.0, 1.6)
     """
-    sizes = np.unique(np.asarray(groups).astype(str), return_counts=True)[1].astype(np.float64)
-    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
+    return _equal_sizes(np.bincount(_numbered(groups)))
+
+
+def _equal_sizes(sizes: NDArray[np.int64]) -> float:
+    return float(sizes.sum()) ** 2 / float((sizes.astype(np.float64) ** 2).sum()) if len(sizes) else 0.0
+
+
+def _numbered(groups: ArrayLike) -> NDArray[np.int64]:
+    """Number of each cell's group (N,), from 0."""
+    return np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
 
 
 def share(hits: ArrayLike, groups: ArrayLike) -> Rate:
@@ -296,14 +287,14 @@ def share(hits: ArrayLike, groups: ArrayLike) -> Rate:
     values = np.asarray(hits, dtype=np.float64)
     if values.shape != np.shape(groups) or not np.isin(values, (0, 1)).all():
         raise LeukError(f"share of correct cells: needs 0 or 1 and a group for each of {values.size} cells")
-    n, alike = len(values), equal_groups(groups)
+    n = len(values)
     if not n:
         return Rate(float("nan"), UNKNOWN, 0, 0.0)
-    _, number = np.unique(np.asarray(groups).astype(str), return_inverse=True)
-    g, p = int(number.max()) + 1, float(values.mean())
+    number = _numbered(groups)
+    sizes, sums = np.bincount(number), np.bincount(number, values)
+    g, p, alike = len(sizes), float(values.mean()), _equal_sizes(sizes)
     if g < 2:
         return Rate(p, UNKNOWN, n, alike)
-    sizes, sums = np.bincount(number).astype(np.float64), np.bincount(number, values)
     if g == n:
         return Rate(p, Spread(float(np.sqrt(p * (1 - p) / n)), float("inf")), n, n)
     informative = min((sums < sizes).sum(), (sums > 0).sum())
@@ -333,8 +324,7 @@ def paired_shares(first: ArrayLike, second: ArrayLike, groups: ArrayLike) -> tup
     if not np.isfinite(one.spread.error):
         return one, other, UNKNOWN
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    number = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
-    error = _error_over_groups(np.bincount(number, difference - difference.mean()), len(difference))
+    error = _error_over_groups(np.bincount(_numbered(groups), difference - difference.mean()), len(difference))
     return one, other, Spread(error, min(one.spread.df, other.spread.df))
 
 
