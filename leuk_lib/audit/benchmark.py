@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from leuk_lib.audit.book_files import BookModel, read_book_file
 from leuk_lib.data.catalog import plain
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.paths import project_root
-from leuk_lib.runs.yaml_files import read_yaml
 
 ABOVE, BELOW, WITHIN, NONE = "above it", "below it", "no difference shown", "no verdict"
 MIN_SHARE = 0.99  # of the published test cells that a run must have tested
@@ -30,11 +29,7 @@ METRICS = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(_Strict):
+class Source(BookModel):
     """Where figures were published."""
 
     short: str
@@ -42,7 +37,7 @@ class Source(_Strict):
     url: str = ""
 
 
-class Figure(_Strict):
+class Figure(BookModel):
     """One published number; ``book/published.yml`` explains the fields."""
 
     model: str
@@ -56,7 +51,7 @@ class Figure(_Strict):
     confirmed: bool = True
 
 
-class PublishedSet(_Strict):
+class PublishedSet(BookModel):
     """The figures of one test set under one protocol; ``book/published.yml`` explains the fields."""
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -81,7 +76,7 @@ class PublishedSet(_Strict):
         return f"patient_{metric}" if self.unit == "patients" else metric
 
 
-class PublishedBook(_Strict):
+class PublishedBook(BookModel):
     """The content of ``book/published.yml``."""
 
     sources: dict[str, Source]
@@ -151,13 +146,7 @@ def read_published(path: Path | None = None) -> PublishedBook:
             name where there is no external test set (or the other way round).
     """
     path = path or project_root() / "book" / "published.yml"
-    try:
-        book = PublishedBook(**read_yaml(path))
-    except (OSError, yaml.YAMLError, TypeError) as error:
-        raise LeukError(f"{path}: cannot be read ({error})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise LeukError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    book = read_book_file(path, PublishedBook)
     ids = [entry.id for entry in book.sets]
     for entry in book.sets:
         if ids.count(entry.id) > 1:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from leuk_lib.audit.book_files import BookModel, read_book_file
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.paths import project_root
-from leuk_lib.runs.yaml_files import read_yaml
 
 REPRODUCED, NOT_REPRODUCED, CANNOT = "reproduced", "not reproduced", "cannot be tested here"
 # Verdicts of their own kind, about other images than the paper's.
@@ -22,11 +21,7 @@ VERDICTS = (REPRODUCED, NOT_REPRODUCED, REACHED, NOT_REACHED, CANNOT)
 PUBLISHED, STUDY = "published", "study"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Elsewhere(_Strict):
+class Elsewhere(BookModel):
     """Another public set on which the same question can be asked; its verdict is of its own kind.
 
     Attributes:
@@ -40,7 +35,7 @@ class Elsewhere(_Strict):
     command: str
 
 
-class Need(_Strict):
+class Need(BookModel):
     """What a claim needs in order to be tested.
 
     Attributes:
@@ -87,7 +82,7 @@ class Need(_Strict):
         return [name for name, n in counts.items() if not n] if self.classes else []
 
 
-class Claim(_Strict):
+class Claim(BookModel):
     """One claim of the paper; ``book/claims.yml`` explains the fields."""
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -106,7 +101,7 @@ class Claim(_Strict):
     interval: Literal["value", "above"] = "value"
 
 
-class Reported(_Strict):
+class Reported(BookModel):
     """One published comparison of the proposed model with another; ``p_below`` if only a bound was printed."""
 
     versus: str
@@ -116,7 +111,7 @@ class Reported(_Strict):
     p_below: float | None = None
 
 
-class PublishedAccuracy(_Strict):
+class PublishedAccuracy(BookModel):
     """The published accuracy and the presumable number of test cells behind it."""
 
     value: float = Field(gt=0, lt=1)
@@ -124,7 +119,7 @@ class PublishedAccuracy(_Strict):
     of: str
 
 
-class Published(_Strict):
+class Published(BookModel):
     """The published figures: five values per model and metric, and the comparisons made from them."""
 
     source: str
@@ -138,7 +133,7 @@ class Published(_Strict):
         return [row.model_dump(exclude_none=True) for row in self.reported]
 
 
-class ClaimBook(_Strict):
+class ClaimBook(BookModel):
     """The content of ``book/claims.yml``."""
 
     needs: dict[str, Need]
@@ -153,13 +148,7 @@ def read_claims(path: Path | None = None) -> ClaimBook:
         LeukError: a file that cannot be read, an unknown or invalid field, a repeated id, or an undefined need.
     """
     path = path or project_root() / "book" / "claims.yml"
-    try:
-        book = ClaimBook(**read_yaml(path))
-    except (OSError, yaml.YAMLError, TypeError) as error:
-        raise LeukError(f"{path}: cannot be read ({error})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise LeukError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    book = read_book_file(path, ClaimBook)
     ids = [claim.id for claim in book.claims]
     for claim in book.claims:
         if ids.count(claim.id) > 1:
