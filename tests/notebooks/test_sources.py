@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import nbformat
 import pytest
 import yaml
@@ -99,3 +101,13 @@ def test_every_figure_has_alt_text_caption_and_name(spec: StageSpec):
     assert len(names) == len(set(names)) and all(
         name.startswith(f"fig-{spec.name.replace('_', '-')}") for name in names
     )
+
+
+@by_stage
+def test_every_table_and_figure_is_displayed(spec: StageSpec):
+    """Jupyter displays the last expression of a cell only; elsewhere a table needs ``display.show``."""
+    for cell in cells(spec, "code"):
+        body = ast.parse(cell.source).body
+        for node in ast.walk(ast.Module(body, [])):
+            if isinstance(node, ast.Expr) and node is not body[-1]:
+                assert not ast.unparse(node).startswith(("stage.table(", "stage.show(")), ast.unparse(node)
