@@ -94,7 +94,7 @@ def cautions(stage: Notes, predictions: Predictions) -> pd.DataFrame:
     if groups == 1:
         rows.append("all test cells belong to one group: no interval can be given")
     else:
-        of_class = groups_per_class(predictions)
+        of_class = {name: n for name, n in zip(predictions.classes, predictions.group_counts, strict=True) if n}
         if single := [name for name, count in of_class.items() if count == 1]:
             rows.append(
                 f"the test part has one group of {', '.join(single)}: no interval can be given for its recall, nor for "
@@ -110,13 +110,6 @@ def cautions(stage: Notes, predictions: Predictions) -> pd.DataFrame:
     for row in rows:
         stage.note(row)
     return pd.DataFrame({"caution": rows or ["none"]})
-
-
-def groups_per_class(predictions: Predictions) -> dict[str, int]:
-    """Number of groups with cells of each class that occurs: name -> count."""
-    return {
-        predictions.classes[k]: len(np.unique(predictions.groups[predictions.labels == k])) for k in predictions.present
-    }
 
 
 def score_models(
@@ -167,6 +160,7 @@ def difference_table(scores: Mapping[str, Score], full: str) -> pd.DataFrame:
         metric).
     """
     ours = scores[full]
+    rates = {metric: ours.rate(metric) for metric in HEADLINE}
     rows = []
     for name, theirs in scores.items():
         if name == full:
@@ -176,7 +170,7 @@ def difference_table(scores: Mapping[str, Score], full: str) -> pd.DataFrame:
             spread = ours.bootstrap.spread(
                 ours.samples[metric] - theirs.samples[metric], per_class=metric != "accuracy"
             )
-            pair = ours.rate(metric), theirs.rate(metric), spread
+            pair = rates[metric], theirs.rate(metric), spread
             low, high = difference_interval(*pair, ours.level)
             p = difference_p(*pair)
             row = {"baseline": name, "metric": metric, "difference": ours.values[metric] - theirs.values[metric]}
@@ -223,12 +217,11 @@ def delong_table(full: Predictions, baseline: Predictions) -> pd.DataFrame:
 def recall_table(predictions: Predictions, level: float = 0.95) -> pd.DataFrame:
     """Recall per class with `korn_graubard`: class, n, groups, correct, recall, low, high."""
     table = metrics.recalls(predictions)
-    bounds, groups = [], []
+    bounds = []
     for k in range(len(predictions.classes)):
         cells = predictions.labels == k
         bounds.append(korn_graubard(predictions.correct[cells], predictions.groups[cells], level)[:2])
-        groups.append(len(np.unique(predictions.groups[cells])))
-    table.insert(2, "groups", groups)
+    table.insert(2, "groups", predictions.group_counts)
     table[["low", "high"]] = np.array(bounds).reshape(-1, 2)
     return table
 

@@ -69,6 +69,11 @@ class Predictions:
         present = set(self.present.tolist())
         return tuple(name for position, name in enumerate(self.classes) if position not in present)
 
+    @property
+    def group_counts(self) -> list[int]:
+        """Number of groups with cells of each class (K,)."""
+        return [len(np.unique(self.groups[self.labels == k])) for k in range(len(self.classes))]
+
     def with_probs(self, probs: NDArray[np.float64]) -> Predictions:
         """Copy with other probabilities (N,K)."""
         return Predictions(self.labels, probs, self.groups, self.classes)

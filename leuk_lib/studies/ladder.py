@@ -557,8 +557,7 @@ def recalls(rows: Sequence[Row], arms: Sequence[str], classes: tuple[str, ...]) 
     tables = []
     for arm in arms:
         whole = _pooled([test for _, test in _repetitions(rows, arm, classes)])
-        groups = [len(np.unique(whole.groups[whole.labels == k])) for k in range(len(classes))]
-        tables.append(metrics.recalls(whole).assign(arm=arm, groups=groups))
+        tables.append(metrics.recalls(whole).assign(arm=arm, groups=whole.group_counts))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -799,7 +798,9 @@ def record_ladder(stage: Recorder, record: StudyRecord) -> None:
     n = int(by_arm["n"].iloc[0])
     for row in by_arm.to_dict("records"):
         stage.record(key(row["arm"]), float(row["value"]), float(row["low"]), float(row["high"]), n)
-    for name in {"steps", "columns", "baselines", "published_baselines"} & record.tables.keys():
+    for name in ("steps", "columns", "baselines", "published_baselines"):
+        if name not in record.tables:
+            continue
         for row in record.table(name).to_dict("records"):
             stage.record(
                 key(row["arm"], "minus", row["against"]), float(row["value"]), float(row["low"]), float(row["high"]), n
