@@ -24,7 +24,7 @@ from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.agreement import Agreement, agreement
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import Spread, format_interval, t_interval, t_p
+from leuk_lib.statistics.intervals import UNKNOWN, format_interval, t_interval, t_p
 
 FIRST = "label"  # the label that models are trained on and scored by
 OPEN_PARTS = ("train", "val")
@@ -165,15 +165,15 @@ def compare_readers(
             model: names[predictions.predicted[known]],
         }
         rng = numpy_rng(seed, "agreement", str(name))
-        found = _pairs(readers, predictions.groups[known], n_resamples, level, rng)
-        pairs.append(_pair_table(found))
-        between = found[FIRST, str(name)]
+        of_pairs = _pairs(readers, predictions.groups[known], n_resamples, level, rng)
+        pairs.append(_pair_table(of_pairs))
+        between = of_pairs[FIRST, str(name)]
         for against, other in ((FIRST, str(name)), (str(name), FIRST)):
-            ours = found[against, model]
+            ours = of_pairs[against, model]
             difference = ours.kappa - between.kappa
             spread = ours.spread_of_difference(between)
             if spread.error == 0:  # equal in every resample, which is no certainty about other groups
-                spread = Spread(math.nan, math.nan)
+                spread = UNKNOWN
             differences.append(
                 (against, model, other, difference, *t_interval(difference, spread, level), t_p(difference, spread))
             )

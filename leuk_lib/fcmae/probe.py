@@ -149,7 +149,6 @@ class Probe:
         steps: Numbers of optimiser steps after which to probe.
         k: Neighbours that vote.
         limit: Largest number of training cells; evenly spaced ones are taken.
-        seed: Seed of the bootstrap.
         start: Name of the encoder at step 0: random, or with given weights.
 
     Raises:
@@ -164,7 +163,6 @@ class Probe:
     steps: Sequence[int]
     k: int = 20
     limit: int = 2000
-    seed: int = 0
     start: str = RANDOM_START
     _correct: dict[tuple[str, str, int], NDArray[np.bool_]] = field(default_factory=dict)
 

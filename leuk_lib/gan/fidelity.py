@@ -38,7 +38,7 @@ def set_metrics(fake: Features, real: Features, name: str = "FCMAE", k: int = 3,
         seed: Seed of the 50 subsets of KID, each of half the smaller set.
 
     Raises:
-        LeukError: If a set has too few cells.
+        LeukError: If a set has too few cells, or a feature is NaN or infinite.
 
     References:
         Heusel et al. 2017 (FD); Bińkowski et al. 2018 (KID); Kynkäänniemi et al. 2019 (precision, recall).
@@ -50,11 +50,10 @@ def set_metrics(fake: Features, real: Features, name: str = "FCMAE", k: int = 3,
     least = min(len(fake), len(real))
     if least <= k:
         raise LeukError(f"fidelity needs more than {k} synthetic and real cells, got {len(fake)} and {len(real)}")
-    _centred(real, fake)  # refuses NaN
     raw = [np.asarray(x, dtype=np.float64) for x in (fake, real)]
     # FD, precision and recall are invariant to shifts and rotations of all features. The shift preserves digits. The
     # rotation into the span of few cells makes the square root of the covariances cheap. KID depends on the origin.
-    centred = [x - raw[1].mean(axis=0) for x in raw]
+    centred = _centred(real, fake)[::-1]
     if sum(map(len, centred)) < centred[0].shape[1]:
         basis = np.linalg.qr(np.concatenate(centred).T)[0]
         centred = [x @ basis for x in centred]
