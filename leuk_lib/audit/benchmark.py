@@ -254,12 +254,12 @@ def sentence(entry: PublishedSet, rows: Sequence[Comparison], blocked: Sequence[
         return "No figure is listed for this set."
     if blocked:
         return f"Nothing follows from a difference between this run and these figures: {'; '.join(blocked)}."
-    judged = [row for row in rows if row.reading != NONE]
-    if not judged:
+    decided = [row for row in rows if row.reading != NONE]
+    if not decided:
         return "None of these figures can be compared with this run; the table says why."
     parts = []
-    for metric in dict.fromkeys(row.figure.metric for row in judged):
-        same = [row for row in judged if row.figure.metric == metric]
+    for metric in dict.fromkeys(row.figure.metric for row in decided):
+        same = [row for row in decided if row.figure.metric == metric]
         ours = same[0].ours or {}
         counts = {name: sum(row.reading == name for row in same) for name in (ABOVE, WITHIN, BELOW)}
         parts.append(
@@ -267,6 +267,6 @@ def sentence(entry: PublishedSet, rows: Sequence[Comparison], blocked: Sequence[
             f"{len(same)} published {'figure' if len(same) == 1 else 'figures'}, {counts[ABOVE]} "
             f"{'is' if counts[ABOVE] == 1 else 'are'} below this interval, {counts[WITHIN]} inside and {counts[BELOW]} above."
         )
-    if left := len(rows) - len(judged):
+    if left := len(rows) - len(decided):
         parts.append(f"{left} {'has' if left == 1 else 'have'} no verdict; the table says why.")
     return " ".join(parts)

@@ -58,7 +58,7 @@ def is_of_card(notebook: dict[str, Any], card: dict[str, Any]) -> bool:
 
 
 def glue_problem(stage: str, notebook: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return which number that a notebook keeps for the pages is not the one in ``metrics.json``, or None."""
+    """Describe the first number for the pages that differs between a notebook and ``metrics.json``, or return None."""
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
             name = glued_name(output)

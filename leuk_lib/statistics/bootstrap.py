@@ -215,7 +215,7 @@ def spread_of(samples: Array, factors: Sequence[Factor], per_class: bool = False
     for factor, of in zip(factors, [strata, *(f.strata for f in factors[1:])], strict=True):
         groups = factor.weights.shape[1]
         counts = np.bincount(of)
-        if groups > MANY_GROUPS:  # more influences than the resamples can tell
+        if groups > MANY_GROUPS:  # more influences than the resamples can estimate
             inner = np.full(groups, np.sqrt(variance / groups))
         else:
             weights = factor.weights[known] - factor.weights[known].mean(axis=0)

@@ -55,7 +55,7 @@ def mcnemar_exact(first: ArrayLike, second: ArrayLike) -> McNemar:
 
     With b cells that only the first model gets right and c that only the second does,
 
-    .. math:: p = \min\!\left(1, 2 \sum_{k=0}^{\min(b, c)} \binom{b + c}{k} 2^{-(b + c)}\right).
+    .. math:: p = \min\!\left(1, 2 \sum_{k=0}^{\min(b, c)} \binom{b + c}{k} 2^{-(b + c)}\right),
 
     and the mid-p-value is :math:`p - \binom{b + c}{b} 2^{-(b + c)}`, or 1 if b = c.
 

@@ -35,7 +35,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, weights: NDArray[Any] 
     Raises:
         LeukError: there is no cell, or a logit is NaN or infinite.
 
-    >>> z = np.log([[0.9, 0.1]] * 4)  # says 0.9, is right 3 times of 4: logits ln 9 should be ln 3, half as large
+    >>> z = np.log([[0.9, 0.1]] * 4)  # stated 0.9, right 3 times in 4: logits of ln 9 should be ln 3, half as large
     >>> round(fit_temperature(z, [0, 0, 0, 1]), 4)
     2.0
     """
