@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,7 +135,7 @@ class Comparison:
     ours: Mapping[str, Any] | None
     reading: str
     why_none: tuple[str, ...] = ()
-    differences: tuple[str, ...] = field(default=())
+    differences: tuple[str, ...] = ()
 
 
 def read_published(path: Path | None = None) -> PublishedBook:

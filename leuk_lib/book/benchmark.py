@@ -16,7 +16,7 @@ from leuk_lib.audit.benchmark import (
     compare,
     differences_of_set,
     sentence,
-)  # fmt: skip
+)
 from leuk_lib.audit.claims import format_entry
 from leuk_lib.book.markdown import number, table
 from leuk_lib.quoting import code
