@@ -62,8 +62,7 @@ def check_folder(
     split = split or (known.split if known else "")
     about = _about_classes(folder, split == "published")
     understood = list(folder.understood)
-    known = KNOWN_SETS.get(str(path))
-    if split == "published" or (not split and known and known.split == "published"):
+    if split == "published":
         lines, found = _about_published(folder)
         understood += lines
         about += found
