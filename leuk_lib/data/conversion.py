@@ -6,6 +6,7 @@ import csv
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from leuk_lib.data.catalog import data_root
 from leuk_lib.data.findings import SEVERITIES, Finding
-from leuk_lib.data.image_files import Unreadable, check_size, open_regular
+from leuk_lib.data.image_files import Unreadable, check_size, hash_of, is_inside
 from leuk_lib.data.readers.reader import Cell, CellReader, Note, Options
 from leuk_lib.data.tables import MANIFEST, is_plain
 from leuk_lib.runs.errors import LeukError
@@ -39,22 +40,14 @@ FORM = 1  # of the converted folder; a change makes new ones
 def content_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, or of the names and bytes of all files in a folder that are not hidden."""
     if not path.is_dir():
-        return _hash_of(path)
+        return hash_of(path)
     digest = hashlib.sha256()
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
             file = Path(folder) / name
-            digest.update(f"{os.fsencode(file.relative_to(path))!r}\x1f{_hash_of(file)}\x1e".encode())
+            digest.update(f"{os.fsencode(file.relative_to(path))!r}\x1f{hash_of(file)}\x1e".encode())
     return digest.hexdigest()
-
-
-def _hash_of(path: Path) -> str:
-    try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except Unreadable as reason:
-        return str(reason)
 
 
 def converted(source: Path, reader: CellReader, options: Options) -> Path:
@@ -163,8 +156,6 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
             f"{source}: reader {reader.name} found no usable cell" + (f" ({first})" if first else ""), exit_code=2
         )
     with (folder / ABOUT).open("w", encoding="utf-8") as handle:
-        import json
-
         json.dump({**about, "cells": sum(labels.values()), "notes": notes}, handle, indent=1, ensure_ascii=False)
         handle.flush()
         os.fsync(handle.fileno())
@@ -235,7 +226,7 @@ class _Pixels:
 
         if self._last is None or self._last[0] != source:
             path = self._root / source
-            if not path.resolve().is_relative_to(self._root):
+            if not is_inside(path, self._root):
                 raise Unreadable("lies outside of the data folder")
             self._last = (source, decode_file(path).image)
         return self._last[1]

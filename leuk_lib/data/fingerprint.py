@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.conversion import content_hash
-from leuk_lib.data.image_files import Unreadable, open_regular
+from leuk_lib.data.image_files import hash_of
 from leuk_lib.data.listing import NO_CLASS, list_content
 from leuk_lib.data.readers import choose, recognised
 from leuk_lib.data.smear import VERSION
@@ -43,13 +43,13 @@ def fingerprint(dataset: str) -> str:
         digest.update("\x1f".join([entry.path, entry.label, entry.group, entry.mask, entry.external]).encode())
         extra = {name: value for name in EXTRA if name != "source" and (value := getattr(entry, name))}
         digest.update(f"{extra}".encode() if extra else b"")
-        digest.update(_content(listing.root / entry.path).encode())
+        digest.update(hash_of(listing.root / entry.path).encode())
         if entry.mask:
-            digest.update(_content(listing.root / entry.mask).encode())
+            digest.update(hash_of(listing.root / entry.mask).encode())
     for finding in listing.left_out:
         digest.update("\x1f".join(finding).encode())
         if finding[1].startswith(NO_CLASS):  # a table or a pattern of names may give it one
-            digest.update(_content(listing.root / finding[0]).encode())
+            digest.update(hash_of(listing.root / finding[0]).encode())
     return digest.hexdigest()
 
 
@@ -65,12 +65,3 @@ def named_sources(dataset: str, reader: str, options: Mapping[str, str]) -> list
 def _path_of(dataset: str) -> Path:
     known = KNOWN_SETS.get(dataset)
     return (home(known) if known else Path(dataset).expanduser()).resolve()
-
-
-def _content(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, or why it cannot be read."""
-    try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except Unreadable as reason:
-        return str(reason)

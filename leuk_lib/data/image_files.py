@@ -7,6 +7,7 @@ here (``strict_jpeg`` and ``tiff`` check the coded pixels).
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import struct
@@ -52,6 +53,23 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
             os.close(handle)
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror})") from error
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a regular file's bytes, or why it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except Unreadable as reason:
+        return str(reason)
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Whether a path, with its links followed, lies below ``root``, which is resolved."""
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link that leads to itself
+        return False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from leuk_lib.data.catalog import KNOWN_SETS, KnownSet, home, plain
 from leuk_lib.data.file_names import NO_PATTERN, NamePattern, describe, parse_pattern, recognise, states
 from leuk_lib.data.findings import Finding
-from leuk_lib.data.image_files import IMAGES
+from leuk_lib.data.image_files import IMAGES, is_inside
 from leuk_lib.data.layouts import COPY, FolderLevels, KnownFolders, Layout, infer_layout, part_of, spellings_of
 from leuk_lib.data.readers import FOLDERS, choose
 from leuk_lib.data.readers.reader import AnnotationReader, Annotations, CellReader, Options, Reader
@@ -214,7 +214,7 @@ def _list_images(
             if relative.name not in (MANIFEST, METADATA) and len(relative.parts) > 1 and name not in stated.tables:
                 left_out.append((name, "not an image file", "nothing to do if this is meant; it is ignored"))
             continue
-        if not _is_inside(root / relative, root):
+        if not is_inside(root / relative, root):
             left_out.append((name, "symbolic link out of the folder", "copy the file into the folder"))
             continue
         in_manifest = path_key(name) in rows
@@ -239,7 +239,7 @@ def _list_images(
             if is_ambiguous:
                 own = f"{MASKS}/{relative.with_suffix('.png').as_posix()}"
                 ambiguous.append((AMBIGUOUS_MASK, f"used without a mask; name it by the image's path: {own}"))
-        if mask and not _is_inside(root / mask, root):
+        if mask and not is_inside(root / mask, root):
             left_out.append((name, "its mask lies outside the folder", "copy the mask into the folder"))
             continue
         source = stated.source(name, "group") if group else "manifest"
@@ -685,13 +685,6 @@ def _rename_classes(entries: Iterable[Entry], class_map: Mapping[str, str], root
         for entry in entries
     ]
     return [entry for entry in renamed if entry.label]
-
-
-def _is_inside(path: Path, root: Path) -> bool:
-    try:
-        return path.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):  # a link that leads to itself
-        return False
 
 
 def _is_text(name: str) -> bool:

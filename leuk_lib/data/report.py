@@ -12,6 +12,7 @@ from leuk_lib import quoting
 from leuk_lib.data.check import exit_code
 from leuk_lib.data.decode import Unreadable, decode_file
 from leuk_lib.data.findings import SEVERITIES
+from leuk_lib.data.image_files import is_inside
 
 MEANING = {"error": "left out", "warning": "used, look at it", "info": "nothing to do"}
 VERDICTS = ("clean", "findings: see above", "unusable: fewer than two classes hold a usable image")
@@ -123,7 +124,7 @@ def _section(anchor: str, severity: str, kind: str, rows: pd.DataFrame, root: Pa
 def _thumbnail(root: Path, name: str) -> str:
     """Return an ``<img>`` element, or "" if the file is no readable image."""
     path = root / name
-    if not path.is_file() or not path.resolve().is_relative_to(root):
+    if not path.is_file() or not is_inside(path, root):
         return ""
     try:
         image = decode_file(path).image

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from leuk_lib.data.image_files import IMAGES, Unreadable, open_regular
+from leuk_lib.data.image_files import IMAGES, Unreadable, is_inside, open_regular
 from leuk_lib.data.layouts import part_of
 from leuk_lib.runs.errors import LeukError
 
@@ -64,7 +64,7 @@ class FolderFiles:
             inside = Path(folder).relative_to(self.root)
             for name in sorted(names):
                 file = Path(folder) / name
-                if name.startswith(".") or (file.is_symlink() and not _leads_inside(file, self.root)):
+                if name.startswith(".") or (file.is_symlink() and not is_inside(file, self.root)):
                     continue
                 if not name.isprintable():
                     self.unnamed.append(ascii(file.name))
@@ -215,10 +215,3 @@ def _shared_folders(first: PurePosixPath, second: PurePosixPath) -> int:
             break
         number += 1
     return number
-
-
-def _leads_inside(path: Path, root: Path) -> bool:
-    try:
-        return path.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):
-        return False
