@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Literal, NamedTuple, Protocol, cast, get_args
@@ -202,12 +202,12 @@ class FolderLevels:
     @property
     def variants(self) -> dict[str, list[str]]:
         """Classes whose folders are spelled in several ways: name -> the other spellings."""
-        return _others(self.spellings)
+        return variants_of(self.spellings)
 
     @property
     def people_variants(self) -> dict[str, list[str]]:
         """Patients and slides whose folders are spelled in several ways: name -> the other spellings."""
-        return _others(self.people)
+        return variants_of(self.people)
 
     def describe(self) -> list[str]:
         """Return one line per level: its role, and its names with their numbers of images."""
@@ -222,14 +222,6 @@ class FolderLevels:
             }[role]  # fmt: skip
             lines.append(f"folder level {level}: {meaning} ({shown}{more})")
         return lines
-
-
-def _others(spellings: Mapping[str, str]) -> dict[str, list[str]]:
-    others: dict[str, list[str]] = defaultdict(list)
-    for spelling, name in spellings.items():
-        if spelling != name:
-            others[name].append(spelling)
-    return dict(others)
 
 
 def parse_layout(text: str) -> tuple[Role, ...]:
@@ -388,14 +380,23 @@ def same_name(name: str) -> str:
     return re.sub(r"^(\d+)\.0+$", r"\1", text)  # a number that a table program wrote
 
 
-def spellings_of(counts: Mapping[str, int]) -> dict[str, str]:
-    """Map folder names to the commonest spelling of those that differ by case, blanks, "_" or Unicode form."""
+def spellings_of(counts: Mapping[str, int], key: Callable[[str], str] = same_name) -> dict[str, str]:
+    """Map names to the commonest spelling of those with the same key, without blanks at its ends and in Unicode form C."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in counts:
-        groups[same_name(name)].append(name)
+        groups[key(name)].append(name)
     spellings = {}
     for same in groups.values():
         best = min(same, key=lambda name: (-counts[name], name))
         for name in same:
             spellings[name] = unicodedata.normalize("NFC", best).strip()
     return spellings
+
+
+def variants_of(spellings: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the other spellings of each name that has several; ``spellings`` is that of ``spellings_of``."""
+    others: dict[str, list[str]] = defaultdict(list)
+    for spelling, name in spellings.items():
+        if spelling != name:
+            others[name].append(spelling)
+    return dict(others)

@@ -12,7 +12,16 @@ from leuk_lib.data.catalog import KNOWN_SETS, KnownSet, home, plain
 from leuk_lib.data.file_names import NO_PATTERN, NamePattern, describe, parse_pattern, recognise, states
 from leuk_lib.data.findings import Finding
 from leuk_lib.data.image_files import IMAGES, is_inside
-from leuk_lib.data.layouts import COPY, FolderLevels, KnownFolders, Layout, infer_layout, part_of, spellings_of
+from leuk_lib.data.layouts import (
+    COPY,
+    FolderLevels,
+    KnownFolders,
+    Layout,
+    infer_layout,
+    part_of,
+    spellings_of,
+    variants_of,
+)
 from leuk_lib.data.readers import FOLDERS, choose
 from leuk_lib.data.readers.reader import AnnotationReader, Annotations, CellReader, Options, Reader
 from leuk_lib.data.readers.table import header_of
@@ -538,11 +547,10 @@ def _one_spelling(entries: list[Entry]) -> tuple[list[Entry], list[Finding]]:
     findings = []
     spelled = []
     for counts, what in ((labels, "class"), (groups, "patient or slide")):
-        used = {name: best for name, best in spellings_of(counts).items() if name != best}
-        spelled.append(used)
-        for best in sorted(set(used.values())):
-            others = ", ".join(sorted(repr(name) for name in used if used[name] == best))
-            findings.append(Finding(best, f"{what} also spelled {others}", "warning", "read as one; correct the table"))
+        spelled.append(spellings_of(counts))
+        for best, others in sorted(variants_of(spelled[-1]).items()):
+            also = f"{what} also spelled {', '.join(sorted(map(repr, others)))}"
+            findings.append(Finding(best, also, "warning", "read as one; correct the table"))
     if findings:
         of, people = spelled
         entries = [

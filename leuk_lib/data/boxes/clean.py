@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from leuk_lib.data.boxes.box import Box, BoxOptions, Field
 from leuk_lib.data.findings import Finding
+from leuk_lib.data.layouts import spellings_of, variants_of
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 
@@ -42,12 +43,8 @@ def choose_categories(
     """
     counts = Counter(box.label for field in fields for box in field.boxes)
     counts.update(box.label2 for field in fields for box in field.boxes if box.label2)
-    spelling = _spellings(counts)
-    variants: dict[str, list[str]] = defaultdict(list)
-    for name, used in spelling.items():
-        if name != used:
-            variants[used].append(name)
-    for used, others in sorted(variants.items()):
+    spelling = spellings_of(counts, _plain)
+    for used, others in sorted(variants_of(spelling).items()):
         what = f"category also spelled {', '.join(map(repr, sorted(others)))}"
         findings.append(Finding(f"{used}/", what, "warning", "read as one; correct the annotation"))
     known = {_plain(name): name for name in spelling.values()}
@@ -86,16 +83,8 @@ def choose_categories(
 
 
 def _plain(name: str) -> str:
+    """Return what names of categories are compared by: no case, blanks at the ends, Unicode form."""
     return unicodedata.normalize("NFC", name).strip().casefold()
-
-
-def _spellings(counts: Mapping[str, int]) -> dict[str, str]:
-    """Map names to the commonest spelling of those that differ by case, blanks at the ends or Unicode form."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name in counts:
-        groups[_plain(name)].append(name)
-    best = {key: min(same, key=lambda name: (-counts[name], name)) for key, same in groups.items()}
-    return {name: unicodedata.normalize("NFC", best[_plain(name)]).strip() for name in counts}
 
 
 def _known(name: str, known: Mapping[str, str], option: str) -> str:
