@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
+from leuk_lib.data.findings import Finding
 from leuk_lib.data.image_files import IMAGES, Unreadable, is_inside, open_regular
 from leuk_lib.data.layouts import part_of
 from leuk_lib.runs.errors import LeukError
@@ -197,6 +198,12 @@ def parse_xml(data: bytes) -> ElementTree.Element:
         return ElementTree.fromstring(text)
     except (UnicodeDecodeError, ElementTree.ParseError, RecursionError) as error:
         raise ValueError(f"cannot be read as XML ({error})") from error
+
+
+def without_image(annotation: PurePosixPath, boxes: int, name: str, why: str) -> Finding:
+    """Return the finding about an annotation of one image which is not in the folder, or which several images may be."""
+    what = f"boxes without their image: {boxes} boxes, {name} ({why})"
+    return Finding(str(annotation), what, "error", "add the image, or give each image a name of its own")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

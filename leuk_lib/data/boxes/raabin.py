@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from leuk_lib.data.boxes.box import Box, Field
-from leuk_lib.data.boxes.files import FolderFiles, part_of_folders
+from leuk_lib.data.boxes.files import FolderFiles, part_of_folders, without_image
 from leuk_lib.data.findings import Finding
 from leuk_lib.runs.errors import LeukError
 
@@ -52,8 +52,7 @@ def read_raabin(
             findings.append(Finding(str(path), what, "warning", "the annotation may be incomplete; compare its source"))
         image, why = files.image(path.stem, path)
         if image is None:
-            what = f"boxes without their image: {len(boxes)} boxes, {path.stem} ({why})"
-            findings.append(Finding(str(path), what, "error", "add the image, or give each image a name of its own"))
+            findings.append(without_image(path, len(boxes), path.stem, why))
             continue
         if image in fields:
             raise LeukError(f"{path}: a second annotation of {image}; remove one of the two", exit_code=2)

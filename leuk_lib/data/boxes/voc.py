@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
 from leuk_lib.data.boxes.box import Box, Field
-from leuk_lib.data.boxes.files import FolderFiles, part_of_folders
+from leuk_lib.data.boxes.files import FolderFiles, part_of_folders, without_image
 from leuk_lib.data.findings import Finding
 from leuk_lib.data.layouts import part_of
 from leuk_lib.runs.errors import LeukError
@@ -55,8 +54,7 @@ def read_voc(files: FolderFiles, paths: Sequence[PurePosixPath], findings: list[
         if image is None and stated:
             image, why = files.image(stated, path)
         if image is None:
-            what = f"boxes without their image: {len(boxes)} boxes, {stated or name} ({why})"
-            findings.append(Finding(str(path), what, "error", "add the image, or give each image a name of its own"))
+            findings.append(without_image(path, len(boxes), stated or name, why))
             continue
         if image in fields:
             raise LeukError(f"{path} and {owners[image]} are both about {image}; remove one of the two", exit_code=2)
@@ -80,13 +78,9 @@ def _box(path: PurePosixPath, place: int, item: Element) -> Box | None:
                 f"{path}: object {place}: {side} must be a number, got {text[:40]!r}", exit_code=2
             ) from None
     x0, y0, x1, y1 = values
-    if math.isfinite(x0 + y0 + x1 + y1):
-        x0, y0 = min(x0, x1) - 1, min(y0, y1) - 1
-        x1, y1 = max(values[0], values[2]), max(values[1], values[3])
-        if values[0] > values[2]:
-            x0, x1 = x1, x0
-        if values[1] > values[3]:
-            y0, y1 = y1, y0
+    # Pixels are counted from 1. Reversed corners stay reversed, because ``place_boxes`` reports them.
+    x0, x1 = (x0, x1 - 1) if x0 > x1 else (x0 - 1, x1)
+    y0, y1 = (y0, y1 - 1) if y0 > y1 else (y0 - 1, y1)
     label = " ".join((item.findtext("name") or "").split())
     attributes = tuple(
         (child.tag, child.text.strip())

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 import yaml
 
 from leuk_lib.data.boxes.box import Box, Field
-from leuk_lib.data.boxes.files import FolderFiles, part_of_folders, same_name
+from leuk_lib.data.boxes.files import FolderFiles, part_of_folders, same_name, without_image
 from leuk_lib.data.findings import Finding
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.yaml_files import parse_yaml
@@ -94,8 +94,7 @@ def read_yolo(
             boxes.append(Box(*corners, names[int(index)], "", attributes, f"{path}, line {number}"))
         image, why = files.image(path.stem, path, part_of_folders(path))
         if image is None:
-            what = f"boxes without their image: {len(boxes)} boxes, {path.stem} ({why})"
-            findings.append(Finding(str(path), what, "error", "add the image, or give each image a name of its own"))
+            findings.append(without_image(path, len(boxes), path.stem, why))
             continue
         if image in fields:
             raise LeukError(f"{path}: a second annotation of {image}; remove one of the two", exit_code=2)
@@ -132,7 +131,7 @@ def _check_columns(
             return
         raise LeukError(
             f"{first[width]}: {width} numbers in a row ({', '.join(f'{n} rows of {k}' for k, n in sorted(columns.items()))}); "
-            "outlines (segmentation) are not read: export boxes, five numbers a row",
+            "outlines (segmentation) are not read: export boxes, five numbers per row",
             exit_code=2,
         )
     width = max(columns)
