@@ -51,16 +51,15 @@ def square_of(
     return inner_left, inner_top, columns, rows, moved
 
 
-def cut(image: NDArray[np.uint8], square: tuple[int, int, int, int], aspect: float = 1.0) -> NDArray[np.uint8]:
+def cut(image: NDArray[np.uint8], square: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     """Cut a square out of a field and give it square pixels.
 
     Args:
         image: (H,W,3) uint8 field.
         square: x, y, columns and rows, inside of the field.
-        aspect: As for ``square_of``. With 1 the pixels are those of the field.
 
     Returns:
-        (S,S,3) uint8, S the number of rows (columns for ``aspect`` above 1, so that no detail is lost).
+        (S,S,3) uint8, S the larger of columns and rows, so that no detail is lost; where they are equal, the field's pixels.
     """
     x, y, columns, rows = square
     part = image[y : y + rows, x : x + columns]

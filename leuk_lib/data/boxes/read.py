@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -52,18 +52,16 @@ class CutCell:
     field: Field
 
 
-def recognise(files: FolderFiles) -> dict[str, int]:
-    """Return the formats of a folder's annotation files with the number of files; looks at their beginnings only."""
-    found: Counter[str] = Counter()
+def recognise(files: FolderFiles) -> Iterator[str]:
+    """Yield the format of each annotation file of a folder; looks at the files' beginnings only."""
     for path in files.with_suffix(".json"):
         head = files.head(path)
         if b'"Cell Numbers"' in head:
-            found["raabin"] += 1
+            yield "raabin"
         elif _may_be_coco(head):
-            found["coco"] += 1
-    found["voc"] = sum(is_voc(files.head(path, 4096)) for path in files.with_suffix(".xml"))
-    found["yolo"] = sum(is_yolo(files.head(path, 4096).decode("utf-8", "replace")) for path in label_files(files))
-    return {name: number for name, number in found.items() if number}
+            yield "coco"
+    yield from ("voc" for path in files.with_suffix(".xml") if is_voc(files.head(path, 4096)))
+    yield from ("yolo" for path in label_files(files) if is_yolo(files.head(path, 4096).decode("utf-8", "replace")))
 
 
 def _may_be_coco(head: bytes) -> bool:
@@ -93,8 +91,7 @@ def read_boxes(root: Path, options: BoxOptions | None = None) -> Annotation:
     """
     options = options or BoxOptions()
     files = FolderFiles(root, options.subset)
-    found = recognise(files)
-    name = options.format or _only(found, files)
+    name = options.format or _only(Counter(recognise(files)), files)
     findings: list[Finding] = []
     fields = _read_format(name, files, options, findings)
     for skipped in files.unnamed:
@@ -112,7 +109,7 @@ def read_boxes(root: Path, options: BoxOptions | None = None) -> Annotation:
         )
     _about_images(files, fields, findings)
     fields, present = choose_categories(fields, options, findings)
-    fields = _label_and_group(root, fields, options, findings)
+    fields = _label_and_group(root, fields, options)
     counts = ", ".join(f"{label or 'no name'} {n}" for label, n in sorted(present.items()))
     groups = len({field.group for field in fields})
     by = "field of view" if any(field.group.startswith(FIELD) for field in fields) else "slide"
@@ -126,7 +123,7 @@ def read_boxes(root: Path, options: BoxOptions | None = None) -> Annotation:
     return Annotation(files.root, name, tuple(fields), tuple(findings), understood)
 
 
-def _only(found: dict[str, int], files: FolderFiles) -> str:
+def _only(found: Mapping[str, int], files: FolderFiles) -> str:
     if not found:
         archives = ", ".join(str(path) for path in files.with_suffix(".zip", ".rar"))
         packed = f"; unpack {archives} first" if archives else ""
@@ -193,7 +190,7 @@ def _about_images(files: FolderFiles, fields: Sequence[Field], findings: list[Fi
         findings.append(Finding(".", what, "warning", "they are not used; is an annotation file missing?"))
 
 
-def _label_and_group(root: Path, fields: Sequence[Field], options: BoxOptions, findings: list[Finding]) -> list[Field]:
+def _label_and_group(root: Path, fields: Sequence[Field], options: BoxOptions) -> list[Field]:
     """Set the group of each field (its slide, else itself), and the label where it is the diagnosis."""
     names = {field.path: FIELD_NAME.fullmatch(PurePosixPath(field.path).stem) for field in fields}
     stated = [field for field in fields if names[field.path]]
@@ -274,12 +271,10 @@ def cut_cells(annotation: Annotation, options: BoxOptions | None = None) -> Iter
         all_boxes += boxes
         name = _cell_name(field.path, stems[same_name(PurePosixPath(field.path).stem)] == 1)
         for number, box in enumerate(boxes):
-            *square, moved = square_of(box, width, height, options.padding, options.aspect)
+            x, y, columns, rows, moved = square_of(box, width, height, options.padding, options.aspect)
             moved_cells += moved > SHIFTED
             border += min(box.x0, box.y0, width - box.x1, height - box.y1) <= CUT_BY_BORDER
-            x, y, columns, rows = square
-            image = cut(decoded.image, (x, y, columns, rows), options.aspect)
-            yield CutCell(f"{name}_{number:03d}", image, box, field)
+            yield CutCell(f"{name}_{number:03d}", cut(decoded.image, (x, y, columns, rows)), box, field)
     if border:
         what = f"cells cut by the border of their field: {border} of {len(all_boxes)}"
         yield Finding(".", what, "info", "part of the cell is missing; nothing to do")

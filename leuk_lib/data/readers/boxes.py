@@ -45,7 +45,7 @@ class Boxes(CellReader):
         from leuk_lib.data.boxes.read import recognise
 
         try:
-            return bool(recognise(FolderFiles(path)))
+            return any(recognise(FolderFiles(path)))
         except (LeukError, OSError):
             return False
 

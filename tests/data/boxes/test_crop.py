@@ -59,7 +59,7 @@ def test_squeezed_cells_become_round_again() -> None:
     cv2.circle(round_cell, (100, 100), 50, (90, 40, 120), -1)
     field = cv2.resize(round_cell, (120, 200), interpolation=cv2.INTER_AREA)  # squeezed to 60 % of its width
     *square, _ = square_of(Box(30, 50, 90, 150, "a"), 120, 200, padding=0.2, aspect=0.6)
-    cell = cut(field, tuple(square), 0.6)[..., 1] < 128
+    cell = cut(field, tuple(square))[..., 1] < 128
     rows, columns = np.flatnonzero(cell.any(axis=1)), np.flatnonzero(cell.any(axis=0))
     assert abs(np.ptp(rows) - np.ptp(columns)) <= 2
     squeezed = cut(field, (30, 50, 60, 60))[..., 1] < 128
