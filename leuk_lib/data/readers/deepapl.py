@@ -15,7 +15,7 @@ from typing import ClassVar
 from leuk_lib.data.catalog import plain
 from leuk_lib.data.layouts import role_of
 from leuk_lib.data.readers.reader import AnnotationReader, Annotations, Options
-from leuk_lib.data.readers.table import Index, Statement, annotate, find, given, header_of, read_rows
+from leuk_lib.data.readers.table import Index, Statement, annotate, find, given, has_columns, read_rows
 
 TABLE = "master.csv"
 COLUMNS = ("Patient_ID", "Diagnosis", "Cohort")
@@ -31,11 +31,11 @@ class DeepApl(AnnotationReader):
 
     def recognises(self, path: Path) -> bool:
         """Return whether ``master.csv`` is there with its columns, or empty."""
-        return any(set(COLUMNS) <= header_of(file) or not file.stat().st_size for file in find(path, TABLE))
+        return bool(_tables(path))
 
     def sources(self, path: Path, options: Options) -> list[Path]:
         """Return the table."""
-        return [f for f in find(path, TABLE) if set(COLUMNS) <= header_of(f) or not f.stat().st_size]
+        return _tables(path)
 
     def annotations(self, root: Path, images: Sequence[PurePath], options: Options) -> Annotations:
         """Return class, patient and part: the cohort Discovery is "train", Validation is "test"."""
@@ -59,6 +59,10 @@ class DeepApl(AnnotationReader):
 
 
 READER = DeepApl()
+
+
+def _tables(path: Path) -> list[Path]:
+    return [file for file in find(path, TABLE) if has_columns(file, COLUMNS)]
 
 
 def _key(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
@@ -107,6 +107,11 @@ def header_of(file: Path) -> set[str]:
         return set()
     separator = max((",", ";", "\t"), key=first.count)
     return {name.strip().strip('"') for name in first.split(separator)}
+
+
+def has_columns(file: Path, columns: Collection[str]) -> bool:
+    """Whether a table has these columns, or is empty, which its reader refuses with advice."""
+    return header_of(file).issuperset(columns) or not file.stat().st_size
 
 
 def given(value: str) -> str:

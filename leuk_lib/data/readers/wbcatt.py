@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 
 from leuk_lib.data.layouts import part_of
 from leuk_lib.data.readers.reader import AnnotationReader, Annotations, Options
-from leuk_lib.data.readers.table import Statement, annotate, by_name, find, given, header_of, read_rows
+from leuk_lib.data.readers.table import Statement, annotate, by_name, find, given, has_columns, read_rows
 
 TABLES = "pbc_attr_v1_*.csv"
 COLUMNS = ("img_name", "label", "path")
@@ -25,7 +25,7 @@ class WbcAtt(AnnotationReader):
 
     def recognises(self, path: Path) -> bool:
         """Return whether the tables are there, with their columns or empty."""
-        return any(set(COLUMNS) <= header_of(file) or not file.stat().st_size for file in find(path, TABLES))
+        return any(has_columns(file, COLUMNS) for file in find(path, TABLES))
 
     def sources(self, path: Path, options: Options) -> list[Path]:
         """Return the tables of the parts."""
