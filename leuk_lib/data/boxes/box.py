@@ -11,6 +11,7 @@ from typing import Literal
 from leuk_lib.data.findings import Finding
 from leuk_lib.runs.errors import LeukError
 
+RANGES = {"padding": (0, 4), "aspect": (0.1, 10), "min_side": (2, 1000)}  # of the numbers in ``BoxOptions``
 FORMATS = ("coco", "yolo", "voc", "raabin")
 FIELD = "field:"  # prefix of a group's name that is only a field of view: overlapping fields may still be joined
 
@@ -119,7 +120,7 @@ class BoxOptions:
             raise LeukError(f"boxes: format {self.format!r}; allowed: {', '.join(FORMATS)}", exit_code=2)
         if self.task not in ("", "cell-type", "diagnosis"):
             raise LeukError(f"boxes: task {self.task!r}; allowed: cell-type, diagnosis", exit_code=2)
-        for name, low, high in (("padding", 0, 4), ("aspect", 0.1, 10), ("min_side", 2, 1000)):
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise LeukError(f"boxes: {name} {value!r} must be from {low} to {high}", exit_code=2)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from leuk_lib.data.boxes.box import FORMATS, RANGES, BoxOptions
 from leuk_lib.data.findings import Finding
 from leuk_lib.data.readers.reader import Cell, CellReader, Note, Options
 from leuk_lib.runs.errors import LeukError
-
-if TYPE_CHECKING:
-    from leuk_lib.data.boxes.box import BoxOptions
 
 ANNOTATIONS = (".json", ".xml", ".txt")
 
@@ -88,8 +86,6 @@ class Boxes(CellReader):
             )
 
     def _chosen(self, options: Options) -> BoxOptions:
-        from leuk_lib.data.boxes.box import FORMATS, BoxOptions
-
         renamed = {}
         for pair in options.names("map"):
             old, colon, new = pair.partition(":")
@@ -103,9 +99,9 @@ class Boxes(CellReader):
             categories=tuple(options.names("categories")),
             task=options.one_of("task", self.tasks),  # type: ignore[arg-type]
             class_map=renamed,
-            padding=options.number("padding", 0.25, 0, 4),
-            aspect=options.number("aspect", self.aspect, 0.1, 10),
-            min_side=options.number("min_side", 8, 2, 1000),
+            padding=options.number("padding", BoxOptions.padding, *RANGES["padding"]),
+            aspect=options.number("aspect", self.aspect, *RANGES["aspect"]),
+            min_side=options.number("min_side", BoxOptions.min_side, *RANGES["min_side"]),
             rescale=options.one_of("rescale", ("no", "yes")) == "yes",
         )
 
