@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from leuk_lib.data.catalog import KNOWN_SETS
-from leuk_lib.data.findings import as_table, kind_of
+from leuk_lib.data.findings import Finding, as_table, kind_of
 from leuk_lib.data.fingerprint import RENDERED
 from leuk_lib.data.folder import ImageFolder, read_folder
 from leuk_lib.runs.errors import LeukError
@@ -52,6 +52,11 @@ class Dataset:
         """(N,) position of each cell's label in ``classes``."""
         number = {name: k for k, name in enumerate(self.classes)}
         return np.array([number[label] for label in self.table["label"]], dtype=np.int64)
+
+    def with_findings(self, found: Iterable[Finding], notes: Iterable[str] = ()) -> Dataset:
+        """Return the data set with further findings and notes."""
+        findings = pd.concat([self.findings, as_table(found)], ignore_index=True)
+        return replace(self, findings=findings, notes=(*self.notes, *notes))
 
 
 def load_dataset(

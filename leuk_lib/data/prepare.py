@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from leuk_lib.data.cellset import CellSet, from_arrays
-from leuk_lib.data.findings import Finding, as_table
+from leuk_lib.data.findings import Finding
 from leuk_lib.data.fingerprint import fingerprint, named_sources
 from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.params import DataParams
@@ -84,19 +84,15 @@ def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
         field_um=params.field_um,
     )
     table, found, label_notes = spelled_as_classes(data.table, data.classes)
-    data = replace(
-        data, table=table, notes=(*data.notes, *label_notes),
-        findings=pd.concat([data.findings, as_table(found)], ignore_index=True) if found else data.findings,
-    )  # fmt: skip
+    data = replace(data, table=table).with_findings(found, label_notes)
     kind, why = chosen_split(params)
     own = (data.table["external"] == "").to_numpy()
-    if found := cross_check(data.table[own], data.findings):
-        data = replace(data, findings=pd.concat([data.findings, as_table(found)], ignore_index=True))
+    data = data.with_findings(cross_check(data.table[own], data.findings))
     single: list[Finding] = []
     if kind == "published":
         data = without_test_groups(data)
         single = one_person_classes(data.table[data.table["external"] == ""])
-        data = replace(data, findings=pd.concat([data.findings, as_table(single)], ignore_index=True))
+        data = data.with_findings(single)
     own = (data.table["external"] == "").to_numpy()
     groups = data.table["group"].to_numpy(dtype=str)
     labels = data.table["label"].to_numpy(dtype=str)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leuk_lib.data.catalog import KNOWN_SETS
-from leuk_lib.data.findings import Finding, as_table, is_across_parts
+from leuk_lib.data.findings import Finding, is_across_parts
 from leuk_lib.data.params import DataParams
 from leuk_lib.data.splits import split_groups
 from leuk_lib.runs.errors import LeukError
@@ -166,8 +166,6 @@ def without_test_groups(data: Dataset) -> Dataset:
 
     The test part stays as published. A finding and a note count what was left out, per part.
     """
-    import pandas as pd  # slow to import, and announcing a split needs no table
-
     table = data.table
     shared = on_both_sides(table)
     if not shared.any():
@@ -176,13 +174,11 @@ def without_test_groups(data: Dataset) -> Dataset:
     counts = ", ".join(f"{part} {n}" for part, n in table.loc[shared, "part"].value_counts().sort_index().items())
     what = f"{groups} groups are on both sides of the published split: {int(shared.sum())} cells left out ({counts})"
     advice = "training on them would leak into the test; split: grouped keeps all cells and gives an honest split"
-    finding = as_table([Finding(".", what, "error", advice)])
     keep = ~shared
-    return replace(
+    kept = replace(
         data,
         images=data.images[keep],
         masks=None if data.masks is None else data.masks[keep],
         table=table[keep].reset_index(drop=True),
-        findings=pd.concat([data.findings, finding], ignore_index=True),
-        notes=(*data.notes, what),
     )
+    return kept.with_findings([Finding(".", what, "error", advice)], [what])
