@@ -30,9 +30,9 @@ class ScalePlan:
 
     Attributes:
         um_per_px: (N,) micrometres per pixel of each file; 0 where unknown.
-        field_um: side of the square around each cell, in micrometres; 0: each image is used as a whole.
-        understood: what was known and decided, in lines for a person.
-        findings: what is wrong with it.
+        field_um: Side of the square around each cell, in micrometres; 0: each image is used as a whole.
+        understood: What was known and decided, in lines for a person.
+        findings: What is wrong with it.
     """
 
     um_per_px: NDArray[np.float64]
@@ -72,14 +72,14 @@ def plan_scale(
     Args:
         known: (N,) micrometres per pixel of each file; 0 or NaN where unknown.
         sides: (N,) shorter side of each file in pixels.
-        size: side of the images of the stages in pixels.
-        um_per_px: scale of the files whose scale is unknown; 0: it stays unknown.
-        field_um: field to bring the cells to, in micrometres; 0: `common_field` where scales differ.
-        where: the data folder, for messages.
+        size: Side of the images of the stages in pixels.
+        um_per_px: Scale of the files whose scale is unknown; 0: it stays unknown.
+        field_um: Field to bring the cells to, in micrometres; 0: `common_field` where scales differ.
+        where: The data folder, for messages.
 
     Raises:
-        LeukError: a scale that no light microscope has; or ``field_um`` is given and the scale of some images is unknown,
-            or it is many times what the images show.
+        LeukError: For a scale that no light microscope has; and where ``field_um`` is given, if the scale of some images is
+            unknown, or if it is many times what the images show.
     """
     scale = np.nan_to_num(np.asarray(known, dtype=np.float64))
     shorter = np.asarray(sides, dtype=np.int64)
@@ -138,10 +138,10 @@ def to_field(
 
     Args:
         image: (H,W,3) uint8, or (H,W) for a mask.
-        um_per_px: micrometres per pixel of the image.
-        field_um: side of the field in micrometres.
-        size: side of the result in pixels.
-        nearest: keep values as they are, for masks; the margin is then 0, else the median colour of the border.
+        um_per_px: Micrometres per pixel of the image.
+        field_um: Side of the field in micrometres.
+        size: Side of the result in pixels.
+        nearest: Keep values as they are, for masks; the margin is then 0, else the median colour of the border.
 
     Returns:
         (size,size,3) or (size,size) uint8.

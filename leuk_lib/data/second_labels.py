@@ -24,8 +24,8 @@ def spelled_as_classes(table: pd.DataFrame, classes: Sequence[str]) -> tuple[pd.
     because it is one.
 
     Args:
-        table: one row per cell.
-        classes: names of the classes.
+        table: One row per cell.
+        classes: Names of the classes.
 
     Returns:
         The table, findings about labels that are no class, and notes that count the labels; a table without further labels
