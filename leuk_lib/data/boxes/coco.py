@@ -107,7 +107,9 @@ def _image_entry(path: PurePosixPath, entry: Any) -> tuple[Any, str]:
 
 def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
     width, height = entry.get("width"), entry.get("height")
-    return (int(width), int(height)) if _is_number(width) and _is_number(height) and width > 0 and height > 0 else None
+    if not (_is_number(width) and _is_number(height) and 0 < width < math.inf and 0 < height < math.inf):
+        return None
+    return int(width), int(height)
 
 
 def _read_boxes(

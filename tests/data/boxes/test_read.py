@@ -270,6 +270,8 @@ def test_a_resized_field_is_refused_or_rescaled(tmp_path: Path) -> None:
     assert not cells and said(findings, "annotated for 400 x 320 pixels, the image has 200 x 160")
     _, cells, _ = read(tmp_path, rescale=True)
     assert (cells[0].box.x0, cells[0].box.y1) == (20, 70)
+    coco(tmp_path / "a.json", [(1, "a.png")], [(1, 1, [40, 60, 80, 80])], size=(float("inf"), HEIGHT))  # type: ignore[arg-type]
+    assert read(tmp_path)[0].fields[0].size is None
 
 
 def test_damaged_fields_are_findings(tmp_path: Path) -> None:
