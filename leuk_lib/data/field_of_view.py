@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 Kind = Literal["no nucleus in its centre", "nuclei far from its centre"]
 BAR = "a scale bar"
-FALSE_ALARMS = (
-    0.04  # share of images up to which such images are no surprise; of single cells up to 1 % are taken for fields
-)
+# Share of images up to which such images are no surprise; up to 1 % of single cells are taken for fields.
+FALSE_ALARMS = 0.04
 
 MIN_CONTRAST = 12.0  # purple of nuclei over that of the background, grey levels; less: nothing is stained
 GREEN = 30.0  # grey levels by which green stands out; no part of a stained smear does so

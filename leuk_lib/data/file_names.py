@@ -13,8 +13,8 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
 
 NO_PATTERN = "none"  # as --pattern: read nothing from file names
-NOTICED = 0.1  # the same of a pattern that no other names fit
 OFFERED = 0.9  # fraction of names that must fit a pattern before it is offered
+NOTICED = 0.1  # the same for an unmistakable pattern
 FIELDS = ("label", "patient", "slide", "part", "external", "label2")
 
 

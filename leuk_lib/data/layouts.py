@@ -340,9 +340,8 @@ def _class_level(
 
 def _refuse_mixture(level: int, counts: Mapping[str, int], where: str) -> None:
     """Refuse a class level that also holds parts or patients, as in ``train/AML``, ``test/AML`` and ``CML``."""
-    strange = sorted(
-        name for name in counts if role_of(name) not in (None, "version")
-    )  # segmented: a neutrophil's type
+    # "Segmented" may also be a neutrophil's type.
+    strange = sorted(name for name in counts if role_of(name) not in (None, "version"))
     if strange:
         classes = ", ".join(sorted(set(counts) - set(strange))[:4])
         raise LeukError(

@@ -98,7 +98,7 @@ def place_boxes(field: Field, width: int, height: int, options: BoxOptions, find
 
     Left out, with a finding each: coordinates that are not finite, boxes with a side below ``options.min_side``, boxes
     of which more than half lies outside, repeated boxes, and boxes under two categories. Corners in reversed order are
-    exchanged, and boxes that reach over the border are cut there; both are said.
+    exchanged, and boxes that reach over the border are cut there; both are reported.
 
     Args:
         field: The field.

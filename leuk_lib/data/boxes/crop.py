@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from leuk_lib.data.boxes.box import Box
 from leuk_lib.runs.errors import LeukError
 
-SHIFTED = 0.02  # of the square's side: smaller shifts at the border are not worth a word
+SHIFTED = 0.02  # of the square's side: smaller shifts at the border are not reported
 
 
 def square_of(

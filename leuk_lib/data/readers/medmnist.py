@@ -228,7 +228,7 @@ def _read(handle: IO[bytes], size: int, name: str, file: Path) -> bytes:
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise LeukError(f"{file}: {name} is damaged ({error}); fetch the file again", exit_code=2) from error
     if len(data) != size:
-        raise LeukError(f"{file}: {name} has not the length that its header states; fetch it again", exit_code=2)
+        raise LeukError(f"{file}: {name} does not have the length that its header states; fetch it again", exit_code=2)
     return data
 
 
