@@ -112,7 +112,6 @@ def test_the_options_that_the_catalogue_names_are_those_of_the_reader():
         if known.reader:
             reader = readers()[known.reader]
             assert set(known.options) <= set(reader.options), known.name
-            assert set(known.reader_options) <= set(reader.options), known.name
 
 
 def test_a_set_that_is_not_here_says_where_it_comes_from(tmp_path, monkeypatch, capsys):
