@@ -1,24 +1,25 @@
 """The ladder: what each step of the sequence adds on real cells, and how the whole compares with baselines.
 
 Four models lead from the plain backbone to the full sequence; each differs from the one before by one step. A second
-column of models starts from published weights instead. Baselines are trained and tested on the same cells. Every model is also tried on shifted test cells, on external test sets and,
-with frozen features, on small sets with classes of their own.
+column of models starts from published weights instead. Baselines are trained and tested on the same cells. The learning
+rate of each trained model is the best of the same few on validation cells. Every model is also tried on shifted test
+cells, on external test sets and, with frozen features, on small sets with classes of their own.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -85,6 +86,7 @@ PUBLISHED_FULL = "published + ALHE"
 COLUMNS = {"published": "+ FCMAE", "published + WPAT": "+ WPAT", PUBLISHED_FULL: FULL}
 FRACTIONS = (0.7, 0.1, 0.2)  # training, validation, test
 TRAINING, VALIDATION, TEST, EXCLUDED = range(4)  # parts of a split
+TRIAL = "trial.json"  # outcome of a trial of a learning rate, in the folder of its job
 DIGITS = 5  # of a probability in a row
 OTHER = "other "  # prefix of a condition with an external test set; resamples are drawn by the condition's name
 GOALS = {FULL: 0.95, PUBLISHED_FULL: 0.975}  # balanced accuracy that the project aims at
@@ -107,16 +109,17 @@ class LadderParams(StudyParams):
     pretrain_lr: float = Field(3e-4, gt=0, le=1, description="peak learning rate of pretraining")
     steps: int = Field(240, ge=1, le=10**6, description="optimiser steps of every trained model")
     batch_size: int = Field(32, ge=2, le=8192, description="images per optimiser step")
-    lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate of the ladder's models")
+    rates: tuple[float, ...] = Field(
+        (5e-4, 1e-3, 2e-3, 4e-3), min_length=1, description="peak learning rates that every trained model is tried with"
+    )
+    rate_steps: int = Field(120, ge=1, le=10**6, description="optimiser steps of a trial of a learning rate")
     muon: float = Field(5.0, ge=0, le=1000, description="learning rate of Muon over that of AdamW, in every model")
     published: str = Field(
         "efficientnet_lite0@pretrained",
         description="network and weights of the second column; empty: no second column",
     )
-    published_lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of the second column's models")
-    networks: dict[str, float] = Field(
-        {"efficientnet_lite0@pretrained": 1e-3, "resnet10t": 3e-3},
-        description="trained baselines with the peak learning rate of each",
+    networks: tuple[str, ...] = Field(
+        ("efficientnet_lite0@pretrained", "resnet10t"), description="trained baselines: names of timm's networks"
     )
     probes: tuple[str, ...] = Field(
         ("majority", "colour", "background", "linear_probe"), description="baselines that train no network"
@@ -144,6 +147,11 @@ class LadderParams(StudyParams):
         return (*self.ladder, *self.probes, *self.networks)
 
     @property
+    def trained(self) -> tuple[str, ...]:
+        """The models that are trained, each with a learning rate of its own."""
+        return (*self.ladder, *self.networks)
+
+    @property
     def columns(self) -> tuple[tuple[str, ...], ...]:
         """Names of the ladder's models, by column."""
         return (tuple(STEPS), tuple(PUBLISHED_STEPS)) if self.published else (tuple(STEPS),)
@@ -152,6 +160,14 @@ class LadderParams(StudyParams):
     def ladder(self) -> dict[str, Step]:
         """All models of the ladder."""
         return STEPS | (PUBLISHED_STEPS if self.published else {})
+
+    @model_validator(mode="after")
+    def _rates_are_chosen_on_excluded_cells(self) -> Self:
+        if self.seeds[0] not in self.tuned:
+            raise ValueError(
+                f"tuned must name repetition {self.seeds[0]}: learning rates are chosen on its validation cells"
+            )
+        return self
 
     def fcmae(self, seed: int) -> FcmaeParams:
         """Pretraining with the laptop profile's optimiser at this study's size, with two views per image."""
@@ -162,10 +178,10 @@ class LadderParams(StudyParams):
             base_lr=256 * self.pretrain_lr / images, checkpoint_every=100, light=self.light,
         )  # fmt: skip
 
-    def wpat(self, seed: int, lr: float) -> WpatParams:
+    def wpat(self, seed: int, lr: float, steps: int) -> WpatParams:
         """Training of every model: the same budget, each with its own learning rate."""
         return WpatParams(
-            seed=seed, threads=self.threads, accelerator="cpu", steps=self.steps, batch_size=self.batch_size, lr=lr,
+            seed=seed, threads=self.threads, accelerator="cpu", steps=steps, batch_size=self.batch_size, lr=lr,
             muon=self.muon, layer_decay=1.0, drop_path=0.0, evaluations=10, checkpoint_every=100, mixup=self.mixup,
             cutmix=self.cutmix, crop_min=self.crop_min, light=self.light,
             branch_drop=self.branch_drop, balance="none",
@@ -181,21 +197,21 @@ class Ladder(Study[LadderParams]):
     """
 
     title = "What does each step add, and which model is best?"
-    version = 1
+    version = 2
     canary: ClassVar[Mapping[str, Any]] = {
         "seeds": (0, 1), "image_size": 32, "stem_stride": 2, "pretrain_steps": 3, "pretrain_batch": 8, "steps": 3,
-        "batch_size": 8, "published": "", "light": 0.0, "branch_drop": 0.0, "networks": {"test_resnet": 3e-3}, "shifted": (FULL, "colour"),
-        "shifted_cells": 8,
-        "external": ("elsewhere",), "small_sets": ("patients",), "resamples": 100,
+        "batch_size": 8, "rates": (1e-3, 3e-3), "rate_steps": 2, "published": "", "networks": ("test_resnet",),
+        "shifted": (FULL, "colour"), "shifted_cells": 8, "external": ("elsewhere",), "small_sets": ("patients",), "resamples": 100,
     }  # fmt: skip
     params_model = LadderParams
 
     def waves(self) -> Sequence[Sequence[str]]:
-        """The cells; pretraining of each seed; every model of each seed (the first seed's models first)."""
+        """Cells; pretraining of each seed; trials of learning rates; every model of each seed, the first seed first."""
         p = self.params
         return [
             ["cells"],
             [f"pretrain-{seed}" for seed in p.seeds],
+            [trial_name(arm, rate) for rate in p.rates for arm in p.trained],
             [f"{slug(arm)}-{seed}" for seed in p.seeds for arm in p.arms],
         ]
 
@@ -204,6 +220,10 @@ class Ladder(Study[LadderParams]):
         p = self.params
         if job == "cells":
             return write_cells(p, folder / job)
+        for arm in p.trained:
+            for rate in p.rates:
+                if job == trial_name(arm, rate):
+                    return self._try_rate(arm, rate, folder, identity)
         for seed in p.seeds:
             if job == f"pretrain-{seed}":
                 return self._pretrain(seed, folder, identity)
@@ -213,17 +233,17 @@ class Ladder(Study[LadderParams]):
         raise ValueError(f"no job {job!r}")
 
     def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
-        """Return the tables of :func:`outcome_tables`, and `pretraining` and `sources`."""
+        """Return the tables of :func:`outcome_tables`, and `pretraining`, `rates` and `sources`."""
         p = self.params
-        of_models = [
-            row for job, part in rows.items() if job != "cells" and not job.startswith("pretrain-") for row in part
-        ]
+        of_models = [row for arm in p.arms for seed in p.seeds for row in rows[f"{slug(arm)}-{seed}"]]
+        trials = [trial_name(arm, rate) for arm in p.trained for rate in p.rates]
         pretraining = pd.DataFrame([row for job, part in rows.items() if job.startswith("pretrain-") for row in part])
         return outcome_tables(
             of_models, p.columns, [display_name(name) for name in (*p.probes, *p.networks)], tuple(rows["cells"][0]["classes"].split(",")),
             float((pretraining["test"] / pretraining["training"]).mean()), p.resamples, min(p.seeds),
         ) | {
             "pretraining": pretraining,
+            "rates": chosen_rates(pd.DataFrame([row for trial in trials for row in rows[trial]])),
             "sources": pd.DataFrame(rows["cells"]).drop(columns="classes"),
         }  # fmt: skip
 
@@ -241,24 +261,33 @@ class Ladder(Study[LadderParams]):
         seconds = time.process_time() - start
         return [{"seed": seed, "loss": result.history[-1]["loss"], "cpu seconds": seconds} | sizes]
 
+    def _try_rate(self, arm: str, rate: float, folder: Path, identity: str) -> list[Row]:
+        """Train a model of the first repetition for a few steps and score it on the validation part."""
+        p, job = self.params, trial_name(arm, rate)
+        cells = self._cells(folder, p.seeds[0])
+        _, trained = self._fit(arm, cells, p.wpat(p.seeds[0], rate, p.rate_steps), folder, job, identity)
+        best = trained[0].curve.sort_values("val_loss").iloc[0]
+        row: Row = {
+            "arm": display_name(arm), "rate": rate,
+            "loss": float(best["val_loss"]), "balanced accuracy": float(best["val_recall"]),
+        }  # fmt: skip
+        write_json(folder / job / TRIAL, row)
+        return [row]
+
+    def _rate(self, arm: str, folder: Path) -> float:
+        """The learning rate with the lowest validation loss; the first for a model that is not trained."""
+        p = self.params
+        if arm not in p.trained:
+            return p.rates[0]
+        losses = {rate: read_json(folder / trial_name(arm, rate) / TRIAL)["loss"] for rate in p.rates}
+        return min(losses, key=lambda rate: losses[rate])
+
     def _evaluate(self, arm: str, seed: int, folder: Path, identity: str) -> list[Row]:
         """Train one model and keep its probabilities on the validation part and under every test condition."""
-        p, cells = self.params, self._cells(folder, seed)
-        step = p.ladder.get(arm, Step("random", False, False))
-        trained: list[Finetuned] = []
+        p, cells, job = self.params, self._cells(folder, seed), f"{slug(arm)}-{seed}"
+        enhanced = arm in p.ladder and p.ladder[arm].enhanced
         start = time.process_time()
-
-        def fit(model: nn.Module, label: str) -> nn.Module:
-            settings = p.wpat(seed, p.networks.get(arm, p.published_lr if step.start == "published" else p.lr))
-            images = cells.enhanced if step.enhanced else cells.raw
-            trained.append(finetune(
-                images[cells.train], cells.labels[cells.train], images[cells.val], cells.labels[cells.val], model,
-                settings, folder / f"{slug(arm)}-{seed}" / "checkpoints", identity, make_fabric(settings),
-                n_classes=len(cells.classes), label=label,
-            ))  # fmt: skip
-            return trained[0].model
-
-        score = self._scorer(arm, step, seed, cells, folder, fit)
+        score, trained = self._fit(arm, cells, p.wpat(seed, self._rate(arm, folder), p.steps), folder, job, identity)
         seconds = time.process_time() - start
         about: Row = {"arm": display_name(arm), "seed": seed}
         rows: list[Row] = [about | {
@@ -267,44 +296,52 @@ class Ladder(Study[LadderParams]):
             "parameters": sum(q.numel() for q in trained[0].model.parameters()) if trained else 0,
         }]  # fmt: skip
         for condition, images, labels, groups, names in self._conditions(arm, seed, cells):
-            probs = score(enhance_cells(images) if step.enhanced else images, None)
+            probs = score(enhance_cells(images) if enhanced else images, None)
             rows.append(about | pack(condition, probs, labels, groups, names))
         if trained or arm == "colour":
             model = trained[0].model if trained else None
             for name, (images, small_labels, patients) in cells.small_sets.items():
-                images = enhance_cells(images) if step.enhanced else images
+                images = enhance_cells(images) if enhanced else images
                 rows.append(about | small_row(name, model, images, small_labels, patients))
         return rows
 
-    def _scorer(
-        self, arm: str, step: Step, seed: int, cells: SplitCells, folder: Path,
-        fit: Callable[[nn.Module, str], nn.Module],
-    ) -> Scorer:  # fmt: skip
-        p, classes = self.params, len(cells.classes)
-        own = folder / f"pretrain-{seed}" / "encoder.safetensors"
-        if arm in p.ladder:
-            drop = p.wpat(seed, p.lr).drop_path
-            if step.start == "published":
-                base, weights = pretrained.split_name(p.published)
-                torch.manual_seed(derive(seed, "ladder", "published"))
-                spec = pretrained.NetworkSpec.of(base, p.image_size, bool(weights))
-                encoder: Backbone = TimmBackbone(
-                    spec, p.image_size, pretrained.locate(p.published) if weights else None
-                )
-            elif step.start == "fcmae":
-                encoder = load_backbone(own, drop_path=drop)
-            else:  # the weights that pretraining starts from
-                start = folder / f"{slug(arm)}-{seed}" / "start.safetensors"
-                save_backbone(build_autoencoder(p.fcmae(seed)).encoder, start)
-                encoder = load_backbone(start, drop_path=drop)
-            model = encoder if step.wpat else LinearClassifier(encoder, classes)
-            return network_scorer(fit(model, "ladder"))
-        task = Task(
-            cells.raw[cells.train], cells.labels[cells.train], None,
-            cells.raw[cells.val], cells.labels[cells.val], None, classes, seed,
-            encoder=load_backbone(own), fit=fit,
-        )  # fmt: skip
-        return BASELINES[arm](task) if arm in BASELINES else network(arm, task)
+    def _fit(
+        self, arm: str, cells: SplitCells, settings: WpatParams, folder: Path, job: str, identity: str
+    ) -> tuple[Scorer, list[Finetuned]]:
+        """Fit a model to the training part; return its scorer and, if it is trained, the result of the training."""
+        p, classes, seed = self.params, len(cells.classes), settings.seed
+        step = p.ladder.get(arm, Step("random", False, False))
+        trained: list[Finetuned] = []
+
+        def fit(model: nn.Module, label: str) -> nn.Module:
+            images = cells.enhanced if step.enhanced else cells.raw
+            trained.append(finetune(
+                images[cells.train], cells.labels[cells.train], images[cells.val], cells.labels[cells.val], model,
+                settings, folder / job / "checkpoints", identity, make_fabric(settings), n_classes=classes, label=label,
+            ))  # fmt: skip
+            return trained[0].model
+
+        pretrained_encoder = folder / f"pretrain-{seed}" / "encoder.safetensors"
+        if arm not in p.ladder:
+            task = Task(
+                cells.raw[cells.train], cells.labels[cells.train], None,
+                cells.raw[cells.val], cells.labels[cells.val], None, classes, seed,
+                encoder=load_backbone(pretrained_encoder), fit=fit,
+            )  # fmt: skip
+            return BASELINES[arm](task) if arm in BASELINES else network(arm, task), trained
+        if step.start == "published":
+            base, weights = pretrained.split_name(p.published)
+            torch.manual_seed(derive(seed, "ladder", "published"))
+            spec = pretrained.NetworkSpec.of(base, p.image_size, bool(weights))
+            encoder: Backbone = TimmBackbone(spec, p.image_size, pretrained.locate(p.published) if weights else None)
+        elif step.start == "fcmae":
+            encoder = load_backbone(pretrained_encoder, drop_path=settings.drop_path)
+        else:  # the weights that pretraining starts from
+            start = folder / job / "start.safetensors"
+            save_backbone(build_autoencoder(p.fcmae(seed)).encoder, start)
+            encoder = load_backbone(start, drop_path=settings.drop_path)
+        model = encoder if step.wpat else LinearClassifier(encoder, classes)
+        return network_scorer(fit(model, "ladder")), trained
 
     def _conditions(
         self, arm: str, seed: int, cells: SplitCells
@@ -420,6 +457,21 @@ class SplitCells:
 
 
 # -- tables ----------------------------------------------------------------------------------------------------
+
+
+def trial_name(arm: str, rate: float) -> str:
+    """Name of the job that tries a model with a learning rate.
+
+    >>> trial_name("+ WPAT", 5e-4)
+    'rate-0.0005-wpat'
+    """
+    return f"rate-{rate:g}-{slug(arm)}"
+
+
+def chosen_rates(trials: pd.DataFrame) -> pd.DataFrame:
+    """Mark the learning rate of each model with the lowest validation loss, the first of equals: column chosen."""
+    best = trials.groupby("arm", sort=False)["loss"].idxmin()
+    return trials.assign(chosen=trials.index.isin(best))
 
 
 def pack(condition: str, probs: Array, labels: Tensor, groups: Sequence[str], cells: Sequence[str]) -> Row:
@@ -624,6 +676,29 @@ def test_cells_summary(record: StudyRecord) -> str:
     return (
         f"Settings were chosen on the validation cells of repetitions {tuned}; these cells are in no test part. "
         f"A test part has {sizes.min():.0f} to {sizes.max():.0f} cells."
+    )
+
+
+def rates_summary(record: StudyRecord) -> str:
+    """Say how the learning rates were chosen."""
+    trials = record.table("rates")
+    tries = trials.groupby("arm").size()
+    rates = ", ".join(f"{rate:g}" for rate in sorted(trials["rate"].unique()))
+    return (
+        f"Every trained model had {tries.iloc[0]} tries: {record.params['rate_steps']} steps with the peak learning rates "
+        f"{rates}. The rate with the lowest loss on the validation cells of repetition {record.params['seeds'][0]} was taken."
+    )
+
+
+def rates_table(record: StudyRecord) -> pd.DataFrame:
+    """The chosen learning rate of each model, with the validation loss of every try: a row per model."""
+    trials = record.table("rates")
+    wide = trials.pivot(index="arm", columns="rate", values="loss").reindex(trials["arm"].unique())
+    wide.insert(0, "chosen", trials[trials["chosen"]].set_index("arm")["rate"])
+    return (
+        wide.rename(columns=lambda name: name if name == "chosen" else f"{name:g}")
+        .rename_axis(columns=None)
+        .reset_index()
     )
 
 

@@ -20,7 +20,7 @@ from studies.toys import made_record
 
 def test_the_models_differ_in_their_learning_rate_alone():
     params = LadderParams(dataset="cells")
-    ours, baseline = params.wpat(0, params.lr), params.wpat(0, params.networks["resnet10t"])
+    ours, baseline = params.wpat(0, 1e-3, params.steps), params.wpat(0, 3e-3, params.steps)
     assert ours.model_copy(update={"lr": baseline.lr}) == baseline
     assert [name for name in STEPS if STEPS[name].wpat][-1] == FULL
 
@@ -100,8 +100,13 @@ def record() -> records.StudyRecord:
         rows += [{"arm": arm, "seed": seed, "condition": "small ours", **cells} for seed in (0, 1)]
     tables = ladder.outcome_tables(rows, columns, baselines, ("x", "y"), 0.3, 200, 0)
     tables["pretraining"] = pd.DataFrame({"seed": [0, 1], "cpu seconds": [2.0, 4.0]})
+    tables["rates"] = ladder.chosen_rates(
+        pd.DataFrame(
+            [{"arm": arm, "rate": rate, "loss": abs(rate - 1e-3)} for arm in rates for rate in (5e-4, 1e-3, 2e-3)]
+        )
+    )
     tables["sources"] = pd.DataFrame({"source": ["elsewhere"], "cells": [60], "tested classes": [2]})
-    return made_record("ladder", tables)
+    return made_record("ladder", tables, {"seeds": [0, 1], "rate_steps": 9})
 
 
 def test_sentences_say_what_the_numbers_say(record):
@@ -117,6 +122,9 @@ def test_sentences_say_what_the_numbers_say(record):
     assert "strong, of 30 shifts: ahead under 0, behind under 30" in robust
     assert f"{FULL}, change from none (80.0 %)" in robust and "blur -80" in robust
     assert "strong: temperature" in ladder.calibration_summary(record)
+    rates = ladder.rates_summary(record)
+    assert "3 tries: 9 steps" in rates and "0.0005, 0.001, 0.002" in rates and "repetition 0" in rates
+    assert (ladder.rates_table(record)["chosen"] == 1e-3).all()
     assert "better than they are" in ladder.test_cells_summary(record)
 
 
@@ -198,6 +206,10 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_models(canary):
     assert set(tables["small_sets"]["arm"]) == {*STEPS, "colour", "test_resnet"}
     assert (tables["small_sets"]["groups"] == 12).all() and set(tables["small_sets_gaps"]["arm"]) == {FULL}
     assert (tables["training"].set_index("arm")["parameters"].loc[list(STEPS)] > 0).all()
+    rates = tables["rates"]
+    assert len(rates) == len(params.trained) * len(params.rates) and rates["chosen"].sum() == len(params.trained)
+    used = whole.study._rate("+ WPAT", folder)
+    assert used == rates[(rates["arm"] == "+ WPAT") & rates["chosen"]]["rate"].item()
     again = whole.study.run("majority-0", folder, "canary")[1:]
     assert [row["probs"] for row in again] == [row["probs"] for row in whole.rows["majority-0"][1:]]
     record = made_record("ladder", tables, params.model_dump())
@@ -209,8 +221,11 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_models(canary):
 @pytest.mark.parametrize("arm", list(PUBLISHED_STEPS))
 def test_the_second_column_starts_from_another_network(canary, arm: str):
     whole, folder = canary("ladder")
-    params = whole.study.params.model_copy(update={"published": "test_resnet", "branch_drop": 0.5})
-    rows = ladder.Ladder(params).run(f"{slug(arm)}-0", folder, "canary")
+    params = whole.study.params.model_copy(update={"published": "test_resnet"})
+    study = ladder.Ladder(params)
+    for rate in params.rates:
+        study.run(ladder.trial_name(arm, rate), folder, "canary")
+    rows = study.run(f"{slug(arm)}-0", folder, "canary")
     trained, *conditions = rows
     assert trained["arm"] == arm and trained["parameters"] > 0
     own = next(row for row in whole.rows["wpat-0"] if row["condition"] == "test")
