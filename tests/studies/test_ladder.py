@@ -119,7 +119,8 @@ def test_sentences_say_what_the_numbers_say(record):
     columns = ladder.columns_summary(record).splitlines()
     assert "published over + FCMAE: +0.0" in columns[0] and "helps" in columns[2]
     robust = ladder.robustness_summary(record)
-    assert "strong, of 30 shifts: ahead under 0, behind under 30" in robust
+    assert f"{FULL} against strong, of 30 shifts: ahead under 0, behind under 30" in robust
+    assert f"{PUBLISHED_FULL} against strong, of 30 shifts: ahead under 0, behind under 0" in robust
     assert f"{FULL}, change from none (80.0 %)" in robust and "blur -80" in robust
     assert "strong: temperature" in ladder.calibration_summary(record)
     rates = ladder.rates_summary(record)
