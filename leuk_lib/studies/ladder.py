@@ -110,7 +110,7 @@ class LadderParams(StudyParams):
     steps: int = Field(240, ge=1, le=10**6, description="optimiser steps of every trained model")
     batch_size: int = Field(32, ge=2, le=8192, description="images per optimiser step")
     rates: tuple[float, ...] = Field(
-        (5e-4, 1e-3, 2e-3, 4e-3), min_length=1, description="peak learning rates that every trained model is tried with"
+        (1e-3, 2e-3, 4e-3), min_length=1, description="peak learning rates that every trained model is tried with"
     )
     rate_steps: int = Field(120, ge=1, le=10**6, description="optimiser steps of a trial of a learning rate")
     muon: float = Field(5.0, ge=0, le=1000, description="learning rate of Muon over that of AdamW, in every model")
@@ -266,7 +266,8 @@ class Ladder(Study[LadderParams]):
         """Train a model of the first repetition for a few steps and score it on the validation part."""
         p, job = self.params, trial_name(arm, rate)
         cells = self._cells(folder, p.seeds[0])
-        _, trained = self._fit(arm, cells, p.wpat(p.seeds[0], rate, p.rate_steps), folder, job, identity)
+        settings = p.wpat(p.seeds[0], rate, p.rate_steps).model_copy(update={"evaluations": 2})
+        _, trained = self._fit(arm, cells, settings, folder, job, identity)
         best = trained[0].curve.sort_values("val_loss").iloc[0]
         row: Row = {
             "arm": display_name(arm), "rate": rate,
