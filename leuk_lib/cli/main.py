@@ -73,6 +73,17 @@ def run(
 
 
 @app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+    """Lay out the notebooks, profiles and pages in a folder of your own, to be run there.
+
+    Example: leuk init my_study; cd my_study; leuk run --profile smoke
+    """
+    from leuk_lib.runs.skeleton import lay_out
+
+    print(lay_out(folder))
+
+
+@app.command()
 def status(run: Annotated[str | None, typer.Option(help="Name of a run (default: all runs).")] = None) -> None:
     """Print the state of every stage: fresh, stale (and why), failed, interrupted or missing.
 

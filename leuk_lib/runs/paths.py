@@ -33,7 +33,7 @@ def project_root() -> Path:
             return folder
     raise LeukError(
         f"{here} is not inside the project (no _config.yml and notebooks above it): "
-        "go to the project's folder or set LEUK_ROOT"
+        "go to the project's folder, set LEUK_ROOT, or make such a folder with `leuk init FOLDER`"
     )
 
 
