@@ -15,7 +15,7 @@ from leuk_lib.runs.files import sha256_file, sha256_json
 from leuk_lib.runs.params import StageParams, check, nearest, parse_value
 from leuk_lib.runs.yaml_files import read_plain
 
-PROFILES = ("smoke", "laptop", "paper")
+PROFILES = ("smoke", "laptop", "gpu", "paper")
 PROFILE_KEYS = ("profile", "stages")
 COMMON = {"dataset": "--dataset", "profile": "--profile", "seed": "--seeds", "run": "--run"}  # parameter -> option
 

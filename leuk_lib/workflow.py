@@ -213,7 +213,7 @@ def run_stages(
 
     Args:
         dataset: ``smear``, a known data set, or a folder of images.
-        profile: ``smoke``, ``laptop`` or ``paper``.
+        profile: ``smoke``, ``laptop``, ``gpu`` or ``paper``.
         seeds: One run per seed.
         jobs: Number of notebooks that run in parallel.
         last: Last stage; all by default.

@@ -95,7 +95,7 @@ class RunFacts:
     Attributes:
         run: its name.
         dataset: name of its data set, without folder.
-        profile: smoke, laptop or paper.
+        profile: smoke, laptop, gpu or paper.
         rendered: whether the cells are rendered.
         classes: names of the classes.
         split: "grouped" or "published".

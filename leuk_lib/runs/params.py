@@ -38,7 +38,7 @@ class StageParams(FrozenParams):
     """Parameters shared by all stages. The defaults of all models are the laptop profile."""
 
     dataset: str = Field("smear", min_length=1, description="'smear' (rendered cells) or a folder of images")
-    profile: Literal["smoke", "laptop", "paper"] = Field("laptop", description="size of the run")
+    profile: Literal["smoke", "laptop", "gpu", "paper"] = Field("laptop", description="size of the run")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of all random streams")
     run: str = Field(
         "default",

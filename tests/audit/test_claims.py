@@ -41,6 +41,8 @@ def outcomes(met: str, missed: str) -> list[tuple[float, str, str]]:
         (0.90, "paper", missed),
         (0.97, "laptop", met),
         (0.90, "laptop", claims.CANNOT),
+        (0.97, "gpu", met),
+        (0.90, "gpu", claims.CANNOT),
         (0.97, "smoke", claims.CANNOT),
     ]
 

@@ -205,7 +205,8 @@ def test_network_scorer_is_a_softmax_in_batches():
 
 def _profile_networks(root):
     profiles = [
-        yaml.safe_load((root / "notebooks" / "profiles" / f"{name}.yml").read_text()) for name in ("laptop", "paper")
+        yaml.safe_load((root / "notebooks" / "profiles" / f"{name}.yml").read_text())
+        for name in ("laptop", "gpu", "paper")
     ]
     names = [name for profile in profiles for name in profile["stages"].get("wpat", {}).get("baselines", [])]
     return sorted({*names, *WpatParams().baselines, *SMALL} - set(BASELINES))
