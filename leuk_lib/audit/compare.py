@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from leuk_lib.audit.reference import Rules, load_run, read_rules
+from leuk_lib.audit.reference import Rules, candidates, load_run, read_rules
 from leuk_lib.runs.code import is_presentation
 
 COLUMNS = ["stage", "metric", "value", "reference", "difference", "tolerance", "rule", "verdict", "cause", "detail"]
@@ -24,6 +24,35 @@ def _changed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
 
 def _few(words: list[str], limit: int = 3) -> str:
     return ", ".join(words[:limit]) + (f" and {len(words) - limit} more" if len(words) > limit else "")
+
+
+def _versions(card: Mapping[str, Any]) -> dict[str, str]:
+    """The card's versions; ``lightning`` contains ``lightning-fabric`` under the same number."""
+    versions = dict(card.get("versions", {}))
+    whole = versions.pop("lightning", None)
+    return versions if whole is None else {"lightning-fabric": whole, **versions}
+
+
+def hardware_changes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Facts of the machine (``runs.hardware``) that both cards state and that differ, in words.
+
+    A list of instruction sets is described by those that only one of the two has.
+    """
+    facts, facts_then = ours.get("hardware") or {}, theirs.get("hardware") or {}
+    changed = []
+    for name in sorted(set(facts) & set(facts_then)):
+        here, there = facts[name], facts_then[name]
+        if here == there:
+            continue
+        if name == "cpu_flags":
+            only = [sorted(set(one.split()) - set(other.split())) for one, other in ((here, there), (there, here))]
+            words = [
+                f"{'with' if position == 0 else 'without'} {_few(part)}" for position, part in enumerate(only) if part
+            ]
+            changed.append(f"instruction sets {', '.join(words)}")
+        else:
+            changed.append(f"{name.replace('_', ' ')} {here} not {there}")
+    return changed
 
 
 def card_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -43,13 +72,15 @@ def card_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list
         causes.append("code: " + _few([name.removeprefix("leuk_lib.") for name in modules]))
     if ours.get("hashes", {}).get("notebook") != theirs.get("hashes", {}).get("notebook"):
         causes.append("notebook: changed")
-    versions, versions_then = ours.get("versions", {}), theirs.get("versions", {})
+    versions, versions_then = _versions(ours), _versions(theirs)
     if changed := _changed(versions, versions_then):
         causes.append("versions: " + _few([f"{n} {versions.get(n)} not {versions_then.get(n)}" for n in changed]))
     elif ours.get("hashes", {}).get("lock") != theirs.get("hashes", {}).get("lock"):
         causes.append("versions: other packages (requirements.lock differs)")
     if ours.get("device") != theirs.get("device"):
         causes.append(f"device: {ours.get('device')} not {theirs.get('device')}")
+    if changed := hardware_changes(ours, theirs):
+        causes.append("hardware: " + "; ".join(changed))
     if (count := params.get("threads")) != (count_then := other.get("threads")):
         causes.append(f"threads: {count} not {count_then}")
     return causes
@@ -77,7 +108,39 @@ def likely_cause(stage: str, ours: Mapping[str, Any], theirs: Mapping[str, Any])
             inherited += [
                 f"{cause} (stage {name})" for cause in card_differences(ours[name], theirs[name]) if cause not in own
             ]
-    return "; ".join([*own, *inherited][:4]) or NO_CAUSE
+    if causes := [*own, *inherited][:4]:
+        return "; ".join(causes)
+    unknown = "run" if not ours[stage].get("hardware") else "reference" if not theirs[stage].get("hardware") else ""
+    return NO_CAUSE + (f" (the {unknown}'s card has no facts of the processor)" if unknown else "")
+
+
+def machine_distance(ours: Mapping[str, Mapping[str, Any]], theirs: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
+    """How different the machines of two runs are, as a tuple to sort by; equal machines have zeros.
+
+    In order: stages of which one ran on a GPU and the other did not; facts of the hardware and names of the device, a
+    different one counting as two unknown ones; different versions. The numbers of the runs play no part: the reference to
+    compare with is chosen before the comparison.
+    """
+    total = [0] * 3
+    for stage in set(ours) & set(theirs):
+        one, other = ours[stage], theirs[stage]
+        facts, facts_then = one.get("hardware") or {}, other.get("hardware") or {}
+        total[0] += bool(one.get("peak_gpu_mb")) != bool(other.get("peak_gpu_mb"))
+        total[1] += 2 * len(hardware_changes(one, other)) + len(set(facts) ^ set(facts_then))
+        total[1] += 2 * (one.get("device") != other.get("device"))
+        total[2] += len(_changed(_versions(one), _versions(other)))
+    return tuple(total)
+
+
+def closest_reference(cards: Mapping[str, Mapping[str, Any]]) -> Path | None:
+    """The reference of the data set and profile of a run that was made on the most similar machine; None without one.
+
+    Args:
+        cards: stage -> card of the run.
+    """
+    first = next(iter(cards.values()))
+    files = candidates(first["dataset"], first["profile"])
+    return min(files, key=lambda file: machine_distance(cards, load_run(file)["cards"]), default=None)
 
 
 def compare_runs(run: Path, reference: Path, rules: Rules | None = None) -> pd.DataFrame:

@@ -22,8 +22,8 @@ from leuk_lib.runs.yaml_files import read_yaml
 from leuk_lib.statistics.intervals import wilson
 
 CARD_KEYS = (
-    "stage", "run", "profile", "dataset", "state", "params", "device", "started", "seconds", "peak_rss_mb", "peak_gpu_mb",
-    "versions", "hashes", "inputs", "git",
+    "stage", "run", "profile", "dataset", "state", "params", "device", "hardware", "started", "seconds", "peak_rss_mb",
+    "peak_gpu_mb", "versions", "hashes", "inputs", "git",
 )  # fmt: skip
 Entry = Mapping[str, Any]
 
@@ -182,13 +182,28 @@ def reference_of(run_folder: Path, rules: Rules) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_reference(run_folder: Path, path: Path | None = None, rules: Rules | None = None) -> Path:
+def candidates(dataset: str, profile: str) -> list[Path]:
+    """The committed references of a data set (name or folder) and a profile: the one without a machine's label first."""
+    file = paths.reference_file(dataset, profile)
+    return [path for path in (file, *sorted(file.parent.glob(f"{file.stem}+*.json"))) if path.is_file()]
+
+
+def write_reference(run_folder: Path, path: Path | None = None, rules: Rules | None = None, machine: str = "") -> Path:
     """Write the reference of a finished run, by default to `paths.reference_file`, and return its path.
 
     Each number and each part of a card is one line, so that a diff shows what changed.
+
+    Args:
+        run_folder: the run's folder.
+        path: file to write.
+        rules: tolerances; default: `read_rules`.
+        machine: label of the machine, for a further reference of the same data set and profile.
+
+    Raises:
+        LeukError: a label that is no word, or a number without a rule.
     """
     reference = reference_of(run_folder, rules or read_rules())
-    path = path or paths.reference_file(reference["dataset"], reference["profile"])
+    path = path or paths.reference_file(reference["dataset"], reference["profile"], machine)
     return write_text(path, _lines(reference))
 
 

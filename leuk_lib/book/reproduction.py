@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from leuk_lib.audit.compare import VERDICTS, by_stage, compare_runs, counts, sentence
-from leuk_lib.audit.reference import Rules
+from leuk_lib.audit.compare import VERDICTS, by_stage, closest_reference, compare_runs, counts, sentence
+from leuk_lib.audit.reference import Rules, candidates
 from leuk_lib.book.markdown import duration, number, table
 from leuk_lib.quoting import code
 from leuk_lib.quoting import markdown as escape
-from leuk_lib.runs import paths
 
 Card = Mapping[str, Any]
 PAGE = "reproduce/did_it_reproduce.md"
@@ -41,7 +40,13 @@ def side_by_side(card: Card, reference: Card) -> str:
     """Return a table of the two runs: when, where and with what they were made."""
     header = ("fact", "this run", "reference")
     names = ("run", "started", "device", "threads", "versions", "commit")
-    rows = zip(names, (code(card["run"]), *made_by(card)), (code(reference["run"]), *made_by(reference)), strict=True)
+    rows = [
+        *zip(names, (code(card["run"]), *made_by(card)), (code(reference["run"]), *made_by(reference)), strict=True)
+    ]
+    facts, facts_then = card.get("hardware") or {}, reference.get("hardware") or {}
+    for name in sorted({*facts, *facts_then}):
+        fact, fact_then = (escape(each.get(name) or "–") for each in (facts, facts_then))
+        rows.append((name.replace("_", " "), fact, "the same" if fact == fact_then else fact_then))
     return table(header, rows)
 
 
@@ -102,14 +107,16 @@ def agreement(
         The body of the page, and one line for the landing page.
     """
     first = next(iter(cards.values()))
-    path = paths.reference_file(first["dataset"], first["profile"])
-    if path.stem not in references:
+    path = closest_reference(cards)
+    if path is None:
         line = f"There is no reference for this data set and profile ([Did it reproduce?]({PAGE})).\n"
         return no_reference(first["dataset"], first["profile"], sorted(references)), line
     frame = compare_runs(run_folder, path)
     reference = next(iter(references[path.stem]["cards"].values()))
     line = f"Compared with the reference run: {sentence(frame)[0].lower()}{sentence(frame)[1:]} [Did it reproduce?]({PAGE})\n"
-    return outcome(frame, first, reference), line
+    several = candidates(first["dataset"], first["profile"])
+    which = f"The reference is {code(path.stem)}, of {len(several)} that of the most similar machine.\n\n"
+    return (which if len(several) > 1 else "") + outcome(frame, first, reference), line
 
 
 def tolerance_rules(rules: Rules) -> str:

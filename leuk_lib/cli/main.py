@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(data_commands.app, name="data")
 
 Dataset = Annotated[str, typer.Option(help="'smear' (rendered cells), a known data set, or a folder or file.")]
-Profile = Annotated[str, typer.Option(help="smoke, laptop or paper.")]
+Profile = Annotated[str, typer.Option(help="smoke, laptop, gpu or paper.")]
 Seeds = Annotated[str, typer.Option(help='One seed or several: "0 1 2".')]
 RunName = Annotated[str | None, typer.Option("--run", help="Name of the run (default: DATASET-PROFILE-sSEED).")]
 
@@ -116,22 +116,29 @@ def compare(
 ) -> None:
     """Compare a run's numbers with a reference. Exit code 0: all within tolerance, 1: some outside or missing.
 
+    Of several references of a data set and profile, that of the most similar machine counts.
+
     Example: leuk compare smear-laptop-s0
     """
-    from leuk_lib.audit.compare import by_stage, compare_runs, sentence
-    from leuk_lib.audit.reference import load_run
+    from leuk_lib.audit.compare import by_stage, closest_reference, compare_runs, sentence
+    from leuk_lib.audit.reference import candidates, load_run
 
     def folder(name: str) -> Path:
         return Path(name) if Path(name).exists() else paths.run_folder(name)
 
     if reference is None:
-        first = next(iter(load_run(folder(run))["cards"].values()))
-        other = paths.reference_file(first["dataset"], first["profile"])
-        if not other.exists():
+        cards = load_run(folder(run))["cards"]
+        first = next(iter(cards.values()))
+        closest = closest_reference(cards)
+        if closest is None:
+            wanted = paths.reference_file(first["dataset"], first["profile"])
             raise LeukError(
-                f"no reference {other.name} in {other.parent}: name another run or file, "
+                f"no reference {wanted.name} in {wanted.parent}: name another run or file, "
                 f"or write a reference from a run that you trust with `leuk reference RUN`"
             )
+        other = closest
+        if len(several := candidates(first["dataset"], first["profile"])) > 1:
+            print(f"compared with {other.name}, of {len(several)} references the one of the most similar machine\n")
     else:
         other = folder(reference)
     frame = compare_runs(folder(run), other)
@@ -150,6 +157,9 @@ def compare(
 def reference(
     run: Annotated[str, typer.Argument(help="Name of a finished run.")],
     out: Annotated[Path | None, typer.Option(help="File to write (default: book/reference/DATA-PROFILE.json).")] = None,
+    machine: Annotated[
+        str, typer.Option(help="Label of the machine, for a further reference: DATA-PROFILE+MACHINE.json.")
+    ] = "",
 ) -> None:
     """Write the reference record of a finished run: its numbers, cards and tolerances, but no images.
 
@@ -166,7 +176,7 @@ def reference(
             f"note: run {run} was made with uncommitted changes, so its commit does not identify its code",
             file=sys.stderr,
         )
-    print(write_reference(paths.run_folder(run), out))
+    print(write_reference(paths.run_folder(run), out, machine=machine))
 
 
 @app.command()

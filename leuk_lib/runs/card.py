@@ -21,7 +21,7 @@ from leuk_lib.runs.records import RunCard, read_record
 
 AGAIN = "delete it and run its stage again"
 PACKAGES = (
-    "torch", "torchvision", "lightning-fabric", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image",
+    "torch", "torchvision", "lightning-fabric", "lightning", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image",
     "opencv-python-headless", "timm", "safetensors", "torch-fidelity", "piqa", "captum", "statsmodels", "papermill",
 )  # fmt: skip
 
@@ -50,17 +50,6 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def device_name() -> str:
-    """Return the name of the GPU if torch is loaded and sees one, else of the processor."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
 
 
 def peak_rss_mb() -> float:
@@ -95,7 +84,7 @@ def new_card(stage: str, params: dict[str, Any]) -> dict[str, Any]:
         "stage": stage, "run": params["run"], "profile": params["profile"], "dataset": Path(params["dataset"]).name,
         "state": "running", "params": params, "identity": None,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "finished": None, "seconds": None,
-        "peak_rss_mb": None, "peak_gpu_mb": None, "device": None, "process": {"host": socket.gethostname(), "pid": os.getpid()},
+        "peak_rss_mb": None, "peak_gpu_mb": None, "device": None, "hardware": {}, "process": {"host": socket.gethostname(), "pid": os.getpid()},
         "git": git_state(paths.project_root()), "versions": package_versions(), "hashes": present_hashes(stage),
         "inputs": {}, "outputs": {}, "measured": {}, "notes": [], "error": None, "executed": None,
     }  # fmt: skip

@@ -73,9 +73,21 @@ def profile_file(profile: str) -> Path:
     return project_root() / "notebooks" / "profiles" / f"{profile}.yml"
 
 
-def reference_file(dataset: str, profile: str) -> Path:
-    """Path of the committed reference of a data set (name or folder) and a profile."""
-    return project_root() / REFERENCES / f"{run_name(dataset, profile, 0).removesuffix('-s0')}.json"
+def reference_file(dataset: str, profile: str, machine: str = "") -> Path:
+    """Path of the committed reference of a data set (name or folder) and a profile.
+
+    Args:
+        dataset: Name or folder of the data set.
+        profile: The profile.
+        machine: Label of the machine, if there are several references: ``smear-laptop+intel.json``.
+
+    Raises:
+        LeukError: If the label cannot be part of a file name.
+    """
+    if machine and not re.fullmatch(RUN_NAME, machine):
+        raise LeukError(f"machine {machine[:200]!r}: letters, digits, '_', '.' and '-' only, as in intel", exit_code=2)
+    stem = run_name(dataset, profile, 0).removesuffix("-s0")
+    return project_root() / REFERENCES / f"{stem}{'+' if machine else ''}{machine}.json"
 
 
 def run_name(dataset: str, profile: str, seed: int) -> str:

@@ -95,6 +95,7 @@ class PublicCard(Record):
     peak_rss_mb: Amount | None = None
     peak_gpu_mb: Amount | None = None
     versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, str] = Field(default_factory=dict)  # cards of earlier versions have none
     hashes: Hashes = Hashes(notebook=None, lock=None, code={})
     inputs: dict[str, dict[str, str]] = Field(default_factory=dict)
     git: Git = Git()

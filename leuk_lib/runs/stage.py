@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from leuk_lib.runs import card as cards
-from leuk_lib.runs import code, display, files, lock, paths
+from leuk_lib.runs import code, display, files, hardware, lock, paths, processes
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import StageParams, from_namespace
 
@@ -37,6 +37,7 @@ class Stage(Generic[P]):
     def __init__(self, name: str, params: P) -> None:
         self.name = name
         self.params = params
+        processes.refuse_other_number(f"stage {name}", getattr(params, "devices", None))
         self._writes = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun) the first writes the card
         self.folder = paths.stage_folder(params.run, name)
         self._start = time.perf_counter()
@@ -120,8 +121,8 @@ class Stage(Generic[P]):
     def _close(self, state: str) -> None:
         self._card.update(
             state=state, identity=self.identity, finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            seconds=round(time.perf_counter() - self._start, 2), device=cards.device_name(),
-            peak_rss_mb=cards.peak_rss_mb(), peak_gpu_mb=cards.peak_gpu_mb(),
+            seconds=round(time.perf_counter() - self._start, 2), device=hardware.device_name(),
+            hardware=hardware.hardware_facts(), peak_rss_mb=cards.peak_rss_mb(), peak_gpu_mb=cards.peak_gpu_mb(),
         )  # fmt: skip
         self._write_card()
         lock.release(self.folder, LOCK)

@@ -14,9 +14,10 @@ from typing import Any
 
 from leuk_lib.data.fingerprint import fingerprint
 from leuk_lib.runs import code, paths
-from leuk_lib.runs.card import device_name, git_state, package_versions
+from leuk_lib.runs.card import git_state, package_versions
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json, sha256_json, write_json
+from leuk_lib.runs.hardware import device_name
 from leuk_lib.runs.params import check
 from leuk_lib.studies import STUDIES
 from leuk_lib.studies.canary import canary_numbers

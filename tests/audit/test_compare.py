@@ -8,7 +8,7 @@ import re
 import pytest
 
 from leuk_lib.audit import compare
-from leuk_lib.audit.reference import Rule, Rules, reference_of
+from leuk_lib.audit.reference import Rule, Rules, load_run, reference_of, write_reference
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import write_json
 
@@ -108,6 +108,81 @@ def test_the_likely_cause_is_read_from_the_cards(tmp_path, card, cause):
     table = compare.compare_runs(write_run(tmp_path / "a", 0.91, card=card), write_run(tmp_path / "b"))
     assert cause in row(table)["cause"]
     assert row(table, "loss")["cause"] == ""
+
+
+HARDWARE = {
+    "cpu": "AuthenticAMD family 25", "cpu_flags": "avx avx2 fma", "cpu_capability": "AVX2", "blas": "openblas 0.3.30 (Zen)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("facts", "cause"),
+    [
+        ({"cpu_capability": "AVX512"}, "hardware: cpu capability AVX512 not AVX2"),
+        ({"cpu_flags": "avx avx2 avx512f"}, "hardware: instruction sets with avx512f, without fma"),
+        ({"blas": "openblas 0.3.30 (SkylakeX)"}, "hardware: blas openblas 0.3.30 (SkylakeX) not openblas 0.3.30 (Zen)"),
+        ({"cuda": "13.0"}, compare.NO_CAUSE),
+        ({}, compare.NO_CAUSE),
+    ],
+)
+def test_the_processor_behind_one_name_is_a_cause(tmp_path, facts, cause):
+    ours = write_run(tmp_path / "a", 0.91, card=changed(hardware={**HARDWARE, **facts}))
+    table = compare.compare_runs(ours, write_run(tmp_path / "b", card=changed(hardware=HARDWARE)))
+    assert row(table)["cause"] == cause
+
+
+def test_other_cuda_libraries_are_a_cause(tmp_path):
+    gpu = {"cuda": "13.0", "cudnn": "91300", "driver": "580.1", "compute_capability": "9.0"}
+    ours = write_run(tmp_path / "a", 0.91, card=changed(hardware=gpu))
+    other = {**gpu, "cudnn": "91000", "driver": "570.2"}
+    table = compare.compare_runs(ours, write_run(tmp_path / "b", card=changed(hardware=other)))
+    assert row(table)["cause"] == "hardware: cudnn 91300 not 91000; driver 580.1 not 570.2"
+
+
+def test_a_reference_without_facts_of_the_processor_is_said(tmp_path):
+    ours = write_run(tmp_path / "a", 0.91, card=changed(hardware=HARDWARE))
+    table = compare.compare_runs(ours, write_run(tmp_path / "b"))
+    assert row(table)["cause"] == f"{compare.NO_CAUSE} (the reference's card has no facts of the processor)"
+
+
+def test_lightning_contains_lightning_fabric(tmp_path):
+    whole, part = ({name: "2.6.6", "torch": "2.15"} for name in ("lightning", "lightning-fabric"))
+    ours = write_run(tmp_path / "a", 0.91, card=changed(versions=whole))
+    table = compare.compare_runs(ours, write_run(tmp_path / "b", card=changed(versions=part)))
+    assert row(table)["cause"].startswith(compare.NO_CAUSE)
+    older = changed(versions={**part, "lightning-fabric": "2.5.0"})
+    table = compare.compare_runs(ours, write_run(tmp_path / "c", card=older))
+    assert "lightning-fabric 2.6.6 not 2.5.0" in row(table)["cause"]
+
+
+def test_the_reference_of_the_most_similar_machine_counts(tmp_path, monkeypatch):
+    """By the cards, not by the numbers: here those of the chosen reference differ most."""
+    monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
+    intel = {"cpu": "GenuineIntel family 6", "cpu_flags": "avx avx2 avx512f fma", "cpu_capability": "AVX512"}
+    cards = {
+        "": (0.91, changed(hardware=HARDWARE, device="AMD")),
+        "intel": (0.5, changed(hardware=intel, device="Intel")),
+        "gpu": (0.91, changed(hardware=intel, device="H100", peak_gpu_mb=10.0)),
+    }
+    for machine, (accuracy, card) in cards.items():
+        write_reference(write_run(tmp_path / f"run{machine}", accuracy, card=card), rules=RULES, machine=machine)
+
+    def closest(**parts):
+        ours = write_run(tmp_path / "ours", 0.91, card=changed(**parts))
+        found = compare.closest_reference(load_run(ours)["cards"])
+        return found.stem
+
+    assert closest(hardware=intel, device="Xeon") == "smear-laptop+intel"
+    assert closest(hardware=HARDWARE, device="EPYC") == "smear-laptop"
+    assert closest(hardware={}, device="AMD") == "smear-laptop"
+    assert closest(hardware=intel, device="H200", peak_gpu_mb=20.0) == "smear-laptop+gpu"
+    assert compare.closest_reference({"data": changed(profile="paper")}) is None
+
+
+def test_a_machines_label_is_a_word(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
+    with pytest.raises(LeukError, match="machine 'a/b'"):
+        write_reference(write_run(tmp_path / "run"), rules=RULES, machine="a/b")
 
 
 def test_an_upstream_cause_is_named_with_its_stage(tmp_path):
