@@ -22,11 +22,10 @@ from typing import Any
 from leuk_lib.quoting import papermill_path
 from leuk_lib.runs import card, code, lock, paths, progress
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.processes import ENDED, STOPPED
 from leuk_lib.runs.threads import prepare_libraries
 
 PARTIAL = "partial.ipynb"
-STOPPED = 130  # exit code after a stop that was asked for
-ENDED = ("130", "143")  # codes with which a training ends after a request or SIGTERM, its checkpoint written
 CHECK_EVERY = 0.5  # s between two looks for a request to stop
 LOCK = ".notebook.lock"  # in a stage's folder; held by the process that writes the executed notebook
 
@@ -61,10 +60,11 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     start = time.perf_counter()
     state = partial.with_name("progress.json")
     state.unlink(missing_ok=True)
+    stop = Path(os.environ.get(progress.STOP) or partial.with_name("stop"))
     run = parameters.get("run", "default")
     monitor = progress.Monitor(state, f"{run}: {stage}", *expected_seconds(stage, parameters))
     try:
-        with _named_files(state, partial.with_name("stop")), progress.shown(monitor), _stoppable(monitor):
+        with _named_files(state, stop), progress.shown(monitor), _stoppable(monitor):
             papermill.execute_notebook(
                 papermill_path(notebook),
                 papermill_path(partial),
@@ -77,7 +77,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     except KeyboardInterrupt as error:
         raise LeukError(f"stage {stage} stopped; the same command runs it again", STOPPED) from error
     except PapermillExecutionError as error:
-        if error.ename == "SystemExit" and error.evalue in ENDED:
+        if error.ename == "SystemExit" and error.evalue in map(str, ENDED):
             done = monitor.read() or {}
             raise LeukError(
                 f"stage {stage} stopped: {done.get('what')} at step {done.get('step')} of {done.get('total')}, saved; the "
@@ -86,6 +86,8 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
             ) from error
         raise LeukError(f"stage {stage} failed: {error.ename}: {error.evalue} (notebook so far: {partial})") from error
     except DeadKernelError as error:
+        if stop.exists():  # a signal to all processes of a job ends a kernel that does not train
+            raise LeukError(f"stage {stage} stopped; the same command runs it again", STOPPED) from error
         raise LeukError(
             f"stage {stage} failed: the kernel died (out of memory?); free some memory and run again: "
             f"training continues from its last checkpoint (notebook so far: {partial})"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.processes import refuse_other_number
 
 if TYPE_CHECKING:
     from leuk_lib.runs.params import TrainParams
@@ -34,8 +35,15 @@ def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
         raise LeukError("accelerator = 'cuda': no CUDA device is available; use accelerator = 'cpu' or 'auto'")
     if params.devices > 1 and "RANK" not in os.environ:
         raise LeukError(
-            f"devices = {params.devices}: start that many processes with torchrun --nproc-per-node {params.devices} "
-            "-m leuk_lib.runs.script STAGE …; a notebook runs in one process"
+            f"devices = {params.devices}: a notebook runs in one process; train with "
+            f"python -m leuk_lib.runs.script STAGE … -p devices {params.devices}, which starts the others"
+        )
+    refuse_other_number("training", params.devices)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
+    if params.accelerator != "cpu" and torch.cuda.is_available() and here > torch.cuda.device_count():
+        raise LeukError(
+            f"devices = {params.devices}: {here} processes on this machine, which has {torch.cuda.device_count()} GPUs; "
+            "start at most one process for each"
         )
     if params.devices > 1:
         settings = {"strategy": "ddp", **settings}

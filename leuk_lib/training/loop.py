@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 from tqdm import tqdm
 
-from leuk_lib.runs import progress
+from leuk_lib.runs import parent, progress
 from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.records import Record, check_record
@@ -52,6 +52,7 @@ class LoopState(Record):
     stopped: bool
 
 
+AGREE_EVERY = 8  # steps between two agreements of several GPUs on whether to end
 Sharded = TypeVar("Sharded", Tensor, list)
 
 
@@ -68,7 +69,8 @@ class TrainingLoop:
         seed: Seed of all random streams.
         label: Name of the training, for random streams, progress and messages.
         every: Steps between checkpoints. One more is written at the end, and before the process ends on SIGTERM (code
-            143), on SIGINT (``KeyboardInterrupt``), or when a stop is requested (code 130, see ``runs.progress``).
+            143; the end of a kernel's parent counts as one), on SIGINT (``KeyboardInterrupt``), or when a stop is requested
+            (code 130, see ``runs.progress``). Several processes end after the same step.
 
     Attributes:
         history: One dict per call of `log`.
@@ -103,19 +105,20 @@ class TrainingLoop:
             mininterval=1.0 if sys.stderr.isatty() else 10.0, leave=True,
         )  # fmt: skip
         try:
-            while self.step < self.total_steps and not self.stopped:
-                torch.manual_seed(derive(self.seed, self.label, self.step))
-                yield self.step
-                self.step += 1
-                self._bar.update()
-                ended = self._signal or progress.stop_requested()
-                progress.report(self.label, self.step, self.total_steps, at_once=bool(ended), **self._shown)
-                if self.step % self.every == 0 or self.step == self.total_steps or ended or self.stopped:
-                    self._save()
-                if self._signal == signal.SIGINT:
-                    raise KeyboardInterrupt
-                if ended:
-                    raise SystemExit(143 if self._signal else 130)
+            with parent.end_is_sigterm():
+                while self.step < self.total_steps and not self.stopped:
+                    torch.manual_seed(derive(self.seed, self.label, self.step))
+                    yield self.step
+                    self.step += 1
+                    self._bar.update()
+                    ended = self._end()
+                    progress.report(self.label, self.step, self.total_steps, at_once=bool(ended), **self._shown)
+                    if self.step % self.every == 0 or self.step == self.total_steps or ended or self.stopped:
+                        self._save()
+                    if ended == signal.SIGINT:
+                        raise KeyboardInterrupt
+                    if ended:
+                        raise SystemExit(143 if ended == signal.SIGTERM else 130)
         finally:
             self._bar.close()
             for number, handler in previous.items():
@@ -213,6 +216,21 @@ class TrainingLoop:
                 {"step": self.step, "objects": objects, "history": self.history, "stopped": self.stopped}
             )
         self.fabric.barrier()
+
+    def _end(self) -> int:
+        """Why to end after this step: SIGTERM, SIGINT, 1 for a request (``runs.progress``); 0 to go on.
+
+        A signal reaches the processes of a training in different steps. They end after the same one, or those that went
+        on would wait for the others without end. On GPUs they agree every few steps only, because that takes a
+        synchronisation.
+        """
+        own = self._signal or int(progress.stop_requested())
+        if self.fabric.world_size == 1:
+            return own
+        if self.fabric.device.type != "cpu" and self.step % AGREE_EVERY and self.step < self.total_steps:
+            return 0
+        agreed: Any = self.fabric.all_reduce(torch.tensor(float(own), device=self.fabric.device), reduce_op="max")
+        return int(agreed)
 
     def _catch_signals(self) -> dict[int, Any]:
         """Let the first SIGTERM or SIGINT end the training after its present step; a second SIGINT ends it at once."""
