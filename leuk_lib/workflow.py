@@ -25,9 +25,12 @@ from leuk_lib.runs import card, execute, lock, paths, progress
 from leuk_lib.runs import stage as stage_contract
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.execute import STOPPED
+from leuk_lib.runs.files import need_space
 from leuk_lib.runs.params import check
 from leuk_lib.runs.records import read_metrics
 from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overrides, stage, stage_parameters
+
+RUN_SPACE = 100_000_000  # bytes; a smoke run writes about half of it
 
 
 @contextmanager
@@ -252,6 +255,7 @@ def run_stages(
         config["stage"] = stage(last).name
     if run:
         config["run"] = run
+    need_space(paths.results_root(), RUN_SPACE)
     environment = {**os.environ, "LEUK_ROOT": str(paths.project_root()), "LEUK_RESULTS": str(paths.results_root())}
     with results_lock(paths.results_root()) as handle, tempfile.TemporaryDirectory() as folder:
         config_file = (

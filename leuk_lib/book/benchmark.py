@@ -18,11 +18,12 @@ from leuk_lib.audit.benchmark import (
     sentence,
 )
 from leuk_lib.audit.claims import format_entry
+from leuk_lib.audit.facts import read_facts
 from leuk_lib.book.markdown import number, table
+from leuk_lib.data.splits import read_split
 from leuk_lib.quoting import code
 from leuk_lib.quoting import markdown as escape
 from leuk_lib.runs import paths
-from leuk_lib.runs.files import read_json
 
 Card = Mapping[str, Any]
 
@@ -35,12 +36,11 @@ def run_facts(run: str, cards: Mapping[str, Card], seeds: int) -> RunFacts | Non
         cards: stage -> run card.
         seeds: runs that differ in their seed only, this one included.
     """
-    files = [
-        paths.stage_folder(run, stage) / name for stage, name in (("results", "facts.json"), ("data", "splits.json"))
-    ]
-    if not {"data", "results"} <= set(cards) or not all(path.is_file() for path in files):
+    stated = paths.stage_folder(run, "results") / "facts.json"
+    splits = paths.stage_folder(run, "data") / "splits.json"
+    if not {"data", "results"} <= set(cards) or not stated.is_file() or not splits.is_file():
         return None
-    facts, split = (read_json(path) for path in files)
+    facts, split = read_facts(stated), read_split(splits)
     return RunFacts(
         run=run,
         dataset=str(facts["dataset"]),

@@ -19,7 +19,7 @@ from leuk_lib.book.generate import copy_chapters, generate_pages
 from leuk_lib.book.slim import slim_pages
 from leuk_lib.runs import paths
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import sha256_file, write_text
+from leuk_lib.runs.files import need_space, sha256_file, write_text
 from leuk_lib.stages import STAGES, StageSpec
 
 REDIRECT = """<!DOCTYPE html>
@@ -34,6 +34,7 @@ REDIRECT = """<!DOCTYPE html>
 <body><main><h1>Leukemia classification, step by step</h1><p><a href="book/index.html">Open the book</a></p></main></body>
 </html>
 """
+BOOK_SPACE = 200_000_000  # bytes; the book has about half of it
 GENERATED = {"_build", "__pycache__", "generated", "chapters"}
 MESSAGE = re.compile(r"WARNING|ERROR|CRITICAL|Exception|Traceback|error:", re.IGNORECASE)
 
@@ -116,7 +117,8 @@ def build_book(
     check_run(run, stages, fingerprint)
     stamp = out / "_build" / "inputs.json"
     present = json.dumps({"run": run, "inputs": inputs_hash(root, run, stages)})
-    if not (index.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == present):
+    if not (index.exists() and stamp.exists() and stamp.read_bytes() == present.encode()):
+        need_space(out, BOOK_SPACE)
         stamp.unlink(missing_ok=True)
         copy_chapters(root, run, stages)
         generate_pages(root, run, stages, fingerprint)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
-from pathlib import Path
 from typing import Any
 
-from leuk_lib.runs.errors import LeukError
 from leuk_lib.stages import StageSpec
 
 ERROR_CELL = "papermill-error-cell-tag"  # papermill marks where a run failed
@@ -24,21 +21,6 @@ def chapter_name(stage: StageSpec) -> str:
 def chapter_link(stage: StageSpec) -> str:
     """Return the chapter's address as seen from a page in ``book/<part>/``."""
     return f"../chapters/{chapter_name(stage)}.ipynb"
-
-
-def read_notebook(path: Path) -> dict[str, Any]:
-    """Read a notebook as a dictionary.
-
-    Raises:
-        LeukError: If the file is no notebook.
-    """
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise LeukError(f"{path}: not a readable notebook ({error}); delete it and run its stage again") from error
-    if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
-        raise LeukError(f"{path}: not a notebook (no cells); delete it and run its stage again")
-    return notebook
 
 
 def clean(notebook: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from leuk_lib.book.chapters import chapter_name, read_notebook
+from leuk_lib.book.chapters import chapter_name
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import read_card, stage_state
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file
+from leuk_lib.runs.notebooks import read_notebook
 from leuk_lib.runs.records import glued_name, read_metrics
 from leuk_lib.stages import StageSpec
 
@@ -72,7 +73,7 @@ def glue_problem(stage: str, notebook: Mapping[str, Any], metrics: Mapping[str, 
             texts = [text for kind, text in output.get("data", {}).items() if kind.endswith("text/plain")]
             try:
                 shown = [ast.literal_eval("".join(text)) for text in texts]
-            except (ValueError, SyntaxError):
+            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
                 shown = [None]
             if expected is None or any(value != expected for value in shown):
                 return f"shows {name} = {shown[0] if shown else None!r}, but metrics.json has {expected!r}"

@@ -10,11 +10,12 @@ from typing import Any
 from leuk_lib.audit.benchmark import read_published
 from leuk_lib.audit.reference import all_references, read_rules
 from leuk_lib.book import architecture, benchmark, pages, pipeline, prints, reading, reproduction
-from leuk_lib.book.chapters import chapter_name, clean, read_notebook
+from leuk_lib.book.chapters import chapter_name, clean
 from leuk_lib.book.gate import executed_notebook
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import read_card, stage_state
 from leuk_lib.runs.files import write_json, write_text
+from leuk_lib.runs.notebooks import read_notebook
 from leuk_lib.runs.records import read_metrics
 from leuk_lib.stages import StageSpec
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
+
+from leuk_lib.runs.notebooks import read_notebook
 
 WORDS_PER_MINUTE = 200  # a rule of thumb for technical prose, not measured
 SECONDS_PER_FIGURE = 15
@@ -31,10 +32,9 @@ def minutes(word_count: int, figures: int = 0) -> int:
 
 def page_minutes(path: Path) -> int:
     """Return the reading time of an ``.md`` file or of a notebook's text and figures, in minutes."""
-    text = path.read_text(encoding="utf-8")
     if path.suffix != ".ipynb":
-        return minutes(words(text))
-    cells = json.loads(text)["cells"]
+        return minutes(words(path.read_text(encoding="utf-8")))
+    cells = read_notebook(path)["cells"]
     prose = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     figures = sum("mystnb" in cell.get("metadata", {}) for cell in cells if cell["cell_type"] == "code")
     return minutes(words(prose), figures)

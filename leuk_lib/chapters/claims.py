@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from leuk_lib.audit.claims import NOT_REACHED, REACHED, VERDICTS
-from leuk_lib.runs.files import read_json
+from leuk_lib.audit.facts import read_facts
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.runs.records import read_metrics
+from leuk_lib.runs.tables import numbers, read_table
 
 
 def read_results(folder: Path) -> tuple[dict[str, dict[str, dict[str, Any]]], dict[str, Any]]:
@@ -22,17 +23,20 @@ def read_results(folder: Path) -> tuple[dict[str, dict[str, dict[str, Any]]], di
 
     Returns:
         Stage -> key -> entry, for its own numbers and those of the stages before; and the facts about the data.
+
+    Raises:
+        LeukError: If a file is missing or damaged.
     """
     metrics: dict[str, dict[str, dict[str, Any]]] = {"results": read_metrics(folder)}
-    text = {"stage": str, "key": str, "unit": str}
-    upstream = pd.read_csv(
-        folder / "upstream.csv", dtype=text, keep_default_na=False, na_values={"low": [""], "high": [""], "n": [""]}
-    )
-    for row in upstream.to_dict("records"):
+    path, advice = folder / "upstream.csv", "run notebooks/06_results.ipynb again"
+    table = read_table(path, ("stage", "key", "value", "low", "high", "n"), advice)
+    for name in ("value", "low", "high", "n"):
+        table[name] = numbers(table, name, path, advice, blank=name != "value", whole=name == "n")
+    for row in table.to_dict("records"):
         entry = {name: row[name] for name in ("value", "low", "high") if pd.notna(row[name])}
         entry |= {"n": int(row["n"])} if pd.notna(row["n"]) else {}
         metrics.setdefault(row["stage"], {})[row["key"]] = entry
-    return metrics, read_json(folder / "facts.json")
+    return metrics, read_facts(folder / "facts.json")
 
 
 def record_audit(stage: Recorder, verdicts: pd.DataFrame, audit: Mapping[str, float]) -> None:

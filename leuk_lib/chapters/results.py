@@ -22,10 +22,9 @@ from leuk_lib.evaluation.resampling import rate_of, resampled_metrics, score_int
 from leuk_lib.runs import paths
 from leuk_lib.runs.display import Link
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import read_json
 from leuk_lib.runs.params import nearest
 from leuk_lib.runs.recorder import Notes, Recorder
-from leuk_lib.runs.records import read_metrics
+from leuk_lib.runs.records import AGAIN, RunCard, read_metrics, read_record
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics import significance
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
@@ -382,7 +381,7 @@ def cost_table(folders: Mapping[str, Path]) -> pd.DataFrame:
 
     The costs differ between runs and machines: display them, do not save them.
     """
-    cards = [read_json(folder / "card.json") for folder in folders.values()]
+    cards = [read_record(folder / "card.json", RunCard, "a run card", AGAIN) for folder in folders.values()]
     rows: list[dict[str, Any]] = [
         {
             "stage": card["stage"], "run": card["run"], "profile": card["profile"], "seconds": float(card["seconds"] or 0),

@@ -22,8 +22,8 @@ from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.fcmae.weights import load_backbone, origin_sentence, read_origin
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import read_json
 from leuk_lib.runs.recorder import Notes
+from leuk_lib.runs.records import CardParams, read_record
 from leuk_lib.runs.seeds import derive, torch_generator
 from leuk_lib.runs.stage import Stage
 from leuk_lib.runs.tensors import named_tensors, read_tensors
@@ -100,8 +100,11 @@ def load_inputs(stage: Stage[WpatParams], alhe_fields: Iterable[str]) -> Inputs:
     alhe_folder = stage.input("alhe")
     if params.images == "alhe":
         cells = cells.with_images(alhe_folder)
-        alhe_params = read_json(alhe_folder / "card.json")["params"]
-        settings = {name: alhe_params[name] for name in alhe_fields}
+        card, advice = alhe_folder / "card.json", "run notebooks/02_alhe.ipynb again"
+        given = read_record(card, CardParams, "a run card", advice)["params"]
+        if lacking := [name for name in alhe_fields if name not in given]:
+            raise LeukError(f"{card}: lacks parameter {lacking[0]!r}; {advice}")
+        settings = {name: given[name] for name in alhe_fields}
     images, labels = read_synthetic(stage.input("acdb_gan"), cells)
     if not params.synthetic:
         images, labels = images[:0], labels[:0]

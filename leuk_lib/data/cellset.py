@@ -20,6 +20,8 @@ from leuk_lib.data.splits import EXTERNAL, PARTS, assert_disjoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
 from leuk_lib.runs.recorder import Notes
+from leuk_lib.runs.records import Record, check_record
+from leuk_lib.runs.tables import numbers, read_table
 
 CELLS, TABLE = "cells.safetensors", "cells.csv"
 TEXT = (
@@ -31,6 +33,17 @@ TEXT = (
     "source",
     *(f"label{k}" for k in range(2, 10)),
 )  # never read as numbers
+
+
+AGAIN = "run 01_data.ipynb again"
+
+
+class About(Record):
+    """The metadata of ``cells.safetensors``."""
+
+    classes: list[str]
+    kind: Literal["rendered", "micrographs"]
+    name: str
 
 
 @dataclass(frozen=True)
@@ -81,22 +94,26 @@ class CellSet:
             if not (folder / name).is_file():
                 raise LeukError(f"{folder / name}: no such file; run notebooks/01_data.ipynb first")
         tensors, metadata = _read(folder / CELLS)
-        about = json.loads(metadata["cells"])
-        table = pd.read_csv(folder / TABLE, dtype=dict.fromkeys(TEXT, str), keep_default_na=False)
+        if not {"images", "labels"} <= set(tensors):
+            raise LeukError(f"{folder / CELLS}: holds {sorted(tensors)}, not images and labels; {AGAIN}")
+        about = _about(folder / CELLS, metadata)
+        table = read_table(folder / TABLE, ("label", "group", "split"), AGAIN, dict.fromkeys(TEXT, str))
         if "um_per_px" in table:
-            table["um_per_px"] = pd.to_numeric(table["um_per_px"])
+            table["um_per_px"] = numbers(table, "um_per_px", folder / TABLE, AGAIN, blank=True)
         table["split"] = table["split"].str.replace("^foreign:", EXTERNAL, regex=True)  # the earlier prefix
         cells = cls(
             images=tensors["images"],
             masks=tensors.get("masks"),
             labels=tensors["labels"],
-            classes=tuple(about["classes"]),
+            classes=tuple(about.classes),
             table=table,
-            kind=about["kind"],
-            name=about["name"],
+            kind=about.kind,
+            name=about.name,
         )
+        if len(cells) and not 0 <= int(cells.labels.min()) <= int(cells.labels.max()) < len(cells.classes):
+            raise LeukError(f"{folder / CELLS}: has labels of none of its {len(cells.classes)} classes; {AGAIN}")
         if [cells.classes[k] for k in cells.labels.tolist()] != table["label"].tolist():
-            raise LeukError(f"{folder}: {CELLS} and {TABLE} disagree on the labels; run 01_data.ipynb again")
+            raise LeukError(f"{folder}: {CELLS} and {TABLE} disagree on the labels; {AGAIN}")
         assert_disjoint(cells.parts, cells.groups)
         return cells
 
@@ -188,6 +205,14 @@ class CellSet:
             content = "no images" if images is None else f"images {tuple(images.shape)}"
             raise LeukError(f"{path}: {content}, but the data have {tuple(self.images.shape)}; run 02_alhe.ipynb again")
         return replace(self, images=images)
+
+
+def _about(path: Path, metadata: dict[str, str]) -> About:
+    try:
+        content = json.loads(metadata.get("cells", "null"))
+    except (ValueError, RecursionError) as error:
+        raise LeukError(f"{path}: damaged ({str(error)[:100]}); {AGAIN}") from error
+    return About.model_validate(check_record(content, About, path, "the cells of stage data", AGAIN))
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

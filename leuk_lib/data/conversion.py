@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
 from tqdm import tqdm
 
 from leuk_lib.data.catalog import data_root
@@ -25,7 +26,8 @@ from leuk_lib.data.image_files import Unreadable, check_size, hash_of, is_inside
 from leuk_lib.data.readers.reader import Cell, CellReader, Note, Options
 from leuk_lib.data.tables import MANIFEST, is_plain
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import read_json, sha256_json
+from leuk_lib.runs.files import sha256_json
+from leuk_lib.runs.records import Record, read_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +37,13 @@ FOLDER, ABOUT, FINDINGS = ".converted", "source.json", "findings.csv"
 COLUMNS = ("path", "label", "group", "part", "external", "label2", "um_per_px", "source")
 TAKEN = frozenset((*COLUMNS, "mask", "label3", "foreign"))  # columns of a manifest with a meaning
 FORM = 1  # of the converted folder; a change makes new ones
+
+
+class Source(Record):
+    """What a converted folder's ``source.json`` must state for its reader."""
+
+    cells: int = Field(ge=0)
+    notes: list[str]
 
 
 def content_hash(path: Path) -> str:
@@ -243,10 +252,7 @@ def _save(path: Path, image: NDArray[np.uint8]) -> None:
 
 def about(folder: Path) -> dict[str, Any]:
     """Return the content of a converted folder's ``source.json``: reader, options, source, sha256, cells, notes."""
-    content = read_json(folder / ABOUT)
-    if not isinstance(content, dict):
-        raise LeukError(f"{folder / ABOUT}: damaged; delete the folder {folder}", exit_code=2)
-    return content
+    return read_record(folder / ABOUT, Source, "the description of a converted data set", f"delete the folder {folder}")
 
 
 def findings_of(folder: Path) -> list[Finding]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from pydantic import ConfigDict, RootModel
 from tqdm import tqdm
 
 from leuk_lib import quoting
@@ -18,12 +19,19 @@ from leuk_lib.data.archives import arrange, is_rar
 from leuk_lib.data.catalog import Download, KnownSet, data_root, home
 from leuk_lib.data.catalog_text import find_set, licence_text
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import read_json, sha256_file, write_json
+from leuk_lib.runs.files import sha256_file, write_json
+from leuk_lib.runs.records import read_record
 
 HASHES = "hashes.json"  # archive -> SHA-256 of its first download, if no hash is published
 CHUNK = 1 << 16  # bytes
 TRIES = 5
 TIMEOUT = 30  # seconds without a byte
+
+
+class Hashes(RootModel[dict[str, str]]):
+    """``hashes.json``."""
+
+    model_config = ConfigDict(strict=True)
 
 
 class ResumingDownloader:
@@ -183,7 +191,12 @@ def _copy(url: str, output_file: Any, pooch: Any, check_only: bool = False) -> N
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return read_json(folder / HASHES) if (folder / HASHES).exists() else {}
+    path = folder / HASHES
+    if not path.exists():
+        return {}
+    return read_record(
+        path, Hashes, "hashes of archives by name", "restore it, or delete it to trust the next download"
+    )
 
 
 def fetch_dataset(

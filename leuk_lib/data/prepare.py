@@ -23,7 +23,7 @@ from leuk_lib.data.published import (
     without_test_groups,
 )
 from leuk_lib.data.second_labels import spelled_as_classes
-from leuk_lib.data.splits import EXTERNAL, PARTS, read_record, split_groups, split_record, unsplittable
+from leuk_lib.data.splits import EXTERNAL, PARTS, parts_of_groups, read_split, split_groups, split_record, unsplittable
 from leuk_lib.runs import paths
 from leuk_lib.runs.files import sha256_file
 from leuk_lib.runs.stage import Stage
@@ -97,7 +97,7 @@ def prepare_cells(params: DataParams, stage: Stage) -> PreparedCells:
     groups = data.table["group"].to_numpy(dtype=str)
     labels = data.table["label"].to_numpy(dtype=str)
     kept_file = _kept_split(params, stage)
-    earlier = read_record(kept_file) if kept_file else None
+    earlier = parts_of_groups(read_split(kept_file)) if kept_file else None
     if kind == "published":
         parts = published_parts(data.table[own], params.fractions, params.seed)
     else:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import Field, model_validator
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import read_json, sha256_json
+from leuk_lib.runs.files import sha256_json
+from leuk_lib.runs.records import Record, read_record
 from leuk_lib.runs.seeds import derive
 
 PARTS = ("train", "val", "test")
@@ -42,7 +45,7 @@ def split_groups(
         groups: (N,) groups.
         fractions: Size of each part; positive, sum 1.
         seed: Breaks ties between groups of one size.
-        fixed: Group -> part of an earlier split (``read_record``).
+        fixed: Group -> part of an earlier split (:func:`parts_of_groups`).
 
     Returns:
         (N,) part of each cell, from 0.
@@ -233,16 +236,42 @@ def _hashed(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "sha256": sha256_json(record)}
 
 
-def read_record(path: Path) -> dict[str, int]:
-    """Read the part of each group from a ``splits.json``, without external test sets, for ``split_groups(fixed=…)``.
+class SplitFile(Record):
+    """``splits.json`` of stage ``data``: the groups and the number of cells of each part, and the hash of them."""
+
+    seed: int
+    fractions: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=3, max_length=3)
+    groups: dict[str, list[str]]
+    cells: dict[str, Annotated[int, Field(ge=0)]]
+    sha256: str
+    grouped_by: str = ""
+    split: Literal["grouped", "published"] = "grouped"
+
+    @model_validator(mode="after")
+    def _parts_are_disjoint(self) -> SplitFile:
+        if not set(PARTS) <= set(self.groups):
+            raise ValueError(f"groups must be given for {', '.join(PARTS)}")
+        counts = Counter(group for part in self.groups.values() for group in part)
+        if twice := [group for group, count in counts.items() if count > 1]:
+            raise ValueError(f"group {twice[0][:100]} is in two parts")
+        return self
+
+
+def read_split(path: Path) -> dict[str, Any]:
+    """Read a ``splits.json``.
 
     Raises:
         LeukError: If the file is missing, is no split, or does not fit its hash.
     """
-    record = read_json(path)
-    if not isinstance(record, dict) or not {"groups", "sha256"} <= set(record):
-        raise LeukError(f"{path}: is not a split of stage data (splits.json)")
-    content = {name: record.get(name) for name in ("seed", "fractions", "groups", "cells")}
+    record = read_record(path, SplitFile, "a split of stage data", "restore the original")
+    content = {name: record[name] for name in ("seed", "fractions", "groups", "cells")}
     if sha256_json(content) != record["sha256"]:
-        raise LeukError(f"{path}: its content does not fit its hash; it was edited or damaged, restore the original")
-    return {group: number for number, part in enumerate(PARTS) for group in record["groups"][part]}
+        raise LeukError(
+            f"{path}: its content does not fit its hash; it was edited or damaged, restore the original", exit_code=2
+        )
+    return record
+
+
+def parts_of_groups(split: Mapping[str, Any]) -> dict[str, int]:
+    """Return the part of each group of a split (:func:`read_split`), without external test sets."""
+    return {group: number for number, part in enumerate(PARTS) for group in split["groups"][part]}

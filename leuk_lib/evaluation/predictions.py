@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.tables import numbers, read_table
 
 COLUMNS = ("model", "index", "group", "split", "label")
 PREFIX = "prob_"
+ADVICE = "run 05_wpat.ipynb again"
 
 
 @dataclass(frozen=True)
@@ -96,33 +97,34 @@ def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
     path = Path(path) / "predictions.csv" if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise LeukError(f"{path}: no such file; run notebooks/05_wpat.ipynb first")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)  # older parsers round floats in their last bit
-    missing = [name for name in COLUMNS if name not in table.columns]
+    table = read_table(path, COLUMNS, ADVICE)  # as texts: older parsers round floats in their last bit
     classes = tuple(name.removeprefix(PREFIX) for name in table.columns if name.startswith(PREFIX))
-    if missing or not classes:
-        raise LeukError(f"{path}: lacks column {', '.join(missing) or PREFIX + '<class>'}; run 05_wpat.ipynb again")
+    if not classes:
+        raise LeukError(f"{path}: lacks column {PREFIX}<class>; {ADVICE}")
     if table.empty:
         raise LeukError(
             f"{path}: holds no cell; are there too few groups for a validation and a test part? See 01_data.ipynb"
         )
     unknown = sorted(set(table["label"]) - set(classes))
     if unknown:
-        raise LeukError(f"{path}: label {unknown[0]!r} has no column {PREFIX}{unknown[0]}; run 05_wpat.ipynb again")
-    table["index"] = table["index"].astype(int)
+        raise LeukError(f"{path}: label {unknown[0]!r} has no column {PREFIX}{unknown[0]}; {ADVICE}")
+    table["index"] = numbers(table, "index", path, ADVICE, whole=True).astype(int)
+    for name in classes:
+        table[PREFIX + name] = numbers(table, PREFIX + name, path, ADVICE)
     position = {name: number for number, name in enumerate(classes)}
     predictions: dict[str, dict[str, Predictions]] = {}
     cells_of_split: dict[str, tuple[str, list[tuple[int, str, str]]]] = {}
     for (model, split), rows in table.groupby(["model", "split"], sort=False):
         rows = rows.sort_values("index", kind="stable")
         if rows["index"].duplicated().any():
-            raise LeukError(f"{path}: model {model} has a cell of split {split} twice; run 05_wpat.ipynb again")
+            raise LeukError(f"{path}: model {model} has a cell of split {split} twice; {ADVICE}")
         cells = list(zip(rows["index"], rows["group"], rows["label"], strict=True))
         first_model, first_cells = cells_of_split.setdefault(str(split), (str(model), cells))
         if cells != first_cells:
             raise LeukError(f"{path}: models {first_model} and {model} do not have the same cells of split {split}")
         predictions.setdefault(str(model), {})[str(split)] = Predictions(
             labels=np.array([position[name] for name in rows["label"]], dtype=np.int64),
-            probs=rows[[PREFIX + name for name in classes]].astype(float).to_numpy(),
+            probs=rows[[PREFIX + name for name in classes]].to_numpy(dtype=np.float64),
             groups=rows["group"].to_numpy(dtype=str),
             classes=classes,
         )

@@ -17,9 +17,8 @@ from typing import Any
 
 from leuk_lib.runs import code, files, paths
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.records import RunCard, read_record
+from leuk_lib.runs.records import AGAIN, RunCard, read_record
 
-AGAIN = "delete it and run its stage again"
 PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "lightning", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image",
     "opencv-python-headless", "timm", "safetensors", "torch-fidelity", "piqa", "captum", "statsmodels", "papermill",

@@ -10,6 +10,7 @@ import json
 import tokenize
 from pathlib import Path
 
+from leuk_lib.runs.notebooks import RESTORE, read_notebook
 from leuk_lib.runs.paths import stage_notebooks
 
 PACKAGE = "leuk_lib"
@@ -20,13 +21,13 @@ PRESENTATION = (f"{PACKAGE}.figures", f"{PACKAGE}.runs.display")
 
 def code_cells(notebook: Path) -> list[str]:
     """Return the sources of a notebook's code cells, in order."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_notebook(notebook, RESTORE)["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
 def tagged_cells(notebook: Path, tag: str) -> int:
     """Return the number of a notebook's cells that have ``tag``."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_notebook(notebook, RESTORE)["cells"]
     return sum(tag in cell.get("metadata", {}).get("tags", []) for cell in cells)
 
 
@@ -38,7 +39,7 @@ def notebook_source(notebook: Path) -> str:
 
 def notebook_hash(notebook: Path) -> str:
     """Return the SHA-256 of the cells' sources, kinds and metadata, without outputs and execution counts."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    cells = read_notebook(notebook, RESTORE)["cells"]
     kept = [(cell["cell_type"], "".join(cell["source"]), cell.get("metadata", {})) for cell in cells]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

@@ -20,9 +20,10 @@ from types import FrameType
 from typing import Any
 
 from leuk_lib.quoting import papermill_path
-from leuk_lib.runs import card, code, lock, paths, progress
+from leuk_lib.runs import card, code, files, lock, paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.processes import ENDED, STOPPED
+from leuk_lib.runs.records import Reference, read_record
 from leuk_lib.runs.threads import prepare_libraries
 
 PARTIAL = "partial.ipynb"
@@ -64,7 +65,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     run = parameters.get("run", "default")
     monitor = progress.Monitor(state, f"{run}: {stage}", *expected_seconds(stage, parameters))
     try:
-        with _named_files(state, stop), progress.shown(monitor), _stoppable(monitor):
+        with files.refusals(partial), _named_files(state, stop), progress.shown(monitor), _stoppable(monitor):
             papermill.execute_notebook(
                 papermill_path(notebook),
                 papermill_path(partial),
@@ -97,7 +98,8 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     # The card, which the kernel has written, gets the notebook's hash before the notebook gets its name: whatever is
     # interrupted here, the book never shows a notebook that does not fit its card.
     card.seal(run, stage, partial)
-    partial.replace(out)
+    with files.refusals(out):
+        partial.replace(out)
     lock.release(partial.parent, LOCK)
     return time.perf_counter() - start
 
@@ -106,12 +108,12 @@ def expected_seconds(stage: str, parameters: dict[str, Any]) -> tuple[float, flo
     """Seconds of a stage, and of the stages after it, in the reference run of this data set and profile; 0 without one."""
     file = paths.reference_file(str(parameters.get("dataset", "smear")), str(parameters.get("profile", "laptop")))
     try:
-        cards = json.loads(file.read_text(encoding="utf-8"))["cards"]
-        order = list(paths.stage_notebooks())
-        times = [float(cards[each]["seconds"]) for each in order[order.index(stage) :]]
-    except (OSError, ValueError, KeyError, TypeError):
+        cards = read_record(file, Reference, "a reference", "write it again").get("cards", {})
+    except LeukError:  # most data sets have none
         return 0.0, 0.0
-    return times[0], sum(times[1:])
+    order = list(paths.stage_notebooks())
+    times = [cards.get(each, {}).get("seconds") for each in order[order.index(stage) :]]
+    return (times[0], sum(times[1:])) if all(times) else (0.0, 0.0)
 
 
 @contextmanager

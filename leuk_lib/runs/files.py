@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from leuk_lib.runs.errors import LeukError
 
+MAX_NAME = 255  # bytes of a file's name
 _PLACES = {  # what a refusal says about the place, and the remedy
     errno.ENOTDIR: "a file stands where a folder is needed; move it away",
     errno.EEXIST: "a file stands where a folder is needed; move it away",
@@ -24,6 +26,7 @@ _PLACES = {  # what a refusal says about the place, and the remedy
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "a link leads to itself; remove it",
     errno.EIO: "the disk fails; use another",
+    errno.EFBIG: "files of this size are not allowed there; use another disk, or raise `ulimit -f`",
 }
 
 
@@ -35,14 +38,35 @@ def atomic(path: Path) -> Iterator[Path]:
         LeukError: If the system refuses to write: a full disk, a folder that is read-only, gone or a file, a name that is
             too long.
     """
-    # The suffix stays last because writers such as Figure.savefig choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    # The suffix stays last because writers such as Figure.savefig choose the format by it. A name may have 255 bytes.
+    end = f".{os.getpid()}.tmp{path.suffix}"
+    stem = os.fsdecode(os.fsencode(path.stem)[: MAX_NAME - len(os.fsencode(end)) - 1])
+    temporary = path.with_name(f".{stem}{end}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
+        with refusals(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):  # in a read-only folder nothing can be removed
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def refusals(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Turn a refusal of the system to write ``path`` into one line.
+
+    Args:
+        path: What is written, for the error message.
+        temporary: The file that is written instead, if any; more is written to it where an error has no number.
+
+    Raises:
+        LeukError: If the system refuses to write (see :func:`atomic`).
+    """
+    try:
+        yield
     except Exception as error:
         refusal = _refusal(error, temporary)
         if refusal in (errno.ENOSPC, errno.EDQUOT):
@@ -54,12 +78,23 @@ def atomic(path: Path) -> Iterator[Path]:
         if refusal in _PLACES:
             raise LeukError(f"{path}: cannot be written ({os.strerror(refusal)}); {_PLACES[refusal]}") from error
         raise
-    finally:
-        with suppress(OSError):  # in a read-only folder nothing can be removed
-            temporary.unlink(missing_ok=True)
 
 
-def _refusal(error: Exception, temporary: Path) -> int:
+def need_space(folder: Path, least: int) -> None:
+    """Check that the disk of ``folder``, which may not exist yet, has ``least`` bytes free.
+
+    Raises:
+        LeukError: If it has less.
+    """
+    place = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    free = shutil.disk_usage(place).free
+    if free < least:
+        raise LeukError(
+            f"{folder}: the disk has {free / 1e6:.1f} MB left, and at least {least / 1e6:.0f} MB are needed; free some space"
+        )
+
+
+def _refusal(error: Exception, temporary: Path | None) -> int:
     """Return the ``errno`` of a failed write, or 0 if the system refused nothing.
 
     safetensors gives it only in its message, and torch not at all; then writing a little more to the file shows it.
@@ -70,7 +105,7 @@ def _refusal(error: Exception, temporary: Path) -> int:
         return error.errno or 0
     if match := re.search(r"\(os error (\d+)\)", str(error)):
         return int(match[1])
-    if isinstance(error, RuntimeError):
+    if isinstance(error, RuntimeError) and temporary is not None:
         try:
             with temporary.open("ab") as handle:
                 handle.write(bytes(1 << 20))

@@ -23,11 +23,14 @@ def project_root() -> Path:
     A project folder has ``_config.yml`` and ``notebooks``.
 
     Raises:
-        LeukError: If there is none.
+        LeukError: If there is none, or if the working directory was removed.
     """
     if root := os.environ.get("LEUK_ROOT"):
         return Path(root).resolve()
-    here = Path.cwd().resolve()
+    try:
+        here = Path.cwd().resolve()
+    except FileNotFoundError as error:
+        raise LeukError("the working folder was removed: go to the project's folder, or set LEUK_ROOT") from error
     for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
         if all((folder / marker).exists() for marker in MARKERS):
             return folder

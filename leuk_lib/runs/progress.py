@@ -15,7 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
+
+from pydantic import ConfigDict, Field
+
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.records import Record, read_record
 
 PROGRESS, STOP, QUIET = "LEUK_PROGRESS", "LEUK_STOP", "LEUK_QUIET"
 WRITE_EVERY = 0.3  # s between two writes of the file
@@ -23,6 +28,18 @@ LINE_EVERY = 30.0  # s between two lines of a log
 REDRAW_EVERY = 0.5  # s between two drawings of a terminal's line
 
 _last_write = 0.0
+
+
+class Report(Record):
+    """The progress file; a loss may be NaN."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
+
+    what: str
+    step: int
+    total: int
+    time: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    values: dict[str, float] = Field(default_factory=dict)
 
 
 def report(what: str, step: int, total: int, *, at_once: bool = False, **values: float) -> None:
@@ -79,10 +96,9 @@ class Monitor:
     def read(self) -> dict[str, Any] | None:
         """Return what was reported last, or None."""
         try:
-            content = json.loads(self.file.read_text())
-        except (OSError, ValueError):
+            return read_record(self.file, Report, "a report of progress", "delete it")
+        except LeukError:
             return None
-        return content if isinstance(content, dict) and {"what", "step", "total", "time"} <= set(content) else None
 
     def line(self, now: float | None = None) -> str:
         """Describe the state: what is done, step and total, values, time left of it and of the run."""

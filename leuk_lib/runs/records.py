@@ -12,9 +12,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json
 
+AGAIN = "delete it and run its stage again"
+
 
 def _moment(text: str) -> str:
-    datetime.fromisoformat(text)
+    if not 1970 <= datetime.fromisoformat(text).year < 9000:
+        raise ValueError("must be a time from 1970 on")
     return text
 
 
@@ -101,6 +104,12 @@ class PublicCard(Record):
     git: Git = Git()
 
 
+class CardParams(Record):
+    """The parameters in a card, for a reader that needs nothing else."""
+
+    params: dict[str, Any]
+
+
 class SharedParams(Record):
     """Parameters that all stages of a run have in common."""
 
@@ -156,7 +165,7 @@ class Reference(Record):
     tolerances: dict[str, Tolerance] = Field(default_factory=dict)
 
 
-def check_record(value: Any, model: type[Record], source: object, what: str, advice: str) -> dict[str, Any]:
+def check_record(value: Any, model: type[BaseModel], source: object, what: str, advice: str) -> dict[str, Any]:
     """Return ``value`` unchanged if it fits ``model``.
 
     Args:
@@ -179,7 +188,7 @@ def check_record(value: Any, model: type[Record], source: object, what: str, adv
     return value
 
 
-def read_record(path: Path, model: type[Record], what: str, advice: str) -> dict[str, Any]:
+def read_record(path: Path, model: type[BaseModel], what: str, advice: str) -> dict[str, Any]:
     """Read a JSON file and check it against ``model`` (see :func:`check_record`)."""
     return check_record(read_json(path), model, path, what, advice)
 
@@ -190,9 +199,7 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         LeukError: If the file is missing, damaged, or of another kind.
     """
-    content = read_record(
-        folder / "metrics.json", Metrics, "the numbers of a stage", "delete it and run its stage again"
-    )
+    content = read_record(folder / "metrics.json", Metrics, "the numbers of a stage", AGAIN)
     return content["metrics"]
 
 

@@ -20,8 +20,18 @@ import torch
 
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import read_json, write_json
-from leuk_lib.studies.record import LOSS, STUDENT, StudyRecord, checks_file, moved, plain, present, records_of
+from leuk_lib.runs.files import write_json
+from leuk_lib.studies.record import (
+    LOSS,
+    STUDENT,
+    StudyRecord,
+    checks_file,
+    moved,
+    plain,
+    present,
+    read_checks,
+    records_of,
+)
 from leuk_lib.studies.study import Row, Study, study_class
 
 #: Folders of rendered cells that stand for a data set, an external test set and a small set: cells, patients per class.
@@ -106,9 +116,8 @@ def verify(names: Iterable[str], update: bool = False) -> list[StudyRecord]:
     for name in names:
         numbers = canary_numbers(name)
         for record in records_of(name):
-            checks = read_json(checks_file()) if checks_file().exists() else {}
             differences = moved(*(comparable(record, part) for part in (record.canary, numbers)))
-            write_json(checks_file(), {**checks, record.name: {**now, "moved": differences}})
+            write_json(checks_file(), {**read_checks(), record.name: {**now, "moved": differences}})
             if update and not differences and record.version == study_class(name).version:
                 record = replace(record, verified=now)
                 record.save()

@@ -14,7 +14,9 @@ from torch import Tensor
 from leuk_lib.data.decode import decode_file, square
 from leuk_lib.data.loading import load_dataset
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.tables import numbers, read_table
 
+BOX = ("xmin", "ymin", "xmax", "ymax")
 MIN_CELLS = 5  # per class
 MARGIN = 2.2  # side of the square around a white cell, in units of its box's longer side; PBC frames its cells so
 
@@ -73,7 +75,10 @@ def _white_cells(folder: Path) -> pd.DataFrame | None:
     path = folder.parent / "boxes.csv"
     if not path.is_file():
         return None
-    boxes = pd.read_csv(path)
+    advice = "restore it"
+    boxes = read_table(path, ("path", "box_label", *BOX), advice)
+    for name in BOX:
+        boxes[name] = numbers(boxes, name, path, advice)
     boxes = boxes[boxes["path"].str.startswith(f"{folder.name}/") & (boxes["box_label"] == "WBC")]
     return boxes if len(boxes) else None
 

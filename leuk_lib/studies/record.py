@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import pandas as pd
+from pydantic import ConfigDict, RootModel, model_validator
 
 from leuk_lib import quoting
 from leuk_lib.data.fingerprint import RENDERED
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import git_state
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import read_json, write_json
+from leuk_lib.runs.files import write_json
+from leuk_lib.runs.records import Amount, Git, Moment, Record, read_record
 from leuk_lib.studies.study import study_class
 
 FOLDER = "book/reference/studies"
@@ -26,12 +28,75 @@ LOSS = "loss of "  # prefix of the canary's continuous numbers
 RELATIVE = 1e-3  # tolerance of a loss: other processors and thread counts sum in another order
 ABSOLUTE = 0.02  # tolerance of a mean over a table: a cell whose classes are nearly tied may change sides
 
-PERCENTILE, STUDENT = "percentile", "student"
+PERCENTILE: Final = "percentile"
+STUDENT: Final = "student"
 #: Methods of the intervals in records, as a page states them. Tables hold no rows to compute them again from.
 METHODS = {
     PERCENTILE: "percentiles of resampled groups and seeds; with few of either they contain the true value too rarely",
     STUDENT: "Student's, over groups and seeds",
 }
+
+
+class Commit(Git):
+    """A commit and a time."""
+
+    commit: str | None
+    dirty: bool | None
+    date: Moment
+
+
+class Check(Commit):
+    """Outcome of a canary: the numbers that moved."""
+
+    moved: list[str]
+
+
+class Acceptance(Check):
+    """An entry of the log of accepted numbers."""
+
+    reason: str
+
+
+class Checks(RootModel[dict[str, Check]]):
+    """Record -> outcome of its canary."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Table(Record):
+    """A table as columns and rows."""
+
+    columns: list[str]
+    rows: list[list[str | bool | int | float | None]]
+
+    @model_validator(mode="after")
+    def _rows_are_full(self) -> Table:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"every row needs {len(self.columns)} values")
+        return self
+
+
+class RecordFile(Record):
+    """The file of a :class:`StudyRecord`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    study: str
+    title: str
+    dataset: str
+    content: str
+    params: dict[str, Any]
+    identity: str
+    cpu_seconds: Amount
+    device: str
+    git: Git
+    versions: dict[str, str]
+    version: int
+    canary: dict[str, float]
+    verified: Commit
+    accepted: list[Acceptance]
+    tables: dict[str, Table]
+    intervals: Literal["percentile", "student"] = PERCENTILE
 
 
 @dataclass(frozen=True)
@@ -108,7 +173,7 @@ class StudyRecord:
         version = study_class(self.study).version
         if version != self.version:
             return f"of another version: the record has {self.version}, the study {version}"
-        check = read_json(checks_file()).get(self.name, {}) if checks_file().exists() else {}
+        check = read_checks().get(self.name, {})
         if check.get("date", "") >= self.verified["date"]:
             if check["moved"]:
                 return f"numbers moved at {_commit(check)}: {'; '.join(check['moved'])}"
@@ -188,16 +253,21 @@ def load_record(path: Path) -> StudyRecord:
     Raises:
         LeukError: the file is missing, damaged or no record of this library.
     """
-    whole = read_json(path)
-    try:
-        record = StudyRecord(**whole)
-    except TypeError as error:
-        raise LeukError(f"{path}: not a study's record of this library ({error})") from error
-    if not isinstance(record.intervals, str) or record.intervals not in METHODS:
-        raise LeukError(f"{path}: intervals of an unknown method {record.intervals!r}; known: {', '.join(METHODS)}")
-    if type(record.version) is not int or not {"commit", "dirty", "date"} <= set(record.verified):
-        raise LeukError(f"{path}: not a study's record of this library (version {record.version!r})")
-    return record
+    return StudyRecord(
+        **read_record(path, RecordFile, "a study's record of this library", "restore it, for example with git")
+    )
+
+
+def read_checks() -> dict[str, dict[str, Any]]:
+    """Read :func:`checks_file`; nothing if there is none.
+
+    Raises:
+        LeukError: the file is damaged.
+    """
+    path = checks_file()
+    if not path.exists():
+        return {}
+    return read_record(path, Checks, "the outcomes of `leuk study verify`", "delete it and verify again")
 
 
 def records_of(study: str) -> list[StudyRecord]:

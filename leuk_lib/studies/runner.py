@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,16 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from leuk_lib.data.fingerprint import fingerprint
 from leuk_lib.runs import code, paths
 from leuk_lib.runs.card import git_state, package_versions
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import read_json, sha256_json, write_json
+from leuk_lib.runs.files import sha256_file, sha256_json, write_json
 from leuk_lib.runs.hardware import device_name
 from leuk_lib.runs.params import check
+from leuk_lib.runs.records import Amount, Hash, Inside, Record, read_record
 from leuk_lib.studies import STUDIES
 from leuk_lib.studies.canary import canary_numbers
 from leuk_lib.studies.record import STUDENT, StudyRecord, plain, present, record_name, to_table
@@ -60,9 +64,8 @@ def run_study(name: str, values: Mapping[str, Any], parallel: int = 1) -> StudyR
     for wave in study.waves():
         missing = []
         for job in wave:
-            file = _file(folder, job)
-            finished = read_json(file) if file.exists() else {}
-            if finished.get("identity") == job_identity:
+            finished = _finished(_file(folder, job), job_identity)
+            if finished is not None:
                 done[job] = finished
             else:
                 missing.append((STUDIES[name], settings, job, str(folder), job_identity))
@@ -80,8 +83,43 @@ def run_study(name: str, values: Mapping[str, Any], parallel: int = 1) -> StudyR
     )  # fmt: skip
 
 
+class JobFile(Record):
+    """``rows.json`` of a finished job: its rows, and the hashes of the files that later jobs read."""
+
+    identity: str
+    job: str
+    cpu_seconds: Amount
+    rows: list[dict[str, str | bool | int | float | list[Any] | None]]
+    files: dict[Inside, Hash] = Field(default_factory=dict)
+
+
 def _file(folder: Path, job: str) -> Path:
     return folder / job / "rows.json"
+
+
+def _finished(file: Path, identity: str) -> dict[str, Any] | None:
+    """Read the file of a job with this identity; None if there is none, or if it or what it lists is damaged."""
+    if not file.exists():
+        return None
+    try:
+        content = read_record(file, JobFile, "the rows of a job", "it is done again")
+    except LeukError as error:
+        print(error, file=sys.stderr, flush=True)
+        return None
+    if content["identity"] != identity:
+        return None
+    for name, digest in content.get("files", {}).items():
+        path = file.parent / name
+        if not path.is_file() or sha256_file(path) != digest:
+            print(f"{path}: missing or changed; job {content['job']} is done again", file=sys.stderr, flush=True)
+            return None
+    return content
+
+
+def _written(folder: Path) -> dict[str, str]:
+    """Hashes of what a job wrote for later jobs, without its checkpoints."""
+    files = sorted(path for path in folder.glob("*") if path.is_file() and path.name != "rows.json")
+    return {path.name: sha256_file(path) for path in files if not path.name.startswith(".")}
 
 
 Task = tuple[str, dict[str, Any], str, str, str]
@@ -128,6 +166,10 @@ def _job(task: Task) -> dict[str, Any]:
     rows: list[Row] = [
         {key: plain(value) for key, value in row.items()} for row in study_type(params).run(job, Path(folder), identity)
     ]
-    whole = {"identity": identity, "job": job, "cpu_seconds": round(time.process_time() - start, 1), "rows": rows}
-    write_json(_file(Path(folder), job), whole)
+    file = _file(Path(folder), job)
+    whole = {
+        "identity": identity, "job": job, "cpu_seconds": round(time.process_time() - start, 1), "rows": rows,
+        "files": _written(file.parent),
+    }  # fmt: skip
+    write_json(file, whole)
     return whole

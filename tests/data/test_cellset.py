@@ -1,11 +1,14 @@
 """CellSet: round trip, the closed test part, other images of the same cells."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from damage import TIMES, fuzz_table
 from leuk_lib.data.cellset import CellSet, from_arrays
 from leuk_lib.runs.errors import LeukError
 
@@ -80,4 +83,38 @@ def test_a_leaking_table_is_refused(tmp_path):
     cells.table.loc[2, "split"] = "train"
     cells.save(tmp_path)
     with pytest.raises(LeukError, match="leaks"):
+        CellSet.open(tmp_path)
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_mutated_tables_are_one_line(tmp_path, times):
+    cells = tiny()
+    cells.table["um_per_px"] = [0.1, None, 0.2, 0.1, 0.1, 0.1]
+    cells.save(tmp_path)
+    assert CellSet.open(tmp_path).table["um_per_px"].isna().sum() == 1
+    assert 0 < fuzz_table(tmp_path / "cells.csv", lambda: CellSet.open(tmp_path), times) < times
+
+
+@pytest.mark.parametrize(
+    ("tensors", "about", "why"),
+    [
+        ({"images": None}, {}, "not images and labels"),
+        ({"labels": torch.full((6,), 7)}, {}, "labels of none of its 2 classes"),
+        ({"labels": torch.full((6,), -1)}, {}, "labels of none of its 2 classes"),
+        ({}, {"classes": "NA"}, "classes"),
+        ({}, {"kind": "drawn"}, "kind"),
+        ({}, None, "not the cells of stage data"),
+        ({}, "{", "damaged"),
+    ],
+)
+def test_cells_of_another_form_are_one_line(tmp_path, tensors, about, why):
+    cells = tiny()
+    cells.save(tmp_path)
+    whole = {"images": cells.images, "labels": cells.labels, "masks": cells.masks} | tensors
+    metadata = {"classes": ["NA", "b"], "kind": "rendered", "name": "tiny"}
+    text = about if isinstance(about, str) else json.dumps(metadata | about) if about is not None else "[]"
+    save_file(
+        {k: v.contiguous() for k, v in whole.items() if v is not None}, tmp_path / "cells.safetensors", {"cells": text}
+    )
+    with pytest.raises(LeukError, match=why):
         CellSet.open(tmp_path)

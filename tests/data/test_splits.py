@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from damage import TIMES, fuzz_json
 from data.toys import folder
 from leuk_lib.cli.main import main
 from leuk_lib.data.splits import (
@@ -14,7 +15,8 @@ from leuk_lib.data.splits import (
     assert_disjoint,
     folds_record,
     k_folds,
-    read_record,
+    parts_of_groups,
+    read_split,
     repeated_splits,
     split_groups,
     split_record,
@@ -170,13 +172,13 @@ def test_records_round_trip_and_detect_a_change(tmp_path):
     file = write_json(
         tmp_path / "splits.json", split_record(parts, groups, (0.7, 0.1, 0.2), 0) | {"grouped_by": "patient"}
     )
-    assert (split_groups(labels, groups, seed=9, fixed=read_record(file)) == parts).all()
+    assert (split_groups(labels, groups, seed=9, fixed=parts_of_groups(read_split(file))) == parts).all()
     file.write_text(file.read_text().replace('"0"', '"00"'))
     with pytest.raises(LeukError, match="does not fit its hash"):
-        read_record(file)
+        read_split(file)
     file.write_text("[]")
-    with pytest.raises(LeukError, match="is not a split"):
-        read_record(file)
+    with pytest.raises(LeukError, match="not a split of stage data"):
+        read_split(file)
     record = folds_record(k_folds(labels, groups, 4, repeats=2), groups, 0)
     assert len(record["repeats"]) == 2 and set(record["repeats"][0]) == set(groups) and len(record["sha256"]) == 64
 
@@ -222,3 +224,37 @@ def test_a_leak_is_named_and_the_record_has_a_hash():
     record = split_record(np.array([0, 1, 2]), ["a", "b", "c"], (0.7, 0.1, 0.2), 0)
     assert record["groups"] == {"train": ["a"], "val": ["b"], "test": ["c"]}
     assert set(record["cells"]) == set(PARTS) and len(str(record["sha256"])) == 64
+
+
+@pytest.fixture
+def split_file(tmp_path):
+    labels, groups = np.repeat([0, 1], 60), (np.arange(120) // 5).astype(str)
+    record = split_record(split_groups(labels, groups), groups, (0.7, 0.1, 0.2), 0) | {"grouped_by": "patient"}
+    return write_json(tmp_path / "splits.json", record)
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_mutated_splits_are_one_line_and_never_another_split(split_file, times):
+    whole = parts_of_groups(read_split(split_file))
+
+    def read():
+        assert parts_of_groups(read_split(split_file)) == whole
+
+    fuzz_json(split_file, read, times)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"groups": {"train": ["a"], "val": ["b"]}}, "groups must be given for train, val, test"),
+        ({"groups": {"train": ["a"], "val": ["a"], "test": []}}, "group a is in two parts"),
+        ({"groups": {"train": [1], "val": [], "test": []}}, "groups.train.0"),
+        ({"fractions": [1]}, "fractions"),
+        ({"split": "random"}, "split"),
+        ({"seed": "0"}, "seed"),
+    ],
+)
+def test_what_is_wrong_in_a_split_is_named(split_file, change, why):
+    write_json(split_file, json.loads(split_file.read_text()) | change)
+    with pytest.raises(LeukError, match=f"splits.json: not a split of stage data .*{why}.*; restore the original"):
+        read_split(split_file)

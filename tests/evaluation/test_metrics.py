@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
+from damage import TIMES, fuzz_table
 from evaluation.toys import as_rows, made_up
 from leuk_lib.evaluation import metrics
 from leuk_lib.evaluation.predictions import Predictions, read_predictions
@@ -78,6 +80,21 @@ def test_bins_of_equal_counts(seed, bins):
 
 def test_equal_confidences_share_a_bin():
     assert set(metrics.equal_count_bins(np.full(20, 0.7), 5)) == {0}
+
+
+@pytest.mark.parametrize(
+    ("bins", "value"), [(4, 0.2161914946), (6, 0.2267613065), (10, 0.2781033586), (12, 0.2570859556)]
+)
+def test_ece_is_that_of_other_packages(bins, value):
+    """``get_ece_em`` of uncertainty-calibration 0.1.4 (Kumar, Liang & Ma 2019) gave these values; scikit-learn's bins too."""
+    i = np.arange(60)
+    weights = np.stack([1 + 41 * i % 101, 1 + 29 * i % 103, 1 + 61 * i % 107], axis=1)
+    part = Predictions(
+        (i * i + i // 7) % 3, weights / weights.sum(axis=1, keepdims=True), i.astype(str), ("a", "b", "c")
+    )
+    assert metrics.adaptive_ece(part, bins) == pytest.approx(value, abs=1e-9)
+    accuracy, confidence = calibration_curve(part.correct, part.probs.max(axis=1), n_bins=bins, strategy="quantile")
+    assert metrics.adaptive_ece(part, bins) == pytest.approx(np.abs(accuracy - confidence).mean())
 
 
 def test_ece_by_hand():
@@ -155,3 +172,10 @@ def test_damaged_tables_are_refused(tmp_path, change, message):
 def test_missing_table_names_the_notebook(tmp_path):
     with pytest.raises(LeukError, match="05_wpat"):
         read_predictions(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_mutated_predictions_are_one_line(tmp_path, times):
+    rows = pd.concat([as_rows(model, "test", made_up(n=12, n_groups=6)) for model in ("full", "other")])
+    rows.to_csv(tmp_path / "predictions.csv", index=False)
+    assert 0 < fuzz_table(tmp_path / "predictions.csv", lambda: read_predictions(tmp_path), times) < times

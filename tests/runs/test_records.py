@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import random
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from damage import mutated, one_line
 from leuk_lib.audit.reference import load_run
 from leuk_lib.book.gate import chapter_problem
 from leuk_lib.cli.main import main
@@ -20,11 +20,6 @@ from leuk_lib.runs.params import StageParams
 from leuk_lib.runs.records import Entry, Metrics, PublicCard, Reference, RunCard, check_record, read_metrics
 from leuk_lib.runs.stage import Stage
 from leuk_lib.stages import STAGES
-
-WRONG: list[Any] = [
-    None, True, False, 0, -1, 5, 10**30, 1.5, float("nan"), float("inf"), "", "x", "\0", "../x", "\ud800", "x" * 9999,
-    [], [1], ["x"], [[]], {}, {"x": 1}, {"": None}, {"x": {"y": []}},
-]  # fmt: skip
 
 
 @pytest.fixture
@@ -39,42 +34,8 @@ def run(results: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return results / "r"
 
 
-def nodes(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The places in a JSON value, the whole included."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, item in inner for place in nodes(item, (*path, key)))]
-
-
-def mutated(value: Any, rng: random.Random) -> Any:
-    """``value`` with one place replaced, deleted, or given another name."""
-    changed = copy.deepcopy(value)
-    path = rng.choice(nodes(changed))
-    if not path:
-        return rng.choice(WRONG)
-    holder = changed
-    for key in path[:-1]:
-        holder = holder[key]
-    kind = rng.choice(["replace", "replace", "delete", "rename"])
-    if kind == "replace" or isinstance(holder, list):
-        holder[path[-1]] = rng.choice(WRONG)
-    else:
-        item = holder.pop(path[-1])
-        if kind == "rename":
-            holder[rng.choice(["x", "", "..", "a/b", "\0"])] = item
-    return changed
-
-
 def write_raw(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def one_line(call: Any) -> Any:
-    """Result of ``call``, or the ``LeukError``; anything else fails the test."""
-    try:
-        return call()
-    except LeukError as error:
-        assert "\n" not in str(error) and len(str(error)) < 3000
-        return error
 
 
 def doors(run: Path) -> None:

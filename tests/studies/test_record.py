@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from damage import TIMES, fuzz_json
 from leuk_lib import studies
 from leuk_lib.cli.main import main
 from leuk_lib.runs.errors import LeukError
@@ -102,7 +103,7 @@ def test_a_record_says_by_which_method_its_intervals_were_made(tmp_path: Path):
     assert "Student" in replace(record, intervals=STUDENT).provenance().set_index("item")["value"]["intervals"]
     for wrong in ("other", ["student"]):
         path = write_json(tmp_path / "r.json", {**asdict(record), "intervals": wrong})
-        with pytest.raises(LeukError, match="unknown method"):
+        with pytest.raises(LeukError, match=r"r\.json: not a study's record .*intervals: Input should be 'percentile'"):
             load_record(path)
 
 
@@ -136,6 +137,32 @@ def test_a_record_with_wrong_contents_is_one_line(toy: Path, change: dict):
     with pytest.raises(LeukError, match=r"not a study's record|unknown study 'gone'") as error:
         record.load_record(toy).state()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_mutated_records_are_one_line(toy: Path, times: int):
+    assert main(["study", "accept", "toy", "--reason", "to have a log"]) == 0
+
+    def read() -> None:
+        whole = record.load_record(toy)
+        whole.provenance()
+        whole.table("values")
+
+    assert 0 < fuzz_json(toy, read, times) < times
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_mutated_outcomes_of_verify_are_one_line(toy: Path, times: int):
+    assert main(["study", "verify", "toy"]) == 0
+    whole = record.load_record(toy)
+    assert 0 < fuzz_json(record.checks_file(), whole.state, times) < times
+
+
+def test_committed_records_fit_the_model(root: Path):
+    paths = sorted((root / record.FOLDER).glob("*.json"))
+    assert len(paths) > 5
+    for path in paths:
+        record.load_record(path)
 
 
 def test_verify_and_accept_have_help_with_an_example(capsys):

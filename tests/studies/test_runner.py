@@ -70,6 +70,19 @@ def test_a_job_whose_process_dies_is_reported_and_the_rest_is_kept(folder: str):
     assert runs(folder, "seed-1") == 1
 
 
+def test_a_job_whose_files_are_damaged_is_done_again(folder: str, capfd: pytest.CaptureFixture[str]):
+    first = run_study("toy", {"dataset": folder, "seeds": [1, 2]})
+    own = study_folder("toy", folder)
+    (own / "seed-1" / "value.txt").write_text("5")
+    (own / "seed-2" / "rows.json").write_text('{"identity": 5}')
+    (own / "sum" / "rows.json").write_text("[")
+    again = run_study("toy", {"dataset": folder, "seeds": [1, 2]})
+    assert again.tables == first.tables
+    assert [runs(folder, job) for job in ("seed-1", "seed-2", "sum")] == [2, 2, 2]
+    said = capfd.readouterr().err
+    assert "value.txt: missing or changed; job seed-1 is done again" in said and said.count("rows.json: ") == 2
+
+
 def test_jobs_end_with_a_study_that_is_killed(folder: str, results: Path):
     program = (
         "from leuk_lib import studies; from leuk_lib.studies.runner import run_study; "

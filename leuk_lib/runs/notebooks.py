@@ -1,0 +1,96 @@
+"""Notebook files, checked when they are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.records import AGAIN, Moment, Record, check_record
+
+RESTORE = "restore it, for example with git"
+Text = str | list[str]
+
+
+def _bundle(data: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a value that is no text, unless its type is one of JSON."""
+    for kind, value in data.items():
+        lines = value if isinstance(value, list) else [value]
+        if not kind.endswith("json") and not all(isinstance(line, str) for line in lines):
+            raise ValueError(f"{kind[:50]} must be a text")
+    return data
+
+
+class CellMetadata(Record):
+    """What the library reads of a cell's metadata."""
+
+    tags: list[str] = Field(default_factory=list)
+
+
+class OutputMetadata(Record):
+    """What the library reads of an output's metadata."""
+
+    scrapbook: dict[str, Any] = Field(default_factory=dict)
+
+
+class Output(Record):
+    """One output of a code cell."""
+
+    output_type: str
+    name: str = ""
+    text: Text = ""
+    data: Annotated[dict[str, Any], AfterValidator(_bundle)] = Field(default_factory=dict)
+    metadata: OutputMetadata = OutputMetadata()
+
+
+class Cell(Record):
+    """One cell."""
+
+    cell_type: Literal["code", "markdown", "raw"]
+    source: Text
+    metadata: CellMetadata = CellMetadata()
+    execution_count: int | None = None
+    outputs: list[Output] = Field(default_factory=list)
+
+
+class Clock(Record):
+    """When papermill executed a notebook; None before."""
+
+    start_time: Moment | None = None
+    end_time: Moment | None = None
+
+
+class NotebookMetadata(Record):
+    """What the library reads of a notebook's metadata."""
+
+    papermill: Clock | None = None
+
+
+class Notebook(Record):
+    """The parts of a notebook (format 4) that the library reads."""
+
+    cells: list[Cell]
+    metadata: NotebookMetadata
+
+
+def read_notebook(path: Path, advice: str = AGAIN) -> dict[str, Any]:
+    """Read a notebook as a dictionary.
+
+    Args:
+        path: The file.
+        advice: What to do if it is no notebook, for the error message.
+
+    Raises:
+        LeukError: If the file is missing, or is no notebook.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LeukError(f"{path}: no such file; {advice}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise LeukError(f"{path}: not a readable notebook ({reason[:200]}); {advice}") from error
+    return check_record(content, Notebook, path, "a notebook", advice)

@@ -1,0 +1,76 @@
+"""Tables (CSV) that a run wrote, checked when they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from leuk_lib.runs.errors import LeukError
+
+MAX_WHOLE = 2**53  # above, floats are not exact
+
+
+def read_table(
+    path: Path, columns: Collection[str], advice: str, dtype: Mapping[str, type] | type = str
+) -> pd.DataFrame:
+    """Read a table whose blank cells are empty texts.
+
+    Args:
+        path: The CSV file.
+        columns: Columns that it must have; others are kept.
+        advice: What to do if it is missing or wrong, for the error message.
+        dtype: Type of all columns, or type by column; pandas infers that of others.
+
+    Raises:
+        LeukError: If the file is missing, is no table, or lacks a column.
+    """
+    try:
+        table = pd.read_csv(path, dtype=dtype, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise LeukError(f"{path}: no such file; {advice}") from error
+    except (OSError, ValueError, OverflowError) as error:  # pandas' errors of parsing are ValueErrors
+        reason = getattr(error, "strerror", None) or str(error)
+        raise LeukError(f"{path}: not a readable table ({reason[:200]}); {advice}") from error
+    if missing := [name for name in columns if name not in table.columns]:
+        raise LeukError(f"{path}: lacks column {', '.join(missing)}; {advice}")
+    return table
+
+
+def numbers(
+    table: pd.DataFrame, column: str, path: Path, advice: str, blank: bool = False, whole: bool = False
+) -> pd.Series:
+    """Return a column of texts as finite floats.
+
+    Args:
+        table: From :func:`read_table`.
+        column: The column.
+        path: The file, for the error message.
+        advice: What to do if a value is wrong, for the error message.
+        blank: Empty cells are allowed and become NaN.
+        whole: Only whole numbers below 2^53 are allowed.
+
+    Raises:
+        LeukError: If a value is not such a number. The message names the first.
+    """
+    text = table[column].astype(str)
+    given = text != "" if blank else pd.Series(True, index=text.index)
+    values = pd.Series(np.nan, index=text.index)
+    values[given] = [_number(value) for value in text[given]]
+    wrong = given & ~np.isfinite(values)
+    if whole:
+        wrong |= given & ((values % 1 != 0) | (values.abs() >= MAX_WHOLE))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        kind = "whole" if whole else "finite"
+        raise LeukError(f"{path}: row {row + 2}: {column} = {text.iloc[row][:50]!r} is no {kind} number; {advice}")
+    return values
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan

@@ -1,0 +1,55 @@
+"""Tables that a run wrote: what is wrong is named, and nothing is converted silently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from damage import OTHER_FILES, one_line
+from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.tables import numbers, read_table
+
+
+def table(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_texts_stay_texts_and_numbers_are_exact(tmp_path: Path):
+    path = table(tmp_path / "t.csv", "label,x\nNA,0.1\n007,1e-320\n")
+    frame = read_table(path, ("label", "x"), "again")
+    assert frame["label"].tolist() == ["NA", "007"]
+    assert numbers(frame, "x", path, "again").tolist() == [0.1, 1e-320]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "", "x", "1e999", "1,5"])
+def test_what_is_no_finite_number_is_named_with_its_row(tmp_path: Path, value: str):
+    path = table(tmp_path / "t.csv", f'label,x\na,1\nb,"{value}"\n')
+    with pytest.raises(LeukError, match=r"t\.csv: row 3: x = .* is no finite number; again"):
+        numbers(read_table(path, ("x",), "again"), "x", path, "again")
+
+
+def test_blanks_are_allowed_where_they_are_expected(tmp_path: Path):
+    path = table(tmp_path / "t.csv", "label,x\na,1\nb,\n")
+    assert numbers(read_table(path, ("x",), ""), "x", path, "", blank=True).isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("value", ["1.5", "1e300", "9007199254740993"])
+def test_whole_numbers_are_whole(tmp_path: Path, value: str):
+    path = table(tmp_path / "t.csv", f"x\n{value}\n")
+    with pytest.raises(LeukError, match="is no whole number"):
+        numbers(read_table(path, ("x",), ""), "x", path, "", whole=True)
+
+
+@pytest.mark.parametrize("content", OTHER_FILES.values(), ids=OTHER_FILES)
+def test_other_files_are_one_line(tmp_path: Path, content: bytes):
+    (tmp_path / "t.csv").write_bytes(content)
+    refusal = one_line(lambda: read_table(tmp_path / "t.csv", ("label",), "run it again"))
+    assert isinstance(refusal, LeukError) and "t.csv" in str(refusal) and "run it again" in str(refusal)
+
+
+def test_a_missing_file_and_a_folder_are_one_line(tmp_path: Path):
+    for path in (tmp_path / "none.csv", tmp_path):
+        with pytest.raises(LeukError, match=r"no such file|not a readable table"):
+            read_table(path, (), "again")
