@@ -73,8 +73,8 @@ class Hashes(Record):
 class Git(Record):
     """Commit of the project; None outside a checkout."""
 
-    commit: str | None = None
-    dirty: bool | None = None
+    commit: str | None
+    dirty: bool | None
 
 
 class Process(Record):
@@ -101,7 +101,7 @@ class PublicCard(Record):
     hardware: dict[str, str] = Field(default_factory=dict)  # cards of earlier versions have none
     hashes: Hashes = Hashes(notebook=None, lock=None, code={})
     inputs: dict[str, dict[str, str]] = Field(default_factory=dict)
-    git: Git = Git()
+    git: Git = Git(commit=None, dirty=None)
 
 
 class CardParams(Record):

@@ -40,8 +40,6 @@ METHODS = {
 class Commit(Git):
     """A commit and a time."""
 
-    commit: str | None
-    dirty: bool | None
     date: Moment
 
 

@@ -15,6 +15,7 @@ from leuk_lib.chapters.results import data_facts
 from leuk_lib.data.params import DataParams
 from leuk_lib.data.prepare import prepare_cells
 from leuk_lib.data.smear.cohort import render_smear
+from leuk_lib.data.splits import split_record
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs import files
 from leuk_lib.runs.stage import Stage
@@ -72,7 +73,7 @@ def test_every_table_row_has_its_columns(book):
 def test_facts_come_from_cards_and_files(results: Path):
     folder = results / "r"
     facts = {"dataset": "bloodmnist-64", "profile": "laptop", "kind": "micrographs", "classes": list("abcdefgh"),
-             "cells": {"train": 90, "val": 10, "test": 20}}  # fmt: skip
+             "cells": {"train": 90, "val": 10, "test": 20}, "shares": {}, "groups_test": 20}  # fmt: skip
     cards = {
         "data": {"params": {"image_size": 64}},
         "results": {"params": {}},
@@ -80,7 +81,9 @@ def test_facts_come_from_cards_and_files(results: Path):
     }
     assert benchmark.run_facts("r", cards, 2) is None  # nothing was written yet
     files.write_json(folder / "results" / "facts.json", facts)
-    files.write_json(folder / "data" / "splits.json", {"split": "published"})
+    parts = ["train", "val", "test"]
+    record = split_record(parts, parts, (0.7, 0.1, 0.2), 0) | {"split": "published"}
+    files.write_json(folder / "data" / "splits.json", record)
     assert benchmark.run_facts("r", {"data": cards["data"]}, 2) is None
     read = benchmark.run_facts("r", cards, 2)
     assert read is not None and (read.split, read.size, read.n_test, read.n_train, read.seeds) == (
@@ -91,7 +94,8 @@ def test_facts_come_from_cards_and_files(results: Path):
         2,
     )
     assert read.pretraining == "w.pth" and not read.rendered
-    files.write_json(folder / "data" / "splits.json", {})
+    del record["split"]
+    files.write_json(folder / "data" / "splits.json", record)
     grouped = benchmark.run_facts("r", cards, 0)
     assert grouped is not None and (grouped.split, grouped.seeds) == ("grouped", 1)
 
