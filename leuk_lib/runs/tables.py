@@ -57,8 +57,7 @@ def numbers(
     """
     text = table[column].astype(str)
     given = text != "" if blank else pd.Series(True, index=text.index)
-    values = pd.Series(np.nan, index=text.index)
-    values[given] = [_number(value) for value in text[given]]
+    values = pd.Series([_number(value) for value in text], index=text.index, dtype=np.float64)
     wrong = given & ~np.isfinite(values)
     if whole:
         wrong |= given & ((values % 1 != 0) | (values.abs() >= MAX_WHOLE))
