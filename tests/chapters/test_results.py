@@ -173,12 +173,16 @@ def test_numbers_and_costs_are_read_from_finished_stages(results):
 
     stage = Stage("results", params)
     stage.save_table("upstream", table)
-    stage.save_json("facts", {"kind": "rendered"})
+    stated = {
+        "dataset": "smear", "profile": "smoke", "kind": "rendered", "classes": ["a", "b"], "shares": {}, "groups_test": 2,
+        "cells": {"train": 7, "val": 1, "test": 2},
+    }  # fmt: skip
+    stage.save_json("facts", stated)
     stage.record("accuracy", 0.5)
     stage.finish()
     metrics, facts = chapter_7.read_results(results / "r" / "results")
     assert metrics["fcmae"]["linear_gain"] == {"value": 0.25, "low": 0.2, "high": 0.3, "n": 9}
-    assert metrics["results"]["accuracy"]["value"] == 0.5 and facts == {"kind": "rendered"}
+    assert metrics["results"]["accuracy"]["value"] == 0.5 and facts == stated
 
 
 def test_all_metrics_are_deterministic():

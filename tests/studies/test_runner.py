@@ -12,12 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
+from damage import TIMES, fuzz_json
 from leuk_lib import studies
 from leuk_lib.cli.main import main
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.studies import runner
 from leuk_lib.studies.runner import run_study, study_folder
 from leuk_lib.studies.study import study_class
 from processes import is_running, soon
+from studies.toys import ToyParams
 
 
 @pytest.fixture
@@ -70,17 +73,22 @@ def test_a_job_whose_process_dies_is_reported_and_the_rest_is_kept(folder: str):
     assert runs(folder, "seed-1") == 1
 
 
-def test_a_job_whose_files_are_damaged_is_done_again(folder: str, capfd: pytest.CaptureFixture[str]):
-    first = run_study("toy", {"dataset": folder, "seeds": [1, 2]})
-    own = study_folder("toy", folder)
-    (own / "seed-1" / "value.txt").write_text("5")
-    (own / "seed-2" / "rows.json").write_text('{"identity": 5}')
-    (own / "sum" / "rows.json").write_text("[")
-    again = run_study("toy", {"dataset": folder, "seeds": [1, 2]})
-    assert again.tables == first.tables
-    assert [runs(folder, job) for job in ("seed-1", "seed-2", "sum")] == [2, 2, 2]
-    said = capfd.readouterr().err
-    assert "value.txt: missing or changed; job seed-1 is done again" in said and said.count("rows.json: ") == 2
+@pytest.mark.parametrize("times", TIMES)
+def test_a_job_whose_files_are_damaged_is_done_again(folder: str, results: Path, times: int, capfd):
+    """Jobs are done in this process; what is done is decided by their files alone."""
+    values = {"dataset": folder, "seeds": [1]}
+    task = ("studies.toys:Toy", ToyParams(**values).model_dump(), "seed-1", str(results), "identity")
+    whole = runner._job(task)
+    file = results / "seed-1" / "rows.json"
+    assert runner._finished(file, "identity") == whole and runner._finished(file, "other") is None
+    assert set(whole["files"]) == {"process.txt", "runs.txt", "value.txt"}
+    fuzz_json(file, lambda: runner._finished(file, "identity"), times)
+    capfd.readouterr()
+    (file.parent / "value.txt").write_text("5")
+    assert runner._finished(file, "identity") is None
+    assert "value.txt: missing or changed; job seed-1 is done again" in capfd.readouterr().err
+    file.write_text("[")
+    assert runner._finished(file, "identity") is None and "rows.json: damaged" in capfd.readouterr().err
 
 
 def test_jobs_end_with_a_study_that_is_killed(folder: str, results: Path):
