@@ -22,21 +22,20 @@ from numpy.typing import NDArray
 
 from leuk_lib.alhe.tiles import BINS, TileAxis, ratio
 
+Floats = NDArray[np.float64]
+
 NEWTON_ROUNDS = 8
 TOLERANCE = 1e-13  # relative error of a redistributed histogram's sum
 TAIL = 0.005  # share of the image's pixels outside its occupied levels, on either side
 REMAP_LIMIT = 30000  # pixels along a side that OpenCV's remap can address
 
 
-def redistribute(
-    histogram: NDArray[np.float64], floor: NDArray[np.float64], clip_limit: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def redistribute(histogram: Floats, floor: Floats, clip_limit: Floats) -> Floats:
     r"""Clip histograms and redistribute the excess: min(max(histogram + t, floor), clip_limit), sum preserved.
 
     There is one t per row. Zuiderveld's redistribution ends here when it is repeated until no bin exceeds the limit.
     The sum rises with t in straight pieces, on which Newton's step is exact; three to five steps are the rule, but some
-    histograms let them cycle. After ``NEWTON_ROUNDS`` each round therefore holds the bins whose bound is known to be
-    reached and solves for t with the others: at least one more is held every time, so that it ends after K rounds.
+    histograms let them cycle. The steps after ``NEWTON_ROUNDS`` end after K rounds at the latest.
 
     Args:
         histogram: (T,K) counts of T tiles over the mean count, each row with sum K.
@@ -54,8 +53,8 @@ def redistribute(
     [[2.0, 1.0, 0.5, 0.5]]
     """
     bins = histogram.shape[1]
-    low = (floor - histogram).min(axis=1, keepdims=True)  # the sum is too small at this t, or lower
-    high = (clip_limit - histogram).max(axis=1, keepdims=True)
+    low = (floor - histogram).min(axis=1, keepdims=True)  # here the sum is too small
+    high = (clip_limit - histogram).max(axis=1, keepdims=True)  # and here too large
     t = np.zeros_like(low)
     for n in range(NEWTON_ROUNDS + bins + 1):
         raised = histogram + t
@@ -66,15 +65,27 @@ def redistribute(
         low, high = np.where(missing > 0, t, low), np.where(missing < 0, t, high)
         if n < NEWTON_ROUNDS:
             free = np.count_nonzero(slopes == raised, axis=1)[:, None]
-            step = t + missing / np.maximum(free, 1)
+            step = t + missing / np.maximum(free, 1)  # bins at a bound do not move
             step = np.where((step > low) & (step < high), step, (low + high) / 2)
         else:
-            at_limit, at_floor = histogram + low >= clip_limit, histogram + high <= floor
-            free = bins - np.count_nonzero(at_limit | at_floor, axis=1)[:, None]
-            held = np.where(at_limit, clip_limit, np.where(at_floor, floor, histogram))
-            step = (bins - held.sum(axis=1, keepdims=True)) / np.maximum(free, 1)
+            step, free = _solve(histogram, floor, clip_limit, low, high)
         t = np.where(free > 0, step, (low + high) / 2)
     return slopes
+
+
+def _solve(
+    histogram: Floats, floor: Floats, clip_limit: Floats, low: Floats, high: Floats
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Solve for t with the bins that are known to lie at a bound for a t in [low, high]; at least one more every time.
+
+    Returns:
+        t (T,1), and the number (T,1) of the other bins; where it is 0, t is arbitrary.
+    """
+    bins = histogram.shape[1]
+    at_limit, at_floor = histogram + low >= clip_limit, histogram + high <= floor
+    free = bins - np.count_nonzero(at_limit | at_floor, axis=1)[:, None]
+    held = np.where(at_limit, clip_limit, np.where(at_floor, floor, histogram))
+    return (bins - held.sum(axis=1, keepdims=True)) / np.maximum(free, 1), free
 
 
 def slope_floor(histogram: NDArray[np.float64], contrast_floor: float) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from pydantic import Field
@@ -17,6 +17,7 @@ REPRODUCED, NOT_REPRODUCED, CANNOT = "reproduced", "not reproduced", "cannot be 
 # Verdicts of their own kind, about other images than the paper's.
 REACHED, NOT_REACHED = "reached on another public set", "not reached on another public set"
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, REACHED, NOT_REACHED, CANNOT)
+KINDS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", REACHED: "yes", NOT_REACHED: "no", CANNOT: "open"}
 # Needs that no data set meets: the published figures alone, or the committed record of a study.
 PUBLISHED, STUDY = "published", "study"
 
@@ -58,14 +59,16 @@ class Need(BookModel):
     classes: tuple[str, ...] | None = None
     elsewhere: Elsewhere | None = None
 
-    def lacks(self, facts: Mapping[str, Any]) -> str | None:
-        """Reason why the data of a run are unsuitable, or None; the case of names does not matter."""
+    def lacks(self, facts: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Reason why the data of a run are unsuitable, in full and in a few words, or None; case does not matter."""
         if self.kind and facts["kind"] != self.kind:
-            return f"the data are {_cells_in_words(facts)}, not {self.what}"
+            cells = _cells_in_words(facts)
+            return f"The data are {cells}, not {self.what}", f"{cells[0].upper()}{cells[1:]} cannot decide it."
         if self.classes and {c.lower() for c in self.classes} != {c.lower() for c in facts["classes"]}:
-            return f"{facts['dataset']} has the classes {', '.join(facts['classes'])}, not {', '.join(self.classes)}"
+            names = f"{facts['dataset']} has the classes {', '.join(facts['classes'])}, not {', '.join(self.classes)}"
+            return names[0].upper() + names[1:], "Cells of other classes cannot decide it."
         if self.name and self.name.lower() not in facts["dataset"].lower():
-            return f"the data set is {facts['dataset']}, not {self.what}"
+            return f"The data set is {facts['dataset']}, not {self.what}", "Other images cannot decide it."
         return None
 
     def other_set(self, facts: Mapping[str, Any]) -> Elsewhere | None:
@@ -80,6 +83,20 @@ class Need(BookModel):
         """Classes that matter and have no cell in the test part, where a run says how many each has."""
         counts = facts.get("test_cells", {})
         return [name for name, n in counts.items() if not n] if self.classes else []
+
+
+class Decision(NamedTuple):
+    """A verdict on a claim.
+
+    Attributes:
+        verdict: one of ``VERDICTS``.
+        why: the reason in full, with the command that tests the claim where this run cannot.
+        reason: the same in a few words.
+    """
+
+    verdict: str
+    why: str
+    reason: str
 
 
 class Claim(BookModel):
@@ -170,10 +187,11 @@ def _is_met(claim: Claim, value: float) -> bool:
     return value >= claim.paper - claim.tolerance
 
 
-def _outcome(claim: Claim, value: float, met: bool) -> str:
-    """Comparison of our value with the claim, a clause without a full stop."""
+def _outcome(claim: Claim, value: float, met: bool) -> tuple[str, str]:
+    """Comparison of our value with the claim, a clause without a full stop, with and without the tolerance."""
     if claim.interval == "above":
-        return f"The lower bound of the interval, {value:.4g}, is {'' if met else 'not '}above {claim.paper:g}"
+        text = f"The lower bound of the interval, {value:.4g}, is {'' if met else 'not '}above {claim.paper:g}"
+        return text, text.replace("The lower bound of the interval, ", "Its lower bound, ")
     slack = f" by more than the tolerance of {claim.tolerance:g}" if claim.tolerance else ""
     given = f" (tolerance {claim.tolerance:g})" if claim.tolerance else ""
     words = {
@@ -181,10 +199,11 @@ def _outcome(claim: Claim, value: float, met: bool) -> str:
         "at_most": (f"does not exceed {claim.paper:g}{given}", f"exceeds {claim.paper:g}{slack}"),
         "about": (f"is within {claim.tolerance:g} of {claim.paper:g}", f"differs from {claim.paper:g}{slack}"),
     }
-    return f"Our value, {value:.4g}, {words[claim.direction][0 if met else 1]}"
+    text = words[claim.direction][0 if met else 1]
+    return f"Our value, {value:.4g}, {text}", f"{value:.4g} {text.removesuffix(slack).removesuffix(given)}"
 
 
-def decide(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> tuple[str, str]:
+def decide(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> Decision:
     """Decide one claim.
 
     Unsuitable data give "cannot be tested here", whatever the number. So does a run whose profile is too small for
@@ -197,40 +216,38 @@ def decide(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Map
         entry: the run's number (``value``, perhaps ``low`` and ``high``), or None if the run has none.
         facts: the run's data: kind, dataset, classes, profile; perhaps test_cells and test_groups (cells and patients or
             slides of each class in the test part) and patients_known.
-
-    Returns:
-        The verdict, one of ``VERDICTS``, and the reason in words.
     """
     other = need.other_set(facts)
     command = f"To test it: {other.command if other else need.command}"
     if not other and (lack := need.lacks(facts)):
         hint = f". To ask it of {need.elsewhere.what}: {need.elsewhere.command}" if need.elsewhere else ""
-        return CANNOT, f"{lack[0].upper()}{lack[1:]}. {command}{hint}"
+        return Decision(CANNOT, f"{lack[0]}. {command}{hint}", lack[1])
     if names := need.untested(facts):
-        return CANNOT, f"No cell of {', '.join(names)} is in the test part: too few patients or slides. {command}"
+        missing = f"No cell of {', '.join(names)} is in the test part"
+        return Decision(CANNOT, f"{missing}: too few patients or slides. {command}", f"{missing}.")
     if entry is None:
-        return CANNOT, claim.absent or f"This run has no number {claim.metric}."
+        return Decision(
+            CANNOT, claim.absent or f"This run has no number {claim.metric}.", "This run has no such number."
+        )
     value = float(entry["value"])
     decisive = value
     if claim.interval == "above":
         if "low" not in entry:
-            return CANNOT, f"{claim.metric} has no interval in this run."
+            return Decision(CANNOT, f"{claim.metric} has no interval in this run.", "It has no interval in this run.")
         decisive = float(entry["low"])
     met = _is_met(claim, decisive)
     if claim.interval == "above":
         met = decisive > claim.paper - claim.tolerance
     profile = str(facts["profile"])
     if profile not in (need.confirm if met else need.refute):
-        reason = (
-            "a smoke run is not a result"
-            if profile == "smoke"
-            else f"a run in the profile {profile} is too small to refute it"
-        )
-        return CANNOT, f"{reason[0].upper()}{reason[1:]}. {command}"
+        too_small = f"A run in the profile {profile} is too small to refute it."
+        reason = "A smoke run is not a result." if profile == "smoke" else too_small
+        return Decision(CANNOT, f"{reason} {command}", reason)
     where = {PUBLISHED: "", STUDY: " on the study's real cells"}.get(
         claim.needs, f" on {_cells_in_words(facts)}, profile {profile}"
     )
-    why = f"{_outcome(claim, decisive, met)}{where}."
+    outcome, short = _outcome(claim, decisive, met)
+    why = f"{outcome}{where}."
     if not met and "high" in entry and claim.direction == "at_least":
         if claim.interval == "above":
             below = float(entry["high"]) < claim.paper
@@ -245,8 +262,9 @@ def decide(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Map
     if other:
         about = f"Asked of {other.what}; the paper's own figure is neither reproduced nor refuted by it."
         parts = (f"{about} {why}", _people(facts), claim.remark)
-        return (REACHED if met else NOT_REACHED), " ".join(part for part in parts if part)
-    return (REPRODUCED if met else NOT_REPRODUCED), " ".join(part for part in (why, claim.remark) if part)
+        return Decision(REACHED if met else NOT_REACHED, " ".join(part for part in parts if part), f"{short}.")
+    why = " ".join(part for part in (why, claim.remark) if part)
+    return Decision(REPRODUCED if met else NOT_REPRODUCED, why, f"{short}.")
 
 
 def _people(facts: Mapping[str, Any]) -> str:
@@ -276,12 +294,12 @@ def verdict_table(
 
     Returns:
         One row per claim: claim, id, stated, paper, ours (also where it cannot decide), data, run, tolerance, verdict,
-        why, tested, evidence.
+        reason, why, tested, evidence.
     """
     rows = []
     for claim in book.claims:
         entry = numbers.get(claim.metric)
-        verdict, why = decide(claim, book.needs[claim.needs], entry, facts)
+        verdict, why, reason = decide(claim, book.needs[claim.needs], entry, facts)
         data = {PUBLISHED: "published figures", STUDY: "real cells of a study"}.get(
             claim.needs, f"{facts['dataset']} ({facts['kind']})"
         )
@@ -291,15 +309,9 @@ def verdict_table(
              "ours": "–" if entry is None else format_entry(entry, claim.unit),
              "data": data, "run": source,
              "tolerance": f"{claim.direction.replace('_', ' ')}, {claim.tolerance:g}",
-             "verdict": verdict, "why": why, "tested": claim.tested, "evidence": claim.metric}
+             "verdict": verdict, "reason": reason, "why": why, "tested": claim.tested, "evidence": claim.metric}
         )  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def display_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The verdict table for a page: claim, paper, ours, verdict, and why with tolerance, data and run."""
-    why = table["why"] + " (" + table["tolerance"] + "; " + table["data"] + "; run " + table["run"] + ")"
-    return table[["claim", "paper", "ours", "verdict"]].assign(why=why)
 
 
 def count_in_words(table: pd.DataFrame) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from leuk_lib.stages import StageSpec
 
+METHOD = "method"  # tag of cells that show a method; all other code folds
+FOLD = "hide-input"  # tag that Jupyter Book folds
 ERROR_CELL = "papermill-error-cell-tag"  # papermill marks where a run failed
 INJECTED = "injected-parameters"
 CHAPTER = re.compile(r'(?<=<a href=")(\d\d_\w+)\.ipynb(?=["#])')  # a link from a table to another chapter
@@ -26,7 +28,7 @@ def chapter_link(stage: StageSpec) -> str:
 def clean(notebook: dict[str, Any]) -> dict[str, Any]:
     """Return the notebook as the book shows it. The notebook in the run's folder stays as it was.
 
-    - The cells with parameters fold away.
+    - All code folds under a one-line summary, except cells that show a method.
     - Progress bars keep their last state.
     - Output on stderr goes, and so do bare paths, which a cell shows when it ends in a save.
     - Links to other notebooks become links to pages.
@@ -40,8 +42,10 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
         if cell["cell_type"] != "code":
             continue
         tags = metadata.setdefault("tags", [])
-        if {"parameters", INJECTED} & set(tags) and "hide-input" not in tags:
-            tags.append("hide-input")
+        if METHOD not in tags:
+            tags += [] if FOLD in tags else [FOLD]
+            prompt = f"Code: {summary(cell)}"
+            metadata["mystnb"] = {**metadata.get("mystnb", {}), "code_prompt_show": prompt, "code_prompt_hide": prompt}
         cell["outputs"] = [
             output for output in cell.get("outputs", []) if output.get("name") != "stderr" and not _is_path(output)
         ]
@@ -52,6 +56,24 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
                 output["data"]["text/html"] = CHAPTER.sub(r"\g<1>.html", "".join(output["data"]["text/html"]))
     cleaned["cells"] = cells
     return cleaned
+
+
+def summary(cell: dict[str, Any]) -> str:
+    r"""Say in one line what a code cell does: its first line if that is a comment, else what it shows.
+
+    >>> summary({"source": ["# Draw the loss\n", "stage.show('loss', figure)"]})
+    'draw the loss'
+    >>> summary({"source": "x = 1\nstage.table(x)"})
+    'show a table'
+    """
+    source = "".join(cell["source"]).lstrip()
+    first = source.partition("\n")[0]
+    if first.startswith("# "):
+        return first[2].lower() + first[3:].rstrip()
+    if {"parameters", INJECTED} & set(cell.get("metadata", {}).get("tags", [])):
+        return "the parameters of this run"
+    shown = {"stage.show(": "draw a figure", ".table(": "show a table", "print(": "print a summary"}
+    return next((words for call, words in shown.items() if call in source), "prepare what follows")
 
 
 def _is_path(output: dict[str, Any]) -> bool:

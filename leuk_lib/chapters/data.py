@@ -5,6 +5,7 @@ Images and colours come from the training and validation parts only; the test pa
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -16,6 +17,8 @@ from scipy.spatial import KDTree
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.folder import INFERRED
 from leuk_lib.data.prepare import PreparedCells
+from leuk_lib.data.smear.cohort import render
+from leuk_lib.data.smear.individual import draw_patient
 from leuk_lib.data.smear.morphology import CELL_TYPES, MIXTURES, QUANTITIES, SURROUNDINGS, morphology_rows
 from leuk_lib.data.splits import EXTERNAL, PARTS, split_groups
 from leuk_lib.runs.seeds import derive, numpy_rng
@@ -168,6 +171,29 @@ def _range(values: pd.Series) -> str:
     low, high = known.min(), known.max()
     text = f"{low:.3g}" if low == high else f"{low:.3g}–{high:.3g}"
     return text + (f", unknown for {len(values) - len(known)}" if len(known) < len(values) else "")
+
+
+# Quantities that a reader can see in a picture of the cell, as the picture names them.
+SHOWN = {
+    QUANTITIES["diameter"]: "cell diameter, µm", QUANTITIES["nc_ratio"]: "nucleus / cell area",
+    QUANTITIES["clumping"]: "chromatin contrast", QUANTITIES["nucleoli"]: "nucleoli",
+    QUANTITIES["basophilia"]: "cytoplasm, azure OD", QUANTITIES["azurophil"]: "azurophilic granules",
+    QUANTITIES["specific"]: "specific granules",
+}  # fmt: skip
+
+
+def cell_type_pictures(size: int = 96) -> dict[str, NDArray[np.uint8]]:
+    """Render one cell of each type on a slide of average stain, always the same, whatever the cells of the run.
+
+    Returns:
+        Cell type -> RGB (size, size, 3).
+    """
+    pictures = {}
+    for number, kind in enumerate(CELL_TYPES):
+        label = max(MIXTURES, key=lambda name: MIXTURES[name][0].get(kind, 0.0))
+        only = tuple(float(name == kind) for name in MIXTURES[label][0])
+        pictures[kind] = render(0, number, replace(draw_patient(0, label, 0, effect=0.0), mixture=only), size).image
+    return pictures
 
 
 def _morphology() -> pd.DataFrame:

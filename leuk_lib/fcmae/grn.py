@@ -25,7 +25,12 @@ from torch import Tensor, nn
 EPS = 1e-6
 
 
-def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor, mask: Tensor | None = None) -> Tensor:
+def global_response_norm(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    mask: Tensor | None = None,
+) -> Tensor:
     """GRN of the module's formula.
 
     Args:
@@ -43,7 +48,8 @@ def global_response_norm(x: Tensor, gamma: Tensor, beta: Tensor, mask: Tensor | 
              [12.0000,  0.0000]]])
     """
     sites = tuple(range(1, x.dim() - 1))
-    norm = torch.linalg.vector_norm(x if mask is None else x * mask, dim=sites, keepdim=True)
+    visible = x if mask is None else x * mask
+    norm = torch.linalg.vector_norm(visible, dim=sites, keepdim=True)
     response = norm / (norm.mean(dim=-1, keepdim=True) + EPS)
     return gamma * (x * response) + beta + x
 

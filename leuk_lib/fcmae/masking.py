@@ -37,7 +37,12 @@ def n_visible(n_patches: int, mask_ratio: float) -> int:
     return min(max(round((1 - mask_ratio) * n_patches), 1), n_patches - 1)
 
 
-def random_masks(batch: int, grid: tuple[int, int], mask_ratio: float, generator: torch.Generator) -> Tensor:
+def random_masks(
+    batch: int,
+    grid: tuple[int, int],
+    mask_ratio: float,
+    generator: torch.Generator,
+) -> Tensor:
     """Draw one random mask per sample.
 
     Args:

@@ -39,7 +39,8 @@ def relativistic_logits(real: Tensor, fake: Tensor) -> Tensor:
         ValueError: If the shapes differ or are not (B,).
     """
     if real.shape != fake.shape or real.dim() != 1:
-        raise ValueError(f"pairs need logits of one shape (B,), got {tuple(real.shape)} and {tuple(fake.shape)}")
+        shapes = f"{tuple(real.shape)} and {tuple(fake.shape)}"
+        raise ValueError(f"pairs need logits of one shape (B,), got {shapes}")
     return real - fake
 
 

@@ -1,9 +1,12 @@
-"""Output of a stage in its notebook: banners, accessible tables, figures, numbers for the book."""
+"""Output of a stage in its notebook: banners, accessible tables, figures, the library's source, numbers for the book."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import io
 import re
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +91,50 @@ def table(frame: Any, caption: str = "") -> Html:
     return Html(markup, f"{caption}\n{frame.to_string(index=False)}")
 
 
+def folded(item: Html, summary: str, is_open: bool = False) -> Html:
+    """Return ``item`` under a line that unfolds it."""
+    state = " open" if is_open else ""
+    markup = f'<details class="leuk-details"{state}><summary>{quoting.html(summary)}</summary>{item.markup}</details>'
+    return Html(markup, item.text)
+
+
+class Source:
+    """Code that is highlighted wherever a notebook shows Markdown (JupyterLab, the book), and plain text elsewhere."""
+
+    def __init__(self, code: str, origin: str) -> None:
+        self.code, self.origin = code, origin
+
+    def _repr_markdown_(self) -> str:
+        return f"{self.origin}:\n\n```python\n{self.code}\n```\n"
+
+    def __repr__(self) -> str:
+        return f"{self.origin}:\n\n{self.code}"
+
+
+def source(*objects: Any) -> Source:
+    """Show how the library implements functions, methods or classes: their lines as they stand in their file now.
+
+    Docstrings are left out, because the text around the code explains it; the API reference has them.
+
+    Args:
+        *objects: Of one module, in the order in which they are shown.
+    """
+    file = f"{objects[0].__module__.replace('.', '/')}.py"
+    methods = ", ".join(f"`{item.__qualname__}`" for item in objects if "." in item.__qualname__)
+    code = "\n\n\n".join(_without_docstring(textwrap.dedent(inspect.getsource(item))) for item in objects)
+    return Source(code, f"`{file}`, {methods}" if methods else f"`{file}`")
+
+
+def _without_docstring(code: str) -> str:
+    """Cut the docstring of a definition out of its source, and change nothing else."""
+    lines = code.rstrip("\n").split("\n")
+    definition = ast.parse(code).body[0]
+    if isinstance(definition, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(definition) is not None:
+        docstring = definition.body[0]
+        del lines[docstring.lineno - 1 : docstring.end_lineno]
+    return "\n".join(lines)
+
+
 def parameter_table(stage: str, params: Any) -> Html:
     """Return a table of a stage's parameters with meanings and the laptop profile's value where it differs."""
     import pandas as pd
@@ -98,9 +145,7 @@ def parameter_table(stage: str, params: Any) -> Html:
          "meaning": fields[name].description or ""}
         for name, value in params
     ]  # fmt: skip
-    parameters = table(pd.DataFrame(rows), f"Parameters of stage {stage}")
-    markup = f'<details class="leuk-details"><summary>Parameters of this stage ({len(rows)})</summary>{parameters.markup}</details>'
-    return Html(markup, parameters.text)
+    return folded(table(pd.DataFrame(rows), f"Parameters of stage {stage}"), f"Parameters of this stage ({len(rows)})")
 
 
 def cost_row(card: dict[str, Any]) -> dict[str, Any]:

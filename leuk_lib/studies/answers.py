@@ -101,30 +101,43 @@ def files(questions: Iterable[Question] = QUESTIONS) -> tuple[str, ...]:
     return tuple(dict.fromkeys(question.file for question in questions))
 
 
-def answers(records: Mapping[str, StudyRecord], questions: Iterable[Question] = QUESTIONS) -> pd.DataFrame:
-    """Answer each question from its record.
+def differences(records: Mapping[str, StudyRecord], questions: Iterable[Question] = QUESTIONS) -> pd.DataFrame:
+    """List the differences that answer the questions.
 
     Args:
         records: path of a record (see :func:`files`) -> the record.
         questions: what is asked.
 
     Returns:
-        A row per answer: question (once per question), compared, on, points (difference with 95 % interval, percentage
-        points of balanced accuracy unless ``on`` names another measure), read as, study (link to the chapter).
+        A row per answer: question, compared, on (test cells, or the measure), value, low, high (percentage points),
+        verdict ("helps", "harms" or "inconclusive"), read as (in words), study, target (notebook of its chapter).
     """
     notebooks = {name: path.name for name, path in paths.stage_notebooks().items()}
     rows = []
     for question in questions:
         for row in question.chosen(records[question.file]).to_dict("records"):
             value, low, high = (100 * float(row[name]) for name in ("value", "low", "high"))
+            kind = verdict(low, high)
             rows.append(
                 {
                     "question": question.text, "compared": f"{row['arm']} over {row['against']}",
                     "on": {"test": "test cells"}.get(row["condition"], row["condition"]),
-                    "points": format_interval(value, low, high, "+.1f"),
-                    "read as": question.read_as[verdict(low, high)],
-                    "study": Link(question.study, notebooks[question.stage]),
+                    "value": value, "low": low, "high": high, "verdict": kind, "read as": question.read_as[kind],
+                    "study": question.study, "target": notebooks[question.stage],
                 }
             )  # fmt: skip
-    table = pd.DataFrame(rows, columns=["question", "compared", "on", "points", "read as", "study"])
+    return pd.DataFrame(rows)
+
+
+def forest_rows(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`differences` for a forest plot: what was compared names the cells or measure where they differ."""
+    beside = found["on"].map(lambda on: "" if on == "test cells" else f", {on}")
+    return found.assign(compared=found["compared"] + beside)
+
+
+def answers(found: pd.DataFrame) -> pd.DataFrame:
+    """Format the rows of :func:`differences` as a table: question (once per question), compared, on, points, read as, study."""
+    points = [format_interval(row.value, row.low, row.high, "+.1f") for row in found.itertuples()]
+    links = [Link(row.study, row.target) for row in found.itertuples()]
+    table = found[["question", "compared", "on"]].assign(points=points, **{"read as": found["read as"], "study": links})
     return table.assign(question=table["question"].mask(table["question"].duplicated(), ""))

@@ -42,7 +42,12 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
 
 
-def naive_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def naive_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """:func:`fused_attention` written out, which also returns the attention weights (..., Nq, Nk); rows sum to 1."""
     scores = q @ k.transpose(-2, -1)
     weights = (scores if bias is None else scores + bias).softmax(dim=-1)
@@ -60,7 +65,8 @@ def cosine_qk(q: Tensor, k: Tensor, logit_scale: Tensor) -> tuple[Tensor, Tensor
         logit_scale: :math:`\log 1/\tau` (heads, 1, 1), clamped to at most log 100.
     """
     scale = logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
-    wide = torch.promote_types(q.dtype, torch.float32)  # in float16 the least norm, 1e-12, is 0
+    # In float16 the least norm, 1e-12, is 0.
+    wide = torch.promote_types(q.dtype, torch.float32)
     q, k = q.to(wide), k.to(wide)
     return F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1)
 

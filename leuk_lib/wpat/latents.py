@@ -65,7 +65,11 @@ class LatentBlock(nn.Module):
         return x + drop_path(branch, self.drop_path, self.training)
 
     def forward(
-        self, latents: Tensor, regions: Tensor, positions: Tensor, need_weights: bool = False
+        self,
+        latents: Tensor,
+        regions: Tensor,
+        positions: Tensor,
+        need_weights: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Update latents and region tokens.
 
@@ -80,7 +84,8 @@ class LatentBlock(nn.Module):
             (B, M, R) and of self-attention (B, M, M), or None.
         """
         context = self.region_norm(regions) + positions
-        out, read_weights = self.read_attention(self.read_norm(latents), context, need_weights=need_weights)
+        x = self.read_norm(latents)
+        out, read_weights = self.read_attention(x, context, need_weights=need_weights)
         latents = self.residual(latents, out)
         x = self.self_norm(latents)
         out, self_weights = self.self_attention(x, x, need_weights=need_weights)

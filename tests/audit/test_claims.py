@@ -20,7 +20,7 @@ def book():
 
 def verdict(book, name, entry, facts):
     claim = next(claim for claim in book.claims if claim.id == name)
-    return claims.decide(claim, book.needs[claim.needs], entry, facts)
+    return claims.decide(claim, book.needs[claim.needs], entry, facts)[:2]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,28 @@ def test_the_published_figures_are_decided_in_any_run(book, claim, expected):
     table = claims.verdict_table(book, numbers, {**RENDERED, "profile": "smoke"}, "r").set_index("id")
     assert table.loc[claim, "verdict"] == expected
     assert table.loc[claim, "data"] == "published figures"
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "facts", "reason"),
+    [
+        ("accuracy", {"value": 0.9}, RENDERED, "Rendered cells cannot decide it."),
+        ("accuracy", {"value": 0.9}, OTHER_CELLS, "Cells of other classes cannot decide it."),
+        ("accuracy", {"value": 0.9}, {**OTHER_CELLS, "classes": RAABIN["classes"]}, "Other images cannot decide it."),
+        ("accuracy", {"value": 0.9}, RAABIN, "0.9 falls short of 0.96."),
+        ("accuracy", {"value": 0.97}, RAABIN, "0.97 reaches 0.96."),
+        ("accuracy", {"value": 0.97}, {**RAABIN, "profile": "smoke"}, "A smoke run is not a result."),
+        ("accuracy", {"value": 0.9}, {**RAABIN, "profile": "laptop"}, "A run in the profile laptop is too small to refute it."),
+        ("accuracy", None, RAABIN, "This run has no such number."),
+        ("wpat", {"value": 0.1, "low": 0.05, "high": 0.15}, RENDERED, "Its lower bound, 0.05, is above 0."),
+        ("wpat", {"value": 0.1}, RENDERED, "It has no interval in this run."),
+        ("accuracy", {"value": 0.9}, {**RAABIN, "test_cells": {"ALL": 0, "AML": 3}}, "No cell of ALL is in the test part."),
+    ],
+)  # fmt: skip
+def test_the_reason_in_a_few_words(book, name, entry, facts, reason):
+    claim = next(claim for claim in book.claims if claim.id == name)
+    decision = claims.decide(claim, book.needs[claim.needs], entry, facts)
+    assert decision.reason == reason and len(decision.reason) < len(decision.why)
 
 
 def test_a_study_decides_in_any_run_and_is_named_in_the_row(book):

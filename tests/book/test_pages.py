@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -150,6 +151,25 @@ def test_chapters_lose_noise_and_keep_what_the_book_uses() -> None:
     assert figure["outputs"][0]["text"] == "100%\nend\n"
     assert numbers["outputs"][0]["metadata"]["scrapbook"]["name"] == "data.accuracy"
     assert "hide-input" in shown["cells"][1]["metadata"]["tags"]
+
+
+def test_code_folds_under_what_it_does_unless_it_shows_a_method() -> None:
+    def code(source: str, **metadata: Any) -> dict[str, Any]:
+        return {"cell_type": "code", "source": source, "metadata": metadata, "outputs": []}
+
+    cells = [
+        code("# Draw the loss\nstage.show('loss', figure)", mystnb={"image": {"alt": "curves"}}, tags=["hide-input"]),
+        code("x = 1 + 1", tags=["method"]),
+        code("stage.show('loss', figure)"),
+        code("steps = 2", tags=["injected-parameters"]),
+    ]
+    shown = clean({"cells": cells, "metadata": {}})["cells"]
+    prompts = [cell["metadata"].get("mystnb", {}).get("code_prompt_show") for cell in shown]
+    assert prompts == ["Code: draw the loss", None, "Code: draw a figure", "Code: the parameters of this run"]
+    assert [cell["metadata"]["tags"] for cell in shown] == [
+        ["hide-input"], ["method"], ["hide-input"], ["injected-parameters", "hide-input"],
+    ]  # fmt: skip
+    assert shown[0]["metadata"]["mystnb"]["image"] == {"alt": "curves"} and "mystnb" not in shown[1]["metadata"]
 
 
 def test_a_link_to_a_notebook_becomes_a_link_to_its_page() -> None:

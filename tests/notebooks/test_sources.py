@@ -8,6 +8,7 @@ import nbformat
 import pytest
 import yaml
 
+from leuk_lib.book.chapters import FOLD, METHOD
 from leuk_lib.runs import paths
 from leuk_lib.runs.code import notebook_source
 from leuk_lib.runs.params import assigned_names, check
@@ -101,6 +102,18 @@ def test_every_figure_has_alt_text_caption_and_name(spec: StageSpec):
     assert len(names) == len(set(names)) and all(
         name.startswith(f"fig-{spec.name.replace('_', '-')}") for name in names
     )
+
+
+@by_stage
+def test_code_either_shows_a_method_and_fits_the_page_or_folds_under_a_summary(spec: StageSpec):
+    for cell in cells(spec, "code"):
+        tags, lines = cell.metadata.get("tags", []), cell.source.split("\n")
+        if METHOD in tags:
+            assert FOLD not in tags and max(map(len, lines)) <= 88, cell.source
+            assert not any(call in cell.source for call in ("Stage.begin", "stage.show(", "stage.table(", ".save_"))
+        elif "parameters" not in tags and not cell["id"].startswith("study-"):
+            assert FOLD in tags and cell.metadata.jupyter.source_hidden, cell.source
+            assert lines[0].startswith("# ") and len(lines[0]) <= 88 and not lines[0].endswith("."), cell.source
 
 
 @by_stage

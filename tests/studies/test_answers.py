@@ -32,7 +32,13 @@ def difference(arm: str, against: str, value: float, half: float, condition: str
 def test_answers_by_hand() -> None:
     question = Question("Does it help?", "toy", "gains", "wpat", {"arm": ("ours",)}, "cells")
     rows = [difference("ours", "a", 0.1, 0.05), difference("theirs", "a", 0.5, 0.1), difference("ours", "b", -0.1, 0.05), difference("ours", "c", 0.01, 0.05)]  # fmt: skip
-    table = answers.answers({question.file: Record(gains=rows)}, [question])  # type: ignore[dict-item]
+    found = answers.differences({question.file: Record(gains=rows)}, [question])  # type: ignore[dict-item]
+    assert found["value"].tolist() == pytest.approx([10, -10, 1]) and found["verdict"].tolist() == [
+        "helps",
+        "harms",
+        "inconclusive",
+    ]
+    table = answers.answers(found)
     assert table["question"].tolist() == ["Does it help?", "", ""]
     assert table["points"].tolist() == ["+10.0 [+5.0, +15.0]", "-10.0 [-15.0, -5.0]", "+1.0 [-4.0, +6.0]"]
     assert table["read as"].tolist() == ["better", "worse", "inconclusive"]
@@ -41,8 +47,16 @@ def test_answers_by_hand() -> None:
 
 def test_an_interval_that_ends_at_zero_is_inconclusive() -> None:
     question = Question("?", "toy", "gains", "wpat")
-    table = answers.answers({question.file: Record(gains=[difference("a", "b", 0.0, 0.0), difference("a", "c", 0.05, 0.05)])}, [question])  # type: ignore[dict-item]  # fmt: skip
-    assert table["read as"].tolist() == ["inconclusive"] * 2
+    found = answers.differences({question.file: Record(gains=[difference("a", "b", 0.0, 0.0), difference("a", "c", 0.05, 0.05)])}, [question])  # type: ignore[dict-item]  # fmt: skip
+    assert found["read as"].tolist() == ["inconclusive"] * 2
+
+
+def test_a_row_of_the_forest_plot_names_its_cells_where_they_are_not_the_test_part() -> None:
+    question = Question("?", "toy", "gains", "wpat")
+    rows = [difference("a", "b", 0.1, 0.05), difference("a", "b", 0.1, 0.05, "macro F1")]
+    found = answers.differences({question.file: Record(gains=rows)}, [question])  # type: ignore[dict-item]
+    assert answers.forest_rows(found)["compared"].tolist() == ["a over b", "a over b, macro F1"]
+    assert found["compared"].tolist() == ["a over b"] * 2
 
 
 def test_the_strongest_baseline_is_the_studys_own_choice() -> None:

@@ -1,0 +1,176 @@
+"""Intervals as HTML that fits any width: a forest plot of differences with links, and cards of cell types with ranges.
+
+Text stays text, so that it can be read on a phone, searched, and followed; colours follow the book's theme, JupyterLab's,
+or the browser's mode. Each is a :class:`leuk_lib.figures.widgets.Widget` without a script.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from leuk_lib import quoting
+from leuk_lib.figures.widgets import Widget
+
+SIGNS = {"helps": "▲", "harms": "▼", "inconclusive": "○"}  # shape and colour both say which side of zero
+TICKS = 7  # at most, along an axis
+
+STYLE = """
+--ink:var(--pst-color-text-base,var(--jp-ui-font-color1,CanvasText));
+--line:var(--pst-color-border,var(--jp-border-color1,GrayText));
+--ground:var(--pst-color-surface,var(--jp-layout-color2,Canvas));
+container-type:inline-size;box-sizing:border-box;color:var(--ink);font-size:.9rem;font-variant-numeric:tabular-nums;
+ul,li{list-style:none;margin:0;padding:0}
+.leuk-range{position:relative;height:1.2rem;min-width:0}
+.leuk-range>i{position:absolute;top:calc(50% - 1.5px);height:3px;min-width:2px;background:var(--mark);
+left:calc(100%*var(--from));width:calc(100%*(var(--to) - var(--from)))}
+.leuk-range>b{position:absolute;top:50%;left:calc(100%*var(--at));transform:translate(-50%,-50%);line-height:1;
+font-size:.95rem;font-weight:400;color:var(--mark)}
+"""
+
+FOREST = """
+.leuk-question{font-weight:600;margin:1rem 0 .2rem;padding-top:.4rem;border-top:1px solid var(--line)}
+.leuk-row{display:grid;grid-template-columns:minmax(0,15rem) minmax(8rem,1fr) 11.5rem 6.5rem 5.5rem;gap:.1rem .8rem;
+align-items:center;padding:.15rem 0}
+.leuk-plot{position:relative}
+.leuk-plot::before{content:"";position:absolute;inset:-.25rem auto -.25rem calc(100%*var(--zero));width:1px;
+background:var(--ink);opacity:.55}
+.helps{--mark:#0a9070}.harms{--mark:#d55e00}.inconclusive{--mark:#808890}
+.leuk-row.helps .leuk-verdict,.leuk-row.harms .leuk-verdict{font-weight:600}
+.leuk-axis .leuk-range span{position:absolute;left:calc(100%*var(--at));transform:translateX(-50%);font-size:.8rem}
+.leuk-key{margin:.3rem 0 0;font-size:.85rem}
+.leuk-key b{color:var(--mark);font-weight:400}
+@container (max-width:46rem){.leuk-row{grid-template-columns:minmax(0,1fr) auto auto;padding:.35rem 0}
+.leuk-row>.leuk-name{grid-column:1/-1}.leuk-row>.leuk-plot{grid-column:1/-1;order:-1}.leuk-row>.leuk-name{order:-2}}
+"""
+
+CARDS = """
+&>ul{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,23rem),1fr));gap:.8rem}
+.leuk-type{display:grid;grid-template-columns:5.5rem minmax(0,1fr);gap:.2rem .8rem;align-items:start;padding:.6rem;
+border:1px solid var(--line);border-radius:.3rem;background:var(--ground)}
+.leuk-type img{width:100%;border-radius:.2rem;margin:0;padding:0;grid-row:2}
+.leuk-type>strong{grid-column:1/-1}
+dl{display:grid;grid-template-columns:minmax(0,9.2rem) minmax(2.5rem,1fr) 5.2rem;gap:0 .5rem;margin:0;font-size:.82rem;
+align-items:center}
+dt,dd{margin:0;font-weight:400}
+dd.leuk-range{--mark:#0072b2;height:1rem;background:linear-gradient(var(--line),var(--line)) 0 50%/100% 1px no-repeat}
+dd.leuk-range.described>i{height:1px;top:calc(50% - 3px);background:none;border:1px solid var(--mark);height:5px}
+"""
+
+
+def forest(rows: pd.DataFrame, title: str, unit: str = "percentage points") -> Widget:
+    """Plot differences with their intervals under the questions that they answer.
+
+    Args:
+        rows: One per answer: question, compared, value, low, high (in ``unit``), verdict (a key of ``SIGNS``), read as
+            (the verdict in words), study (its name), target (address of its chapter). Equal questions are neighbours.
+        title: What is shown.
+        unit: Unit of the differences.
+
+    Raises:
+        ValueError: No row, or a number that is not finite.
+    """
+    numbers = rows[["value", "low", "high"]].to_numpy(dtype=float)
+    if not len(rows) or not np.isfinite(numbers).all():
+        raise ValueError(f"forest: {len(rows)} rows; at least one, with finite numbers, is needed")
+    ticks = _ticks(min(0.0, numbers.min()), max(0.0, numbers.max()))
+    low, span = ticks[0], ticks[-1] - ticks[0]
+
+    def at(value: float) -> str:
+        return f"{(value - low) / span:.4f}"
+
+    parts = []
+    for question, group in rows.groupby("question", sort=False):
+        items = []
+        for row in group.to_dict("records"):
+            text = f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+            items.append(
+                f'<li class="leuk-row {row["verdict"]}"><span class="leuk-name">{quoting.html(row["compared"])}</span>'
+                f'<span class="leuk-plot"><span class="leuk-range" style="display:block;--from:{at(row["low"])};'
+                f'--to:{at(row["high"])};--at:{at(row["value"])}" aria-hidden="true"><i></i><b>{SIGNS[row["verdict"]]}</b>'
+                f'</span></span><span>{text}</span><span class="leuk-verdict">{quoting.html(row["read as"])}</span>'
+                f'<span><a href="{quoting.html(row["target"])}">{quoting.html(row["study"])}</a></span></li>'
+            )
+        parts.append(f'<p class="leuk-question">{quoting.html(question)}</p><ul>{"".join(items)}</ul>')
+    labels = "".join(f'<span style="--at:{at(tick)}">{tick:+g}</span>'.replace("+0<", "0<") for tick in ticks)
+    axis = (
+        '<div class="leuk-row leuk-axis" aria-hidden="true"><span class="leuk-name"></span><span class="leuk-plot">'
+        f'<span class="leuk-range" style="display:block">{labels}</span></span><span>{quoting.html(unit)}</span></div>'
+    )
+    key = ", ".join(
+        f'<span class="{name}"><b>{SIGNS[name]}</b> {words}</span>'
+        for name, words in {
+            "helps": "the whole interval is above zero", "harms": "below zero", "inconclusive": "it includes zero",
+        }.items()
+    )  # fmt: skip
+    body = f'{"".join(parts)}{axis}<p class="leuk-key">{key}.</p>'
+    return _widget("leuk-forest", FOREST, body, title, f"{title}: {len(rows)} differences", f"--zero:{at(0.0)}")
+
+
+def cell_types(
+    pictures: Mapping[str, NDArray[np.uint8]], ranges: pd.DataFrame, quantities: Mapping[str, str], title: str
+) -> Widget:
+    """Show a picture of each cell type beside the ranges of its main quantities.
+
+    Args:
+        pictures: Cell type -> RGB (S, S, 3) uint8.
+        ranges: Columns cell type, quantity, low, high, basis ("stated" or "described"), source.
+        quantities: Quantities to show, in order -> their names here; each bar runs from 0 to the quantity's largest value.
+        title: What is shown.
+    """
+    largest = ranges.groupby("quantity")["high"].max()
+    cards = []
+    for name, picture in pictures.items():
+        own = ranges[ranges["cell type"] == name].set_index("quantity")
+        rows = []
+        for quantity, label in quantities.items():
+            if quantity not in own.index:
+                rows.append(f'<dt>{quoting.html(label)}</dt><dd class="leuk-range"></dd><dd>none</dd>')
+                continue
+            row, top = own.loc[quantity], float(largest[quantity])
+            low, high = float(row["low"]), float(row["high"])
+            text = (f"{low:g}" if low == high else f"{low:g}–{high:g}") + "*" * (row["basis"] == "described")
+            rows.append(
+                f'<dt>{quoting.html(label)}</dt><dd class="leuk-range {row["basis"]}" aria-hidden="true" '
+                f'style="--from:{low / top:.3f};--to:{high / top:.3f}"><i></i></dd>'
+                f'<dd title="{quoting.html(row["source"])}">{text}</dd>'
+            )
+        cards.append(
+            f'<li class="leuk-type"><strong>{quoting.html(name)}</strong>'
+            f'<img src="{_webp(picture)}" alt="A rendered {quoting.html(name)}"><dl>{"".join(rows)}</dl></li>'
+        )
+    return _widget("leuk-types", CARDS, f"<ul>{''.join(cards)}</ul>", title, f"{title}: {', '.join(pictures)}")
+
+
+def _widget(kind: str, style: str, body: str, title: str, summary: str, variables: str = "") -> Widget:
+    name = quoting.html(title)
+    markup = (
+        f'<div class="{kind}" role="group" aria-label="{name}" style="{variables}"><style>.{kind}{{{STYLE}{style}}}</style>'
+        f"{body}</div>"
+    )
+    return Widget(markup, summary, title)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers that enclose an interval, at most ``TICKS`` of them, evenly spaced and through 0."""
+    for exponent in range(-3, 9):
+        for factor in (1, 2, 5):
+            step = factor * 10.0**exponent
+            first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+            if last - first < TICKS:
+                last = max(last, first + 1)
+                return [round(step * n, 6) for n in range(first, last + 1)]
+    raise ValueError(f"no axis for {low} to {high}")
+
+
+def _webp(image: NDArray[np.uint8]) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "WEBP", quality=88, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -1,0 +1,61 @@
+"""The library's source in a notebook: the lines of the file, without docstrings, as Markdown and as text."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import markdown_it
+import pytest
+
+from leuk_lib.alhe import lut
+from leuk_lib.fcmae import encoder
+from leuk_lib.gan import losses
+from leuk_lib.runs import display
+
+
+def is_part_of(excerpt: list[str], file: Iterator[str]) -> bool:
+    """Whether the lines of an excerpt stand in a file in this order."""
+    return all(any(line == other for other in file) for line in excerpt)
+
+
+@pytest.mark.parametrize(
+    ("module", "objects"),
+    [
+        (lut, (lut.redistribute,)),
+        (losses, (losses.relativistic_logits, losses.penalty)),
+        (encoder, (encoder.Block.forward_visible,)),
+        (losses, (losses.generator_loss,)),
+    ],
+)
+def test_source_is_the_file_without_docstrings(module: ModuleType, objects: tuple[Any, ...]) -> None:
+    shown = display.source(*objects)
+    for code, item in zip(shown.code.split("\n\n\n"), objects, strict=True):
+        lines = code.split("\n")
+        assert lines[0].startswith(f"def {item.__name__}(")
+        assert '"""' not in code and not lines[-1].isspace()
+        indent = "    " if "." in item.__qualname__ else ""
+        assert is_part_of([f"{indent}{line}" for line in lines if line], iter(inspect.getsource(module).split("\n")))
+        # Nothing but the docstring is gone: without docstrings both compile to the same code.
+        scope = dict(vars(module))
+        exec("from __future__ import annotations\n" + code, scope)
+        assert scope[item.__name__].__code__.co_names == item.__code__.co_names
+        assert scope[item.__name__].__code__.co_varnames == item.__code__.co_varnames
+
+
+def test_source_is_a_block_of_python_in_markdown_and_names_its_file() -> None:
+    shown = display.source(encoder.Block.pointwise)
+    tokens = markdown_it.MarkdownIt().parse(shown._repr_markdown_())
+    (fence,) = [token for token in tokens if token.type == "fence"]
+    assert fence.info == "python" and fence.content.rstrip("\n") == shown.code
+    assert "`leuk_lib/fcmae/encoder.py`, `Block.pointwise`" in shown._repr_markdown_()
+    assert shown.code in repr(shown) and "```" not in repr(shown)
+
+
+def test_a_class_keeps_the_docstrings_of_its_methods_out_of_reach() -> None:
+    """Only the docstring of the definition itself is cut, so that an excerpt never has holes of its own."""
+    code = display.source(encoder.EncoderSpec).code
+    assert code.startswith("@dataclass(frozen=True)\nclass EncoderSpec:\n") and "variant: str" in code
+    assert "Attributes:" not in code
