@@ -128,13 +128,13 @@ def cell_types(
     largest = ranges.groupby("quantity")["high"].max()
     cards = []
     for name, picture in pictures.items():
-        own = ranges[ranges["cell type"] == name].set_index("quantity")
+        own = {row["quantity"]: row for row in ranges[ranges["cell type"] == name].to_dict("records")}
         rows = []
         for quantity, label in quantities.items():
-            if quantity not in own.index:
+            if quantity not in own:
                 rows.append(f'<dt>{quoting.html(label)}</dt><dd class="leuk-range"></dd><dd>none</dd>')
                 continue
-            row, top = own.loc[quantity], float(largest[quantity])
+            row, top = own[quantity], float(largest[quantity])
             low, high = float(row["low"]), float(row["high"])
             text = (f"{low:g}" if low == high else f"{low:g}–{high:g}") + "*" * (row["basis"] == "described")
             rows.append(

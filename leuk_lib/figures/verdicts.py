@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -62,7 +63,7 @@ def _badge(verdict: str, kind: str) -> str:
     return f'<span class="leuk-badge" style="--ground:{GROUNDS[kind]}">{SIGNS[kind]} {quoting.html(verdict)}</span>'
 
 
-def _item(row: Mapping[str, str], kind: str) -> str:
+def _item(row: Mapping[Any, Any], kind: str) -> str:
     details = "".join(f"<dt>{name}</dt><dd>{quoting.html(row[column])}</dd>" for column, name in DETAILS.items())
     return (
         f'<li>{_badge(row["verdict"], kind)}<p class="leuk-claim">{quoting.html(row["claim"])}</p>'

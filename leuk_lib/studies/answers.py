@@ -137,7 +137,13 @@ def forest_rows(found: pd.DataFrame) -> pd.DataFrame:
 
 def answers(found: pd.DataFrame) -> pd.DataFrame:
     """Format the rows of :func:`differences` as a table: question (once per question), compared, on, points, read as, study."""
-    points = [format_interval(row.value, row.low, row.high, "+.1f") for row in found.itertuples()]
-    links = [Link(row.study, row.target) for row in found.itertuples()]
-    table = found[["question", "compared", "on"]].assign(points=points, **{"read as": found["read as"], "study": links})
+    rows = [
+        {
+            "question": row["question"], "compared": row["compared"], "on": row["on"],
+            "points": format_interval(row["value"], row["low"], row["high"], "+.1f"),
+            "read as": row["read as"], "study": Link(row["study"], row["target"]),
+        }
+        for row in found.to_dict("records")
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
     return table.assign(question=table["question"].mask(table["question"].duplicated(), ""))
