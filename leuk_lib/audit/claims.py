@@ -191,7 +191,7 @@ def _outcome(claim: Claim, value: float, met: bool) -> tuple[str, str]:
     """Comparison of our value with the claim, a clause without a full stop, with and without the tolerance."""
     if claim.interval == "above":
         text = f"The lower bound of the interval, {value:.4g}, is {'' if met else 'not '}above {claim.paper:g}"
-        return text, text.replace("The lower bound of the interval, ", "Its lower bound, ")
+        return text, f"Its lower bound is {'' if met else 'not '}above {claim.paper:g}"
     slack = f" by more than the tolerance of {claim.tolerance:g}" if claim.tolerance else ""
     given = f" (tolerance {claim.tolerance:g})" if claim.tolerance else ""
     words = {
@@ -200,7 +200,8 @@ def _outcome(claim: Claim, value: float, met: bool) -> tuple[str, str]:
         "about": (f"is within {claim.tolerance:g} of {claim.paper:g}", f"differs from {claim.paper:g}{slack}"),
     }
     text = words[claim.direction][0 if met else 1]
-    return f"Our value, {value:.4g}, {text}", f"{value:.4g} {text.removesuffix(slack).removesuffix(given)}"
+    short = text.removesuffix(slack).removesuffix(given).removeprefix("is ")
+    return f"Our value, {value:.4g}, {text}", f"{short[0].upper()}{short[1:]}"
 
 
 def decide(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> Decision:

@@ -21,6 +21,7 @@ from leuk_lib.figures.widgets import Widget
 
 SIGNS = {"helps": "▲", "harms": "▼", "inconclusive": "○"}  # shape and colour both say which side of zero
 TICKS = 7  # at most, along an axis
+MARGIN = 0.06  # share of a plot's width outside its first and last tick
 
 STYLE = """
 --ink:var(--pst-color-text-base,var(--jp-ui-font-color1,CanvasText));
@@ -36,32 +37,36 @@ font-size:.95rem;font-weight:400;color:var(--mark)}
 """
 
 FOREST = """
-.leuk-question{font-weight:600;margin:1rem 0 .2rem;padding-top:.4rem;border-top:1px solid var(--line)}
-.leuk-row{display:grid;grid-template-columns:minmax(0,15rem) minmax(8rem,1fr) 11.5rem 6.5rem 5.5rem;gap:.1rem .8rem;
-align-items:center;padding:.15rem 0}
+.leuk-question{display:flex;justify-content:space-between;gap:.8rem;font-weight:600;margin:.8rem 0 .2rem;padding-top:.4rem;
+border-top:1px solid var(--line)}
+.leuk-question a{font-weight:400;white-space:nowrap}
+.leuk-row{display:grid;grid-template-columns:minmax(0,11rem) minmax(8rem,1fr) 10.4rem 5.6rem;gap:.1rem .6rem;
+align-items:center;padding:.15rem 0;line-height:1.3}
 .leuk-plot{position:relative}
-.leuk-plot::before{content:"";position:absolute;inset:-.25rem auto -.25rem calc(100%*var(--zero));width:1px;
+.leuk-plot::before{content:"";position:absolute;inset:-.3rem auto -.3rem calc(100%*var(--zero));width:1px;
 background:var(--ink);opacity:.55}
 .helps{--mark:#0a9070}.harms{--mark:#d55e00}.inconclusive{--mark:#808890}
 .leuk-row.helps .leuk-verdict,.leuk-row.harms .leuk-verdict{font-weight:600}
 .leuk-axis .leuk-range span{position:absolute;left:calc(100%*var(--at));transform:translateX(-50%);font-size:.8rem}
-.leuk-key{margin:.3rem 0 0;font-size:.85rem}
+.leuk-axis .leuk-plot::before{display:none}
+.leuk-number{white-space:nowrap}
+.leuk-key{margin:.3rem 0 .8rem;font-size:.85rem}
 .leuk-key b{color:var(--mark);font-weight:400}
-@container (max-width:46rem){.leuk-row{grid-template-columns:minmax(0,1fr) auto auto;padding:.35rem 0}
-.leuk-row>.leuk-name{grid-column:1/-1}.leuk-row>.leuk-plot{grid-column:1/-1;order:-1}.leuk-row>.leuk-name{order:-2}}
+@container (max-width:38rem){.leuk-row{grid-template-columns:minmax(0,1fr) auto;padding:.35rem 0}
+.leuk-name,.leuk-plot{grid-column:1/-1}.leuk-plot::before{top:0;bottom:0}}
 """
 
 CARDS = """
-&>ul{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,23rem),1fr));gap:.8rem}
-.leuk-type{display:grid;grid-template-columns:5.5rem minmax(0,1fr);gap:.2rem .8rem;align-items:start;padding:.6rem;
-border:1px solid var(--line);border-radius:.3rem;background:var(--ground)}
-.leuk-type img{width:100%;border-radius:.2rem;margin:0;padding:0;grid-row:2}
-.leuk-type>strong{grid-column:1/-1}
-dl{display:grid;grid-template-columns:minmax(0,9.2rem) minmax(2.5rem,1fr) 5.2rem;gap:0 .5rem;margin:0;font-size:.82rem;
-align-items:center}
+&>ul{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,19.5rem),1fr));gap:.8rem}
+.leuk-type{display:grid;grid-template-columns:5rem minmax(0,1fr);gap:.4rem .8rem;align-items:center;align-content:start;
+padding:.6rem;border:1px solid var(--line);border-radius:.3rem;background:var(--ground)}
+.leuk-type img{width:100%;border-radius:.2rem;margin:0;padding:0!important}
+dl{display:grid;grid-template-columns:minmax(0,8.6rem) minmax(2.5rem,1fr) 4.6rem;gap:0 .5rem;margin:0;font-size:.82rem;
+align-items:center;grid-column:1/-1}
 dt,dd{margin:0;font-weight:400}
-dd.leuk-range{--mark:#0072b2;height:1rem;background:linear-gradient(var(--line),var(--line)) 0 50%/100% 1px no-repeat}
-dd.leuk-range.described>i{height:1px;top:calc(50% - 3px);background:none;border:1px solid var(--mark);height:5px}
+dd.leuk-range{--mark:#2f86c9;height:1.15rem;background:linear-gradient(var(--line),var(--line)) 0 50%/100% 1px no-repeat}
+dd.leuk-range>i{height:7px;top:calc(50% - 3.5px)}
+dd.leuk-range.described>i{box-sizing:border-box;background:var(--ground);border:1.5px solid var(--mark);min-width:4px}
 """
 
 
@@ -83,23 +88,29 @@ def forest(rows: pd.DataFrame, title: str, unit: str = "percentage points") -> W
     ticks = _ticks(min(0.0, numbers.min()), max(0.0, numbers.max()))
     low, span = ticks[0], ticks[-1] - ticks[0]
 
-    def at(value: float) -> str:
-        return f"{(value - low) / span:.4f}"
+    def at(value: float) -> str:  # room at both ends for half a label
+        return f"{MARGIN + (1 - 2 * MARGIN) * (value - low) / span:.4f}"
 
     parts = []
     for question, group in rows.groupby("question", sort=False):
         items = []
         for row in group.to_dict("records"):
-            text = f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+            text = f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")
             items.append(
                 f'<li class="leuk-row {row["verdict"]}"><span class="leuk-name">{quoting.html(row["compared"])}</span>'
                 f'<span class="leuk-plot"><span class="leuk-range" style="display:block;--from:{at(row["low"])};'
                 f'--to:{at(row["high"])};--at:{at(row["value"])}" aria-hidden="true"><i></i><b>{SIGNS[row["verdict"]]}</b>'
-                f'</span></span><span>{text}</span><span class="leuk-verdict">{quoting.html(row["read as"])}</span>'
-                f'<span><a href="{quoting.html(row["target"])}">{quoting.html(row["study"])}</a></span></li>'
+                f'</span></span><span class="leuk-number">{text}</span><span class="leuk-verdict">{quoting.html(row["read as"])}</span></li>'
             )
-        parts.append(f'<p class="leuk-question">{quoting.html(question)}</p><ul>{"".join(items)}</ul>')
-    labels = "".join(f'<span style="--at:{at(tick)}">{tick:+g}</span>'.replace("+0<", "0<") for tick in ticks)
+        studies = dict(zip(group["study"], group["target"], strict=True))
+        links = " ".join(f'<a href="{quoting.html(to)}">{quoting.html(name)}</a>' for name, to in studies.items())
+        parts.append(
+            f'<p class="leuk-question"><span>{quoting.html(question)}</span><span>{links}</span></p>'
+            f"<ul>{''.join(items)}</ul>"
+        )
+    labels = "".join(
+        f'<span style="--at:{at(tick)}">{f"{tick:+g}".replace("-", "−") if tick else 0}</span>' for tick in ticks
+    )
     axis = (
         '<div class="leuk-row leuk-axis" aria-hidden="true"><span class="leuk-name"></span><span class="leuk-plot">'
         f'<span class="leuk-range" style="display:block">{labels}</span></span><span>{quoting.html(unit)}</span></div>'
@@ -110,7 +121,7 @@ def forest(rows: pd.DataFrame, title: str, unit: str = "percentage points") -> W
             "helps": "the whole interval is above zero", "harms": "below zero", "inconclusive": "it includes zero",
         }.items()
     )  # fmt: skip
-    body = f'{"".join(parts)}{axis}<p class="leuk-key">{key}.</p>'
+    body = f'{axis}{"".join(parts)}{axis}<p class="leuk-key">{key}.</p>'
     return _widget("leuk-forest", FOREST, body, title, f"{title}: {len(rows)} differences", f"--zero:{at(0.0)}")
 
 
@@ -122,7 +133,8 @@ def cell_types(
     Args:
         pictures: Cell type -> RGB (S, S, 3) uint8.
         ranges: Columns cell type, quantity, low, high, basis ("stated" or "described"), source.
-        quantities: Quantities to show, in order -> their names here; each bar runs from 0 to the quantity's largest value.
+        quantities: Quantities to show, in order -> their names here; each scale runs from 0 to the quantity's largest
+            value. What a cell type does not have is left out.
         title: What is shown.
     """
     largest = ranges.groupby("quantity")["high"].max()
@@ -132,7 +144,6 @@ def cell_types(
         rows = []
         for quantity, label in quantities.items():
             if quantity not in own:
-                rows.append(f'<dt>{quoting.html(label)}</dt><dd class="leuk-range"></dd><dd>none</dd>')
                 continue
             row, top = own[quantity], float(largest[quantity])
             low, high = float(row["low"]), float(row["high"])
@@ -143,8 +154,8 @@ def cell_types(
                 f'<dd title="{quoting.html(row["source"])}">{text}</dd>'
             )
         cards.append(
-            f'<li class="leuk-type"><strong>{quoting.html(name)}</strong>'
-            f'<img src="{_webp(picture)}" alt="A rendered {quoting.html(name)}"><dl>{"".join(rows)}</dl></li>'
+            f'<li class="leuk-type"><img src="{_webp(picture)}" alt="A rendered {quoting.html(name)}">'
+            f"<strong>{quoting.html(name)}</strong><dl>{''.join(rows)}</dl></li>"
         )
     return _widget("leuk-types", CARDS, f"<ul>{''.join(cards)}</ul>", title, f"{title}: {', '.join(pictures)}")
 
