@@ -435,6 +435,18 @@ class OwnInput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B,3,S,S), standardised with ImageNet's mean and deviation -> output of the network."""
+        return self.model(self.prepared(x))
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Images as :meth:`forward` takes them -> images as the network takes them."""
         if x.shape[-1] != self.side:
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
-        return self.model(x * self.scale + self.shift)
+        return x * self.scale + self.shift
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images as :meth:`forward` takes them -> the network's last feature maps or tokens, as timm's method does."""
+        return self.model.forward_features(self.prepared(x))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Feature maps or tokens -> output, or the features before the last layer, as timm's method does."""
+        return self.model.forward_head(x, pre_logits=pre_logits)

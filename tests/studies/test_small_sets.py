@@ -16,6 +16,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies.paired import Outcomes, cells_of, scores
 from leuk_lib.studies.small_sets import frozen_features, leave_patients_out, small_cells, small_row
 from leuk_lib.training.augment import normalise
+from leuk_lib.training.pretrained import OwnInput
 from leuk_lib.wpat.linear_head import LinearClassifier
 
 
@@ -44,6 +45,12 @@ def test_features_of_every_kind_of_model():
         read = network.get_classifier().double()(torch.from_numpy(features))
     torch.testing.assert_close(read, logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(frozen_features(None, images), colour_histogram(images))
+    half = OwnInput(network.float(), 16, (0.5,) * 3, (0.5,) * 3)  # published weights come with an input of their own
+    features = frozen_features(half, images)
+    with torch.no_grad():
+        logits = half.eval()(normalise(images)).double()
+        read = network.get_classifier().double()(torch.from_numpy(features))
+    torch.testing.assert_close(read, logits, rtol=1e-4, atol=1e-5)
 
 
 def folder_of(root: Path, groups: bool) -> Path:
