@@ -113,3 +113,12 @@ def test_packages_import_in_one_direction(root: Path):
     lint = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([str(lint), "--no-cache"], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_profiles_cores_are_the_threads_of_the_profile_paper(root: Path):
+    threads = yaml.safe_load((root / "notebooks/profiles/paper.yml").read_text())["stages"]
+    jobs = yaml.safe_load((root / "notebooks/cluster/slurm/config.yaml").read_text())["set-resources"]
+    cores = yaml.safe_load((root / "notebooks/cluster/kubernetes/config.yaml").read_text())["set-threads"]
+    for stage, parameters in threads.items():
+        wanted = parameters.get("threads", 2)
+        assert jobs.get(stage, {}).get("cpus_per_task", 2) == cores.get(stage, 2) == wanted, stage
