@@ -91,6 +91,11 @@ def terminal(text: Any) -> str:
     )
 
 
+def terminal_table(frame: Any) -> Any:
+    """Quote the texts and the column names of a data frame for a terminal."""
+    return frame.map(lambda value: terminal(value) if isinstance(value, str) else value).rename(columns=terminal)
+
+
 def _is_hidden(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 

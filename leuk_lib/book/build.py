@@ -17,7 +17,7 @@ from leuk_lib.book import html
 from leuk_lib.book.gate import check_run, executed_notebook
 from leuk_lib.book.generate import copy_chapters, generate_pages
 from leuk_lib.book.slim import slim_pages
-from leuk_lib.runs import paths
+from leuk_lib.runs import paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import need_space, sha256_file, write_text
 from leuk_lib.stages import STAGES, StageSpec
@@ -35,6 +35,7 @@ REDIRECT = """<!DOCTYPE html>
 </html>
 """
 BOOK_SPACE = 200_000_000  # bytes; the book has about half of it
+STEPS = 4  # of a build, for its progress
 GENERATED = {"_build", "__pycache__", "generated", "chapters"}
 MESSAGE = re.compile(r"WARNING|ERROR|CRITICAL|Exception|Traceback|error:", re.IGNORECASE)
 
@@ -114,6 +115,7 @@ def build_book(
     root = root.resolve()
     out = (out or root / "book").resolve()
     index = out / "_build" / "html" / "index.html"
+    progress.report("checking the run", 0, STEPS, at_once=True)
     check_run(run, stages, fingerprint)
     stamp = out / "_build" / "inputs.json"
     present = json.dumps({"run": run, "inputs": inputs_hash(root, run, stages)})
@@ -121,9 +123,12 @@ def build_book(
         need_space(out, BOOK_SPACE)
         stamp.unlink(missing_ok=True)
         copy_chapters(root, run, stages)
+        progress.report("writing pages", 1, STEPS, at_once=True)
         generate_pages(root, run, stages, fingerprint)
         shutil.rmtree(index.parent, ignore_errors=True)
+        progress.report("Sphinx", 2, STEPS, at_once=True)
         run_sphinx(root, out)
+        progress.report("checking pages", 3, STEPS, at_once=True)
         slim_pages(index.parent)
         write_text(index, REDIRECT)
         check_html(index.parent)

@@ -19,7 +19,7 @@ from leuk_lib.data.splits import EXTERNAL
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.evaluation.resampling import rate_of, resampled_metrics, score_interval
-from leuk_lib.runs import paths
+from leuk_lib.runs import paths, progress
 from leuk_lib.runs.display import Link
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
@@ -123,7 +123,7 @@ def score_models(
             bootstrap,
             level,
         )
-        for name, part in models.items()
+        for name, part in progress.track(models.items(), "resampling models", len(models), "model")
     }
 
 
@@ -252,7 +252,7 @@ def calibration_table(
     """`calibration.scaling_table` of all models, with a column model."""
     tables = [
         calibration.scaling_table([(validation[name], part)], resamples, seed, ece_bins, level).assign(model=name)
-        for name, part in test.items()
+        for name, part in progress.track(test.items(), "scaling models", len(test), "model")
     ]
     return pd.concat(tables, ignore_index=True)
 

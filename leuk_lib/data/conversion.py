@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from tqdm import tqdm
 
 from leuk_lib.data.catalog import data_root
 from leuk_lib.data.findings import SEVERITIES, Finding
 from leuk_lib.data.image_files import Unreadable, check_size, hash_of, is_inside
 from leuk_lib.data.readers.reader import Cell, CellReader, Note, Options
 from leuk_lib.data.tables import MANIFEST, is_plain
+from leuk_lib.runs import progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_json
 from leuk_lib.runs.records import Record, read_record
@@ -118,11 +118,8 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
     attributes: dict[str, None] = {}  # names in the order in which they appear
     first, worst = "", len(SEVERITIES)
     pixels = _Pixels(source)
-    bar = tqdm(
-        total=reader.count(source, options), desc=f"converting {source.name}", unit="cell", delay=2, disable=None
-    )
     with (
-        bar,
+        progress.counted(f"converting {source.name}", reader.count(source, options) or 0, "cell") as update,
         (folder / MANIFEST).open("w", newline="", encoding="utf-8") as manifest,
         (folder / FINDINGS).open("w", newline="", encoding="utf-8") as findings,
     ):
@@ -137,7 +134,7 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
                 what = f"{strange!r} holds a line break, a control character or no text"
                 problem = Finding(ascii(item.name), ascii(what), "error", "left out; rename it in the source")
             elif isinstance(item, Cell):
-                bar.update()
+                update(1)
                 path = _path_of(item, used, reader.name)
                 try:
                     _save(folder / path, pixels.of(item))

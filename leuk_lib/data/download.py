@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,12 +11,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import ConfigDict, RootModel
-from tqdm import tqdm
 
 from leuk_lib import quoting
 from leuk_lib.data.archives import arrange, is_rar
 from leuk_lib.data.catalog import Download, KnownSet, data_root, home
 from leuk_lib.data.catalog_text import find_set, licence_text
+from leuk_lib.runs import progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file, write_json
 from leuk_lib.runs.records import read_record
@@ -112,13 +111,11 @@ class ResumingDownloader:
             response.raw.enforce_content_length = False  # otherwise the bytes before a break are lost
             length = response.headers.get("Content-Length")
             total = have + int(length) if length else None
-            bar = tqdm(
-                total=total, initial=have, unit="B", unit_scale=True, desc=self.part.stem, disable=None, file=sys.stderr
-            )
-            with self.part.open("ab" if resumed else "wb") as file, bar:
+            counted = progress.counted(f"{self.part.stem} (MB)", total or 0, "B", have, per=1_000_000)
+            with self.part.open("ab" if resumed else "wb") as file, counted as update:
                 for chunk in response.iter_content(CHUNK):
                     file.write(chunk)
-                    bar.update(len(chunk))
+                    update(len(chunk))
         return total is None or self.part.stat().st_size == total
 
 

@@ -1,8 +1,9 @@
-"""Progress of a running stage: a small file, written by the process that computes and shown by the one with a terminal.
+"""Progress of a stage or a command: a small file, written by the process that computes and shown by the one with a terminal.
 
 A stage's notebook runs in a kernel, whose output nobody sees before the cell ends. ``runs.execute`` therefore names two
-files in the kernel's environment: one for progress, and one whose existence requests a stop. Outside of ``leuk run``
-neither is named, and nothing here has any effect.
+files in the kernel's environment: one for progress, and one whose existence requests a stop. A command that takes long
+names a file for itself and its child processes (``of_command``). Outside of both neither is named: reports have no
+effect, and ``track`` shows a plain bar.
 """
 
 from __future__ import annotations
@@ -10,22 +11,29 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO, TypeVar
 
 from pydantic import ConfigDict, Field
 
+from leuk_lib.quoting import terminal
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.records import Record, read_record
 
+Item = TypeVar("Item")
+
 PROGRESS, STOP, QUIET = "LEUK_PROGRESS", "LEUK_STOP", "LEUK_QUIET"
+IN_COMMAND = "LEUK_IN_COMMAND"  # set while a command shows the progress itself: training loops show no bars
 WRITE_EVERY = 0.3  # s between two writes of the file
 LINE_EVERY = 30.0  # s between two lines of a log
 REDRAW_EVERY = 0.5  # s between two drawings of a terminal's line
+STALE = 60.0  # s after which a report no longer says what is done now
+JOB = ".job"  # ends the name of the file to which the jobs of a command report
 
 _last_write = 0.0
 
@@ -49,7 +57,7 @@ def report(what: str, step: int, total: int, *, at_once: bool = False, **values:
     """
     global _last_write
     file, now = os.environ.get(PROGRESS), time.monotonic()
-    if not file or (step < total and not at_once and now - _last_write < WRITE_EVERY):
+    if not file or ((step < total or not total) and not at_once and now - _last_write < WRITE_EVERY):
         return
     _last_write = now
     content = {"what": what, "step": step, "total": total, "time": time.time(), "values": values}
@@ -59,6 +67,47 @@ def report(what: str, step: int, total: int, *, at_once: bool = False, **values:
         temporary.replace(file)
     except OSError:  # a full disk stops the stage where it matters, not here
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def counted(what: str, total: int, unit: str = "step", done: int = 0, per: int = 1) -> Iterator[Callable[[int], None]]:
+    """Report what is done of some work; outside of a stage and of a command, show a plain bar.
+
+    Args:
+        what: Name of the work, such as "reading".
+        total: Units of all work; 0 if it is not known.
+        unit: Name of one unit in the plain bar.
+        done: Units that were done before.
+        per: Units that are shown as one, such as the bytes of a megabyte.
+
+    Yields:
+        A function to call with the number of units that have been done since the last call.
+    """
+    if not os.environ.get(PROGRESS):
+        from tqdm import tqdm
+
+        off = True if os.environ.get(QUIET) else None  # None: only in a terminal
+        with tqdm(
+            total=total or None, initial=done, desc=what, unit=unit, unit_scale=per > 1, delay=2, disable=off
+        ) as bar:
+            yield bar.update
+        return
+
+    def update(units: int = 1) -> None:
+        nonlocal done
+        done += units
+        report(what, done // per, -(-total // per))
+
+    report(what, done // per, -(-total // per), at_once=True)
+    yield update
+
+
+def track(items: Iterable[Item], what: str, total: int, unit: str = "step") -> Iterator[Item]:
+    """Yield the items of a loop, ``counted``."""
+    with counted(what, total, unit) as update:
+        for item in items:
+            yield item
+            update(1)
 
 
 def stop_requested() -> bool:
@@ -93,10 +142,10 @@ class Monitor:
         self.start = time.time()
         self._first: dict[str, Any] = {}
 
-    def read(self) -> dict[str, Any] | None:
-        """Return what was reported last, or None."""
+    def read(self, suffix: str = "") -> dict[str, Any] | None:
+        """Return what was reported last, or None; with ``suffix``, by a job (``of_jobs``)."""
         try:
-            return read_record(self.file, Report, "a report of progress", "delete it")
+            return read_record(Path(f"{self.file}{suffix}"), Report, "a report of progress", "delete it")
         except LeukError:
             return None
 
@@ -106,13 +155,17 @@ class Monitor:
         content, elapsed = self.read(), now - self.start
         parts = [f"{self.subject} {clock(elapsed)}"]
         if content is not None:
-            parts.append(f"{content['what']} {content['step']}/{content['total']}")
+            of = f"/{content['total']}" if content["total"] else ""
+            parts.append(f"{content['what']} {content['step']}{of}" if of or content["step"] else content["what"])
             parts += [f"{name} {value:.3g}" for name, value in content.get("values", {}).items()]
             if self._first.get("what") != content["what"]:
                 self._first = content
             steps, seconds = content["step"] - self._first["step"], content["time"] - self._first["time"]
             if steps > 0 and content["step"] < content["total"]:
                 parts.append(f"{clock(seconds / steps * (content['total'] - content['step']))} left")
+        job = self.read(JOB)
+        if job is not None and now - job["time"] < STALE:
+            parts.append(f"{job['what']} {job['step']}/{job['total']}")
         if self.expected:
             left = max(self.expected - elapsed, 0.0) + self.later
             parts.append(f"all: about {clock(left)} left by the reference's times")
@@ -122,7 +175,7 @@ class Monitor:
     def training(self) -> bool:
         """Whether a training that checks for a stop is running."""
         content = self.read()
-        return content is not None and content["step"] < content["total"] and time.time() - content["time"] < 60
+        return content is not None and content["step"] < content["total"] and time.time() - content["time"] < STALE
 
 
 @contextmanager
@@ -164,6 +217,37 @@ def shown(monitor: Monitor, stream: TextIO | None = None) -> Iterator[None]:
         if redraw:
             out.write("\r\033[K")
             out.flush()
+
+
+@contextmanager
+def of_command(subject: str, quiet: bool = False, stream: TextIO | None = None) -> Iterator[None]:
+    """Show what a command reports while the body runs, in its own process or in child processes.
+
+    Args:
+        subject: What the line begins with, such as "data check my_images".
+        quiet: Show nothing; the same as a value of ``LEUK_QUIET`` in the environment.
+        stream: Instead of stderr.
+    """
+    before = {name: os.environ.get(name) for name in (PROGRESS, QUIET, IN_COMMAND)}
+    with tempfile.TemporaryDirectory(prefix="leuk-progress-") as folder:
+        os.environ[PROGRESS], os.environ[IN_COMMAND] = str(Path(folder) / "progress.json"), "1"
+        if quiet:
+            os.environ[QUIET] = "1"
+        try:
+            with shown(Monitor(Path(os.environ[PROGRESS]), terminal(subject)), stream):
+                yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def of_jobs() -> None:
+    """Report to a file of its own from now on: called in a child process whose parent counts the jobs that are done."""
+    if file := os.environ.get(PROGRESS):
+        os.environ[PROGRESS] = f"{file}{JOB}"
 
 
 def _width() -> int:

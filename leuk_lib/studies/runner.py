@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from leuk_lib.data.fingerprint import fingerprint
-from leuk_lib.runs import code, paths
+from leuk_lib.runs import code, paths, progress
 from leuk_lib.runs.card import git_state, package_versions
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file, sha256_json, write_json
@@ -137,7 +137,8 @@ def _run_wave(tasks: Sequence[Task], parallel: int, threads: int) -> dict[str, d
         with ProcessPoolExecutor(
             min(parallel, len(tasks)), mp_context=context, initializer=_exit_with_parent, max_tasks_per_child=1
         ) as pool:
-            return {task[2]: file for task, file in zip(tasks, pool.map(_job, tasks), strict=True)}
+            files = progress.track(pool.map(_job, tasks), "jobs", len(tasks), "job")
+            return {task[2]: file for task, file in zip(tasks, files, strict=True)}
     except BrokenProcessPool as error:
         raise LeukError("study: a job's process died (memory?); run the same command again to continue") from error
 
@@ -157,6 +158,7 @@ def _exit_with_parent() -> None:
 
 def _job(task: Task) -> dict[str, Any]:
     path, settings, job, folder, identity = task
+    progress.of_jobs()
     import torch
 
     study_type = load_class(path)  # by its path: this process knows only the registered studies

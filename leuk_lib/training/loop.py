@@ -8,6 +8,7 @@ processes.
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 import threading
@@ -99,7 +100,7 @@ class TrainingLoop:
         if self.stopped or self.step >= self.total_steps:
             return
         previous = self._catch_signals()
-        silent = self.fabric.global_rank != 0
+        silent = self.fabric.global_rank != 0 or progress.IN_COMMAND in os.environ
         self._bar = tqdm(
             total=self.total_steps, initial=self.step, desc=self.label, disable=silent, file=sys.stderr,
             mininterval=1.0 if sys.stderr.isatty() else 10.0, leave=True,

@@ -2,12 +2,14 @@
 
 import io
 import json
+import os
+import re
 import time
 
 import pytest
 
 from leuk_lib.runs import progress
-from leuk_lib.runs.progress import Monitor, report, shown, stop_requested
+from leuk_lib.runs.progress import Monitor, of_command, report, shown, stop_requested, track
 
 
 class Terminal(io.StringIO):
@@ -80,3 +82,39 @@ def test_a_request_to_stop_is_seen(tmp_path, monkeypatch):
     assert not stop_requested()
     (tmp_path / "stop").touch()
     assert stop_requested()
+
+
+def test_a_command_shows_what_its_loops_report_and_leaves_nothing_behind(monkeypatch):
+    monkeypatch.setattr(progress, "WRITE_EVERY", 0)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.01)
+    monkeypatch.delenv(progress.PROGRESS, raising=False)
+    monkeypatch.delenv(progress.QUIET, raising=False)
+    log = io.StringIO()
+    with of_command("data check cells", stream=log):
+        for item in track(range(3), "reading", 3):
+            time.sleep(0.05)
+            assert item in range(3)
+    assert re.search(r"data check cells \d:\d\d · reading [012]/3", log.getvalue())
+    assert progress.PROGRESS not in os.environ and progress.QUIET not in os.environ
+    quiet = io.StringIO()
+    with of_command("data check cells", quiet=True, stream=quiet):
+        assert os.environ[progress.QUIET]
+        time.sleep(0.05)
+    assert not quiet.getvalue() and progress.QUIET not in os.environ
+
+
+def test_units_are_shown_in_thousands_and_an_unknown_total_is_left_out(file):
+    monitor = Monitor(file, "fetch")
+    with progress.counted("a.zip (MB)", 2_500_000, done=1_000_000, per=1_000_000) as update:
+        update(1_200_000)
+        assert "a.zip (MB) 2/3" in monitor.line()
+    with progress.counted("b.zip (MB)", 0, per=1_000_000) as update:
+        assert monitor.line().endswith("b.zip (MB)")
+        update(5_000_000)
+        assert monitor.line().endswith("b.zip (MB) 5")
+
+
+def test_outside_of_a_command_a_loop_is_a_plain_loop(monkeypatch, capfd):
+    monkeypatch.delenv(progress.PROGRESS, raising=False)
+    assert list(track(iter("abc"), "reading", 3)) == ["a", "b", "c"]
+    assert capfd.readouterr() == ("", "")
