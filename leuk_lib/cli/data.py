@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from leuk_lib import quoting
+from leuk_lib.runs import progress
 from leuk_lib.runs.errors import LeukError
 
 app = typer.Typer(no_args_is_help=True, help="Check, download and split image folders.")
@@ -36,6 +37,12 @@ ReaderOptions = Annotated[list[str] | None, typer.Option("--option", help="NAME=
 PatternOption = Annotated[
     str,
     typer.Option("--pattern", help="What file names state: a named pattern, or an expression with (?P<patient>…)."),
+]
+
+
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show the progress.")]
+JobsOption = Annotated[
+    int, typer.Option("--jobs", min=0, help="Processes that read images; 0: one per core that this command may use.")
 ]
 
 
@@ -74,6 +81,8 @@ def check_images(
     reader: ReaderOption = "",
     option: ReaderOptions = None,
     pattern: PatternOption = "",
+    jobs: JobsOption = 0,
+    quiet: QuietOption = False,
 ) -> None:
     """Check an image folder. Exit code 0: clean, 1: findings, 2: unusable.
 
@@ -85,10 +94,11 @@ def check_images(
     from leuk_lib.data.report import render_page, render_text
     from leuk_lib.runs.files import atomic, write_text
 
-    findings = check_folder(
-        folder, class_map=_class_map(map_), layout=layout, reader=reader, reader_options=reader_options(option),
-        pattern=pattern, split=split,
-    )  # fmt: skip
+    with progress.of_command(f"data check {folder}", quiet):
+        findings = check_folder(
+            folder, jobs or None, class_map=_class_map(map_), layout=layout, reader=reader,
+            reader_options=reader_options(option), pattern=pattern, split=split,
+        )  # fmt: skip
     if csv:
         with atomic(csv) as temporary:
             findings.map(quoting.cell).to_csv(temporary, index=False)
@@ -144,6 +154,7 @@ def fetch_set(
         list[str] | None, typer.Option(help="SHA-256 that an archive must have; once per archive, in their order.")
     ] = None,
     keep: Annotated[bool, typer.Option(help="Keep the archives in data/downloads/.")] = True,
+    quiet: QuietOption = False,
 ) -> None:
     """Download an open data set to data/NAME/; a broken download is resumed.
 
@@ -151,7 +162,8 @@ def fetch_set(
     """
     from leuk_lib.data.download import fetch_dataset
 
-    folder, lines = fetch_dataset(name, url, sha256, keep)
+    with progress.of_command(f"data fetch {name}", quiet):
+        folder, lines = fetch_dataset(name, url, sha256, keep)
     print("\n".join(lines))
     print(quoting.terminal(folder))
 
@@ -168,6 +180,8 @@ def split_folder(
     reader: ReaderOption = "",
     option: ReaderOptions = None,
     pattern: PatternOption = "",
+    jobs: JobsOption = 0,
+    quiet: QuietOption = False,
 ) -> None:
     """Write k folds or repeated splits of a folder to a JSON file: stratified, by groups, with a hash.
 
@@ -176,11 +190,13 @@ def split_folder(
     from leuk_lib.data.folder import read_folder
     from leuk_lib.data.splits import folds_record, k_folds, repeated_splits
     from leuk_lib.runs.files import write_json
+    from leuk_lib.runs.parallel import available_cores
 
-    read = read_folder(
-        folder, size=16, class_map=_class_map(map_), layout=layout, reader=reader, reader_options=reader_options(option),
-        pattern=pattern,
-    )  # fmt: skip
+    with progress.of_command(f"data split {folder}", quiet):
+        read = read_folder(
+            folder, 16, jobs or available_cores(), class_map=_class_map(map_), layout=layout, reader=reader,
+            reader_options=reader_options(option), pattern=pattern,
+        )  # fmt: skip
     table = read.table
     table = table[table["external"] == ""]
     labels, groups = table["label"].to_numpy(dtype=str), table["group"].to_numpy(dtype=str)

@@ -20,13 +20,14 @@ from leuk_lib.data.published import (
 )
 from leuk_lib.data.splits import PARTS, unsplittable
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.parallel import available_cores
 
 CLEAN, FINDINGS, UNUSABLE = 0, 1, 2
 
 
 def check_folder(
     path: str | Path,
-    workers: int = 2,
+    workers: int | None = None,
     class_map: Mapping[str, str] | None = None,
     layout: str = "",
     split: str = "",
@@ -39,7 +40,7 @@ def check_folder(
 
     Args:
         path: A folder, a file that a reader recognises, or the name of a known set.
-        workers: Threads.
+        workers: Processes, or threads for few images; None: as many as there are cores.
         class_map: Class -> new name; "" drops the class.
         layout: Roles of the folder levels, as for ``listing.list_folder``; "" to infer them.
         split: "published" to check that the published split can be used, and what would be left out for it; "" for the
@@ -56,7 +57,14 @@ def check_folder(
         LeukError: With exit code 2 if the folder is missing or holds no image.
     """
     folder = read_folder(
-        path, 32, workers, class_map, layout, reader=reader, reader_options=reader_options, pattern=pattern
+        path,
+        32,
+        workers or available_cores(),
+        class_map,
+        layout,
+        reader=reader,
+        reader_options=reader_options,
+        pattern=pattern,
     )
     known = KNOWN_SETS.get(str(path))
     split = split or (known.split if known else "")

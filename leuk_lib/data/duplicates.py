@@ -7,27 +7,31 @@ decide about each candidate.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from leuk_lib.data.decode import decode_file, quiet_decoders
 from leuk_lib.data.overlaps import MIN_CORRELATION, MIN_SHARE, Features, candidate_shifts, register, small_grey
+from leuk_lib.data.perceptual_hash import ORIENTATIONS, close_hashes, orient, perceptual_hashes
+from leuk_lib.runs.parallel import ordered_map
 
 Reader = Callable[[int], NDArray[np.uint8]]
 
-THUMB = 32  # side of the compared thumbnails, pixels
-MAX_BITS = 10  # of 63: largest Hamming distance of two hashes of one image
 MIN_THUMB_CORRELATION = 0.95
-ORIENTATIONS = 8  # rotations by quarter turns, with and without reflection
 FLAT = 2.0  # grey levels: thumbnails with a smaller standard deviation show nothing to compare
 SAME_SHARE = 0.85  # of the smaller image: from here on, an overlap is the same picture, shifted
 RECODED = 0.85  # correlation of the fine structure of two copies; different cells on black reach 0.75
 COMPARED = 160  # side at which near-duplicates are compared, pixels
+AT_ONCE = 1024  # pairs of thumbnails that are correlated at a time
+DOUBT = 1e-3  # by which a correlation in single precision may be wrong, and much more
+TOGETHER = 16  # pairs of images that are compared one after the other
+LEAST_COMPARED = 64  # so many times, from which on processes pay for their start
 
 
 class Match(NamedTuple):
@@ -46,22 +50,7 @@ class Match(NamedTuple):
     share: float
 
 
-def orient(image: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
-    """Turn ``image`` (H,W,…) by ``k % 4`` quarter turns; for ``k`` from 4 to 7, mirror it first."""
-    mirrored = image[:, ::-1] if k >= 4 else image
-    return np.ascontiguousarray(np.rot90(mirrored, k % 4))
-
-
-def perceptual_hash(thumb: NDArray[np.uint8]) -> np.uint64:
-    """Hash a (32,32,3) thumbnail to 64 bits: the signs of its lowest 8 x 8 cosine coefficients about their median."""
-    grey = cv2.cvtColor(thumb, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    low = cv2.dct(grey)[:8, :8].ravel()
-    bits = low > np.median(low[1:])
-    bits[0] = False
-    return np.uint64(np.packbits(bits).view(">u8")[0])
-
-
-def near_pairs(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
+def near_pairs(thumbs: NDArray[np.uint8], hashes: NDArray[np.uint64] | None = None) -> NDArray[np.int64]:
     """Find pairs of thumbnails that show the same picture in any of the eight orientations.
 
     Candidates differ in at most 10 bits of the hash. A candidate is kept, with its best orientation, if the thumbnails
@@ -69,29 +58,48 @@ def near_pairs(thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
 
     Args:
         thumbs: (N,32,32,3) uint8.
+        hashes: (N,8), ``perceptual_hashes`` of each; None to compute them.
 
     Returns:
         (P,3) rows i, j, k with i < j: thumbnail i shows the same as ``orient(thumbs[j], k)``.
     """
-    n = len(thumbs)
-    textured = np.flatnonzero(thumbs.reshape(n, -1).std(axis=1) >= FLAT) if n else np.zeros(0, np.int64)
-    if not len(textured):
-        return np.zeros((0, 3), np.int64)
-    hashes = np.array(
-        [[perceptual_hash(orient(thumbs[i], k)) for k in range(ORIENTATIONS)] for i in textured], np.uint64
-    )
-    candidates = []
-    for start in range(0, len(textured), 64):
-        near = np.argwhere(np.bitwise_count(hashes[start : start + 64, 0, None, None] ^ hashes[None]) <= MAX_BITS)
-        near[:, 0] += start
-        candidates.append(near[near[:, 0] < near[:, 1]])
+    if hashes is None:
+        hashes = np.array([perceptual_hashes(thumb) for thumb in thumbs], np.uint64).reshape(-1, ORIENTATIONS)
+    parts = [thumbs[start : start + AT_ONCE] for start in range(0, len(thumbs), AT_ONCE)]
+    deviation = np.concatenate([part.reshape(len(part), -1).std(axis=1) for part in parts] or [np.zeros(0)])
+    mean = np.concatenate([part.reshape(len(part), -1).mean(axis=1) for part in parts] or [np.zeros(0)])
+    textured = np.flatnonzero(deviation >= FLAT)
+    pairs = close_hashes(hashes[textured])
+    pairs[:, :2] = textured[pairs[:, :2]]
     best: dict[tuple[int, int], tuple[float, int]] = {}
-    for a, b, k in np.concatenate(candidates).tolist():
-        i, j = int(textured[a]), int(textured[b])
+    for i, j, k in _likely(thumbs, mean, deviation, pairs).tolist():
         correlation = float(np.corrcoef(thumbs[i].ravel(), orient(thumbs[j], k).ravel())[0, 1])
         if correlation >= MIN_THUMB_CORRELATION and correlation > best.get((i, j), (0.0, 0))[0]:
             best[i, j] = (correlation, k)
     return np.array([(i, j, k) for (i, j), (_, k) in sorted(best.items())], np.int64).reshape(-1, 3)
+
+
+def _likely(
+    thumbs: NDArray[np.uint8], mean: NDArray[np.float64], deviation: NDArray[np.float64], pairs: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Keep the rows i, j, k whose correlation in single precision does not exclude that they show the same picture."""
+    if not len(pairs):
+        return pairs
+    pixels = np.arange(thumbs[0].size).reshape(thumbs.shape[1:])
+    flat = thumbs.reshape(len(thumbs), -1)
+    kept = []
+    for k in range(ORIENTATIONS):
+        of_k = pairs[pairs[:, 2] == k]
+        turned = orient(pixels, k).ravel()  # type: ignore[arg-type]
+        for start in range(0, len(of_k), AT_ONCE):
+            some = of_k[start : start + AT_ONCE]
+            i, j = some[:, 0], some[:, 1]
+            a, b = flat[i].astype(np.float32), flat[j].astype(np.float32)[:, turned]
+            product = np.einsum("pn,pn->p", a, b) / flat.shape[1]
+            correlation = (product - mean[i] * mean[j]) / (deviation[i] * deviation[j])
+            kept.append(some[correlation >= MIN_THUMB_CORRELATION - DOUBT])
+    rows = np.concatenate(kept)
+    return rows[np.lexsort(rows.T[::-1])]
 
 
 def components(n: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -108,6 +116,9 @@ def components(n: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
         >>> components(4, np.array([[0, 2], [2, 3]])).tolist()
         [0, 1, 0, 0]
     """
+    from scipy.sparse import coo_array  # the processes that read images do without it
+    from scipy.sparse.csgraph import connected_components
+
     if not len(pairs):
         return np.arange(n)
     graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
@@ -125,12 +136,18 @@ def exact_copies(hashes: Sequence[str], thumbs: NDArray[np.uint8], read: Reader)
     Returns:
         (N,) position of the first image with the same pixels; an image without an earlier copy has its own position.
     """
+
+    @functools.cache
+    def pixels(i: int) -> bytes:
+        image = read(i)
+        return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image)).digest()
+
     by_thumb: dict[bytes, list[int]] = {}
     first = np.arange(len(hashes))
     for i, thumb in enumerate(thumbs):
-        originals = by_thumb.setdefault(thumb.tobytes(), [])
+        originals = by_thumb.setdefault(hashlib.sha256(np.ascontiguousarray(thumb)).digest(), [])
         for j in originals:
-            if hashes[i] == hashes[j] or np.array_equal(read(i), read(j)):
+            if hashes[i] == hashes[j] or pixels(i) == pixels(j):
                 first[i] = j
                 break
         else:
@@ -138,33 +155,65 @@ def exact_copies(hashes: Sequence[str], thumbs: NDArray[np.uint8], read: Reader)
     return first
 
 
-def find_matches(thumbs: NDArray[np.uint8], features: list[Features], read: Reader) -> list[Match]:
+def find_matches(
+    thumbs: NDArray[np.uint8],
+    hashes: NDArray[np.uint64],
+    features: Sequence[Features],
+    files: Sequence[Path],
+    workers: int = 1,
+) -> list[Match]:
     """Find all near-duplicates and overlapping fields of view among N images.
 
     Args:
         thumbs: (N,32,32,3) thumbnails, uint8.
+        hashes: (N,8), ``perceptual_hashes`` of each image.
         features: ``overlaps.orb_features`` of each image.
-        read: Returns image i, (H,W,3), for the few pairs that are compared on their pixels.
+        files: The N image files, for the few pairs that are compared on their pixels.
+        workers: Processes.
 
     Returns:
         The matches, sorted by their positions.
     """
-
-    @functools.lru_cache(maxsize=128)
-    def grey(i: int) -> NDArray[np.uint8]:
-        return small_grey(read(i))
-
+    shifts = candidate_shifts(features).tolist()
     matches: dict[tuple[int, int], Match] = {}
-    for i, j, x, y in candidate_shifts(features).tolist():
-        correlation, share = register(grey(i), grey(j), (x, y))
+    registered = _compare(_register_shifted, [(files[i], files[j], x, y) for i, j, x, y in shifts], workers)
+    for (i, j, _, _), (correlation, share) in zip(shifts, registered, strict=True):
         if correlation >= MIN_CORRELATION and share >= MIN_SHARE:
             matches[i, j] = Match(i, j, "near-duplicate" if share >= SAME_SHARE else "overlaps", share)
-    for i, j, k in near_pairs(thumbs).tolist():
-        if (i, j) in matches:
-            continue
-        a, b = grey(i), orient(grey(j), k)
-        side = min(COMPARED, *a.shape, *b.shape)
-        a, b = (cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in (a, b))
-        if register(a, b, (0, 0))[0] >= RECODED:
+    near = [(i, j, k) for i, j, k in near_pairs(thumbs, hashes).tolist() if (i, j) not in matches]
+    correlated = _compare(_correlate_turned, [(files[i], files[j], k) for i, j, k in near], workers)
+    for (i, j, k), correlation in zip(near, correlated, strict=True):
+        if correlation >= RECODED:
             matches[i, j] = Match(i, j, "turned near-duplicate" if k else "near-duplicate", 1.0)
     return [matches[pair] for pair in sorted(matches)]
+
+
+def _compare(work: Callable[[list[Any]], list[Any]], pairs: Sequence[Any], workers: int) -> list[Any]:
+    """Compare pairs of images on their pixels: ``work`` does so for some of them, in order."""
+    together = [list(pairs[start : start + TOGETHER]) for start in range(0, len(pairs), TOGETHER)]
+    unit = f"{TOGETHER} pairs"
+    results = ordered_map(work, together, workers, "comparing pairs", unit, quiet_decoders, least=LEAST_COMPARED)
+    return [result for part in results for result in part]
+
+
+def _greys() -> Callable[[Path], NDArray[np.uint8]]:
+    """Return a function that reads small grey images and remembers them: neighbouring pairs share an image."""
+    return functools.lru_cache(maxsize=TOGETHER)(lambda file: small_grey(decode_file(file).image))
+
+
+def _register_shifted(pairs: list[tuple[Path, Path, int, int]]) -> list[tuple[float, float]]:
+    """Correlation and overlap of each pair of files at its shift (``overlaps.register``)."""
+    grey = _greys()
+    return [register(grey(first), grey(second), (x, y)) for first, second, x, y in pairs]
+
+
+def _correlate_turned(pairs: list[tuple[Path, Path, int]]) -> list[float]:
+    """Correlation of the fine structure of each pair of files, the second one turned."""
+    grey = _greys()
+    out = []
+    for first, second, k in pairs:
+        a, b = grey(first), orient(grey(second), k)
+        side = min(COMPARED, *a.shape, *b.shape)
+        a, b = (cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in (a, b))
+        out.append(register(a, b, (0, 0))[0])
+    return out

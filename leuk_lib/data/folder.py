@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import re
+from collections import defaultdict
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from leuk_lib.data.boxes.box import FIELD
-from leuk_lib.data.decode import Unreadable, decode, decode_file, quiet_decoders, read_file, square
-from leuk_lib.data.duplicates import FLAT, THUMB, Match, components, exact_copies, find_matches
-from leuk_lib.data.field_of_view import BAR, FALSE_ALARMS, field_signs, has_scale_bar
-from leuk_lib.data.findings import ACROSS_PARTS, Finding, Severity, as_table, unusual
+from leuk_lib.data.cell_files import Cell, read_cell, read_mask
+from leuk_lib.data.decode import decode_file, quiet_decoders
+from leuk_lib.data.duplicates import Match, components, exact_copies, find_matches
+from leuk_lib.data.field_of_view import BAR, FALSE_ALARMS
+from leuk_lib.data.findings import ACROSS_PARTS, Finding, Severity, as_table
 from leuk_lib.data.layouts import role_of
 from leuk_lib.data.listing import Entry, Listing, list_folder
-from leuk_lib.data.overlaps import Features, orb_features, small_grey
+from leuk_lib.data.perceptual_hash import ORIENTATIONS, THUMB
 from leuk_lib.data.scale import ScalePlan, plan_scale, to_field
 from leuk_lib.data.tables import EXTRA
+from leuk_lib.runs.parallel import ordered_map
 
 CUT_OUT = re.compile(r"(.+) \d+,\d+,\d+,\d+")  # source of a cell that was cut out at a box
 INFERRED = "near:"  # prefix of a group's name that no manifest gave
-RESTORE = "restore the file from its source or delete it"
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,6 @@ class ImageFolder:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class _Cell:
-    entry: Entry
-    image: NDArray[np.uint8]
-    mask: NDArray[np.uint8] | None
-    thumb: NDArray[np.uint8]
-    features: Features
-    width: int
-    height: int
-    sha256: str  # of the file's bytes
-    findings: tuple[Finding, ...]
-    field_sign: str  # why it looks like a field of view, or ""
-
-
 def read_folder(
     path: str | Path,
     size: int = 64,
@@ -94,7 +80,7 @@ def read_folder(
     Args:
         path: A folder or the name of a known set, as for ``listing.list_folder``.
         size: Side of the decoded images in pixels.
-        workers: Threads.
+        workers: Processes, or threads for few images.
         class_map: Class -> new name; "" drops the class.
         layout: Roles of the folder levels, as for ``listing.list_folder``; "" to infer them.
         reader: Name of a reader, as for ``listing.list_folder``; "" for the one that recognises the data.
@@ -115,14 +101,14 @@ def read_folder(
     findings += listing.findings
     cells = []
     for result in _read_all(listing, size, workers):
-        if isinstance(result, _Cell):
+        if isinstance(result, Cell):
             cells.append(result)
             findings += result.findings
         else:
             findings.append(result)
     findings += _fields_of_view(cells)
     cells = _without_copies(listing, cells, findings)
-    cells, table, grouped_by = _grouped(listing, cells, findings)
+    cells, table, grouped_by = _grouped(listing, cells, findings, workers)
     plan = _plan_scale(listing, cells, size, um_per_px, field_um)
     findings += plan.findings
     if um_per_px and cells:
@@ -141,65 +127,13 @@ def read_folder(
     )
 
 
-def _read_all(listing: Listing, size: int, workers: int) -> list[_Cell | Finding]:
+def _read_all(listing: Listing, size: int, workers: int) -> list[Cell | Finding]:
     """Read every entry, in order."""
-    with quiet_decoders(), ThreadPoolExecutor(max(1, workers)) as pool:
-        # Decoding and hashing release the interpreter's lock.
-        results = pool.map(lambda entry: _read(listing, entry, size), listing.entries)
-        return list(tqdm(results, "reading", len(listing.entries), unit="image", delay=2, disable=None))
+    read = functools.partial(read_cell, listing.root, size)
+    return list(ordered_map(read, listing.entries, workers, "reading", within=quiet_decoders))
 
 
-def _read(listing: Listing, entry: Entry, size: int) -> _Cell | Finding:
-    try:
-        data = read_file(listing.root / entry.path)
-        decoded = decode(data, Path(entry.path).suffix)
-    except Unreadable as error:
-        return Finding(entry.path, str(error), "error", RESTORE)
-    image, keys = decoded.image, list(decoded.findings)
-    height, width = image.shape[:2]
-    thumb = square(image, THUMB)
-    if thumb.std(axis=(0, 1)).max() < FLAT:
-        keys.append("blank")
-    elif "grey" not in keys and not np.ptp(thumb, axis=2).any() and not np.ptp(image, axis=2).any():
-        keys.append("grey")  # an RGB file without any colour
-    if max(height, width) > 1.5 * min(height, width):
-        keys.append("far from square")
-    findings = unusual(entry.path, keys)
-    findings += [Finding(entry.path, what, "warning", advice) for what, advice in entry.ambiguous]
-    mask = None
-    if entry.mask:
-        mask, problem = _read_mask(listing.root / entry.mask, image.shape[:2])
-        if problem:
-            advice = "the cell is used without its mask; replace the mask file"
-            findings.append(Finding(entry.path, problem, "warning", advice))
-    return _Cell(
-        entry=entry,
-        image=square(image, size),
-        mask=None if mask is None else square(mask, size, nearest=True),
-        thumb=thumb,
-        features=orb_features(small_grey(image)),
-        width=width,
-        height=height,
-        sha256=hashlib.sha256(data).hexdigest(),
-        findings=tuple(findings),
-        field_sign=BAR if has_scale_bar(image) else field_signs(thumb) or "",
-    )
-
-
-def _read_mask(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8] | None, str]:
-    """Read a mask with the values 0, 128 and 255; otherwise return what is wrong with it."""
-    try:
-        mask = decode_file(path).image[..., 0]
-    except Unreadable as error:
-        return None, f"mask cannot be used: {error}"
-    if mask.shape != shape:
-        return None, f"mask of {mask.shape[1]} x {mask.shape[0]} pixels does not fit"
-    if not set(np.unique(mask).tolist()) <= {0, 128, 255}:
-        return None, "mask holds values other than 0, 128 and 255"
-    return mask, ""
-
-
-def _without_copies(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> list[_Cell]:
+def _without_copies(listing: Listing, cells: list[Cell], findings: list[Finding]) -> list[Cell]:
     """Drop all but one copy of each picture, and every copy where the labels contradict each other.
 
     A copy in a published test part stays, else one in validation, else the one of which most is known: in the manifest,
@@ -212,9 +146,12 @@ def _without_copies(listing: Listing, cells: list[_Cell], findings: list[Finding
         np.stack([c.thumb for c in cells]),
         lambda i: decode_file(listing.root / cells[i].entry.path).image,
     )
+    same: dict[int, list[int]] = defaultdict(list)
+    for i, original in enumerate(first.tolist()):
+        same[original].append(i)
     kept = []
     for i, cell in enumerate(cells):
-        copies = np.flatnonzero(first == first[i]).tolist()
+        copies = same[int(first[i])]
         others = [cells[j].entry for j in copies if j != i]
         same_set = [j for j in copies if cells[j].entry.external == cell.entry.external]
         external = [other for other in others if other.external]
@@ -239,11 +176,11 @@ def _rank(part: str) -> int:
     return 0 if part.startswith("test") else 1 if part.startswith("validation") else 2
 
 
-def _unknown(cell: _Cell) -> tuple[bool, bool, bool]:
+def _unknown(cell: Cell) -> tuple[bool, bool, bool]:
     return not cell.entry.listed, not cell.entry.group, cell.mask is None
 
 
-def _completed(cell: _Cell, copies: list[_Cell], findings: list[Finding]) -> _Cell:
+def _completed(cell: Cell, copies: list[Cell], findings: list[Finding]) -> Cell:
     """Return a cell with a group and a mask from its copies, where it has none of its own."""
     groups = sorted({_patient(copy.entry) for copy in copies if _patient(copy.entry)})
     if len(groups) > 1:
@@ -256,12 +193,14 @@ def _completed(cell: _Cell, copies: list[_Cell], findings: list[Finding]) -> _Ce
     return replace(cell, entry=replace(cell.entry, group=group, mask=file), mask=mask)
 
 
-def _in_test_set(cell: _Cell, other: Entry) -> Finding:
+def _in_test_set(cell: Cell, other: Entry) -> Finding:
     what = f"also in the test set {other.external}: {other.path}"
     return Finding(cell.entry.path, what, "error", "nothing to do; training on it would leak", other.path)
 
 
-def _grouped(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> tuple[list[_Cell], pd.DataFrame, str]:
+def _grouped(
+    listing: Listing, cells: list[Cell], findings: list[Finding], workers: int
+) -> tuple[list[Cell], pd.DataFrame, str]:
     """Group the cells, and leave out those that match a cell of an external test set.
 
     Returns:
@@ -269,13 +208,15 @@ def _grouped(listing: Listing, cells: list[_Cell], findings: list[Finding]) -> t
     """
     matches = find_matches(
         np.stack([c.thumb for c in cells]) if cells else np.zeros((0, THUMB, THUMB, 3), np.uint8),
+        np.array([c.hashes for c in cells], np.uint64).reshape(-1, ORIENTATIONS),
         [c.features for c in cells],
-        lambda i: decode_file(listing.root / cells[i].entry.path).image,
+        [listing.root / c.entry.path for c in cells],
+        workers,
     )
     links = [(match.first, match.second) for match in matches]
     pairs = np.array(links + _same_field(cells), np.int64).reshape(-1, 2)
     component = components(len(cells), pairs).tolist()
-    external: dict[int, _Cell] = {}  # component -> its first cell in an external test set
+    external: dict[int, Cell] = {}  # component -> its first cell in an external test set
     names: dict[int, str] = {}  # component -> its first patient or slide, else its first field, else its first file
     ranks: dict[int, int] = {}
     for cell, c in zip(reversed(cells), reversed(component), strict=True):
@@ -328,7 +269,7 @@ def _patient(entry: Entry) -> str:
     return "" if entry.group.startswith(FIELD) else entry.group
 
 
-def _same_field(cells: list[_Cell]) -> list[tuple[int, int]]:
+def _same_field(cells: list[Cell]) -> list[tuple[int, int]]:
     """Return pairs that connect the cells of each field of view."""
     first: dict[str, int] = {}
     pairs = []
@@ -344,7 +285,7 @@ def _field_of(entry: Entry) -> str:
     return found[1] if found else ""
 
 
-def _fields_of_view(cells: list[_Cell]) -> list[Finding]:
+def _fields_of_view(cells: list[Cell]) -> list[Finding]:
     """List the images that look like fields of view: warnings where they are more than the rule's false alarms."""
     seen = [cell for cell in cells if not _field_of(cell.entry)]  # cells cut out of fields have been seen by a person
     found = [cell for cell in seen if cell.field_sign]
@@ -360,7 +301,7 @@ def _fields_of_view(cells: list[_Cell]) -> list[Finding]:
     ]
 
 
-def _match_finding(match: Match, cells: list[_Cell], group: list[str]) -> Finding:
+def _match_finding(match: Match, cells: list[Cell], group: list[str]) -> Finding:
     """Describe a match, as a finding about its second image."""
     first, second = cells[match.first].entry, cells[match.second].entry
     if match.kind == "overlaps":
@@ -384,7 +325,7 @@ def _match_finding(match: Match, cells: list[_Cell], group: list[str]) -> Findin
     return Finding(second.path, what, "warning", advice, first.path)
 
 
-def _plan_scale(listing: Listing, cells: list[_Cell], size: int, um_per_px: float, field_um: float) -> ScalePlan:
+def _plan_scale(listing: Listing, cells: list[Cell], size: int, um_per_px: float, field_um: float) -> ScalePlan:
     """Plan the common scale, and find magnifications that are pooled although their scales are unknown."""
     known = [float(cell.entry.um_per_px or 0) for cell in cells]
     sides = [min(cell.width, cell.height) for cell in cells]
@@ -398,23 +339,28 @@ def _plan_scale(listing: Listing, cells: list[_Cell], size: int, um_per_px: floa
     return plan
 
 
-def _brought_to_scale(listing: Listing, cells: list[_Cell], plan: ScalePlan, size: int, workers: int) -> list[_Cell]:
+def _brought_to_scale(listing: Listing, cells: list[Cell], plan: ScalePlan, size: int, workers: int) -> list[Cell]:
     """Read the kept cells again, each cut or padded to the common field; with their masks."""
-
-    def bring(cell: _Cell, um_per_px: float) -> _Cell:
-        image = decode_file(listing.root / cell.entry.path).image
-        mask = None
-        if cell.mask is not None:
-            whole = _read_mask(listing.root / cell.entry.mask, image.shape[:2])[0]
-            mask = None if whole is None else to_field(whole, um_per_px, plan.field_um, size, nearest=True)
-        return replace(cell, image=to_field(image, um_per_px, plan.field_um, size), mask=mask)
-
-    with quiet_decoders(), ThreadPoolExecutor(max(1, workers)) as pool:
-        results = pool.map(bring, cells, plan.um_per_px.tolist())
-        return list(tqdm(results, "bringing to one scale", len(cells), unit="image", delay=2, disable=None))
+    bring = functools.partial(_bring_to_scale, listing.root, size, plan.field_um)
+    pairs = list(zip(cells, plan.um_per_px.tolist(), strict=True))
+    results = ordered_map(bring, pairs, workers, "bringing to one scale", within=quiet_decoders)
+    return [replace(cell, image=image, mask=mask) for cell, (image, mask) in zip(cells, results, strict=True)]
 
 
-def _all_masks(cells: list[_Cell], findings: list[Finding]) -> NDArray[np.uint8] | None:
+def _bring_to_scale(
+    root: Path, size: int, field_um: float, pair: tuple[Cell, float]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Read a cell of so many micrometres per pixel again: its image and its mask at the common field."""
+    cell, um_per_px = pair
+    image = decode_file(root / cell.entry.path).image
+    mask = None
+    if cell.mask is not None:
+        whole = read_mask(root / cell.entry.mask, image.shape[:2])[0]
+        mask = None if whole is None else to_field(whole, um_per_px, field_um, size, nearest=True)
+    return to_field(image, um_per_px, field_um, size), mask
+
+
+def _all_masks(cells: list[Cell], findings: list[Finding]) -> NDArray[np.uint8] | None:
     """Return the masks if every cell has one: statistics over some of the cells would describe another data set."""
     masks = [c.mask for c in cells if c.mask is not None]
     if masks and len(masks) < len(cells):

@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -26,6 +27,8 @@ VOTES = 3  # equal shifts that make two images a candidate pair
 MIN_VOTING = 0.05  # votes per feature in the overlap
 MIN_SHARE = 0.1  # overlap, as a fraction of the smaller image
 NOISE = 9.0  # squared grey levels: structure weaker than 3 levels is noise
+KEYED = 1 << 16  # features whose keys are computed at a time
+VOTING = 1 << 17  # features whose collisions are counted at a time: the memory does not grow with the images
 MIN_CORRELATION = 0.7  # of the fine structure in the overlap; other cells reach 0.6, true overlaps start at 0.84
 
 
@@ -68,7 +71,7 @@ def orb_features(grey: NDArray[np.uint8]) -> Features:
     return Features(cv2.KeyPoint_convert(kept), codes, grey.shape)
 
 
-def candidate_shifts(features: list[Features]) -> NDArray[np.int64]:
+def candidate_shifts(features: Sequence[Features]) -> NDArray[np.int64]:
     """Find the pairs of images in which at least ``VOTES`` features agree on a shift.
 
     Args:
@@ -79,17 +82,45 @@ def candidate_shifts(features: list[Features]) -> NDArray[np.int64]:
         onto those of i; the shift with most votes.
     """
     n = len(features)
-    owner = np.repeat(np.arange(n), [len(f.codes) for f in features])
+    counts = [len(f.codes) for f in features]
+    owner = np.repeat(np.arange(n), counts)
     if not len(owner):
         return np.zeros((0, 4), np.int64)
-    places = np.concatenate([f.places for f in features]).astype(np.int64)
-    bits = np.unpackbits(np.concatenate([f.codes for f in features]), axis=1)
+    places = np.concatenate([f.places for f in features]).astype(np.int16)  # whole pixels
+    tables = [_Buckets.of(key) for key in _keys(np.concatenate([f.codes for f in features]))]
+    rows = []
+    ends = np.cumsum(counts)
+    begin = 0
+    while begin < len(owner):
+        # Whole images: all votes about a pair of images are about the features of the first.
+        end = int(ends[min(np.searchsorted(ends, begin + VOTING), n - 1)])
+        # A pair of features counts once, not once per table.
+        pairs = np.unique(np.concatenate([table.collisions(begin, end, owner) for table in tables]))
+        rows += _agreed(pairs, owner, places, features)
+        begin = end
+    return np.array(rows, np.int64).reshape(-1, 4)
+
+
+def _keys(codes: NDArray[np.uint8]) -> list[NDArray[np.uint32]]:
+    """Keys of features (F,32) in each hash table: ``BITS`` of their bits, chosen at random."""
     rng = np.random.default_rng(0)  # chooses the bits of each table
-    powers = 1 << np.arange(BITS, dtype=np.uint32)
-    collisions = [_collisions(bits[:, rng.choice(256, BITS, replace=False)] @ powers, owner) for _ in range(TABLES)]
-    pairs = np.unique(np.concatenate(collisions))  # a pair of features counts once, not once per table
+    weights = np.zeros((256, TABLES), np.float32)  # sums of powers below 2^24 are exact
+    for table in range(TABLES):
+        weights[rng.choice(256, BITS, replace=False), table] = 1 << np.arange(BITS)
+    keys = np.empty((TABLES, len(codes)), np.uint32)
+    for start in range(0, len(codes), KEYED):
+        bits = np.unpackbits(codes[start : start + KEYED], axis=1)
+        keys[:, start : start + KEYED] = (bits.astype(np.float32) @ weights).T
+    return list(keys)
+
+
+def _agreed(
+    pairs: NDArray[np.int64], owner: NDArray[np.int64], places: NDArray[np.int16], features: Sequence[Features]
+) -> list[tuple[int, int, int, int]]:
+    """Return (i, j, x, y) of the images whose pairs of features, as first * number + second, agree on a shift."""
+    n = len(features)
     a, b = np.divmod(pairs, len(owner))
-    shift = places[a] - places[b] + 2 * LONGEST  # positive
+    shift = places[a].astype(np.int64) - places[b] + 2 * LONGEST  # positive
     best: dict[int, tuple[int, int, int]] = {}
     for offset in (0, BIN // 2):  # two staggered grids: a shift on the border of one lies inside a bin of the other
         cell = (shift + offset) // BIN
@@ -105,7 +136,7 @@ def candidate_shifts(features: list[Features]) -> NDArray[np.int64]:
         share = _overlap_share(first.shape, second.shape, x, y)
         if agreed >= MIN_VOTING * share * min(len(first.codes), len(second.codes)):
             rows.append((pair // n, pair % n, x, y))
-    return np.array(rows, np.int64).reshape(-1, 4)
+    return rows
 
 
 def _overlap_share(first: tuple[int, int], second: tuple[int, int], x: int, y: int) -> float:
@@ -115,20 +146,43 @@ def _overlap_share(first: tuple[int, int], second: tuple[int, int], x: int, y: i
     return high * wide / min(first[0] * first[1], second[0] * second[1])
 
 
-def _collisions(key: NDArray[np.uint32], owner: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Find pairs of features of different images with one key, as first * number + second, in uncrowded buckets."""
-    order = np.argsort(key, kind="stable")  # keeps the images in their order within a bucket
-    ordered = key[order]
-    start = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    size = np.diff(np.r_[start, len(ordered)])
-    order = order[np.repeat((size > 1) & (size <= CROWDED), size)]
-    ordered = key[order]
-    out = []
-    for gap in range(1, CROWDED):
-        same = np.flatnonzero(ordered[gap:] == ordered[:-gap])
-        a, b = order[same], order[same + gap]
-        out.append((a * len(key) + b)[owner[a] != owner[b]])
-    return np.concatenate(out)
+@dataclass(frozen=True)
+class _Buckets:
+    """The uncrowded buckets of a hash table that hold several features.
+
+    Attributes:
+        order: (F',) uint32 features, bucket by bucket, ascending within a bucket.
+        after: (F',) uint8 how many features follow in the same bucket.
+    """
+
+    order: NDArray[np.uint32]
+    after: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, key: NDArray[np.uint32]) -> _Buckets:
+        """Sort features by their keys (F,)."""
+        ordered = np.sort((key.astype(np.uint64) << np.uint64(32)) | np.arange(len(key), dtype=np.uint64))
+        bucket = (ordered >> np.uint64(32)).astype(np.uint32)
+        start = np.flatnonzero(np.r_[True, bucket[1:] != bucket[:-1]])
+        size = np.diff(np.r_[start, len(bucket)])
+        used = (size > 1) & (size <= CROWDED)
+        keep, size = np.repeat(used, size), size[used]
+        last = np.cumsum(size)
+        after = np.repeat(last, size) - np.arange(1, keep.sum() + 1)
+        return cls(ordered[keep].astype(np.uint32), after.astype(np.uint8))
+
+    def collisions(self, begin: int, end: int, owner: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Find pairs of features of different images in one bucket, as first * number + second.
+
+        The first feature is one of those from ``begin`` to ``end``.
+        """
+        place = np.flatnonzero((self.order >= begin) & (self.order < end))
+        out = [np.zeros(0, np.int64)]
+        for gap in range(1, CROWDED):
+            place = place[self.after[place] >= gap]
+            a, b = self.order[place].astype(np.int64), self.order[place + gap].astype(np.int64)
+            out.append((a * len(owner) + b)[owner[a] != owner[b]])
+        return np.concatenate(out)
 
 
 def register(a: NDArray[np.uint8], b: NDArray[np.uint8], shift: tuple[float, float]) -> tuple[float, float]:

@@ -9,9 +9,10 @@ import pytest
 from data.toys import coded, picture
 from leuk_lib.data.check import FINDINGS, check_folder, exit_code
 from leuk_lib.data.decode import decode_file
-from leuk_lib.data.duplicates import ORIENTATIONS, components, near_pairs, orient
+from leuk_lib.data.duplicates import components, near_pairs
 from leuk_lib.data.folder import read_folder
 from leuk_lib.data.overlaps import candidate_shifts, orb_features, register, small_grey
+from leuk_lib.data.perceptual_hash import ORIENTATIONS, orient
 from leuk_lib.data.smear.field import red_cells
 from leuk_lib.data.smear.individual import draw_patient
 from leuk_lib.data.smear.optics import transmit

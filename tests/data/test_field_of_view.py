@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from leuk_lib.data.decode import decode_file, square
-from leuk_lib.data.duplicates import THUMB
 from leuk_lib.data.field_of_view import field_signs, has_scale_bar
+from leuk_lib.data.perceptual_hash import THUMB
 from leuk_lib.data.smear.cohort import render_smear
 
 
