@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -17,9 +17,6 @@ from leuk_lib.runs import card, paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.threads import prepare_libraries
 from leuk_lib.stages import STAGES
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_commands.app, name="data")
@@ -145,10 +142,12 @@ def compare(
     shown = frame if everything else frame[frame["verdict"] != "equal"]
     if len(shown):
         print(
-            _visible(shown.drop(columns="cause")).to_string(index=False, float_format=lambda value: f"{value:.6g}"),
+            quoting.terminal_table(shown.drop(columns="cause")).to_string(
+                index=False, float_format=lambda value: f"{value:.6g}"
+            ),
             end="\n\n",
         )
-    print(_visible(by_stage(frame)).to_string(index=False), end="\n\n")
+    print(quoting.terminal_table(by_stage(frame)).to_string(index=False), end="\n\n")
     print(sentence(frame))
     raise typer.Exit(int(frame["verdict"].isin(["outside", "missing"]).any()))
 
@@ -181,25 +180,30 @@ def reference(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, folders, patterns in quotes ('*.png'), or tables (.csv) of files.")
+    ],
     model: Annotated[Path | None, typer.Option(help="model.safetensors (default: that of the latest run).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Write the predictions to this CSV file.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a page with images and attention maps to this HTML file.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    batch: Annotated[int, typer.Option(min=0, help="Images at a time (default: by their size).")] = 0,
+    quiet: data_commands.QuietOption = False,
 ) -> None:
-    """Print class probabilities of image files. Research use only.
+    """Print class probabilities of images. Research use only. Exit code 1: some files cannot be used, 2: none can.
 
-    Example: leuk predict cell.png --model results/smear-laptop-s0/wpat/model.safetensors
+    Example: leuk predict my_cells/ 'more/*.png' --csv predictions.csv --sheet predictions.html
     """
-    from leuk_lib.runs.display import RESEARCH_USE
+    from leuk_lib.cli.predict import MAX_IMAGES, predict_images, report
 
     model = _latest_model() if model is None else model
-    frame = _predict(images, model)
-    if as_json:
-        rows = frame.to_dict(orient="records")
-        print(json.dumps({"model": str(model), "research_use": RESEARCH_USE, "predictions": rows}, indent=1))
-        return
-    print(_visible(frame).to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    print(f"model: {quoting.terminal(model)}; MODEL_CARD.md beside it says on which cells it was trained")
-    print(RESEARCH_USE)
+    with progress.of_command("predict", quiet):
+        predictions = predict_images(images, model, device, batch, MAX_IMAGES if sheet else 0)
+    report(predictions, csv, sheet, as_json)
+    raise typer.Exit(predictions.exit_code)
 
 
 @app.command()
@@ -217,31 +221,11 @@ def export(
     print(f"{onnx}\nlargest difference from torch in the logits: {difference:.1e}")
 
 
-def _visible(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table for the terminal, with the control codes in names made visible."""
-    shown = frame.map(lambda value: quoting.terminal(value) if isinstance(value, str) else value)
-    return shown.rename(columns=quoting.terminal)
-
-
 def _latest_model() -> Path:
     models = sorted(paths.results_root().glob("*/wpat/model.safetensors"), key=lambda path: path.stat().st_mtime)
     if not models:
         raise LeukError("no trained model in results/: train one with `leuk run wpat`, or name a file")
     return models[-1]
-
-
-def _predict(images: list[Path], model: Path) -> pd.DataFrame:
-    """Predict image files, enhanced by ALHE if the model was trained on enhanced cells."""
-    from leuk_lib.alhe.enhance import alhe
-    from leuk_lib.alhe.params import EnhanceParams
-    from leuk_lib.wpat.predict import predict_files, read_card
-
-    trained = read_card(model)
-    if not trained.enhanced:
-        return predict_files(images, model)
-    current = EnhanceParams.RENAMED  # a model's card may have a setting's earlier name
-    settings = EnhanceParams(**{current.get(name, name): value for name, value in trained.alhe_settings.items()})
-    return predict_files(images, model, lambda image: alhe(image, settings))
 
 
 class _StudyGroup(TyperGroup):
@@ -268,6 +252,7 @@ def run_one_study(
     set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter: seeds=[0,1]; repeatable.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Jobs that run in parallel.")] = 1,
     record: Annotated[bool, typer.Option("--record", help="Write the outcome to book/reference/studies/.")] = False,
+    quiet: data_commands.QuietOption = False,
 ) -> None:
     """Run a study; "run" may be left out. Finished jobs are kept, so an interrupted study continues.
 
@@ -277,7 +262,7 @@ def run_one_study(
     from leuk_lib.studies.study import parse_settings
 
     values = {**parse_settings(name, set_ or []), "dataset": workflow.resolve_dataset(dataset)}
-    with workflow.results_lock(paths.results_root() / "studies"):
+    with workflow.results_lock(paths.results_root() / "studies"), progress.of_command(f"study {name}", quiet):
         outcome = run_study(name, values, jobs)
     for title in outcome.tables:
         print(f"\n{title}\n{outcome.table(title).to_string(index=False)}")
@@ -324,6 +309,7 @@ def book(
     seeds: Seeds = "0",
     run: RunName = None,
     out: Annotated[Path | None, typer.Option(help="Folder that gets _build/html (default: book).")] = None,
+    quiet: data_commands.QuietOption = False,
 ) -> None:
     """Build the book from a finished run. With several seeds, the first run is shown and all are in the seeds table.
 
@@ -333,7 +319,8 @@ def book(
     from leuk_lib.data.fingerprint import fingerprint
 
     name = run or paths.run_name(workflow.resolve_dataset(dataset), profile, _seeds(seeds)[0])
-    page = build_book(paths.project_root(), name, out, fingerprint=fingerprint)
+    with progress.of_command(f"book {name}", quiet):
+        page = build_book(paths.project_root(), name, out, fingerprint=fingerprint)
     print(workflow.summary(name))
     print(page)
 

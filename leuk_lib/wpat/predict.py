@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 
 from leuk_lib.data.decode import Unreadable, decode_file, quiet_decoders, square
 from leuk_lib.data.image_files import MIN_SIDE
+from leuk_lib.data.image_lists import Unusable
 from leuk_lib.fcmae.encoder import Encoder, EncoderSpec
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
 from leuk_lib.runs.tensors import check_digest, digest, named_tensors, read_tensors
-from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD
+from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
 from leuk_lib.training.backbones import TimmBackbone
 from leuk_lib.training.pretrained import MAX_SIDE, Finite, NetworkSpec, Positive, build
 from leuk_lib.wpat.finetune import predict_logits
@@ -38,8 +40,9 @@ DIGEST = "weights_sha256"  # entry of the card in the file
 MAX_CARD = 1 << 20  # characters
 MAX_CLASSES = 1000
 BATCH_PIXELS = 1 << 20  # at a time
+OWN_COLUMNS = ("file", "predicted", "problem", "use")  # of tables of predictions, beside those of the classes
 
-Enhance = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+Enhance = Callable[[Tensor], Tensor]
 
 
 def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -211,50 +214,165 @@ def probabilities(
     return (predict_logits(model, images, device, batch, mean, std) / temperature).softmax(dim=1)
 
 
-def _read_image(path: Path, size: int) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Predicted:
+    """The predictions of some files, or why there are none.
+
+    Attributes:
+        files: n files that were predicted.
+        images: (n,3,S,S) uint8, as the model got them.
+        probabilities: (n,K) calibrated probabilities of the classes.
+        attention: (n,S,S) attention of the predicted class, each with sum 1, without the linear head; None unless it was
+            asked for and the model has class attention.
+        unusable: Files that gave no image.
+    """
+
+    files: list[Path]
+    images: Tensor
+    probabilities: NDArray[np.float32]
+    attention: NDArray[np.float32] | None
+    unusable: list[Unusable]
+
+
+def chosen_device(name: str) -> torch.device:
+    """Return the device of a name: "auto" (CUDA if there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+
+    Raises:
+        LeukError: If there is no such device, with exit code 2.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LeukError(f"device {name!r} cannot be used ({reason[:120]}); try --device cpu", exit_code=2) from error
+    return device
+
+
+def predict_batches(
+    files: Sequence[Path],
+    model_path: Path,
+    enhance: Enhance | None = None,
+    *,
+    device: str = "cpu",
+    batch: int = 0,
+    attention: int = 0,
+    workers: int = 2,
+) -> Iterator[Predicted]:
+    """Predict image files batch by batch; while the model computes, the files of the next batch are read.
+
+    Args:
+        files: Image files, one cell each.
+        model_path: A model file.
+        enhance: ALHE with the card's ``alhe_settings``, (n,3,S,S) uint8 -> the same, for a model that was trained on
+            enhanced images; else None.
+        device: As for ``chosen_device``.
+        batch: Images at a time; 0: as many as fit into about a million pixels.
+        attention: Number of first images of which attention maps are computed, too; whole batches get them.
+        workers: Threads that read files.
+
+    Raises:
+        LeukError: If ``enhance`` does not fit the model, or if the model gives a probability that is not finite.
+    """
+    model, card = load_model(model_path, chosen_device(device))
+    if card.enhanced != (enhance is not None):
+        need = "enhanced by ALHE; pass enhance" if card.enhanced else "not enhanced; pass enhance=None"
+        raise LeukError(f"model {model_path}: the training images were {need}", exit_code=2)
+    attention = attention if isinstance(model, WPAT) else 0
+    step = batch or min(256, max(1, BATCH_PIXELS // card.image_size**2))
+    batches = [files[start : start + step] for start in range(0, len(files), step)]
+    with quiet_decoders(), ThreadPoolExecutor(max(1, workers)) as pool:
+
+        def started(position: int) -> list[Future[NDArray[np.uint8] | str]]:
+            following = batches[position] if position < len(batches) else ()
+            return [pool.submit(_read_image, Path(file), card.image_size) for file in following]
+
+        reading = started(0)
+        for position, some in enumerate(batches):
+            following = started(position + 1)
+            read = list(zip(some, [future.result() for future in reading], strict=True))
+            reading = following
+            good = [(Path(file), image) for file, image in read if not isinstance(image, str)]
+            unusable = [Unusable(str(file), reason) for file, reason in read if isinstance(reason, str)]
+            images = torch.zeros(0, 3, card.image_size, card.image_size, dtype=torch.uint8)
+            if good:
+                images = torch.from_numpy(np.stack([image for _, image in good])).permute(0, 3, 1, 2).contiguous()
+                images = images if enhance is None else enhance(images)
+            names = [file for file, _ in good]
+            maps = position * step < attention
+            yield Predicted(names, images, *_probabilities(model, card, model_path, names, images, maps), unusable)
+
+
+def _read_image(path: Path, size: int) -> NDArray[np.uint8] | str:
+    """Return an image (S,S,3), or why the file gives none."""
     try:
         return square(decode_file(path).image, size)
     except Unreadable as error:
-        raise LeukError(f"{path}: {error}", exit_code=2) from error
+        return str(error)
+
+
+@torch.no_grad()
+def _probabilities(
+    model: nn.Module, card: ModelCard, path: Path, names: Sequence[Path], images: Tensor, attention: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Probabilities of a batch, and the attention of the predicted classes if it is asked for."""
+    maps = None
+    if not len(images):
+        probs = np.zeros((0, len(card.classes)), np.float32)
+    elif attention:
+        standardised = normalise(images.to(next(model.parameters()).device), card.mean, card.std)
+        logits, of_classes = model(standardised, return_attention=True)
+        probs = (logits.float() / card.temperature).softmax(dim=1).cpu().numpy()
+        maps = of_classes[torch.arange(len(images)), logits.argmax(dim=1)].float().cpu().numpy()
+    else:
+        probs = probabilities(model, images, card.temperature, len(images), card.mean, card.std).numpy()
+    if not np.isfinite(probs).all():
+        file = names[int((~np.isfinite(probs)).any(axis=1).argmax())]
+        raise LeukError(f"model {path}: its probabilities for {file} are not finite; {ADVICE}", exit_code=2)
+    return probs, maps
+
+
+def class_columns(classes: Sequence[str]) -> list[str]:
+    """Names of the columns of the classes: "class file" for a class with the name of another column.
+
+    Example:
+        >>> class_columns(["AML", "file"])
+        ['AML', 'class file']
+    """
+    return [f"class {name}" if name in OWN_COLUMNS else name for name in classes]
+
+
+def as_table(predicted: Predicted, classes: Sequence[str]) -> pd.DataFrame:
+    """Make a table: file, the probability of each class, predicted."""
+    table = pd.DataFrame(predicted.probabilities, columns=class_columns(classes))
+    table.insert(0, "file", [str(file) for file in predicted.files])
+    table["predicted"] = [classes[k] for k in predicted.probabilities.argmax(axis=1)]
+    return table
 
 
 def predict_files(paths: Sequence[Path], model_path: Path, enhance: Enhance | None = None) -> pd.DataFrame:
-    """Predict image files.
+    """Predict image files, all of which must be readable.
 
     Args:
         paths: Image files, one cell each.
         model_path: A model file.
-        enhance: ALHE with the card's ``alhe_settings``, (S, S, 3) uint8 -> the same, for a model that was trained on
-            enhanced images; else None.
+        enhance: As for ``predict_batches``.
 
     Returns:
         One row per file: file, the calibrated probability of each class, predicted. The column of a class with the name
-        "file" or "predicted" is "class file" or "class predicted".
+        of another column, such as "file", is "class file".
 
     Raises:
         LeukError: If a file cannot be read (the message names it), if there is none, if ``enhance`` does not fit
             the model, or if the model gives a probability that is not finite.
     """
-    model, card = load_model(model_path)
-    if card.enhanced != (enhance is not None):
-        need = "enhanced by ALHE; pass enhance" if card.enhanced else "not enhanced; pass enhance=None"
-        raise LeukError(f"model {model_path}: the training images were {need}", exit_code=2)
     if not paths:
         raise LeukError("predict: no image was given", exit_code=2)
-    step = min(256, max(1, BATCH_PIXELS // card.image_size**2))
-    parts = []
-    for start in range(0, len(paths), step):
-        with quiet_decoders():
-            images = [_read_image(Path(path), card.image_size) for path in paths[start : start + step]]
-        images = images if enhance is None else [enhance(image) for image in images]
-        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-        parts.append(probabilities(model, batch, card.temperature, mean=card.mean, std=card.std).numpy())
-    probs = np.concatenate(parts)
-    if not np.isfinite(probs).all():
-        file = paths[int((~np.isfinite(probs)).any(axis=1).argmax())]
-        raise LeukError(f"model {model_path}: its probabilities for {file} are not finite; {ADVICE}", exit_code=2)
-    columns = [f"class {name}" if name in ("file", "predicted") else name for name in card.classes]
-    table = pd.DataFrame(probs, columns=columns)
-    table.insert(0, "file", [str(path) for path in paths])
-    table["predicted"] = [card.classes[k] for k in probs.argmax(axis=1)]
-    return table
+    classes = read_card(model_path).classes
+    tables = []
+    for predicted in predict_batches(paths, model_path, enhance):
+        for file, reason in predicted.unusable:
+            raise LeukError(f"{file}: {reason}", exit_code=2)
+        tables.append(as_table(predicted, classes))
+    return pd.concat(tables, ignore_index=True)

@@ -17,13 +17,24 @@ from damage import survives
 from leuk_lib.data.decode import decode_file, square
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.training.augment import normalise
 from leuk_lib.training.backbones import TimmBackbone
 from leuk_lib.training.pretrained import NetworkSpec, create
 from leuk_lib.wpat import predict
 from leuk_lib.wpat.export import deployed
 from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.model import WPAT, format_1_name
-from leuk_lib.wpat.predict import FORMAT, describe, load_model, predict_files, probabilities, read_card, save_model
+from leuk_lib.wpat.predict import (
+    FORMAT,
+    chosen_device,
+    describe,
+    load_model,
+    predict_batches,
+    predict_files,
+    probabilities,
+    read_card,
+    save_model,
+)
 from wpat.toys import blobs
 
 CLASSES = ("ALL", "AML", "none of them")
@@ -117,12 +128,12 @@ def test_enhancement_is_applied_when_and_only_when_trained_with_it(saved, files,
         predict_files(files, enhanced)
     shapes = []
 
-    def enhance(image):
-        shapes.append((image.shape, image.dtype))
-        return 255 - image
+    def enhance(images):
+        shapes.append((tuple(images.shape), images.dtype))
+        return 255 - images
 
     table = predict_files(files, enhanced, enhance)
-    assert shapes == [((32, 32, 3), np.uint8)] * 3
+    assert shapes == [((3, 3, 32, 32), torch.uint8)]
     assert not np.allclose(table[list(CLASSES)].to_numpy(), predict_files(files, path)[list(CLASSES)].to_numpy())
 
 
@@ -260,6 +271,38 @@ def test_a_bad_image_is_named(saved, files, tmp_path):
         predict_files([files[0], bad], saved[0])
     with pytest.raises(LeukError, match="no image"):
         predict_files([], saved[0])
+
+
+def test_bad_files_do_not_stop_the_others(saved, files, tmp_path):
+    bad, gone = tmp_path / "bad.png", tmp_path / "gone.png"
+    bad.write_bytes(files[0].read_bytes()[:100])
+    batches = list(predict_batches([gone, files[0], bad, *files[1:]], saved[0], batch=2))
+    assert [part.files for part in batches] == [[files[0]], [files[1]], [files[2]]]
+    assert [item.file for part in batches for item in part.unusable] == [str(gone), str(bad)]
+    assert "truncated" in batches[1].unusable[0].reason
+    together = predict_files(files, saved[0])
+    probs = np.concatenate([part.probabilities for part in batches])
+    np.testing.assert_allclose(probs, together[list(CLASSES)].to_numpy(), atol=1e-6)
+
+
+def test_attention_is_that_of_the_predicted_class_for_the_first_images_only(saved, files):
+    path, model = saved
+    first, second = predict_batches(files, path, batch=2, attention=1)
+    assert second.attention is None and first.attention.shape == (2, 32, 32)
+    np.testing.assert_allclose(first.attention.sum(axis=(1, 2)), 1, rtol=1e-5)
+    with torch.no_grad():
+        logits, maps = model(normalise(first.images), return_attention=True)
+    expected = torch.stack([maps[i, k] for i, k in enumerate(logits.argmax(dim=1))])
+    np.testing.assert_allclose(first.attention, expected.numpy(), atol=1e-7)
+    np.testing.assert_allclose(first.probabilities, (logits / 1.7).softmax(dim=1).numpy(), atol=1e-6)
+
+
+def test_a_device_that_is_not_there_is_one_line():
+    assert chosen_device("cpu").type == "cpu" and chosen_device("auto").type in ("cpu", "cuda")
+    for name in ("cuda:77", "abacus"):
+        with pytest.raises(LeukError, match=f"device '{name}' cannot be used .* try --device cpu") as caught:
+            chosen_device(name)
+        assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
 
 
 def _write(kind, path, rgb):

@@ -1,0 +1,104 @@
+"""``leuk predict``: every output has all predictions, lists what cannot be used, and says that it is no medical device."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from data.toys import folder
+from leuk_lib.cli.main import main
+from leuk_lib.fcmae.encoder import build_encoder
+from leuk_lib.training.pretrained import create
+from leuk_lib.wpat.contact_sheet import overlay
+from leuk_lib.wpat.model import WPAT
+from leuk_lib.wpat.params import WpatParams
+from leuk_lib.wpat.predict import describe, save_model
+
+CLASSES = ("ALL", "=AML", "use")
+TINY = WpatParams(levels=2, dim=16, heads=2, window=2, latents=4, depth=1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = WPAT(build_encoder("zepto", 2), 3, TINY).eval()
+    return save_model(
+        network, describe(network, CLASSES, TINY, 32, {"kappa_max": 2.0}, 1.0), tmp_path_factory.mktemp("m")
+    )
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """Four images and a damaged one."""
+    root = folder(tmp_path / "cells", each=2)
+    (root / "a" / "broken.png").write_bytes((root / "a" / "a0.png").read_bytes()[:60])
+    return root
+
+
+def test_the_table_has_the_good_files_and_the_bad_ones_are_listed(model, cells, capsys):
+    assert main(["predict", str(cells), str(cells / "gone.png"), "--model", str(model)]) == 1
+    output = capsys.readouterr()
+    assert [f"{name}.png" in output.out for name in ("a0", "a1", "b0", "b1", "broken")] == [True] * 4 + [False]
+    lines = output.err.splitlines()
+    assert len(lines) == 2 and "gone.png: no such file" in lines[0] and "broken.png: truncated" in lines[1]
+    assert "2 could not be used" in output.out and "Not a medical device" in output.out
+
+
+def test_csv_has_a_row_per_file_with_its_problem_and_use(model, cells, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    assert main(["predict", str(cells), "--model", str(model), "--csv", str(out), "--quiet"]) == 1
+    table = pd.read_csv(out, keep_default_na=False)
+    assert table.columns.tolist() == ["file", "ALL", "=AML", "class use", "predicted", "problem", "use"]
+    assert len(table) == 5 and (table["use"] == "research only; not a medical device").all()
+    bad = table[table["problem"] != ""]
+    assert [Path(file).name for file in bad["file"]] == ["broken.png"] and bad["predicted"].tolist() == [""]
+    good = table[table["problem"] == ""]
+    assert good[["ALL", "=AML", "class use"]].astype(float).sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+    assert not good["predicted"].str.startswith("=").any()
+    output = capsys.readouterr().out
+    assert "4 images: " in output and str(out) in output and "Not a medical device" in output
+
+
+def test_json_has_predictions_and_what_cannot_be_used(model, cells, capsys):
+    assert main(["predict", str(cells), "--model", str(model), "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["predictions"]) == 4 and "Not a medical device" in answer["research_use"]
+    assert [Path(item["file"]).name for item in answer["unusable"]] == ["broken.png"]
+
+
+def test_the_sheet_shows_images_with_attention_and_loads_nothing(model, cells, tmp_path):
+    sheet = tmp_path / "sheet.html"
+    assert main(["predict", str(cells), "--model", str(model), "--sheet", str(sheet)]) == 1
+    page = sheet.read_text()
+    assert page.count("<img ") == 8 and page.count('alt="attention in ') == 4
+    assert "Not a medical device" in page and "broken.png: truncated" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_a_network_without_class_attention_gets_a_sheet_without_maps(cells, tmp_path):
+    network = create("test_resnet", None, 3, 32).eval()
+    model = save_model(network, describe(network, CLASSES, TINY, 32, None, 1.0), tmp_path / "network")
+    sheet = tmp_path / "sheet.html"
+    assert main(["predict", f"{cells}/b/*.png", "--model", str(model), "--sheet", str(sheet)]) == 0
+    page = sheet.read_text()
+    assert page.count("<img ") == 2 and "no attention maps" in page
+
+
+def test_without_any_usable_file_the_exit_code_is_2(model, cells, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    assert main(["predict", str(cells / "a" / "broken.png"), "--model", str(model), "--csv", str(out)]) == 2
+    assert "broken.png: truncated" in capsys.readouterr().err
+    assert pd.read_csv(out)["problem"].str.startswith("truncated").all()
+
+
+def test_attention_is_coloured_where_it_is():
+    image = torch.full((8, 8, 3), 200, dtype=torch.uint8).numpy()
+    attention = torch.zeros(8, 8).numpy()
+    attention[2, 3] = 0.5
+    coloured = overlay(image, attention)
+    assert (coloured == image).all(axis=2).sum() == 63 and coloured[2, 3, 2] < 120

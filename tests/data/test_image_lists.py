@@ -1,0 +1,77 @@
+"""What a person names on the command line stands for image files: each once, in order; nothing is lost without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.toys import folder
+from leuk_lib.data.image_lists import find_images
+from leuk_lib.runs.errors import LeukError
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """Two class folders with two images each, a text, and a hidden image."""
+    root = folder(tmp_path / "cells", each=2)
+    (root / "a" / "notes.txt").write_text("no image")
+    (root / "a" / ".hidden.png").write_bytes((root / "a" / "a0.png").read_bytes())
+    return root
+
+
+def names(files: list[Path], root: Path) -> list[str]:
+    return [file.relative_to(root).as_posix() for file in files]
+
+
+def test_files_folders_and_patterns(cells: Path):
+    everything = ["a/a0.png", "a/a1.png", "b/b0.png", "b/b1.png"]
+    assert names(find_images([cells])[0], cells) == everything
+    assert names(find_images([f"{cells}/*/*1.png"])[0], cells) == ["a/a1.png", "b/b1.png"]
+    assert names(find_images([f"{cells}/**/*.*"])[0], cells) == everything
+    files, unusable = find_images([cells / "b" / "b1.png", cells, cells / "b" / "b1.png"])
+    assert names(files, cells) == ["b/b1.png", "a/a0.png", "a/a1.png", "b/b0.png"] and not unusable
+
+
+def test_a_file_whose_name_has_brackets_is_a_file(cells: Path):
+    (cells / "a" / "a0.png").rename(cells / "a" / "a[0].png")
+    assert names(find_images([cells / "a" / "a[0].png"])[0], cells) == ["a/a[0].png"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        ("csv", "\ufeffFilename,label\na/a0.png,x\n,\nb/gone.png,y\n"),
+        ("tsv", "label\tpath\nx\ta/a0.png\ny\tb/gone.png\n"),
+        ("csv", 'image,note\n"a/a0.png","one, two"\n"b/gone.png",""\n'),
+    ],
+)
+def test_a_table_names_files_beside_it(cells: Path, suffix: str, text: str):
+    table = cells / f"list.{suffix}"
+    table.write_text(text, encoding="utf-8")
+    assert names(find_images([table])[0], cells) == ["a/a0.png", "b/gone.png"]
+
+
+def test_what_stands_for_no_file_is_listed_with_the_reason(cells: Path):
+    (cells / "empty").mkdir()
+    files, unusable = find_images([cells / "empty", cells / "gone.png", f"{cells}/*.jpg", cells / "a"])
+    assert names(files, cells) == ["a/a0.png", "a/a1.png"]
+    assert [Path(item.file).name for item in unusable] == ["empty", "gone.png", "*.jpg"]
+    assert [item.reason.split(" (")[0] for item in unusable] == [
+        "no image in this folder", "no such file or folder", "no image file fits this pattern",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"label,size\nx,3\n", "no column with files .*; it has label, size"),
+        (b"", "it has none"),
+        (b"file\n\xff\xfe\n", "cannot be read as a table"),
+    ],
+)
+def test_a_table_without_files_is_refused(cells: Path, content: bytes, message: str):
+    (cells / "list.csv").write_bytes(content)
+    with pytest.raises(LeukError, match=message) as caught:
+        find_images([cells / "list.csv"])
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
