@@ -16,9 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from timing import Ratio, in_turns, ratio
 from torchvision.transforms import v2
 
-from leuk_lib.data.check import check_folder
 from leuk_lib.data.decode import decode_file
 from leuk_lib.data.smear.cohort import render, render_smear
 from leuk_lib.data.smear.individual import draw_patient
@@ -39,11 +39,10 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def ratio(ours: Callable[[], object], baseline: Callable[[], object]) -> tuple[float, float, float]:
-    """Return the median ratio of RUNS alternating pairs of calls, and both medians in seconds."""
-    ours(), baseline()
-    pairs = np.array([(seconds(ours), seconds(baseline)) for _ in range(RUNS)])
-    return float(np.median(pairs[:, 0] / pairs[:, 1])), *np.median(pairs, axis=0).tolist()
+def paired(ours: Callable[[], object], baseline: Callable[[], object]) -> tuple[Ratio, float, float]:
+    """Return the ratio of the CPU seconds of two functions that take turns, and the least seconds of both."""
+    timed = in_turns({"ours": ours, "baseline": baseline}, RUNS, calls=1, clock=time.process_time)
+    return ratio(timed["ours"], timed["baseline"]), *(float(seconds.min()) for seconds in timed.values())
 
 
 def bench_decoding(files: list[Path], name: str) -> None:
@@ -57,18 +56,11 @@ def bench_decoding(files: list[Path], name: str) -> None:
         for path in files:
             decode_file(path)
 
-    times, a, b = ratio(ours, bare)
+    times, a, b = paired(ours, bare)
     print(
-        f"decoding {name}: {times:.2f} x a bare OpenCV loop ({1e3 * a / len(files):.3f} ms and "
+        f"decoding {name}: {times} x a bare OpenCV loop ({1e3 * a / len(files):.3f} ms and "
         f"{1e3 * b / len(files):.3f} ms per file, n = {len(files)}); goal: at most 1.3"
     )
-
-
-def bench_check(folder: Path, name: str) -> None:
-    """Time ``leuk data check``: hashes, thumbnails, features, comparisons."""
-    count = sum(path.suffix in (".png", ".jpg") for path in folder.rglob("*"))
-    cost = min(seconds(lambda: check_folder(folder, workers=1)) for _ in range(2))
-    print(f"whole check of {name}: {1e3 * cost / count:.2f} ms of CPU per file, n = {count}")
 
 
 def augmented(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -121,12 +113,12 @@ def bench_augmentation(size: int, batch: int) -> None:
             v2.RandomChoice([v2.Identity(), *(v2.RandomRotation((a, a)) for a in (90, 180, 270))]),
         ]
     )
-    times, a, b = ratio(
+    times, a, b = paired(
         lambda: random_resized_crop(dihedral(x, generator), generator, (0.7, 1.0)),
         lambda: [per_sample(image) for image in x],
     )
     print(
-        f"crop, rotation, reflection, {batch} cells of {size} px: {times:.2f} x torchvision v2 sample by sample "
+        f"crop, rotation, reflection, {batch} cells of {size} px: {times} x torchvision v2 sample by sample "
         f"({1e3 * a:.1f} ms and {1e3 * b:.1f} ms of CPU)"
     )
 
@@ -158,7 +150,6 @@ def main() -> None:
                 files[-1].parent.mkdir(exist_ok=True)
                 cv2.imwrite(str(files[-1]), image[..., ::-1], options)
             bench_decoding(files, f"rendered {suffix[1:]} of 300 px")
-        bench_check(Path(folder), "rendered cells")
     for size, batch, variant, stem in ((64, 48, "zepto", 2), (224, 16, "atto", 4)):
         bench_feeding(size, batch, variant, stem)
         bench_augmentation(size, batch)
@@ -169,7 +160,6 @@ def main() -> None:
         if (shared / name).is_dir():
             files = sorted(p for p in (shared / name).glob("*/*") if p.parent.name != "masks")[:400]
             bench_decoding(files, name)
-            bench_check(shared / name, name)
 
 
 if __name__ == "__main__":
