@@ -90,7 +90,7 @@ def _likely(
     kept = []
     for k in range(ORIENTATIONS):
         of_k = pairs[pairs[:, 2] == k]
-        turned = orient(pixels, k).ravel()  # type: ignore[arg-type]
+        turned = orient(pixels, k).ravel()
         for start in range(0, len(of_k), AT_ONCE):
             some = of_k[start : start + AT_ONCE]
             i, j = some[:, 0], some[:, 1]
@@ -140,12 +140,12 @@ def exact_copies(hashes: Sequence[str], thumbs: NDArray[np.uint8], read: Reader)
     @functools.cache
     def pixels(i: int) -> bytes:
         image = read(i)
-        return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image)).digest()
+        return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest()
 
     by_thumb: dict[bytes, list[int]] = {}
     first = np.arange(len(hashes))
     for i, thumb in enumerate(thumbs):
-        originals = by_thumb.setdefault(hashlib.sha256(np.ascontiguousarray(thumb)).digest(), [])
+        originals = by_thumb.setdefault(hashlib.sha256(thumb.tobytes()).digest(), [])
         for j in originals:
             if hashes[i] == hashes[j] or pixels(i) == pixels(j):
                 first[i] = j

@@ -93,7 +93,7 @@ def candidate_shifts(features: Sequence[Features]) -> NDArray[np.int64]:
     begin = 0
     while begin < len(owner):
         # Whole images: all votes about a pair of images are about the features of the first.
-        end = int(ends[min(np.searchsorted(ends, begin + VOTING), n - 1)])
+        end = int(ends[min(int(np.searchsorted(ends, begin + VOTING)), n - 1)])
         # A pair of features counts once, not once per table.
         pairs = np.unique(np.concatenate([table.collisions(begin, end, owner) for table in tables]))
         rows += _agreed(pairs, owner, places, features)

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from data.toys import coded, picture
+from leuk_lib.data import overlaps
 from leuk_lib.data.check import FINDINGS, check_folder, exit_code
 from leuk_lib.data.decode import decode_file
-from leuk_lib.data.duplicates import components, near_pairs
+from leuk_lib.data.duplicates import components, exact_copies, near_pairs
 from leuk_lib.data.folder import read_folder
 from leuk_lib.data.overlaps import candidate_shifts, orb_features, register, small_grey
-from leuk_lib.data.perceptual_hash import ORIENTATIONS, orient
+from leuk_lib.data.perceptual_hash import ORIENTATIONS, orient, perceptual_hashes
 from leuk_lib.data.smear.field import red_cells
 from leuk_lib.data.smear.individual import draw_patient
 from leuk_lib.data.smear.optics import transmit
@@ -80,6 +81,51 @@ def test_near_pairs_and_components():
     assert pairs.tolist() == [[3, 20, 0]]
     assert components(4, np.array([[0, 2], [2, 3]])).tolist() == [0, 1, 0, 0]
     assert len(near_pairs(thumbs[:0])) == 0
+
+
+def test_near_pairs_are_those_of_all_pairs():
+    """By the definition, one pair after the other, with copies that are turned, brighter and noisy."""
+    rng = np.random.default_rng(0)
+    originals = [picture(i, 32) for i in range(30)]
+    noise = [rng.normal(4, sd, (32, 32, 3)) for sd in (1, 8, 20, 30, 40, 60, 80) * 4]
+    copies = [
+        np.clip(orient(originals[i % 30], i % 8) * 0.9 + added, 0, 255).astype(np.uint8)
+        for i, added in enumerate(noise)
+    ]
+    thumbs = np.stack([*originals, *copies, np.full((32, 32, 3), 90, np.uint8)])
+    hashes = np.stack([perceptual_hashes(thumb) for thumb in thumbs])
+    expected = []
+    for i in range(len(thumbs) - 1):
+        for j in range(i + 1, len(thumbs) - 1):  # the last one shows nothing
+            close = [k for k in range(8) if (hashes[i, 0] ^ hashes[j, k]).bit_count() <= 10]
+            scores = {k: np.corrcoef(thumbs[i].ravel(), orient(thumbs[j], k).ravel())[0, 1] for k in close}
+            if scores and max(scores.values()) >= 0.95:
+                expected.append([i, j, max(scores, key=scores.__getitem__)])
+    assert 8 <= len(expected) < len(copies) and near_pairs(thumbs).tolist() == expected
+
+
+def test_shifts_do_not_depend_on_how_many_features_are_counted_at_a_time(fields, monkeypatch: pytest.MonkeyPatch):
+    glass = slide(50)
+    every = [orb_features(small_grey(image)) for image in [*fields, glass[:240, :320], glass[30:270, 90:410]]]
+    expected = candidate_shifts(every)
+    assert [12, 13] in expected[:, :2].tolist()
+    monkeypatch.setattr(overlaps, "VOTING", 50)
+    monkeypatch.setattr(overlaps, "KEYED", 37)
+    assert candidate_shifts(every).tolist() == expected.tolist()
+
+
+def test_exact_copies_are_compared_by_their_pixels():
+    """Equal files are not read; files with equal thumbnails are, each once."""
+    images = [picture(0), picture(0), picture(1), picture(0), picture(1), picture(0)[::-1]]
+    thumbs = np.stack([picture(0, 32)] * 4 + [picture(1, 32)] + [picture(0, 32)])
+    read: list[int] = []
+
+    def reader(i: int) -> np.ndarray:
+        read.append(i)
+        return images[i]
+
+    assert exact_copies(["x", "x", "y", "z", "y", "w"], thumbs, reader).tolist() == [0, 0, 2, 0, 4, 5]
+    assert sorted(read) == [0, 2, 3, 5]
 
 
 @pytest.mark.parametrize("k", range(ORIENTATIONS))
