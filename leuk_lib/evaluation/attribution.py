@@ -27,6 +27,7 @@ from leuk_lib.statistics.intervals import Rate, equal_groups
 from leuk_lib.training.augment import normalise
 
 NUCLEUS = 255
+PATH_PIXELS = 1 << 22  # of the images of a path that are differentiated at a time: 83 images of 224 px
 
 
 def to_shares(values: Tensor) -> Tensor:
@@ -75,7 +76,8 @@ def integrated_gradients(
         images: (n,3,H,W) uint8.
         targets: (n,) class of each map.
         steps: points of the path (Gauss-Legendre quadrature).
-        batch: images per call.
+        batch: images per call; of their ``batch * steps`` points on the paths, as many as have `PATH_PIXELS` are
+            differentiated at a time.
         times_image: False drops the factor :math:`x_i - x'_i` and leaves the mean gradient (sensitivity). With the
             factor a map sums to the change of the logit, but takes on the outlines of the image.
 
@@ -96,9 +98,22 @@ def integrated_gradients(
         empty = border_colour(part)[:, :, None, None].expand_as(part)
         x, baseline = normalise(part).to(device), normalise(empty).to(device)
         target = classes[start : start + batch].to(device)
-        values = method.attribute(x, baselines=baseline, target=target, n_steps=steps, method="gausslegendre")
+        values = method.attribute(
+            x, baselines=baseline, target=target, n_steps=steps, method="gausslegendre",
+            internal_batch_size=points_at_once(len(x), steps, x.shape[-1]),
+        )  # fmt: skip
         maps_of_batches.append(values.detach().abs().sum(dim=1).float().cpu())
     return to_shares(torch.cat(maps_of_batches))
+
+
+def points_at_once(images: int, steps: int, side: int) -> int | None:
+    """Number of points on the paths of ``images`` images that are differentiated at a time; None: all.
+
+    >>> points_at_once(16, 8, 64), points_at_once(16, 32, 224)
+    (None, 83)
+    """
+    most = max(images, PATH_PIXELS // side**2)  # one point of each image, or more
+    return None if images * steps <= most else most
 
 
 def border_contrast_map(images: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from leuk_lib.fcmae.encoder import PUBLISHED, Block, Encoder, init_weights
 from leuk_lib.fcmae.masking import upsample_mask
 from leuk_lib.training.augment import normalise
+from leuk_lib.training.transfer import on_device
 
 STAINED_OD = 0.25  # optical density, summed over R, G, B, of a stained pixel; about that of a red cell's rim
 STAINED_SHARE = 0.25  # share of stained pixels from which a patch counts as stained
@@ -131,10 +132,12 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             images: (B, 3, H, W) in [0, 1].
-            visible: bool (B, H/patch, W/patch), equally many True in every sample.
+            visible: bool (B, H/patch, W/patch), equally many True in every sample; on the device of the images or on the
+                CPU.
             dense: As in `Encoder.forward`.
         """
         latent = self.encoder(normalise(images), visible, dense)[-1]
+        visible = on_device(visible, images.device)
         x = self.proj(latent.permute(0, 2, 3, 1))
         x = torch.where(visible[..., None], x, self.mask_token.to(x.dtype))
         prediction = self.pred(self.decoder(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))

@@ -18,6 +18,7 @@ from leuk_lib.fcmae.grn import GRN
 from leuk_lib.fcmae.masking import VisiblePatches, upsample_mask
 from leuk_lib.training.backbones import Backbone
 from leuk_lib.training.drop_path import drop_path
+from leuk_lib.training.transfer import on_device
 
 
 class VariantSpec(TypedDict):
@@ -53,12 +54,12 @@ class EncoderSpec:
 
 
 class ChannelLayerNorm(nn.LayerNorm):
-    """``nn.LayerNorm`` over the channels of (B, C, H, W)."""
+    """``nn.LayerNorm`` over the channels of (B, C, H, W); in mixed precision the result has the dtype of x."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W); the shape stays."""
         y = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
-        return y.permute(0, 3, 1, 2)
+        return y.to(x.dtype).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -147,7 +148,8 @@ class Encoder(Backbone):
 
         Args:
             x: Standardised images (B, 3, H, W).
-            visible: bool (B, H/patch, W/patch), True where visible, equally many in every sample; None: no mask.
+            visible: bool (B, H/patch, W/patch), True where visible, equally many in every sample; None: no mask. It may
+                stay on the CPU when x is on a GPU, which the host then need not wait for.
             dense: Compute all sites and apply the mask, which gives the same result more slowly.
 
         Returns:
@@ -165,8 +167,8 @@ class Encoder(Backbone):
                 f"of the mask patch, {self.patch} px, and the mask {expected}"
             )
         if dense:
-            return self._forward_dense(x, visible)
-        patches = VisiblePatches.from_mask(visible)
+            return self._forward_dense(x, on_device(visible, x.device))
+        patches = VisiblePatches.from_mask(visible, x.device)
         return [patches.scatter(t) for t in self.forward_tokens(x, patches)]
 
     def _forward_dense(self, x: Tensor, visible: Tensor | None = None) -> list[Tensor]:
@@ -216,7 +218,7 @@ class Encoder(Backbone):
 
 
 def _layer_norm(tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
-    return F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(tokens.dtype)
 
 
 def _patch_linear(tokens: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leuk_lib.training.transfer import on_device
+
 
 def n_visible(n_patches: int, mask_ratio: float) -> int:
     """Number k of patches that stay visible.
@@ -87,8 +89,8 @@ class VisiblePatches:
     grid: tuple[int, int]
 
     @classmethod
-    def from_mask(cls, visible: Tensor) -> VisiblePatches:
-        """Convert a mask, bool (B, gh, gw).
+    def from_mask(cls, visible: Tensor, device: torch.device | None = None) -> VisiblePatches:
+        """Convert a mask, bool (B, gh, gw); the indices go to ``device``, by default to that of the mask.
 
         Raises:
             ValueError: It has another type or shape, or the number of visible patches differs between samples or is 0.
@@ -102,7 +104,7 @@ class VisiblePatches:
             raise ValueError("every sample needs the same number (>= 1) of visible patches")
         # Stable descending sort of booleans: visible positions first, each group in raster order.
         index = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :keep]
-        return cls(index, (visible.shape[1], visible.shape[2]))
+        return cls(index if device is None else on_device(index, device), (visible.shape[1], visible.shape[2]))
 
     def gather(self, x: Tensor) -> Tensor:
         """Select the visible part of a map: (B, C, gh*r, gw*r) -> (B, K, r, r, C)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from leuk_lib.training.loop import Stateful, TrainingLoop
 from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
 from leuk_lib.training.schedules import warming_decay, warmup_cosine
 from leuk_lib.training.subset import evenly_spaced
+from leuk_lib.training.transfer import ImageSource, on_device
 
 
 class Monitor(Stateful, Protocol):
@@ -163,6 +164,7 @@ def pretrain(
             monitor.load_state_dict(fabric.broadcast(monitor.state_dict()))
 
     model.train()
+    source = ImageSource(images, fabric.device)
     views = 2 if params.contrast else 1
     # Each view has its own random draws, so the global batch of draws is `views` times as long.
     total = batch * views
@@ -172,7 +174,7 @@ def pretrain(
         lr = warmup_cosine(step, params.steps, peak, warmup + 1, warmup)
         set_learning_rate(optimisers, lr, params.muon)
         positions = loop.shard(loop.batch(step, len(images), batch)).repeat(views)
-        x = images[positions].to(fabric.device).float() / 255
+        x = source.batch(positions)
         x = random_resized_crop(
             x, loop.generator(step, "crop"), scale=(params.crop_min, 1.0), rows=rows, total=total
         ).clamp(0, 1)
@@ -182,7 +184,7 @@ def pretrain(
         if params.light:
             x = light_jitter(x, loop.generator(step, "light"), params.light, rows=rows, total=total)
         visible = random_masks(total, grid, params.mask_ratio, loop.generator(step, "mask"))[rows]
-        losses, sums = _backward(fabric, wrapped, x, visible.to(fabric.device), params, projector)
+        losses, sums = _backward(fabric, wrapped, x, visible, params, projector)
         for optimiser in wrapped_optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -197,7 +199,10 @@ def pretrain(
 def _backward(
     fabric: Fabric, model: Any, x: Tensor, visible: Tensor, params: FcmaeParams, projector: Projector | None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Accumulate the gradients of the batch in `accumulate` passes; return mean losses and sums of `split_loss`."""
+    """Accumulate the gradients of the batch in `accumulate` passes; return mean losses and sums of `split_loss`.
+
+    The mask ``visible`` is on the CPU.
+    """
     patch, chunks = x.shape[-1] // visible.shape[-1], params.accumulate
     losses = {"loss": torch.zeros((), device=x.device)}
     sums = torch.zeros(4, device=x.device)
@@ -212,7 +217,7 @@ def _backward(
                 loss = loss + params.contrast * losses["contrast"]
             fabric.backward(loss / chunks)
         losses["loss"] += out.loss.detach() / chunks
-        sums += split_loss(out.patch_loss, mask, stained_patches(part, patch))
+        sums += split_loss(out.patch_loss, on_device(mask, x.device), stained_patches(part, patch))
     return {name: value.detach() for name, value in losses.items()}, sums
 
 
@@ -228,12 +233,17 @@ def _log(loop: TrainingLoop, fabric: Fabric, losses: dict[str, Tensor], sums: Te
     """Log the global batch's mean losses, and its error on stained patches and on empty field separately."""
     means: dict[str, Any] = {name: fabric.all_reduce(value, reduce_op="mean") for name, value in losses.items()}
     totals: Any = fabric.all_reduce(sums, reduce_op="sum")
-    stained, n_stained, field, n_field = totals.tolist()
-    row = {name: float(mean) for name, mean in means.items()} | {"lr": lr}
-    if n_stained:
-        row["stained"] = stained / n_stained
-    if n_field:
-        row["field"] = field / n_field
-    if not math.isfinite(row["loss"]):
-        raise LeukError(f"FCMAE: the loss became {row['loss']} at step {loop.step}; lower base_lr")
-    loop.log(**row)
+    step = loop.step
+
+    def row(values: Mapping[str, list[float]]) -> dict[str, float]:
+        stained, n_stained, field, n_field = values["sums"]
+        row = {name: values[name][0] for name in means} | {"lr": lr}
+        if n_stained:
+            row["stained"] = stained / n_stained
+        if n_field:
+            row["field"] = field / n_field
+        if not math.isfinite(row["loss"]):
+            raise LeukError(f"FCMAE: the loss became {row['loss']} at step {step}; lower base_lr")
+        return row
+
+    loop.record({**means, "sums": totals}, row)

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leuk_lib.training.transfer import on_device
+
 ROTATION = math.pi / 6  # rad, in both directions
 SCALE = 0.15  # standard deviation of log2(scale)
 SHIFT = 0.08  # of the side, in both directions
@@ -101,14 +103,14 @@ def stain_strength(x: Tensor, exponent: Tensor) -> Tensor:
 
 
 def sample_augmentation(p: Tensor, generator: torch.Generator) -> Augmentation:
-    """Sample one augmentation per image on the CPU.
+    """Sample one augmentation per image; the random numbers come from the CPU, the result is on the device of ``p``.
 
     Args:
         p: Probabilities (B,) in [0,1]; each kind of change is applied independently with the image's probability.
         generator: CPU generator. It yields the same numbers whatever ``p`` is, so the probability of one image changes
             no other image's augmentation.
     """
-    u = torch.rand(len(p), UNIFORMS, generator=generator)
+    u = on_device(torch.rand(len(p), UNIFORMS, generator=generator), p.device)
     applied = u[:, :6] < p[:, None]  # flip, quarter turn, rotation, scale, shift, stain
     flip = torch.where(applied[:, 0] & (u[:, 6] < 0.5), -1.0, 1.0)
     quarter = torch.where(applied[:, 1], (u[:, 7] * 4).floor() * (math.pi / 2), 0.0)
@@ -136,23 +138,26 @@ class AdaController:
     evidence comes in. The state belongs to the checkpoint.
 
     Attributes:
-        p: Probabilities (K,) in [0, 0.8], 0 at the start.
+        p: Probabilities (K,) in [0, 0.8], 0 at the start, on the device of the training, so that no step waits for them.
         r: Running means (K,) of the sign of the relativistic logits, in [-1,1].
 
     References:
         Karras et al. 2020, section 2.2.
     """
 
-    def __init__(self, n_classes: int, target: float = 0.6, images: int = 8000, window: float = 500.0) -> None:
+    def __init__(
+        self, n_classes: int, target: float = 0.6, images: int = 8000, window: float = 500.0,
+        device: torch.device | str = "cpu",
+    ) -> None:  # fmt: skip
         self.target, self.images, self.window = target, images, window
-        self.p = torch.zeros(n_classes)
-        self.r = torch.zeros(n_classes)
-        self.seen = torch.zeros(n_classes)
+        self.p = torch.zeros(n_classes, device=device)
+        self.r = torch.zeros(n_classes, device=device)
+        self.seen = torch.zeros(n_classes, device=device)
 
     def update(self, signs: Tensor, counts: Tensor) -> None:
-        """Take a step's evidence: per class the sum of sign(Delta) and the number of pairs, (K,) each, on the CPU."""
+        """Take a step's evidence: per class the sum of sign(Delta) and the number of pairs, (K,) each."""
         # A running mean that is a plain mean until `window` pairs were seen.
-        weight = counts / torch.minimum(self.seen + counts, torch.tensor(self.window)).clamp(min=1)
+        weight = counts / (self.seen + counts).clamp(max=self.window).clamp(min=1)
         mean = signs / counts.clamp(min=1)
         self.r = self.r + weight.clamp(max=1) * (mean - self.r)
         self.seen = self.seen + counts
@@ -164,7 +169,7 @@ class AdaController:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from ``state_dict()``."""
-        self.p, self.r, self.seen = state["p"].clone(), state["r"].clone(), state["seen"].clone()
+        self.p, self.r, self.seen = (state[name].to(self.p.device, copy=True) for name in ("p", "r", "seen"))
 
 
 def class_sums(values: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
@@ -174,5 +179,6 @@ def class_sums(values: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, 
     (tensor([0., 0., 1.]), tensor([2., 0., 1.]))
     """
     sums = torch.zeros(n_classes, device=values.device).index_add_(0, labels, values.float())
-    counts = torch.bincount(labels, minlength=n_classes).float()
+    # Not torch.bincount, which makes the host wait for a GPU.
+    counts = torch.zeros(n_classes, device=values.device).index_add_(0, labels, torch.ones_like(values).float())
     return sums, counts

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.training.transfer import on_device
 
 SLOPE = 0.2  # of the leaky ReLU
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # preserves the variance through the leaky ReLU
@@ -73,7 +74,7 @@ def upsample(x: Tensor) -> Tensor:
 
 def downsample(x: Tensor) -> Tensor:
     """Halve the side, (B,C,H,W) -> (B,C,H/2,W/2), with the separable filter [1,3,3,1]/8, edges replicated."""
-    row = torch.tensor([1.0, 3.0, 3.0, 1.0], device=x.device, dtype=x.dtype) / 8
+    row = on_device(torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype), x.device) / 8
     kernel = (row[:, None] * row[None, :]).expand(x.shape[1], 1, 4, 4)
     return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, stride=2, groups=x.shape[1])
 
@@ -94,7 +95,7 @@ class BiasedActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B,C,H,W) to (B,C,H,W)."""
-        return F.leaky_relu(x + self.bias[:, None, None], SLOPE)
+        return F.leaky_relu(x + self.bias.to(x.dtype)[:, None, None], SLOPE)
 
 
 class ResidualBlock(nn.Module):
@@ -196,14 +197,32 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor, ramp: float = 1.0) -> Tensor:
         """Map z (B,latent), y (B,) int64 and ramp in [0,1] to images (B,3,size,size) in about [-1,1], not clipped."""
         z = F.rms_norm(z, z.shape[1:])
-        x = self.basis * self.project(z)[:, :, None, None]  # (B,C,4,4)
-        x = F.rms_norm(x, x.shape[1:])
+        projected = self.project(z)  # (B,C)
+        x = self.basis * projected[:, :, None, None]  # (B,C,4,4)
+        x = F.rms_norm(x, x.shape[1:]).to(projected.dtype)  # in mixed precision the levels keep the dtype of this
         condition = torch.cat([z, ramp * self.class_embedding(y)], dim=1)  # (B,2 latent)
         for i, (transition, level) in enumerate(zip(self.transitions, self.levels, strict=True)):
             if i:
                 x = transition(upsample(x))
             x = level(x, condition if i else None)
         return F.pixel_shuffle(self.to_rgb(x), self.config.patch)
+
+
+def group_variance(share: Tensor, flat: Tensor, centred: bool) -> Tensor:
+    r"""Variance within each image's group, :math:`\operatorname{E}[x^2] - \operatorname{E}[x]^2`.
+
+    Args:
+        share: (B,B), row b is 1/n at the n images of b's group and 0 elsewhere.
+        flat: Features (B,D).
+        centred: Compute :math:`\operatorname{E}[(x - \operatorname{E}[x])^2]` instead: where a GPU rounds the factors of
+            products (TF32), the difference of two large numbers would lose a small variance.
+
+    Returns:
+        (B,D).
+    """
+    if centred:
+        return share @ (flat - share @ flat).square()
+    return share @ flat.square() - (share @ flat).square()
 
 
 def class_minibatch_std(x: Tensor, y: Tensor, std_groups: Tensor | None = None) -> Tensor:
@@ -227,7 +246,7 @@ def class_minibatch_std(x: Tensor, y: Tensor, std_groups: Tensor | None = None) 
     with torch.autocast(x.device.type, enabled=False):  # small differences of large numbers
         share = same.float() / same.sum(dim=1, keepdim=True)
         flat = x.float().flatten(1)
-        variance = share @ flat.square() - (share @ flat).square()
+        variance = group_variance(share, flat, centred=x.device.type == "cuda")
         return (variance.clamp(min=0) + 1e-4).sqrt().view(x.shape).mean(dim=(2, 3))
 
 

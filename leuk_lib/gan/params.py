@@ -34,6 +34,13 @@ class AcdbGanParams(TrainParams):
     # training
     steps: int = Field(2000, ge=1, description="optimiser steps of each network")
     batch_size: int = Field(32, ge=2, le=1024, description="images per step, over all processes")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="passes of each network that share one batch, to save memory; the result is that of one pass up to "
+        "rounding. More than 1: each pass must have a multiple of 16 images, which the discriminator compares",
+    )
     lr: float = Field(2e-3, gt=0, le=0.1, description="initial learning rate (cosine decay to a quarter)")
     gamma: float = Field(
         2.0,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,7 @@ from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import TrainingLoop
 from leuk_lib.training.schedules import cosine, ema_decay, ramp
+from leuk_lib.training.transfer import ImageSource, on_device
 
 LABEL = "ACDB-GAN"
 SNAPSHOTS = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which samples are kept
@@ -115,8 +117,9 @@ def train_gan(
         recall: Shrunk held-out recall (K,) for the sampling weights; None: equal for all classes.
 
     Raises:
-        LeukError: If no class has enough cells, or if the training diverges.
+        LeukError: If no class has enough cells, if ``accumulate`` does not fit the batch, or if the training diverges.
     """
+    _check_accumulate(params, fabric.world_size)
     counts = torch.bincount(labels, minlength=n_classes)
     learned = counts >= params.min_count
     if not learned.any():
@@ -135,7 +138,7 @@ def train_gan(
     model_d, opt_d = fabric.setup(discriminator, opt_d)
     discriminate = _unwrapped(model_d, fabric)
     ema = WeightAverage(generator)
-    ada = AdaController(n_classes, params.ada_target, params.ada_images)
+    ada = AdaController(n_classes, params.ada_target, params.ada_images, device=fabric.device)
     snapshots = _Snapshots()
 
     loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, LABEL, every=params.checkpoint_every)
@@ -143,7 +146,7 @@ def train_gan(
         generator=generator, discriminator=discriminator, optimizer_g=opt_g, optimizer_d=opt_d,
         ema=ema, ada=ada, snapshots=snapshots,
     )  # fmt: skip
-    sampler = _RealSampler(small, labels, weights)
+    sampler = _RealSampler(ImageSource(small, fabric.device), labels, weights)
     snapshot_steps = tuple(sorted({max(1, round(share * params.steps)) for share in SNAPSHOTS}))
     log_every = max(1, params.steps // 150)
     first_gamma = params.gamma * (params.gan_size / GAMMA_SIZE) ** 2
@@ -160,49 +163,64 @@ def train_gan(
         # -- discriminator
         discriminator.requires_grad_(True)
         batch = _batch(loop, sampler, ada, params, step, "d", fabric)
-        with torch.no_grad(), fabric.autocast():
-            fake = generator(batch.z, batch.y, label_ramp).float()
-        y = torch.cat([batch.y, batch.y])
-        std_groups = torch.cat([batch.std_groups, -1 - batch.std_groups])  # real and generated are not compared
-        delta, r1, r2 = losses.discriminator_terms(
-            discriminate, batch.augment, batch.real, fake, penalise, y, label_ramp, std_groups
-        )
-        loss_d = losses.discriminator_loss(delta)
-        total = loss_d
-        if r1 is not None and r2 is not None:
-            # Lazy regularisation: every k-th step with k times the weight.
-            total = loss_d + losses.penalty(r1, r2, params.penalty_every * gamma)
         opt_d.zero_grad()
-        fabric.backward(total)
+        terms: list[dict[str, Tensor]] = []
+        for part, sync in _passes(batch, params.accumulate, fabric, model_d):
+            with torch.no_grad(), fabric.autocast():
+                fake = generator(part.z, part.y, label_ramp).float()
+            y = torch.cat([part.y, part.y])
+            std_groups = torch.cat([part.std_groups, -1 - part.std_groups])  # real and generated are not compared
+            with sync:
+                delta, r1, r2 = losses.discriminator_terms(
+                    discriminate, part.augment, part.real, fake, penalise, y, label_ramp, std_groups
+                )
+                loss = losses.discriminator_loss(delta)
+                total = loss
+                if r1 is not None and r2 is not None:
+                    # Lazy regularisation: every k-th step with k times the weight.
+                    total = loss + losses.penalty(r1, r2, params.penalty_every * gamma)
+                fabric.backward(total / params.accumulate)
+            row = {"loss": loss.detach(), "delta": delta.detach()}
+            if r1 is not None and r2 is not None:
+                row |= {"r1": r1.detach().mean(), "r2": r2.detach().mean()}
+            terms.append(row)
         opt_d.step()
-        signs, seen = class_sums(torch.sign(delta.detach()), batch.y, n_classes)
-        ada.update(_sum(fabric, signs).cpu(), _sum(fabric, seen).cpu())
+        course = {
+            f"{name}_d" if name == "loss" else name: _average(terms, name) for name in terms[0] if name != "delta"
+        }
+        signs, seen = class_sums(torch.sign(torch.cat([row["delta"] for row in terms])), batch.y, n_classes)
+        ada.update(_sum(fabric, signs), _sum(fabric, seen))
 
         # -- generator; calls the bare discriminator, whose gradients are neither needed nor reduced
         discriminator.requires_grad_(False)
         batch = _batch(loop, sampler, ada, params, step, "g", fabric)
-        fake = model_g(batch.z, batch.y, label_ramp).float()
-        seen_real, seen_fake = batch.augment(torch.cat([batch.real, fake])).chunk(2)
-        with fabric.autocast():
-            with torch.no_grad():
-                logit_real = discriminator(seen_real, batch.y, label_ramp, batch.std_groups).float()
-            logit_fake = discriminator(seen_fake, batch.y, label_ramp, batch.std_groups).float()
-        loss_g = losses.generator_loss(losses.relativistic_logits(logit_real, logit_fake))
         opt_g.zero_grad()
-        fabric.backward(loss_g)
+        terms = []
+        for part, sync in _passes(batch, params.accumulate, fabric, model_g):
+            with sync:
+                fake = model_g(part.z, part.y, label_ramp).float()
+                seen_real, seen_fake = part.augment(torch.cat([part.real, fake])).chunk(2)
+                with fabric.autocast():
+                    with torch.no_grad():
+                        logit_real = discriminator(seen_real, part.y, label_ramp, part.std_groups).float()
+                    logit_fake = discriminator(seen_fake, part.y, label_ramp, part.std_groups).float()
+                loss = losses.generator_loss(losses.relativistic_logits(logit_real, logit_fake))
+                fabric.backward(loss / params.accumulate)
+            terms.append({"loss": loss.detach()})
         opt_g.step()
+        course["loss_g"] = _average(terms, "loss")
         ema.update(generator, ema_decay(params.batch_size, cosine(progress, 0.0, params.ema_halflife)))
 
         logged = step % log_every == 0 or step == params.steps - 1
         if logged or (step + 1) % params.checkpoint_every == 0:
-            row = {"loss_d": _mean(fabric, loss_d), "loss_g": _mean(fabric, loss_g)}
-            if r1 is not None and r2 is not None:
-                row |= {"r1": _mean(fabric, r1.mean()), "r2": _mean(fabric, r2.mean())}
+            names = ("loss_d", "loss_g", "r1", "r2")
+            figures = {name: _mean(fabric, course[name]) for name in names if name in course}
+            r, p = ada.r.tolist(), ada.p.tolist()
             for c in torch.nonzero(learned).flatten().tolist():
-                row |= {f"r_{c}": float(ada.r[c]), f"p_{c}": float(ada.p[c])}
-            _require_finite(row, step, params.lr)
+                figures |= {f"r_{c}": r[c], f"p_{c}": p[c]}
+            _require_finite(figures, step, params.lr)
             if logged:
-                loop.log(**row, ramp=label_ramp)
+                loop.log(**figures, ramp=label_ramp)
         if step + 1 in snapshot_steps:
             snapshots.images[step + 1] = _snapshot(ema.model, n_classes, params, learned)
 
@@ -215,6 +233,21 @@ def train_gan(
         snapshots=torch.stack([snapshots.images[step] for step in snapshot_steps]),
         snapshot_steps=snapshot_steps,
     )
+
+
+def _check_accumulate(params: AcdbGanParams, processes: int) -> None:
+    """Require that each pass has whole groups of the minibatch standard deviation.
+
+    Raises:
+        LeukError: If it has not.
+    """
+    share = processes * params.accumulate
+    if params.accumulate > 1 and params.batch_size % (share * STD_GROUP):
+        raise LeukError(
+            f"{LABEL}: accumulate {params.accumulate} cuts batch_size {params.batch_size} of {processes} processes into "
+            f"passes that are no multiple of {STD_GROUP} images, which the discriminator compares; "
+            f"make batch_size a multiple of {share * STD_GROUP}, or accumulate smaller"
+        )
 
 
 def _unwrapped(model: Any, fabric: Fabric) -> Callable[..., Tensor]:
@@ -235,7 +268,7 @@ def _unwrapped(model: Any, fabric: Fabric) -> Callable[..., Tensor]:
 class _RealSampler:
     """Samples labels, then a real image of each."""
 
-    def __init__(self, images: Tensor, labels: Tensor, weights: Tensor) -> None:
+    def __init__(self, images: ImageSource, labels: Tensor, weights: Tensor) -> None:
         self.images, self.weights = images, weights
         self.members = [torch.nonzero(labels == c).flatten() for c in range(len(weights))]
         self.sizes = torch.tensor([len(m) for m in self.members])
@@ -259,8 +292,45 @@ class _Batch:
     real: Tensor
     y: Tensor
     z: Tensor
-    augment: Callable[[Tensor], Tensor]
+    augment: Augmentation
     std_groups: Tensor
+
+    def parts(self, count: int) -> list[_Batch]:
+        """``count`` equal parts, each with its generated images' part of the augmentation; all draws stay the same."""
+        if count == 1:
+            return [self]
+        thetas = zip(*(half.chunk(count) for half in self.augment.theta.chunk(2)), strict=True)
+        stains = zip(*(half.chunk(count) for half in self.augment.stain.chunk(2)), strict=True)
+        augments = [
+            Augmentation(torch.cat(theta), torch.cat(stain)) for theta, stain in zip(thetas, stains, strict=True)
+        ]
+        columns = (
+            self.real.chunk(count),
+            self.y.chunk(count),
+            self.z.chunk(count),
+            augments,
+            self.std_groups.chunk(count),
+        )
+        return [_Batch(*part) for part in zip(*columns, strict=True)]
+
+
+def _passes(
+    batch: _Batch, count: int, fabric: Fabric, model: Any
+) -> Iterator[tuple[_Batch, AbstractContextManager[None]]]:
+    """The parts of a batch, each with a context for its backward pass: gradients are reduced with the last one only.
+
+    Loss and penalties are means over images, pairs lie within a part, images are compared within groups of which no part
+    has a fraction, and the augmentation's probabilities change after the step only. So the mean of the parts' gradients
+    is the gradient of the whole batch.
+    """
+    for position, part in enumerate(batch.parts(count)):
+        last = position == count - 1
+        yield part, nullcontext() if last else fabric.no_backward_sync(model)
+
+
+def _average(terms: list[dict[str, Tensor]], name: str) -> Tensor:
+    """Mean of a term over the passes of a step."""
+    return terms[0][name] if len(terms) == 1 else torch.stack([row[name] for row in terms]).mean()
 
 
 def _batch(
@@ -280,15 +350,17 @@ def _batch(
     n = params.batch_size
     positions, y = sampler.draw(n, loop.generator(step, network, "labels"))
     z = torch.randn(n, params.latent, generator=loop.generator(step, network, "latent"))
-    augmentation = sample_augmentation(ada.p[torch.cat([y, y])], loop.generator(step, network, "augment"))
     rows = loop.shard(torch.arange(n))
-    real = sampler.images[positions[rows]].to(fabric.device).float() / 255
+    real = sampler.images.batch(positions[rows])
     real = dihedral(real, loop.generator(step, network, "turn"), rows=rows, total=n) * 2 - 1
-    # No group is split between processes if the share of each is a multiple of STD_GROUP.
-    std_groups = (rows // STD_GROUP).to(fabric.device)
-    share = torch.cat([rows, rows + n])
-    augment = Augmentation(augmentation.theta[share].to(fabric.device), augmentation.stain[share].to(fabric.device))
-    return _Batch(real, y[rows].to(fabric.device), z[rows].to(fabric.device), augment, std_groups)
+    share, both, own, std_groups, z = (
+        on_device(values, fabric.device)
+        # No group is split between processes if the share of each is a multiple of STD_GROUP.
+        for values in (torch.cat([rows, rows + n]), torch.cat([y, y]), y[rows], rows // STD_GROUP, z[rows])
+    )
+    augmentation = sample_augmentation(ada.p[both], loop.generator(step, network, "augment"))
+    augment = Augmentation(augmentation.theta[share], augmentation.stain[share])
+    return _Batch(real, own, z, augment, std_groups)
 
 
 def _require_finite(row: Mapping[str, float], step: int, lr: float) -> None:

@@ -54,7 +54,11 @@ class TrainParams(StageParams):
 
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of training")
     devices: int = Field(1, ge=1, le=64, description="processes (GPUs) that train together")
-    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="floating-point precision of training")
+    precision: Literal["32-true", "tf32", "bf16-mixed"] = Field(
+        "32-true",
+        description="floating-point precision of training: float32, also on a GPU; float32 with products in TF32 on a GPU; or "
+        "products in bfloat16",
+    )
     checkpoint_every: int = Field(50, ge=1, description="optimiser steps between two checkpoints")
 
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from leuk_lib.training.transfer import on_device
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -25,14 +27,20 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 STAINS = ((0.72, 0.58, 0.16), (0.10, 0.90, 0.20), (0.00, -0.21, 0.95))
 
 
-def _uniform(columns: int, generator: torch.Generator, like: Tensor, rows: Tensor | None, total: int | None) -> Tensor:
-    """Uniform draws (B, columns) in [0,1): the rows of these samples in a draw for the global batch."""
+def _uniform(
+    columns: int, generator: torch.Generator, like: Tensor, rows: Tensor | None, total: int | None,
+    device: torch.device | str | None = None,
+) -> Tensor:  # fmt: skip
+    """Uniform draws (B, columns) in [0,1): the rows of these samples in a draw for the global batch.
+
+    They are of the dtype of ``like``, and on its device unless ``device`` is given.
+    """
     if (rows is None) != (total is None) or (rows is not None and len(rows) != len(like)):
         raise ValueError(f"{len(like)} samples of a global batch: give rows and total together, one row per sample")
     draw = torch.rand(like.shape[0] if total is None else total, columns, generator=generator)
     if rows is not None:
         draw = draw[rows.cpu()]
-    return draw.to(like.device, like.dtype)
+    return on_device(draw.to(like.dtype), like.device if device is None else device)
 
 
 def dihedral(x: Tensor, generator: torch.Generator, *, rows: Tensor | None = None, total: int | None = None) -> Tensor:
@@ -43,12 +51,13 @@ def dihedral(x: Tensor, generator: torch.Generator, *, rows: Tensor | None = Non
     """
     if x.shape[-1] != x.shape[-2]:
         raise ValueError(f"dihedral needs square images, got {tuple(x.shape)}")
-    draw = _uniform(2, generator, x, rows, total)
+    draw = _uniform(2, generator, x, rows, total, device="cpu")  # who is turned how is known without asking a GPU
     turns, mirror = (draw[:, 0] * 4).long(), draw[:, 1] < 0.5
     out = torch.empty_like(x)
     for element in range(8):  # of the dihedral group
         chosen = torch.nonzero((turns == element % 4) & (mirror == (element >= 4)))[:, 0]
         if len(chosen):
+            chosen = on_device(chosen, x.device)
             images = x[chosen].flip(-1) if element >= 4 else x[chosen]
             out[chosen] = torch.rot90(images, element % 4, dims=(-2, -1))
     return out
@@ -123,9 +132,11 @@ def stain_jitter(
         raise ValueError(f"strength {strength} must be in [0, 1)")
     factor = 1 + strength * (2 * _uniform(3, generator, x, rows, total) - 1)
     factor[:, 2] = 1  # the residual is not a stain
-    basis = F.normalize(torch.tensor(STAINS, device=x.device, dtype=x.dtype), dim=1)  # (stain, RGB)
+    basis = F.normalize(torch.tensor(STAINS, dtype=x.dtype), dim=1)  # (stain, RGB)
+    # Inverted on the CPU: on a GPU the host would wait for it, to learn whether the matrix is singular.
+    inverse, basis = on_device(torch.linalg.inv(basis), x.device), on_device(basis, x.device)
     density = -torch.log(x.clamp(1 / 512, 1))
-    mix = torch.linalg.inv(basis) @ (factor[:, :, None] * basis)  # (B, RGB in, RGB out)
+    mix = inverse @ (factor[:, :, None] * basis)  # (B, RGB in, RGB out)
     mixed = torch.bmm(mix.transpose(1, 2), density.flatten(2)).view_as(x)
     return mixed.neg_().exp_().clamp_(0, 1)
 
@@ -173,5 +184,5 @@ def normalise(x: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[fl
     """Standardise (B,3,H,W), uint8 or float in [0,1], with ``mean`` and ``std`` of RGB in [0,1]; float."""
     if x.dtype == torch.uint8:
         x = x.float() / 255
-    centre, scale = (torch.tensor(values, device=x.device, dtype=x.dtype)[:, None, None] for values in (mean, std))
+    centre, scale = (on_device(torch.tensor(values, dtype=x.dtype), x.device)[:, None, None] for values in (mean, std))
     return (x - centre) / scale

@@ -5,8 +5,27 @@ Why not timm's ``drop_path``: it draws per process, so that two processes would 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, distributed
+
+_PART: ContextVar[tuple[int, int] | None] = ContextVar("part of a batch", default=None)
+
+
+@contextmanager
+def part_of_batch(start: int, total: int) -> Iterator[None]:
+    """Draw for a part of a batch, from its sample ``start`` on, what a pass of all ``total`` samples would draw for it.
+
+    The global generator must have the same state before each part.
+    """
+    token = _PART.set((start, total))
+    try:
+        yield
+    finally:
+        _PART.reset(token)
 
 
 def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
@@ -29,9 +48,14 @@ def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
 
 
 def kept_samples(branch: Tensor, rate: float) -> Tensor:
-    """Draw which samples of a branch (B, ...) are kept: 1 with probability 1 - ``rate``, else 0, as (B, 1, ...)."""
-    n, rank, processes = len(branch), 0, 1
+    """Draw which samples of a branch (B, ...) are kept: 1 with probability 1 - ``rate``, else 0, as (B, 1, ...).
+
+    Inside `part_of_batch` they are those of the part.
+    """
+    rank, processes = 0, 1
     if distributed.is_initialized():
         rank, processes = distributed.get_rank(), distributed.get_world_size()
-    drawn = torch.rand(processes * n, *[1] * (branch.ndim - 1), device=branch.device)[rank * n : (rank + 1) * n]
+    start, total = _PART.get() or (0, len(branch))
+    first = rank * total + start
+    drawn = torch.rand(processes * total, *[1] * (branch.ndim - 1), device=branch.device)[first : first + len(branch)]
     return (drawn >= rate).to(branch.dtype)

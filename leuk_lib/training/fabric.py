@@ -13,16 +13,23 @@ from leuk_lib.runs.processes import refuse_other_number
 if TYPE_CHECKING:
     from leuk_lib.runs.params import TrainParams
 
-try:  # the package `lightning` has the same class under another name
+try:  # the package `lightning` has the same classes under other names
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins import MixedPrecision
 except ModuleNotFoundError:
     from lightning.fabric import Fabric  # type: ignore[no-redef]
+    from lightning.fabric.plugins import MixedPrecision  # type: ignore[no-redef]
 
-__all__ = ["Fabric", "make_fabric"]
+__all__ = ["Fabric", "MixedPrecision", "make_fabric", "set_tf32"]
+
+TF32 = "tf32"  # a precision of `TrainParams`
 
 
 def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
     """Launch a Fabric; under ``torchrun`` or ``fabric run`` it joins the processes of the environment.
+
+    Algorithms are deterministic, for which cuBLAS needs a workspace of a fixed size (``CUBLAS_WORKSPACE_CONFIG``, which is
+    left alone if it is set).
 
     Args:
         params: accelerator, devices, precision and threads are used.
@@ -48,7 +55,20 @@ def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
     if params.devices > 1:
         settings = {"strategy": "ddp", **settings}
     torch.set_num_threads(params.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True, warn_only=True)
-    fabric = Fabric(accelerator=params.accelerator, devices=params.devices, precision=params.precision, **settings)
+    tf32 = params.precision == TF32
+    precision: Any = "32-true" if tf32 else params.precision
+    fabric = Fabric(accelerator=params.accelerator, devices=params.devices, precision=precision, **settings)
+    set_tf32(tf32)
     fabric.launch()
     return fabric
+
+
+def set_tf32(on: bool) -> None:
+    """Let a GPU round the factors of float32 products to 10 bits (TF32), or not; convolutions and matrix products alike.
+
+    PyTorch's default is TF32 for convolutions only, which is neither float32 nor fast.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on

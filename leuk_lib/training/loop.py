@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, TypeVar
@@ -28,6 +28,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.records import Record, check_record
 from leuk_lib.runs.seeds import derive, torch_generator
 from leuk_lib.training.fabric import Fabric
+from leuk_lib.training.transfer import on_device
 
 
 class Stateful(Protocol):
@@ -55,12 +56,15 @@ class LoopState(Record):
 
 AGREE_EVERY = 8  # steps between two agreements of several GPUs on whether to end
 Sharded = TypeVar("Sharded", Tensor, list)
+Row = Callable[[Mapping[str, list[float]]], dict[str, float]]
+
+READ_EVERY = 20  # steps after which a GPU is asked for the numbers of `TrainingLoop.record`
 
 
 class TrainingLoop:
     """Iterates over optimiser steps up to ``total_steps`` - 1, from the last checkpoint of the same identity.
 
-    Only rank 0 writes checkpoints and shows progress.
+    Only rank 0 writes checkpoints and shows progress. Callbacks of the Fabric get ``on_step(step)`` before each step.
 
     Args:
         fabric: From `make_fabric`.
@@ -74,7 +78,7 @@ class TrainingLoop:
             (code 130, see ``runs.progress``). Several processes end after the same step.
 
     Attributes:
-        history: One dict per call of `log`.
+        history: One dict per call of `log` or `record`.
         step: Number of finished steps.
     """
 
@@ -90,6 +94,7 @@ class TrainingLoop:
         self._signal = 0
         self._bar: tqdm | None = None
         self._shown: dict[str, float] = {}
+        self._unread: list[tuple[int, dict[str, Tensor], Row]] = []
 
     def register(self, **objects: Stateful) -> None:
         """Add objects to the checkpoint, by name; call before iterating."""
@@ -108,6 +113,7 @@ class TrainingLoop:
         try:
             with parent.end_is_sigterm():
                 while self.step < self.total_steps and not self.stopped:
+                    self.fabric.call("on_step", step=self.step)
                     torch.manual_seed(derive(self.seed, self.label, self.step))
                     yield self.step
                     self.step += 1
@@ -177,7 +183,36 @@ class TrainingLoop:
 
     def log(self, **values: float) -> None:
         """Add a row to ``history``, which is part of the checkpoint, and show it in the progress bar."""
-        self.history.append({"step": self.step, **{key: float(value) for key, value in values.items()}})
+        self._add_row(self.step, values)
+
+    def record(self, numbers: Mapping[str, Tensor], row: Row) -> None:
+        """Add a row to ``history`` from numbers of this step that a GPU may still be computing.
+
+        The host would wait for the GPU if it read them, so they are read every ``READ_EVERY`` steps, before a checkpoint
+        and by `read`; on the CPU at once.
+
+        Args:
+            numbers: Tensors by name, of a few numbers each.
+            row: Makes the row from the numbers, which are flat lists; it may raise for some that are not finite.
+        """
+        self._unread.append((self.step, {name: tensor.detach() for name, tensor in numbers.items()}, row))
+        if len(self._unread) >= READ_EVERY or all(tensor.device.type == "cpu" for tensor in numbers.values()):
+            self.read()
+
+    def read(self) -> None:
+        """Add the rows of all earlier calls of `record`: one transfer from the GPU."""
+        unread, self._unread = self._unread, []
+        if not unread:
+            return
+        tensors = [tensor.reshape(-1) for _, numbers, _ in unread for tensor in numbers.values()]
+        device = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), tensors[0].device)
+        values = iter(torch.cat([on_device(tensor.double(), device) for tensor in tensors]).tolist())
+        for step, numbers, row in unread:
+            lists = {name: [next(values) for _ in range(tensor.numel())] for name, tensor in numbers.items()}
+            self._add_row(step, row(lists))
+
+    def _add_row(self, step: int, values: Mapping[str, float]) -> None:
+        self.history.append({"step": step, **{key: float(value) for key, value in values.items()}})
         if self._bar is not None:
             self._bar.set_postfix({key: f"{value:.3g}" for key, value in values.items()}, refresh=False)
         self._shown = {"loss": float(values["loss"])} if "loss" in values else {}
@@ -211,6 +246,7 @@ class TrainingLoop:
         self.step, self.history, self.stopped = state["step"], state["history"], state["stopped"]
 
     def _save(self) -> None:
+        self.read()
         if self.fabric.global_rank == 0:
             objects = {name: target.state_dict() for name, target in self._objects.items()}
             self._checkpoint.save(

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leuk_lib.training.transfer import on_device
+
 
 def mix(
     x: Tensor,
@@ -70,7 +72,7 @@ def mix(
         )
         keep[k, top:bottom, left:right] = 0
     keep = torch.where(torch.from_numpy(cut)[:, None, None], keep, torch.from_numpy(share[:, :1, None]).float())
-    keep = keep.to(x.device, x.dtype)
+    keep = on_device(keep.to(x.dtype), x.device)
     partner = torch.arange(n, device=x.device) ^ 1
     mixed = keep[:, None] * x + (1 - keep[:, None]) * x[partner]
     part = keep.mean(dim=(1, 2))[:, None].to(targets.dtype)

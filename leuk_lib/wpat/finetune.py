@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -25,6 +27,7 @@ from leuk_lib.training.augment import (
     stain_jitter,
 )
 from leuk_lib.training.backbones import Backbone
+from leuk_lib.training.drop_path import part_of_batch
 from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import TrainingLoop
@@ -32,11 +35,13 @@ from leuk_lib.training.mixing import mix
 from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
 from leuk_lib.training.schedules import warming_decay, warmup_cosine
 from leuk_lib.training.subset import evenly_spaced
+from leuk_lib.training.transfer import ImageSource, on_device
 from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 
 NO_WEIGHT_DECAY = ("latents", "queries", "level_embed")  # embeddings of WPAT, which are matrices
+PREDICTED_PIXELS = 1 << 24  # at a time: 334 images of 224 px
 MAX_FIT_IMAGES = 4096  # training images to which a linear head is fitted before the first step
 
 
@@ -178,10 +183,14 @@ def predict_logits(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """Logits (n, K), float32 on the CPU, of uint8 images (n, 3, S, S), in eval mode; the model's mode is restored."""
+    """Logits (n, K), float32 on the CPU, of uint8 images (n, 3, S, S), in eval mode; the model's mode is restored.
+
+    At most ``batch`` images are passed at a time, and fewer if they have more than `PREDICTED_PIXELS` pixels.
+    """
     was_training = model.training
     model.eval()
-    batches = (normalise(images[i : i + batch].to(device), mean, std) for i in range(0, len(images), batch))
+    batch = max(1, min(batch, PREDICTED_PIXELS // max(1, images.shape[-2] * images.shape[-1])))
+    batches = (normalise(on_device(images[i : i + batch], device), mean, std) for i in range(0, len(images), batch))
     parts = [model(standardised).float().cpu() for standardised in batches]
     model.train(was_training)
     return torch.cat(parts) if parts else torch.zeros(0, 0)
@@ -204,6 +213,104 @@ def _batch_positions(loop: TrainingLoop, step: int, labels: Tensor, params: Wpat
         return loop.batch(step, len(labels), params.batch_size)
     probability = 1 / torch.bincount(labels).clamp(min=1)[labels].double()
     return torch.multinomial(probability, params.batch_size, replacement=True, generator=loop.generator(step, "order"))
+
+
+def _row(label: str, step: int, rate: float, numbers: Mapping[str, list[float]]) -> dict[str, float]:
+    """Row of the history; a loss or gradient that is not finite ends the training."""
+    loss, norm = numbers["loss"][0], numbers["norm"][0]
+    if not math.isfinite(loss + norm):
+        raise LeukError(f"{label}: the loss is {loss} and its gradient {norm} at step {step}; lower lr")
+    return {"loss": loss, "lr": rate}
+
+
+def _backward(
+    fabric: Fabric, wrapped: Any, model: nn.Module, x: Tensor, target: Tensor, weights: Tensor | None,
+    params: WpatParams, seed: int,
+) -> Tensor:  # fmt: skip
+    """Add the gradients of this process's batch in ``accumulate`` passes; return its loss.
+
+    Batch normalisation in the heads of WPAT and of a linear head takes its statistics over the whole batch. So with
+    several passes, the features of each image are computed first, without gradients; then the loss and its gradient
+    at the features, of the whole batch; then the features once more, part by part, with that gradient
+    (Gao et al. 2021). Other networks are passed once, and batch normalisation inside them sees the images of a pass.
+
+    Args:
+        fabric: Device, precision and processes.
+        wrapped: The network as ``fabric.setup`` returned it.
+        model: The same network, bare.
+        x: Images (b, 3, S, S) in [0,1].
+        target: As in `weighted_cross_entropy`; likewise ``weights``.
+        weights: Class weights.
+        params: Passes and label smoothing.
+        seed: The step's seed of torch's global generator.
+
+    References:
+        Gao et al. 2021, Scaling deep contrastive learning batch size under memory limited setup.
+    """
+
+    def loss_of(logits: Tensor, part: Tensor) -> Tensor:
+        return weighted_cross_entropy(logits.float(), part, weights, params.label_smoothing)
+
+    count = params.accumulate
+    if count > 1 and isinstance(model, WPAT | LinearClassifier):
+        return _backward_through_features(fabric, model, x.chunk(count), lambda logits: loss_of(logits, target), seed)
+    losses = []
+    for position, (images, part) in enumerate(zip(x.chunk(count), target.chunk(count), strict=True)):
+        with nullcontext() if position == count - 1 else fabric.no_backward_sync(wrapped):
+            loss = loss_of(wrapped(normalise(images)), part)
+            fabric.backward(loss / count)
+        losses.append(loss.detach())
+    return losses[0] if count == 1 else torch.stack(losses).mean()
+
+
+def _backward_through_features(
+    fabric: Fabric,
+    model: WPAT | LinearClassifier,
+    parts: Sequence[Tensor],
+    loss_of: Callable[[Tensor], Tensor],
+    seed: int,
+) -> Tensor:
+    """Do what `_backward` says of WPAT and linear heads; with several processes, average the gradients."""
+    total = sum(len(part) for part in parts)
+
+    def features(k: int) -> tuple[Tensor, ...]:
+        torch.manual_seed(seed)  # drop path draws for the whole batch, of which this part takes its rows
+        # One autocast context per pass: weights that it casts without gradients must not be used again.
+        with fabric.autocast(), part_of_batch(k * len(parts[0]), total):
+            return model.image_features(normalise(parts[k]))
+
+    with torch.no_grad(), _running_statistics_kept(model):
+        columns = zip(*[features(k) for k in range(len(parts))], strict=True)
+    leaves = tuple(torch.cat(column).requires_grad_() for column in columns)
+    with fabric.autocast():
+        logits = model.classify(leaves)
+    loss = loss_of(logits)
+    loss.backward()
+    gradients = zip(*[cast(Tensor, leaf.grad).split(len(parts[0])) for leaf in leaves], strict=True)
+    for k, gradient in enumerate(gradients):
+        torch.autograd.backward(features(k), gradient)
+    if fabric.world_size > 1:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.copy_(cast(Tensor, fabric.all_reduce(parameter.grad, reduce_op="mean")))
+    return loss.detach()
+
+
+@contextmanager
+def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch normalisation inside a network of timm as they are."""
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    ]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def finetune(
@@ -240,7 +347,8 @@ def finetune(
         label: Name of the network for seeds, progress bar and messages.
 
     Raises:
-        LeukError: If a part is empty, if mixing needs an even batch, or if the loss diverges.
+        LeukError: If a part is empty, if mixing needs an even batch, if the batch cannot be cut into ``accumulate`` parts, or
+            if the loss diverges.
     """
     if len(labels) == 0 or len(val_labels) == 0:
         raise LeukError(f"{label}: {len(labels)} training and {len(val_labels)} validation cells; both are needed")
@@ -248,6 +356,11 @@ def finetune(
         raise LeukError(
             f"{label}: mixup and cutmix pair images, but batch_size {params.batch_size} is not an even number for each of "
             f"{fabric.world_size} processes; change batch_size, or set mixup and cutmix to 0"
+        )
+    if params.accumulate > 1 and params.batch_size % (fabric.world_size * params.accumulate):
+        raise LeukError(
+            f"{label}: batch_size {params.batch_size} cannot be cut into {fabric.world_size} processes x accumulate "
+            f"{params.accumulate} equal parts"
         )
     n_classes = n_classes or int(torch.cat([labels, val_labels]).max()) + 1
     torch.manual_seed(derive(params.seed, label, "head"))
@@ -278,28 +391,26 @@ def finetune(
 
     loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, label, params.checkpoint_every)
     loop.register(model=model, **optimisers, average=average, selection=selection)
+    source = ImageSource(images, fabric.device)
     wrapped.train()
     for step in loop:
         rate = warmup_cosine(step, params.steps, params.lr, rise, rise)
         set_learning_rate(optimisers, rate, params.muon)
         rows = loop.shard(_batch_positions(loop, step, labels, params))
-        x = augment(images[rows].to(fabric.device).float() / 255, loop, step, params)
+        x = augment(source.batch(rows), loop, step, params)
         x = x.contiguous(memory_format=torch.channels_last)
-        x, target = mix_batch(x, labels[rows].to(fabric.device), n_classes, loop, step, params)
-        logits = wrapped(normalise(x))
-        loss = weighted_cross_entropy(logits.float(), target, weights, params.label_smoothing)
-        global_loss = float(fabric.all_reduce(loss.detach(), reduce_op="mean"))  # type: ignore[arg-type]
+        x, target = mix_batch(x, on_device(labels[rows], fabric.device), n_classes, loop, step, params)
         wrapped.zero_grad(set_to_none=True)
-        fabric.backward(loss)
+        loss = _backward(fabric, wrapped, model, x, target, weights, params, derive(params.seed, label, step))
+        global_loss: Any = fabric.all_reduce(loss, reduce_op="mean")
         # Only AdamW's gradients: the length of Muon's steps does not depend on the gradient's.
-        norm = fabric.clip_gradients(wrapped, steppers[0], max_norm=params.clip_norm, error_if_nonfinite=False)
-        if not math.isfinite(global_loss + float(norm)):  # type: ignore[arg-type]
-            raise LeukError(f"{label}: the loss is {global_loss} and its gradient {norm} at step {step}; lower lr")
+        norm: Any = fabric.clip_gradients(wrapped, steppers[0], max_norm=params.clip_norm, error_if_nonfinite=False)
+        loop.record({"loss": global_loss, "norm": norm}, functools.partial(_row, label, step, rate))
         for stepper in steppers:
             stepper.step()
         average.update(model, warming_decay(params.ema_decay, step))
-        loop.log(loss=global_loss, lr=rate)
         if (step + 1) % evaluate_every == 0 or step + 1 == params.steps:
+            loop.read()  # a training that has diverged ends before it is evaluated
             with fabric.autocast():
                 logits = predict_logits(average.model, val_images, fabric.device)
             selection.update(step + 1, validation_scores(logits, val_labels), average.model)

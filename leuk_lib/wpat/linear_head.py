@@ -93,7 +93,11 @@ class LinearHead(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Feature maps, each (B, C_i, H_i, W_i) -> logits (B, K)."""
-        return self.linear(self.batch_norm(pool(maps)))
+        return self.classify(pool(maps))
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Pooled features (B, 3 * sum of C_i) -> logits (B, K)."""
+        return self.linear(self.batch_norm(pooled))
 
     @torch.no_grad()
     def fit(self, encoder: nn.Module, batches: Iterable[Tensor], labels: Tensor, weights: Tensor | None = None) -> None:
@@ -127,4 +131,12 @@ class LinearClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardised images (B, 3, H, W) -> logits (B, K)."""
-        return self.linear_head(self.encoder(x))
+        return self.classify(self.image_features(x))
+
+    def image_features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Features that do not depend on the other images of the batch, as `WPAT.image_features`."""
+        return (pool(self.encoder(x)),)
+
+    def classify(self, features: tuple[Tensor, ...]) -> Tensor:
+        """Logits (B, K) from `image_features`."""
+        return self.linear_head.classify(features[0])

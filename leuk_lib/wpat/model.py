@@ -18,7 +18,7 @@ from leuk_lib.training.drop_path import drop_path, kept_samples
 from leuk_lib.wpat.attention import CosineAttention, PositionBias
 from leuk_lib.wpat.batch_norm import GlobalBatchNorm
 from leuk_lib.wpat.latents import FourierPositionEmbedding, LatentBlock, Mlp
-from leuk_lib.wpat.linear_head import LinearHead
+from leuk_lib.wpat.linear_head import LinearHead, pool
 from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.windows import (
     padding_mask,
@@ -234,13 +234,15 @@ class WPAT(nn.Module):
         """
         maps = [f.permute(0, 2, 3, 1) for f in maps]  # (B, h, w, C)
         layout = WindowLayout.of([(m.shape[1], m.shape[2]) for m in maps], self.window_size, maps[0].device)
-        windows = [
-            window_partition(embed(m) + level, self.window_size)
-            for embed, m, level in zip(self.embed, maps, self.level_embed, strict=True)
+        embedded = [embed(m) for embed, m in zip(self.embed, maps, strict=True)]
+        windows = [  # in mixed precision the tokens keep the dtype of the linear layer
+            window_partition(e + level.to(e.dtype), self.window_size)
+            for e, level in zip(embedded, self.level_embed, strict=True)
         ]
         tokens = torch.cat(windows, dim=1)  # (B, R, s*s, d)
         n_valid = layout.valid[:, :, None].sum(dim=1)
-        regions = tokens.sum(dim=2) / n_valid + self.region_token  # padding is 0, so the sum is over valid tokens
+        mean = tokens.sum(dim=2) / n_valid  # padding is 0, so the sum is over valid tokens
+        regions = mean + self.region_token.to(mean.dtype)
         return tokens, regions, layout
 
     def forward_features(self, x: Tensor, need_weights: bool = False) -> Features:
@@ -260,6 +262,38 @@ class WPAT(nn.Module):
             latents, regions, read_attention, self_attention = latent_block(latents, regions, positions, need_weights)
         return Features(latents, maps, layout, region_attention, read_attention, self_attention)
 
+    def _image_features(self, features: Features, need_weights: bool) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        queries = self.queries.expand(len(features.latents), -1, -1)  # (B, K, d)
+        out, class_weights = self.class_attention(
+            queries, self.latent_norm(features.latents), need_weights=need_weights
+        )
+        of_images: tuple[Tensor, ...] = (self.head_norm(queries + out).flatten(1),)  # (B, K*d)
+        if self.linear_head is not None:
+            of_images = (*of_images, pool(features.maps))
+        return of_images, class_weights
+
+    def image_features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Everything before the batch normalisation of the heads: what depends on one image only.
+
+        Args:
+            x: Standardised images (B, 3, H, W).
+
+        Returns:
+            What the class queries read (B, K*d) and, with a linear head, the pooled features (B, F).
+        """
+        return self._image_features(self.forward_features(x), False)[0]
+
+    def classify(self, features: tuple[Tensor, ...]) -> Tensor:
+        """Logits (B, K) from `image_features` of the whole batch, whose statistics they depend on while training."""
+        out = self.batch_norm(features[0]).unflatten(1, (self.n_classes, -1))  # (B, K, d)
+        logits = (out * self.head_weight).sum(dim=-1) + self.head_bias
+        if self.linear_head is not None:
+            if self.training and self.branch_drop:
+                # Unlike drop path not rescaled: the linear head learns to classify alone, the attention part to add to it.
+                logits = logits * kept_samples(logits, self.branch_drop)
+            logits = logits + self.linear_head.classify(features[1])
+        return logits
+
     def forward(self, x: Tensor, return_attention: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         r"""Classify images.
 
@@ -276,17 +310,8 @@ class WPAT(nn.Module):
             Logits (B, K); with ``return_attention`` also maps (B, K, H, W), non-negative, each with sum 1.
         """
         features = self.forward_features(x, return_attention)
-        queries = self.queries.expand(x.shape[0], -1, -1)  # (B, K, d)
-        out, class_weights = self.class_attention(
-            queries, self.latent_norm(features.latents), need_weights=return_attention
-        )
-        out = self.batch_norm(self.head_norm(queries + out).flatten(1)).view_as(out)  # (B, K, d)
-        logits = (out * self.head_weight).sum(dim=-1) + self.head_bias
-        if self.linear_head is not None:
-            if self.training and self.branch_drop:
-                # Unlike drop path not rescaled: the linear head learns to classify alone, the attention part to add to it.
-                logits = logits * kept_samples(logits, self.branch_drop)
-            logits = logits + self.linear_head(features.maps)
+        of_images, class_weights = self._image_features(features, return_attention)
+        logits = self.classify(of_images)
         read, mixing, region = features.read_attention, features.self_attention, features.region_attention
         if read is None or mixing is None or region is None or class_weights is None:
             return logits

@@ -55,6 +55,14 @@ class WpatParams(TrainParams):
 
     steps: int = Field(180, ge=1, le=10**6, description="optimiser steps of each trained model")
     batch_size: int = Field(48, ge=2, le=8192, description="images per optimiser step, over all processes")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="passes that share one batch, to save memory; the result of WPAT and of linear heads is that of one pass "
+        "up to rounding (on their encoder each pass is made twice). Batch normalisation inside a network of timm uses the "
+        "statistics of each pass",
+    )
     lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate of the new layers")
     muon: float = Field(
         5.0,

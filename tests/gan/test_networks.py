@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from leuk_lib.gan.generate import latents, resize, to_uint8
 from leuk_lib.gan.networks import (
+    BiasedActivation,
     Discriminator,
     Generator,
     NetworkConfig,
     ResidualBlock,
     class_minibatch_std,
     downsample,
+    group_variance,
     upsample,
 )
 from leuk_lib.runs.errors import LeukError
@@ -154,3 +157,33 @@ def test_uint8_round_trip_and_resize() -> None:
     assert resize(x, 8).shape == (2, 3, 8, 8) and resize(x, 32).shape == (2, 3, 32, 32)
     flat = torch.full((1, 3, 16, 16), 77, dtype=torch.uint8)
     assert (resize(flat, 8) == 77).all() and (resize(flat, 32) == 77).all()
+
+
+def test_both_forms_of_the_variance_agree_and_the_centred_one_survives_rounded_factors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    group = torch.arange(12) % 3
+    share = (group[:, None] == group).float() / 4
+    flat = 10 + 0.1 * torch.randn(12, 5, generator=generator)
+    expected = torch.stack([flat[group == g].var(dim=0, unbiased=False) for g in group.tolist()])
+    for centred in (False, True):
+        torch.testing.assert_close(group_variance(share, flat, centred), expected, rtol=1e-2, atol=1e-5)
+    # TF32 keeps 10 bits of a factor; here those of the mean are rounded.
+    rounded = share * (1 + 2**-11)
+    assert (group_variance(rounded, flat, True) - expected).abs().max() < 1e-4
+    assert (group_variance(rounded, flat, False) - expected).abs().max() > 1e-2
+
+
+def test_activations_keep_the_dtype_of_mixed_precision() -> None:
+    g, d = Generator(CONFIGS[0]), Discriminator(CONFIGS[0])
+    dtypes: list[torch.dtype] = []
+    for network in (g, d):
+        for module in (*network.levels, *(m for m in network.modules() if isinstance(m, BiasedActivation))):
+            module.register_forward_hook(
+                lambda m, inputs, out: dtypes.append(inputs[0].dtype) or dtypes.append(out.dtype)
+            )
+    with torch.autocast("cpu", torch.bfloat16):
+        y = torch.arange(4) % 3
+        z = torch.randn(4, CONFIGS[0].latent)
+        x = g.levels[0](F.rms_norm(g.basis * g.project(z)[:, :, None, None], g.basis.shape).to(torch.bfloat16))
+        d(torch.rand(4, 3, 16, 16), y)
+    assert set(dtypes) == {torch.bfloat16} and x.dtype == torch.bfloat16

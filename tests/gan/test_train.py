@@ -142,3 +142,45 @@ def test_bfloat16_trains_and_keeps_weights_in_float32(tmp_path: Path) -> None:
         assert mixed.history[key].iloc[0] == pytest.approx(whole.history[key].iloc[0], abs=0.05)
     assert not whole.history["loss_d"].equals(mixed.history["loss_d"])  # the precision did differ
     assert mixed.snapshots.dtype == torch.uint8
+
+
+def gradient_descent(parameters, lr, **_):  # type: ignore[no-untyped-def]
+    return torch.optim.SGD(parameters, lr)
+
+
+WHOLE = PARAMS.model_copy(
+    update={
+        "batch_size": 32,
+        "steps": 3,
+        "penalty_every": 1,
+        "ada_images": 40,
+        "ada_target": -0.5,
+        "lr": 0.01,
+        "threads": 1,
+    }
+)
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+def test_passes_equal_the_whole_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
+    """Losses, penalties, relativistic pairs, the comparison within groups, augmentation and its adaptation."""
+    # Adam's first steps have the size of the rate even for a gradient that is rounding.
+    monkeypatch.setattr(torch.optim, "Adam", gradient_descent)
+    params = WHOLE.model_copy(update={"groups": groups})
+    whole = run(tmp_path / "1", params)
+    parts = run(tmp_path / "2", params.model_copy(update={"accumulate": 2}))
+    for name in ("generator", "discriminator"):
+        for key, value in getattr(whole, name).state_dict().items():
+            torch.testing.assert_close(getattr(parts, name).state_dict()[key], value, rtol=1e-4, atol=1e-6, msg=key)
+    for column in whole.history:
+        torch.testing.assert_close(
+            torch.tensor(parts.history[column]), torch.tensor(whole.history[column]), rtol=1e-4, atol=1e-6, msg=column
+        )
+    assert whole.history["p_0"].iloc[-1] > 0 and whole.history["r1"].iloc[-1] > 0
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(32, 4), (24, 2), (48, 2)])
+def test_passes_with_parts_of_groups_are_one_line(tmp_path: Path, batch: int, accumulate: int) -> None:
+    params = WHOLE.model_copy(update={"batch_size": batch, "accumulate": accumulate})
+    with pytest.raises(LeukError, match=f"accumulate {accumulate} cuts batch_size {batch}.*multiple of 16 images"):
+        run(tmp_path, params)

@@ -20,7 +20,8 @@ from leuk_lib.runs import progress
 from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import TrainParams
-from leuk_lib.training.fabric import make_fabric
+from leuk_lib.training.fabric import Fabric, make_fabric
+from leuk_lib.training.fake_gpu import GPU, fake_fabric, fake_gpu
 from leuk_lib.training.loop import TrainingLoop
 
 
@@ -250,3 +251,25 @@ def test_batches_are_epochs_of_permutations(n_items: int, batch_size: int, epoch
 def test_no_images_is_one_line(fabric):
     with pytest.raises(LeukError, match="no image to train on"):
         TrainingLoop(fabric, Path("unused"), "id", 1, seed=1, label="toy").batch(0, 0, 4)
+
+
+def test_a_gpu_is_asked_for_its_losses_every_20_steps_and_no_row_is_lost(tmp_path: Path):
+    with fake_gpu() as gpu:
+        loop = TrainingLoop(fake_fabric(gpu, "32-true", 100), tmp_path, "id", 45, seed=0, label="toy", every=1000)
+        waits = []
+        for step in loop:
+            before = len(gpu.usage.waits)
+            loop.record({"loss": torch.ones((), device=GPU)}, lambda numbers: {"loss": numbers["loss"][0]})
+            waits.append((step, len(gpu.usage.waits) - before))
+    assert [step for step, count in waits if count] == [19, 39]
+    assert [row["step"] for row in loop.history] == list(range(45))
+
+
+def test_numbers_of_the_cpu_are_read_at_once(fabric: Fabric, tmp_path: Path):
+    loop = TrainingLoop(fabric, tmp_path, "id", 2, seed=0, label="toy")
+    for step in loop:
+        loop.record(
+            {"loss": torch.tensor(0.1 + step), "sums": torch.arange(2)},
+            lambda numbers: {"loss": sum(numbers["sums"]) + numbers["loss"][0]},
+        )
+        assert loop.history[-1] == {"step": step, "loss": pytest.approx(1.1 + step)}
