@@ -278,14 +278,15 @@ def methods(checks: Checks, device: torch.device, tiny: bool) -> None:
 @contextmanager
 def stopped_at(step: int | None) -> Iterator[None]:
     """Send SIGTERM to this process in a training's step ``step``."""
-    plain = loops.TrainingLoop.log
+    plain = loops.TrainingLoop.__iter__
 
-    def log(self: loops.TrainingLoop, **values: float) -> None:
-        plain(self, **values)
-        if self.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def steps(self: loops.TrainingLoop) -> Iterator[int]:
+        for current in plain(self):
+            if current == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield current
 
-    with mock.patch.object(loops.TrainingLoop, "log", log):
+    with mock.patch.object(loops.TrainingLoop, "__iter__", steps):
         yield
 
 
