@@ -133,3 +133,9 @@ def test_figures_draw_dollar_signs_as_text():
     axes.plot([1, 1000], [1, 1000])
     axes.set_xscale("log")
     assert render(figure).data
+
+
+def test_a_line_about_a_name_of_thousands_of_characters_keeps_cause_and_remedy():
+    line = str(LeukError(f"cells.csv: label {'x' * 9999!r} is unknown; rename it"))
+    assert line.startswith("cells.csv: label 'xxx") and line.endswith("xxx' is unknown; rename it") and len(line) < 2010
+    assert str(LeukError("x" * 2000)) == "x" * 2000

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.records import AGAIN, Moment, Record, check_record
@@ -44,6 +44,12 @@ class Output(Record):
     text: Text = ""
     data: Annotated[dict[str, Any], AfterValidator(_bundle)] = Field(default_factory=dict)
     metadata: OutputMetadata = OutputMetadata()
+
+    @model_validator(mode="after")
+    def _streams_have_texts(self) -> Output:
+        if self.output_type == "stream" and not {"name", "text"} <= self.model_fields_set:
+            raise ValueError("a stream has a name and a text")
+        return self
 
 
 class Cell(Record):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import threading
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +14,21 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from book.test_browser import CHROMIUM, FLAGS
+from book import toys as fake
+from book.test_browser import CHROMIUM, FLAGS, IMAGES, Quiet
 from data.toys import coded, picture
 from leuk_lib.book import pages
+from leuk_lib.book.build import build_book
 from leuk_lib.cli.main import main
 from leuk_lib.data.check import check_folder
 from leuk_lib.data.folder import read_folder
 from leuk_lib.data.report import render_page
+from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.figures.style import new_figure
 from leuk_lib.figures.widgets import atlas, switch
 from leuk_lib.runs import card as cards
-from leuk_lib.runs import display
+from leuk_lib.runs import display, files, paths
+from leuk_lib.runs.execute import execute
 from leuk_lib.stages import STAGES
 from leuk_lib.wpat.model_card import Facts, text
 from leuk_lib.wpat.predict import ModelCard
@@ -42,6 +50,19 @@ FILES = ('" onload=window.broken=4 x=".png', "@{x}'`.png", "-1 <b>.png")
 MADE = (
     """() => document.querySelectorAll('img:not([src^="data:image"]), b[onclick], [onload], [onerror], math').length"""
 )
+
+
+# The same in a built book, which has formulas and buttons of its own: $x_1^2$ and {math}`x` would read "x12" and "x".
+FROM_NAMES = """() => [...document.querySelectorAll('article *')].filter(e => e.matches('[src="x"], pre pre') ||
+  (e.matches('math') && ['x', 'x12'].includes(e.textContent.trim())) ||
+  [...e.attributes].some(a => a.name.startsWith('on') || (a.name === 'href' && a.value.startsWith('javascript:'))))
+  .map(e => e.outerHTML.slice(0, 200))"""
+TOC = """format: jb-book
+root: book/index
+chapters:
+  - file: book/chapters/01_data
+  - file: book/chapters/02_results
+"""
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +177,87 @@ def test_every_name_is_text_and_no_page_runs_anything(folder: Path, browser, tmp
         for text_of in shown:
             assert " ".join(text_of.split()) in seen, f"{name}: {text_of}"
         page.close()
+
+
+def write_cells(root: Path, count: int) -> Path:
+    """A data set of rendered cells whose folder, classes and files carry each language's characters."""
+    rendered = smear_cells(cells=count, patients=6, size=32, seed=0)
+    for i, (image, label) in enumerate(zip(rendered.images, rendered.labels.tolist(), strict=True)):
+        folder = root / FOLDER / CLASSES[label % len(CLASSES)]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i} {FILES[i % len(FILES)]}").write_bytes(coded(image.permute(1, 2, 0).numpy()))
+    (folder / "damaged <i>.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return root / FOLDER
+
+
+def look_at_every_page(browser, html: Path) -> str:
+    """Open all written pages, check that no name made an element, a handler or an error; return their text."""
+    seen = ""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(html)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for path in sorted((html / "book").rglob("*.html")):
+            page = browser.new_page()
+            page.add_init_script("localStorage.setItem('mode', 'light'); localStorage.setItem('theme', 'light')")
+            problems: list[str] = []
+            page.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
+            page.on("console", lambda m, problems=problems: problems.append(m.text) if m.type == "error" else None)
+            page.on("dialog", lambda dialog, problems=problems: (problems.append(dialog.message), dialog.dismiss()))
+            page.goto(f"http://127.0.0.1:{server.server_port}/{path.relative_to(html).as_posix()}")
+            page.wait_for_load_state("load")
+            name = path.relative_to(html).as_posix()
+            assert page.evaluate("window.broken") is None and problems == [], name
+            assert page.evaluate(FROM_NAMES) == [], name
+            assert page.evaluate(IMAGES) == [], f"{name}: a figure is not drawn"
+            seen += " " + page.evaluate("document.documentElement.textContent")
+            page.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+    return " ".join(seen.split())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_book_whose_first_chapter_read_such_a_data_set(browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The chapter with the most names is executed for real and built by Jupyter Book, with a made-up one beside it."""
+    root, chapters = tmp_path / "project", (STAGES[0], fake.spec("results", ("data",)))
+    data = write_cells(tmp_path, 96)
+    monkeypatch.setenv("LEUK_ROOT", str(root))
+    monkeypatch.delenv("LEUK_RESULTS", raising=False)
+    monkeypatch.setattr("leuk_lib.book.generate.pages.parameters", lambda stages: "")
+    fake.make_project(root, chapters, book=True)
+    notebook = json.loads((fake.REPOSITORY / "notebooks" / "01_data.ipynb").read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:  # prose that refers to other pages
+        if cell["cell_type"] == "markdown":
+            cell["source"] = "# The data" if cell is notebook["cells"][0] else "Words."
+    files.write_json(root / "notebooks" / "01_data.ipynb", notebook)
+    for path in (root / "book").rglob("*.md"):
+        path.unlink()
+    files.write_text(root / "_toc.yml", TOC)
+    files.write_text(root / "book" / "index.md", "# A small book\n")
+    params = {"dataset": str(data), "profile": "smoke", "run": "names", "stages": {"data": {"image_size": 32}}}
+    execute("data", params, paths.stage_folder("names", "data") / "notebook.ipynb")
+    fake.finish_stage(chapters[1], run="names", metrics={"accuracy": 0.75})
+    index = build_book(root, "names", stages=chapters)
+    seen = look_at_every_page(browser, index.parent)
+    for name in (FOLDER, *CLASSES):
+        assert " ".join(name.split()) in seen, name
+
+
+@pytest.mark.long
+@pytest.mark.notebooks
+@pytest.mark.timeout(3600)
+def test_a_whole_book_of_such_a_data_set(browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All seven chapters of the smallest profile, built as users build them."""
+    data = write_cells(tmp_path, 200)
+    monkeypatch.setenv("LEUK_ROOT", str(fake.REPOSITORY))
+    monkeypatch.setenv("LEUK_RESULTS", str(tmp_path / "results"))
+    assert main(["run", "--dataset", str(data), "--profile", "smoke", "--run", "names"]) == 0
+    assert main(["book", "--dataset", str(data), "--profile", "smoke", "--run", "names", "--out", str(tmp_path)]) == 0
+    seen = look_at_every_page(browser, tmp_path / "_build" / "html")
+    for name in (FOLDER, *CLASSES):
+        assert " ".join(name.split()) in seen, name
 
 
 def test_the_terminal_and_the_spreadsheet_show_names_as_text(

@@ -105,7 +105,7 @@ def finish_stage(
     written = files.write_json(folder / "metrics.json", {
         "stage": stage.name, "run": run, "profile": "smoke", "dataset": "smear", "metrics": entries})  # fmt: skip
     card = cards.new_card(stage.name, params)
-    upstream = {name: (cards.read_card(run, name) or {"outputs": {}})["outputs"] for name in stage.inputs}
+    upstream = {name: cards.results_of(cards.read_card(run, name) or {"outputs": {}}) for name in stage.inputs}
     card.update(
         state="finished", identity="0123456789abcdef" * 2, seconds=12.5, peak_rss_mb=812.4, peak_gpu_mb=0.0,
         finished=card["started"], device="A processor (2 cores)", inputs=upstream, notes=["test part opened"],
