@@ -424,7 +424,8 @@ class OwnInput(nn.Module):
 
     def __init__(self, model: nn.Module, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
-        self.model, self.side = model, side
+        self.model: Any = model  # one of timm's, which have more methods than nn.Module
+        self.side = side
         given_mean, given_std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.register_buffer("scale", (given_std / torch.tensor(std)).view(3, 1, 1), persistent=False)
         self.register_buffer(
