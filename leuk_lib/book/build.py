@@ -34,7 +34,7 @@ REDIRECT = """<!DOCTYPE html>
 <body><main><h1>Leukemia classification, step by step</h1><p><a href="book/index.html">Open the book</a></p></main></body>
 </html>
 """
-BOOK_SPACE = 200_000_000  # bytes; the book has about half of it
+BOOK_SPACE = 150_000_000  # bytes; the default book has 85 MB
 STEPS = 4  # of a build, for its progress
 GENERATED = {"_build", "__pycache__", "generated", "chapters"}
 MESSAGE = re.compile(r"WARNING|ERROR|CRITICAL|Exception|Traceback|error:", re.IGNORECASE)
