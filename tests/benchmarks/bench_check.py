@@ -34,6 +34,11 @@ print(sum(table.attrs["classes"].values()), own, children.ru_utime + children.ru
 """
 
 
+def write(path: Path, image: np.ndarray) -> None:
+    """Write an image (S,S,3) of grey levels."""
+    cv2.imwrite(str(path), np.ascontiguousarray(np.clip(image[..., ::-1], 0, 255).astype(np.uint8)))
+
+
 def make_files(folder: Path, files: int, side: int, jpeg: bool, near: int) -> int:
     """Write files in four classes, of which every ``near``-th has a turned, brighter copy; return the number of copies."""
     images, _, table = render_smear(cells=240, patients=3, size=side, seed=0)
@@ -48,10 +53,10 @@ def make_files(folder: Path, files: int, side: int, jpeg: bool, near: int) -> in
             image = image * rng.uniform(0.8, 1.1, 3) + rng.normal(0, 3, image.shape)
         path = folder / table["label"][number % 240] / f"{number:06d}{suffix}"
         path.parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(path), np.clip(image[..., ::-1], 0, 255).astype(np.uint8))
+        write(path, image)
         if near and number % near == 1:
             turned = np.rot90(image, number // near % 4) * 0.97 + rng.normal(4, 2, image.shape)
-            cv2.imwrite(str(path.with_stem(f"{number:06d}n")), np.clip(turned[..., ::-1], 0, 255).astype(np.uint8))
+            write(path.with_stem(f"{number:06d}n"), turned)
             copies += 1
     return copies
 
