@@ -116,7 +116,7 @@ def forest(rows: pd.DataFrame, title: str, unit: str = "percentage points") -> W
         f'<span class="leuk-range" style="display:block">{labels}</span></span><span>{quoting.html(unit)}</span></div>'
     )
     key = ", ".join(
-        f'<span class="{name}"><b>{SIGNS[name]}</b> {words}</span>'
+        f'<span class="{name}"><b aria-hidden="true">{SIGNS[name]}</b> {words}</span>'
         for name, words in {
             "helps": "the whole interval is above zero", "harms": "below zero", "inconclusive": "it includes zero",
         }.items()
