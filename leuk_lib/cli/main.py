@@ -195,7 +195,7 @@ def predict(
 ) -> None:
     """Print class probabilities of images. Research use only. Exit code 1: some files cannot be used, 2: none can.
 
-    Example: leuk predict my_cells/ 'more/*.png' --csv predictions.csv --sheet predictions.html
+    Example: leuk predict my_cells/ 'more/a?.png' --csv predictions.csv --sheet predictions.html
     """
     from leuk_lib.cli.predict import MAX_IMAGES, predict_images, report
 
