@@ -49,7 +49,7 @@ class Site:
             return subprocess.Popen(command, cwd=self.root, env=self.environment, stdout=log, stderr=log)
 
     def finish(self, *options: str, stage: str = "fcmae", settings: str = "[]") -> int:
-        return self.submit(*options, stage=stage, settings=settings).wait(500)
+        return self.submit(*options, stage=stage, settings=settings).wait(1500)
 
     def say(self, *command: str) -> str:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
@@ -60,7 +60,7 @@ class Site:
         lines = self.say("sacct", "-X", "-n", "-P", f"--format={','.join(names)}").splitlines()
         return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 240) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 900) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.log.read_text()[-3000:]
@@ -101,7 +101,7 @@ def test_a_cancelled_training_is_saved_ends_snakemake_and_goes_on_to_the_same_we
     workflow = site.submit("--retries", "0", settings=settings)
     site.wait_for(site.trains)
     site.say("scancel", site.jobs()[-1]["JobID"])
-    assert workflow.wait(120) == 1 and "status is: 'CANCELLED'" in site.log.read_text()
+    assert workflow.wait(600) == 1 and "status is: 'CANCELLED'" in site.log.read_text()
     logs = "".join(log.read_text() for log in (site.results / ".snakemake" / "slurm_logs").rglob("*.log"))
     assert "saved; the same command continues from there" in logs
     assert site.finish(settings=settings) == 0, site.log.read_text()[-3000:]
@@ -123,7 +123,7 @@ def test_a_job_at_its_time_limit_continues_and_ctrl_c_cancels_it(site: Site):
         assert "Trying to restart" in site.log.read_text()
     finally:
         workflow.send_signal(signal.SIGINT)
-        workflow.wait(120)
+        workflow.wait(600)
     site.wait_for(lambda: not site.say("squeue", "-h", "-t", "R,CG"))
     assert site.jobs()[-1]["State"].startswith("CANCELLED")
     reached = [log.read_text() for log in (site.results / ".snakemake" / "slurm_logs").rglob("*.log")]
