@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from leuk_lib.training.fake_gpu import BLOCK, GPU, fake_gpu
+from training.fake_gpu import BLOCK, GPU, fake_gpu
 
 MB = 1 << 20  # bytes
 

@@ -21,8 +21,8 @@ from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import TrainParams
 from leuk_lib.training.fabric import Fabric, make_fabric
-from leuk_lib.training.fake_gpu import GPU, fake_fabric, fake_gpu
 from leuk_lib.training.loop import TrainingLoop
+from training.fake_gpu import GPU, fake_fabric, fake_gpu
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from leuk_lib.gan.ada import _GridSample
-from leuk_lib.training.python_autograd import python_autograd
+from training.python_autograd import python_autograd
 
 
 def network() -> nn.Module:

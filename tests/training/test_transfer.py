@@ -3,8 +3,8 @@
 import torch
 
 from leuk_lib.training import transfer
-from leuk_lib.training.fake_gpu import GPU, fake_gpu
 from leuk_lib.training.transfer import ImageSource, on_device
+from training.fake_gpu import GPU, fake_gpu
 
 IMAGES = torch.arange(5 * 3 * 4 * 4, dtype=torch.int64).to(torch.uint8).view(5, 3, 4, 4)
 

@@ -24,13 +24,14 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import leuk_lib
 from leuk_lib.training import transfer
 from leuk_lib.training.fabric import Fabric, MixedPrecision
-from leuk_lib.training.python_autograd import python_autograd
+from training.python_autograd import python_autograd
 
 GPU = torch.device("cuda", 0)
 BLOCK = 512  # bytes; PyTorch's allocator rounds up to multiples of it
-LIBRARY = str(Path(__file__).parents[1])
+LIBRARY = str(Path(leuk_lib.__file__).parent)
 
 aten = torch.ops.aten
 #: Operations whose result the host reads, or whose shape depends on it.
