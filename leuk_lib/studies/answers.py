@@ -57,8 +57,19 @@ class Question:
 
 
 QUESTIONS = (
-    Question("Does each step of the sequence help?", "ladder", "steps", "wpat"),
+    Question(
+        "Does each step of the sequence help?", "ladder", "steps", "wpat", {"arm": ("+ FCMAE", "+ WPAT", "+ ALHE")},
+    ),
     Question("Is the full model better than the strongest baseline?", "ladder", "baselines", "wpat", strongest=True),
+    Question("Do published weights help more than FCMAE on the cells?", "ladder", "columns", "wpat"),
+    Question(
+        "Do WPAT and ALHE help a network from published weights?", "ladder", "steps", "wpat",
+        {"arm": ("published + WPAT", "published + ALHE")},
+    ),
+    Question(
+        "Is the full model on published weights better than the strongest baseline?", "ladder", "published_baselines",
+        "wpat", strongest=True,
+    ),
     Question(
         "Does ALHE help where test cells resemble training cells?", "enhancement", "differences", "alhe",
         {"arm": ("ALHE",), "condition": ("same",)},
