@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,7 +60,9 @@ def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
     torch.use_deterministic_algorithms(True, warn_only=True)
     tf32 = params.precision == TF32
     precision: Any = "32-true" if tf32 else params.precision
-    fabric = Fabric(accelerator=params.accelerator, devices=params.devices, precision=precision, **settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The `srun` command is available")  # on a login node, for one process
+        fabric = Fabric(accelerator=params.accelerator, devices=params.devices, precision=precision, **settings)
     set_tf32(tf32)
     fabric.launch()
     return fabric
