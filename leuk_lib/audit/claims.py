@@ -224,8 +224,9 @@ def decide(claim: Claim, need: Need, entry: Mapping[str, Any] | None, facts: Map
         hint = f". To ask it of {need.elsewhere.what}: {need.elsewhere.command}" if need.elsewhere else ""
         return Decision(CANNOT, f"{lack[0]}. {command}{hint}", lack[1])
     if names := need.untested(facts):
-        missing = f"No cell of {', '.join(names)} is in the test part"
-        return Decision(CANNOT, f"{missing}: too few patients or slides. {command}", f"{missing}.")
+        missing = f"No cell of {', '.join(names)}"
+        why = f"{missing} is in the test part: too few patients or slides. {command}"
+        return Decision(CANNOT, why, f"{missing} is in the test part.")
     if entry is None:
         return Decision(
             CANNOT, claim.absent or f"This run has no number {claim.metric}.", "This run has no such number."

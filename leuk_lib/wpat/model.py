@@ -263,7 +263,7 @@ class WPAT(nn.Module):
         return Features(latents, maps, layout, region_attention, read_attention, self_attention)
 
     def _image_features(self, features: Features, need_weights: bool) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        queries = self.queries.expand(len(features.latents), -1, -1)  # (B, K, d)
+        queries = self.queries.expand(features.latents.shape[0], -1, -1)  # (B, K, d)
         out, class_weights = self.class_attention(
             queries, self.latent_norm(features.latents), need_weights=need_weights
         )

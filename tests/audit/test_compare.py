@@ -15,7 +15,7 @@ from leuk_lib.runs.files import write_json
 CARD = {
     "stage": "wpat", "run": "a", "profile": "laptop", "dataset": "smear", "device": "CPU",
     "params": {"run": "a", "seed": 0, "dataset": "/home/x/smear", "threads": 2}, "versions": {"torch": "2.15", "numpy": "2.4"},
-    "hashes": {"code": {"leuk_lib.wpat.model": "1"}, "notebook": "n", "lock": "l"}, "inputs": {"data": {}}, "git": {"commit": "c"},
+    "hashes": {"code": {"leuk_lib.wpat.model": "1"}, "notebook": "n", "lock": "l"}, "inputs": {"data": {}}, "git": {"commit": "c", "dirty": False},
     "process": {"host": "secret", "pid": 1},
 }  # fmt: skip
 

@@ -98,7 +98,7 @@ def test_parameters_name_default_range_and_meaning() -> None:
     rows = {cells(row)[0]: cells(row) for row in text.splitlines() if row.startswith("| `")}
     assert rows["`steps`"][1:3] == ["`3`", "≥ 1, ≤ 100"]
     assert rows["`rate`"][2] == "> 0"
-    assert rows["`profile`"][2] == "`smoke` `laptop` `paper`"
+    assert rows["`profile`"][2] == "`smoke` `laptop` `gpu` `paper`"
     assert "optimiser steps" in rows["`steps`"][3]
 
 

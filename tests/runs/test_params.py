@@ -48,7 +48,7 @@ def test_unknown_name_that_papermill_injected_is_an_error_with_the_nearest_name(
         ("mask_ratio", float("nan"), "mask_ratio = nan"),
         ("run", "../up", "run = '../up'"),
         ("seed", -1, "seed = -1"),
-        ("profile", "huge", "profile = 'huge': input should be 'smoke', 'laptop' or 'paper'"),
+        ("profile", "huge", "profile = 'huge': input should be 'smoke', 'laptop', 'gpu' or 'paper'"),
     ],
 )
 def test_wrong_values_are_named(name: str, value: object, message: str):

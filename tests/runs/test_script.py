@@ -22,7 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "_config.yml").touch()
-    notebook = {"cells": [{"cell_type": "code", "source": [cell], "metadata": {}} for cell in cells]}
+    notebook = {"cells": [{"cell_type": "code", "source": [cell], "metadata": {}} for cell in cells], "metadata": {}}
     (tmp_path / "notebooks" / "01_toy.ipynb").write_text(json.dumps(notebook))
     monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
     monkeypatch.setenv("LEUK_RESULTS", str(tmp_path / "results"))

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +116,15 @@ def main() -> None:
     options = parser.parse_args()
 
     fabric = make_fabric(TrainParams(accelerator="cpu", devices=options.processes, threads=1))
-    plain_log = loops.TrainingLoop.log
+    add_row = loops.TrainingLoop._add_row  # of each step, at once on the CPU
 
-    def log(self: loops.TrainingLoop, **values: float) -> None:
-        plain_log(self, **values)
-        print("step", self.step, flush=True)
-        if self.step == options.kill_at:
+    def logged(self: loops.TrainingLoop, step: int, values: Mapping[str, float]) -> None:
+        add_row(self, step, values)
+        print("step", step, flush=True)
+        if step == options.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    loops.TrainingLoop.log = log  # type: ignore[method-assign]
+    loops.TrainingLoop._add_row = logged  # type: ignore[method-assign]
     weights, history = train(options.method, options.folder, fabric)
     if fabric.global_rank == 0:
         digest = hashlib.sha256()

@@ -216,15 +216,15 @@ def test_an_empty_part_is_an_error(tiny, tmp_path):
 def test_an_interrupted_training_ends_with_the_same_weights(tiny, tmp_path, monkeypatch):
     # kill -9 and two processes: tests/training
     whole = _run(tiny, tmp_path / "whole")
-    log = TrainingLoop.log
+    record = TrainingLoop.record
 
-    def interrupted(self, **values):
+    def interrupted(self, *arguments):
         if self.step == 8:
             raise KeyboardInterrupt
-        log(self, **values)
+        record(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "log", interrupted)
+        patch.setattr(TrainingLoop, "record", interrupted)
         with pytest.raises(KeyboardInterrupt):
             _run(tiny, tmp_path / "cut")
     continued = _run(tiny, tmp_path / "cut")
@@ -269,7 +269,7 @@ def test_patience_ends_training_and_a_second_call_trains_nothing(tiny, tmp_path,
     assert (
         len(stopped.curve) == 4 and stopped.best_step == 2 and len(stopped.history) == 8
     )  # the best evaluation, and three more
-    monkeypatch.setattr(TrainingLoop, "log", lambda self, **values: pytest.fail("trained again"))
+    monkeypatch.setattr(TrainingLoop, "record", lambda *_: pytest.fail("trained again"))
     again = run()
     assert _digest(again.model) == _digest(stopped.model) and again.curve.equals(stopped.curve)
 
