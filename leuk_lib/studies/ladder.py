@@ -686,9 +686,12 @@ def rates_summary(record: StudyRecord) -> str:
     trials = record.table("rates")
     tries = trials.groupby("arm").size()
     rates = ", ".join(f"{rate:g}" for rate in sorted(trials["rate"].unique()))
+    chosen, tried = trials[trials["chosen"]]["rate"], trials["rate"]
+    lowest, highest = (int((chosen == end).sum()) for end in (tried.min(), tried.max()))
     return (
         f"Every trained model had {tries.iloc[0]} tries: {record.params['rate_steps']} steps with the peak learning rates "
-        f"{rates}. The rate with the lowest loss on the validation cells of repetition {record.params['seeds'][0]} was taken."
+        f"{rates}. The rate with the lowest loss on the validation cells of repetition {record.params['seeds'][0]} was taken: "
+        f"the lowest for {lowest}, the highest for {highest} of {len(chosen)} models, for which a rate outside may be better."
     )
 
 

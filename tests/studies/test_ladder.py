@@ -125,6 +125,7 @@ def test_sentences_say_what_the_numbers_say(record):
     assert "strong: temperature" in ladder.calibration_summary(record)
     rates = ladder.rates_summary(record)
     assert "3 tries: 9 steps" in rates and "0.0005, 0.001, 0.002" in rates and "repetition 0" in rates
+    assert "the lowest for 0, the highest for 0 of 9 models" in rates
     assert (ladder.rates_table(record)["chosen"] == 1e-3).all()
     assert "better than they are" in ladder.test_cells_summary(record)
 
