@@ -95,9 +95,10 @@ def forest(rows: pd.DataFrame, title: str, unit: str = "percentage points") -> W
     for question, group in rows.groupby("question", sort=False):
         items = []
         for row in group.to_dict("records"):
+            name = quoting.html(row["compared"]).replace("@", "<wbr>@")  # network@weights
             text = f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")
             items.append(
-                f'<li class="leuk-row {row["verdict"]}"><span class="leuk-name">{quoting.html(row["compared"])}</span>'
+                f'<li class="leuk-row {row["verdict"]}"><span class="leuk-name">{name}</span>'
                 f'<span class="leuk-plot"><span class="leuk-range" style="display:block;--from:{at(row["low"])};'
                 f'--to:{at(row["high"])};--at:{at(row["value"])}" aria-hidden="true"><i></i><b>{SIGNS[row["verdict"]]}</b>'
                 f'</span></span><span class="leuk-number">{text}</span><span class="leuk-verdict">{quoting.html(row["read as"])}</span></li>'
