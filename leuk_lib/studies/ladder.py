@@ -162,6 +162,10 @@ class LadderParams(StudyParams):
         """All models of the ladder."""
         return STEPS | (PUBLISHED_STEPS if self.published else {})
 
+    def step(self, arm: str) -> Step:
+        """The start, head and images of a model; a baseline has the raw images."""
+        return self.ladder.get(arm, Step("random", False, False))
+
     @model_validator(mode="after")
     def _rates_are_chosen_on_excluded_cells(self) -> Self:
         if self.seeds[0] not in self.tuned:
@@ -281,13 +285,13 @@ class Ladder(Study[LadderParams]):
         p = self.params
         if arm not in p.trained:
             return p.rates[0]
-        losses = {rate: read_json(folder / trial_name(arm, rate) / TRIAL)["loss"] for rate in p.rates}
-        return min(losses, key=lambda rate: losses[rate])
+        trials = chosen_rates(pd.DataFrame([read_json(folder / trial_name(arm, rate) / TRIAL) for rate in p.rates]))
+        return float(trials.loc[trials["chosen"], "rate"].item())
 
     def _evaluate(self, arm: str, seed: int, folder: Path, identity: str) -> list[Row]:
         """Train one model and keep its probabilities on the validation part and under every test condition."""
         p, cells, job = self.params, self._cells(folder, seed), f"{slug(arm)}-{seed}"
-        enhanced = arm in p.ladder and p.ladder[arm].enhanced
+        enhanced = p.step(arm).enhanced
         start = time.process_time()
         score, trained = self._fit(arm, cells, p.wpat(seed, self._rate(arm, folder), p.steps), folder, job, identity)
         seconds = time.process_time() - start
@@ -312,7 +316,7 @@ class Ladder(Study[LadderParams]):
     ) -> tuple[Scorer, list[Finetuned]]:
         """Fit a model to the training part; return its scorer and, if it is trained, the result of the training."""
         p, classes, seed = self.params, len(cells.classes), settings.seed
-        step = p.ladder.get(arm, Step("random", False, False))
+        step = p.step(arm)
         trained: list[Finetuned] = []
 
         def fit(model: nn.Module, label: str) -> nn.Module:

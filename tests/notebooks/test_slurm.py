@@ -17,6 +17,7 @@ from notebooks import slurm
 pytestmark = [
     pytest.mark.long,
     pytest.mark.notebooks,
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing()),
 ]
 CHECKPOINT = "checkpoints/pretrain/state.safetensors"
@@ -56,7 +57,7 @@ class Site:
 
     def jobs(self) -> list[dict[str, str]]:
         """The cluster's jobs since it began, the latest last."""
-        names = ("JobID", "State", "Timelimit", "ReqTRES", "Comment")
+        names = ("JobID", "State", "Timelimit", "ReqTRES")
         lines = self.say("sacct", "-X", "-n", "-P", f"--format={','.join(names)}").splitlines()
         return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
 
