@@ -111,7 +111,7 @@ def test_code_either_shows_a_method_and_fits_the_page_or_folds_under_a_summary(s
         if METHOD in tags:
             assert FOLD not in tags and max(map(len, lines)) <= 88, cell.source
             assert not any(call in cell.source for call in ("Stage.begin", "stage.show(", "stage.table(", ".save_"))
-        elif "parameters" not in tags and not cell["id"].startswith("study-"):
+        elif "parameters" not in tags:
             assert FOLD in tags and cell.metadata.jupyter.source_hidden, cell.source
             assert lines[0].startswith("# ") and len(lines[0]) <= 88 and not lines[0].endswith("."), cell.source
 
