@@ -67,13 +67,13 @@ PidFile={folder}/slurmdbd.pid
 
 
 def missing() -> str:
-    """Say why no cluster can be had here; empty if it can."""
+    """Return why no cluster can be started here; empty if it can."""
     absent = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
     if absent:
         return f"no {', '.join(absent)}: apt-get install slurm-wlm slurmdbd munge mariadb-server"
     if os.geteuid():
         return "slurmd must run as root"
-    return f"this machine has a SLURM of its own: {SITE}" if SITE.exists() else ""
+    return f"this machine has its own SLURM: {SITE}" if SITE.exists() else ""
 
 
 def free_ports(count: int) -> list[int]:
@@ -106,7 +106,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     (folder / "slurm.conf").write_text(CONF.format(folder=folder, ports=ports, host=host))
     (folder / "slurmdbd.conf").write_text(DATABASE.format(folder=folder, ports=ports))
     (folder / "slurmdbd.conf").chmod(0o600)
-    for name in ("gpu0", "gpu1"):  # stand for the devices: jobs are given them and use none
+    for name in ("gpu0", "gpu1"):  # stand in for devices: jobs are given them and use none
         (folder / name).touch()
     (folder / "gres.conf").write_text(f"NodeName={host} Name=gpu File={folder}/gpu[0-1]\n")
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import time
-from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -56,18 +55,6 @@ def test_excerpts_are_the_source_and_fit_the_page(stage: str) -> None:
         assert isinstance(shown, display.Source)  # how it is made is tested in tests/runs/test_display.py
         lines = shown.code.split("\n")
         assert len(lines) <= LINES and max(map(len, lines)) <= COLUMNS, name
-
-
-@pytest.mark.parametrize("stage", CHAPTERS)
-def test_open_code_fits_the_page(stage: str) -> None:
-    method = {
-        name: cell.source for name, cell in code_cells(stage).items() if "method" in cell.metadata.get("tags", [])
-    }
-    assert {
-        name: max(map(len, code.split("\n")))
-        for name, code in method.items()
-        if max(map(len, code.split("\n"))) > COLUMNS
-    } == {}
 
 
 @pytest.mark.parametrize("stage", CHAPTERS)
@@ -149,7 +136,7 @@ def test_wpat_a_latent_carries_a_signal_to_another_window(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("stage", CHAPTERS)
-def test_the_equation_stands_before_the_code(stage: str, root: Path) -> None:
+def test_the_equation_stands_before_the_code(stage: str) -> None:
     cells = nbformat.read(stage_notebooks()[stage], as_version=4).cells
     heading = next(n for n, cell in enumerate(cells) if "### The method in code" in cell.source)
     assert "$$" in cells[heading - 1].source

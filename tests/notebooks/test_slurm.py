@@ -1,4 +1,4 @@
-"""The documented command on a real SLURM, of one node on the loopback: resources, failure, scancel, time limit."""
+"""The documented command on a real SLURM cluster of one node on the loopback: resources, failure, scancel, time limit."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Site:
     def finish(self, *options: str, stage: str = "fcmae", settings: str = "[]") -> int:
         return self.submit(*options, stage=stage, settings=settings).wait(1500)
 
-    def say(self, *command: str) -> str:
+    def output(self, *command: str) -> str:
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
 
     def jobs(self) -> list[dict[str, str]]:
         """The cluster's jobs since it began, the latest last."""
         names = ("JobID", "State", "Timelimit", "ReqTRES")
-        lines = self.say("sacct", "-X", "-n", "-P", f"--format={','.join(names)}").splitlines()
+        lines = self.output("sacct", "-X", "-n", "-P", f"--format={','.join(names)}").splitlines()
         return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
 
     def wait_for(self, condition: Callable[[], object], seconds: float = 900) -> None:
@@ -91,17 +91,17 @@ def test_each_stage_is_a_job_with_the_resources_of_the_profile(site: Site):
 
 def test_a_failing_stage_ends_the_workflow_and_says_where_to_look(site: Site):
     assert site.finish("--retries", "0", stage="data", settings='["data.cells=30"]') == 1
-    said = site.log.read_text()
-    assert "status is: 'FAILED'" in said
+    messages = site.log.read_text()
+    assert "status is: 'FAILED'" in messages
     (log,) = (site.results / ".snakemake" / "slurm_logs").rglob("*.log")
-    assert str(log) in said and "LeukError: rendered smear: of 30 cells only" in log.read_text()
+    assert str(log) in messages and "LeukError: rendered smear: of 30 cells only" in log.read_text()
 
 
 def test_a_cancelled_training_is_saved_ends_snakemake_and_goes_on_to_the_same_weights(site: Site, root: Path, login: dict, tmp_path: Path):  # fmt: skip
     settings = '["fcmae.steps=60"]'
     workflow = site.submit("--retries", "0", settings=settings)
     site.wait_for(site.trains)
-    site.say("scancel", site.jobs()[-1]["JobID"])
+    site.output("scancel", site.jobs()[-1]["JobID"])
     assert workflow.wait(600) == 1 and "status is: 'CANCELLED'" in site.log.read_text()
     logs = "".join(log.read_text() for log in (site.results / ".snakemake" / "slurm_logs").rglob("*.log"))
     assert "saved; the same command continues from there" in logs
@@ -125,7 +125,7 @@ def test_a_job_at_its_time_limit_continues_and_ctrl_c_cancels_it(site: Site):
     finally:
         workflow.send_signal(signal.SIGINT)
         workflow.wait(600)
-    site.wait_for(lambda: not site.say("squeue", "-h", "-t", "R,CG"))
+    site.wait_for(lambda: not site.output("squeue", "-h", "-t", "R,CG"))
     assert site.jobs()[-1]["State"].startswith("CANCELLED")
     reached = [log.read_text() for log in (site.results / ".snakemake" / "slurm_logs").rglob("*.log")]
     steps = [int(text.split("FCMAE at step ")[1].split()[0]) for text in reached if "FCMAE at step " in text]
