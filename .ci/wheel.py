@@ -1,4 +1,4 @@
-"""Build hook: a wheel carries the notebooks, profiles and pages that `leuk init` lays out."""
+"""Build hook: a wheel contains the notebooks, profiles and pages that `leuk init` lays out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class ProjectFiles(BuildHookInterface):
-    """Puts the files in git of the project's folders into ``leuk_lib/_project``."""
+    """Adds the files of the project folder to the wheel, under ``leuk_lib/_project``."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Name the files; an editable install reads them from the checkout."""
+        """List the files; an editable install reads them from the checkout."""
         if version == "editable":
             return
         root = Path(self.root)
