@@ -113,7 +113,7 @@ def compare(
 ) -> None:
     """Compare a run's numbers with a reference. Exit code 0: all within tolerance, 1: some outside or missing.
 
-    Of several references of a data set and profile, that of the most similar machine counts.
+    If a data set and profile have several references, that of the most similar machine is used.
 
     Example: leuk compare smear-laptop-s0
     """
@@ -135,7 +135,7 @@ def compare(
             )
         other = closest
         if len(several := candidates(first["dataset"], first["profile"])) > 1:
-            print(f"compared with {other.name}, of {len(several)} references the one of the most similar machine\n")
+            print(f"compared with {other.name}, of {len(several)} references that of the most similar machine\n")
     else:
         other = folder(reference)
     frame = compare_runs(folder(run), other)
@@ -197,7 +197,8 @@ def predict(
 
     Example: leuk predict my_cells/ 'more/a?.png' --csv predictions.csv --sheet predictions.html
     """
-    from leuk_lib.cli.predict import MAX_IMAGES, predict_images, report
+    from leuk_lib.cli.predict import predict_images, report
+    from leuk_lib.wpat.contact_sheet import MAX_IMAGES
 
     model = _latest_model() if model is None else model
     with progress.of_command("predict", quiet):

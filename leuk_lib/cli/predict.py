@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ from leuk_lib.runs import progress
 from leuk_lib.runs.display import RESEARCH_USE
 from leuk_lib.runs.files import atomic, write_text
 from leuk_lib.runs.parallel import available_cores
-from leuk_lib.wpat.contact_sheet import MAX_IMAGES, contact_sheet
-from leuk_lib.wpat.predict import ModelCard, Predicted, as_table, predict_batches, read_card
+from leuk_lib.wpat.contact_sheet import contact_sheet
+from leuk_lib.wpat.predict import LoadedModel, ModelCard, Predicted, as_table, predict_batches
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,17 @@ def predict_images(
     Raises:
         LeukError: For an unusable model, table or device.
     """
-    card = read_card(model)
     files, unusable = find_images(names)
+    loaded = LoadedModel.open(model, device)
+    card = loaded.card
     enhance = None
     if card.enhanced:
         current = EnhanceParams.RENAMED  # a model's card may have a setting's earlier name
         settings = EnhanceParams(**{current.get(name, name): value for name, value in card.alhe_settings.items()})
-        enhance = lambda images: enhance_cells(images, settings)  # noqa: E731  one line is clearer
+        enhance = functools.partial(enhance_cells, params=settings)
     tables = []
     kept: list[Predicted] = []
-    batches = predict_batches(
-        files, model, enhance, device=device, batch=batch, attention=shown, workers=available_cores()
-    )
+    batches = predict_batches(files, loaded, enhance, batch=batch, attention=shown, workers=available_cores())
     with progress.counted("images", len(files), "image") as update:
         for part in batches:
             tables.append(as_table(part, card.classes))
@@ -85,7 +85,7 @@ def predict_images(
 
 
 def write_csv(predictions: Predictions, path: Path) -> None:
-    """Write one row per image, also for what cannot be used (column ``problem``); each says what it must not be used for."""
+    """Write one row per image, also for those that cannot be used (column ``problem``); each states the intended use."""
     bad = pd.DataFrame(predictions.unusable, columns=["file", "problem"])
     table = pd.concat([predictions.table.assign(problem=""), bad], ignore_index=True)
     table["predicted"] = table["predicted"].fillna("") if "predicted" in table else ""
@@ -96,7 +96,7 @@ def write_csv(predictions: Predictions, path: Path) -> None:
 
 
 def as_json(predictions: Predictions) -> str:
-    """Write all predictions, what cannot be used, and what they must not be used for, as JSON."""
+    """Return all predictions, the files that cannot be used, and the intended use, as JSON."""
     return json.dumps(
         {
             "model": str(predictions.model),
@@ -111,7 +111,7 @@ def as_json(predictions: Predictions) -> str:
 
 
 def report(predictions: Predictions, csv: Path | None = None, sheet: Path | None = None, json_: bool = False) -> None:
-    """Write the files that are asked for, and print the predictions: as JSON, counted where a file has them, or a table."""
+    """Write the requested files, and print the predictions: as JSON, as counts if a file lists them, or as a table."""
     if csv:
         write_csv(predictions, csv)
     if sheet:
@@ -134,6 +134,3 @@ def report(predictions: Predictions, csv: Path | None = None, sheet: Path | None
             print(quoting.terminal(written))
     print(f"model: {quoting.terminal(predictions.model)}; MODEL_CARD.md beside it says on which cells it was trained")
     print(RESEARCH_USE)
-
-
-__all__ = ["MAX_IMAGES", "Predictions", "as_json", "predict_images", "report", "write_csv"]

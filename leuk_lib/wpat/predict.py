@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -198,6 +198,19 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     return model.eval().to(device), card
 
 
+class LoadedModel(NamedTuple):
+    """A model in eval mode, its card and its file."""
+
+    model: nn.Module
+    card: ModelCard
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, device: str = "cpu") -> LoadedModel:
+        """Load a model file (``load_model``) on the device of a name (``chosen_device``)."""
+        return cls(*load_model(path, chosen_device(device)), Path(path))
+
+
 def probabilities(
     model: nn.Module,
     images: Tensor,
@@ -252,10 +265,9 @@ def chosen_device(name: str) -> torch.device:
 
 def predict_batches(
     files: Sequence[Path],
-    model_path: Path,
+    loaded: LoadedModel,
     enhance: Enhance | None = None,
     *,
-    device: str = "cpu",
     batch: int = 0,
     attention: int = 0,
     workers: int = 2,
@@ -264,10 +276,9 @@ def predict_batches(
 
     Args:
         files: Image files, one cell each.
-        model_path: A model file.
+        loaded: The model.
         enhance: ALHE with the card's ``alhe_settings``, (n,3,S,S) uint8 -> the same, for a model that was trained on
             enhanced images; else None.
-        device: As for ``chosen_device``.
         batch: Images at a time; 0: as many as fit into about a million pixels.
         attention: Number of first images of which attention maps are computed, too; whole batches get them.
         workers: Threads that read files.
@@ -275,10 +286,10 @@ def predict_batches(
     Raises:
         LeukError: If ``enhance`` does not fit the model, or if the model gives a probability that is not finite.
     """
-    model, card = load_model(model_path, chosen_device(device))
+    model, card, path = loaded
     if card.enhanced != (enhance is not None):
         need = "enhanced by ALHE; pass enhance" if card.enhanced else "not enhanced; pass enhance=None"
-        raise LeukError(f"model {model_path}: the training images were {need}", exit_code=2)
+        raise LeukError(f"model {path}: the training images were {need}", exit_code=2)
     attention = attention if isinstance(model, WPAT) else 0
     step = batch or min(256, max(1, BATCH_PIXELS // card.image_size**2))
     batches = [files[start : start + step] for start in range(0, len(files), step)]
@@ -301,7 +312,7 @@ def predict_batches(
                 images = images if enhance is None else enhance(images)
             names = [file for file, _ in good]
             maps = position * step < attention
-            yield Predicted(names, images, *_probabilities(model, card, model_path, names, images, maps), unusable)
+            yield Predicted(names, images, *_probabilities(loaded, names, images, maps), unusable)
 
 
 def _read_image(path: Path, size: int) -> NDArray[np.uint8] | str:
@@ -314,9 +325,10 @@ def _read_image(path: Path, size: int) -> NDArray[np.uint8] | str:
 
 @torch.no_grad()
 def _probabilities(
-    model: nn.Module, card: ModelCard, path: Path, names: Sequence[Path], images: Tensor, attention: bool
+    loaded: LoadedModel, names: Sequence[Path], images: Tensor, attention: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Probabilities of a batch, and the attention of the predicted classes if it is asked for."""
+    model, card, path = loaded
     maps = None
     if not len(images):
         probs = np.zeros((0, len(card.classes)), np.float32)
@@ -369,10 +381,10 @@ def predict_files(paths: Sequence[Path], model_path: Path, enhance: Enhance | No
     """
     if not paths:
         raise LeukError("predict: no image was given", exit_code=2)
-    classes = read_card(model_path).classes
+    loaded = LoadedModel.open(model_path)
     tables = []
-    for predicted in predict_batches(paths, model_path, enhance):
+    for predicted in predict_batches(paths, loaded, enhance):
         for file, reason in predicted.unusable:
             raise LeukError(f"{file}: {reason}", exit_code=2)
-        tables.append(as_table(predicted, classes))
+        tables.append(as_table(predicted, loaded.card.classes))
     return pd.concat(tables, ignore_index=True)

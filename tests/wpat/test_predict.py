@@ -26,6 +26,7 @@ from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.model import WPAT, format_1_name
 from leuk_lib.wpat.predict import (
     FORMAT,
+    LoadedModel,
     chosen_device,
     describe,
     load_model,
@@ -276,7 +277,7 @@ def test_a_bad_image_is_named(saved, files, tmp_path):
 def test_bad_files_do_not_stop_the_others(saved, files, tmp_path):
     bad, gone = tmp_path / "bad.png", tmp_path / "gone.png"
     bad.write_bytes(files[0].read_bytes()[:100])
-    batches = list(predict_batches([gone, files[0], bad, *files[1:]], saved[0], batch=2))
+    batches = list(predict_batches([gone, files[0], bad, *files[1:]], LoadedModel.open(saved[0]), batch=2))
     assert [part.files for part in batches] == [[files[0]], [files[1]], [files[2]]]
     assert [item.file for part in batches for item in part.unusable] == [str(gone), str(bad)]
     assert "truncated" in batches[1].unusable[0].reason
@@ -287,7 +288,7 @@ def test_bad_files_do_not_stop_the_others(saved, files, tmp_path):
 
 def test_attention_is_that_of_the_predicted_class_for_the_first_images_only(saved, files):
     path, model = saved
-    first, second = predict_batches(files, path, batch=2, attention=1)
+    first, second = predict_batches(files, LoadedModel.open(path), batch=2, attention=1)
     assert second.attention is None and first.attention.shape == (2, 32, 32)
     np.testing.assert_allclose(first.attention.sum(axis=(1, 2)), 1, rtol=1e-5)
     with torch.no_grad():
