@@ -96,7 +96,7 @@ def check_images(
 
     with progress.of_command(f"data check {folder}", quiet):
         findings = check_folder(
-            folder, jobs or None, class_map=_class_map(map_), layout=layout, reader=reader,
+            folder, jobs, class_map=_class_map(map_), layout=layout, reader=reader,
             reader_options=reader_options(option), pattern=pattern, split=split,
         )  # fmt: skip
     if csv:
@@ -190,11 +190,10 @@ def split_folder(
     from leuk_lib.data.folder import read_folder
     from leuk_lib.data.splits import folds_record, k_folds, repeated_splits
     from leuk_lib.runs.files import write_json
-    from leuk_lib.runs.parallel import available_cores
 
     with progress.of_command(f"data split {folder}", quiet):
         read = read_folder(
-            folder, 16, jobs or available_cores(), class_map=_class_map(map_), layout=layout, reader=reader,
+            folder, 16, jobs, class_map=_class_map(map_), layout=layout, reader=reader,
             reader_options=reader_options(option), pattern=pattern,
         )  # fmt: skip
     table = read.table

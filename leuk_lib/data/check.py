@@ -20,14 +20,13 @@ from leuk_lib.data.published import (
 )
 from leuk_lib.data.splits import PARTS, unsplittable
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.parallel import available_cores
 
 CLEAN, FINDINGS, UNUSABLE = 0, 1, 2
 
 
 def check_folder(
     path: str | Path,
-    workers: int | None = None,
+    workers: int = 0,
     class_map: Mapping[str, str] | None = None,
     layout: str = "",
     split: str = "",
@@ -40,7 +39,7 @@ def check_folder(
 
     Args:
         path: A folder, a file that a reader recognises, or the name of a known set.
-        workers: Processes, or threads for few images; None: as many as there are cores.
+        workers: As for ``read_folder``.
         class_map: Class -> new name; "" drops the class.
         layout: Roles of the folder levels, as for ``listing.list_folder``; "" to infer them.
         split: "published" to check that the published split can be used, and what would be left out for it; "" for the
@@ -59,7 +58,7 @@ def check_folder(
     folder = read_folder(
         path,
         32,
-        workers or available_cores(),
+        workers,
         class_map,
         layout,
         reader=reader,

@@ -29,9 +29,9 @@ SAME_SHARE = 0.85  # of the smaller image: from here on, an overlap is the same 
 RECODED = 0.85  # correlation of the fine structure of two copies; different cells on black reach 0.75
 COMPARED = 160  # side at which near-duplicates are compared, pixels
 AT_ONCE = 1024  # pairs of thumbnails that are correlated at a time
-DOUBT = 1e-3  # by which a correlation in single precision may be wrong, and much more
+DOUBT = 1e-3  # far more than the error of a correlation in single precision
 TOGETHER = 16  # pairs of images that are compared one after the other
-LEAST_COMPARED = 64  # so many times, from which on processes pay for their start
+LEAST_COMPARED = 64  # such groups of pairs from which on processes are worth their start
 
 
 class Match(NamedTuple):
@@ -191,8 +191,8 @@ def find_matches(
 def _compare(work: Callable[[list[Any]], list[Any]], pairs: Sequence[Any], workers: int) -> list[Any]:
     """Compare pairs of images on their pixels: ``work`` does so for some of them, in order."""
     together = [list(pairs[start : start + TOGETHER]) for start in range(0, len(pairs), TOGETHER)]
-    unit = f"{TOGETHER} pairs"
-    results = ordered_map(work, together, workers, "comparing pairs", unit, quiet_decoders, least=LEAST_COMPARED)
+    what = f"comparing groups of {TOGETHER} pairs"
+    results = ordered_map(work, together, workers, what, "group", quiet_decoders, least=LEAST_COMPARED)
     return [result for part in results for result in part]
 
 

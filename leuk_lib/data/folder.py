@@ -80,7 +80,7 @@ def read_folder(
     Args:
         path: A folder or the name of a known set, as for ``listing.list_folder``.
         size: Side of the decoded images in pixels.
-        workers: Processes, or threads for few images.
+        workers: Processes, or threads for few images; 0: one per core.
         class_map: Class -> new name; "" drops the class.
         layout: Roles of the folder levels, as for ``listing.list_folder``; "" to infer them.
         reader: Name of a reader, as for ``listing.list_folder``; "" for the one that recognises the data.
@@ -342,20 +342,23 @@ def _plan_scale(listing: Listing, cells: list[Cell], size: int, um_per_px: float
 def _brought_to_scale(listing: Listing, cells: list[Cell], plan: ScalePlan, size: int, workers: int) -> list[Cell]:
     """Read the kept cells again, each cut or padded to the common field; with their masks."""
     bring = functools.partial(_bring_to_scale, listing.root, size, plan.field_um)
-    pairs = list(zip(cells, plan.um_per_px.tolist(), strict=True))
-    results = ordered_map(bring, pairs, workers, "bringing to one scale", within=quiet_decoders)
+    files = [
+        (cell.entry.path, "" if cell.mask is None else cell.entry.mask, um_per_px)
+        for cell, um_per_px in zip(cells, plan.um_per_px.tolist(), strict=True)
+    ]
+    results = ordered_map(bring, files, workers, "bringing to one scale", within=quiet_decoders)
     return [replace(cell, image=image, mask=mask) for cell, (image, mask) in zip(cells, results, strict=True)]
 
 
 def _bring_to_scale(
-    root: Path, size: int, field_um: float, pair: tuple[Cell, float]
+    root: Path, size: int, field_um: float, file: tuple[str, str, float]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Read a cell of so many micrometres per pixel again: its image and its mask at the common field."""
-    cell, um_per_px = pair
-    image = decode_file(root / cell.entry.path).image
+    """Read the image of a cell and its mask, if it has one, at the common field; their scale is the third of ``file``."""
+    path, mask_path, um_per_px = file
+    image = decode_file(root / path).image
     mask = None
-    if cell.mask is not None:
-        whole = read_mask(root / cell.entry.mask, image.shape[:2])[0]
+    if mask_path:
+        whole = read_mask(root / mask_path, image.shape[:2])[0]
         mask = None if whole is None else to_field(whole, um_per_px, field_um, size, nearest=True)
     return to_field(image, um_per_px, field_um, size), mask
 

@@ -83,7 +83,7 @@ def load_dataset(
         name_or_path: "smear", the name of a known set, a folder of images, or a file that a reader recognises.
         size: Side of the images in pixels.
         seed: Seed of the rendering, and of the choice with ``per_class``.
-        workers: Processes that render, or threads that read.
+        workers: Processes that render or read; few files are read in threads.
         cells: Rendered cells in total (``smear`` only).
         patients: Rendered patients per class (``smear`` only).
         patient_effect: How much the slides of rendered patients differ; 0: not at all (``smear`` only).

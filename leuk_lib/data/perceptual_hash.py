@@ -19,11 +19,10 @@ ORIENTATIONS = 8  # rotations by quarter turns, with and without reflection
 # A hash has four pieces of 16 bits. Two that differ in at most 10 bits differ in at most so many in one of the pieces:
 # if all differed in more, they would differ in 3 + 3 + 3 + 2 = 11.
 PIECE_BITS = (2, 2, 2, 1)
-SPREAD = np.random.default_rng(0).permutation(
-    64
-)  # bits of the pieces; neighbours, which vary together, in different ones
-AT_ONCE = 1 << 20  # candidates
-MANY = 1 << 18  # hashes that are asked for, from which on those with one value of a piece are compared together
+# Bits of the pieces; neighbours, which vary together, are in different ones.
+SPREAD = np.random.default_rng(0).permutation(64)
+AT_ONCE = 1 << 20  # candidates that are compared at a time
+MANY = 1 << 18  # queries from which on those with the same value of a piece are compared together
 
 
 def orient(image: NDArray[np.uint8], k: int) -> NDArray[np.uint8]:
@@ -82,11 +81,11 @@ def _pieces(codes: NDArray[np.uint64], piece: int) -> NDArray[np.uint16]:
 
 
 class _Index:
-    """Hashes in the order of one of their pieces, and the same for the hashes that are asked for.
+    """Hashes in the order of one of their pieces, and likewise the queries, the hashes of all orientations.
 
     Args:
         pieces: (N,) piece of each hash.
-        asked: (Q,) piece of each hash that is asked for.
+        asked: (Q,) piece of each query.
         flips: (F,) the differences by which two pieces are neighbours.
     """
 
@@ -103,7 +102,7 @@ Pairs = Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
 def _by_query(index: _Index, codes: NDArray[np.uint64], queries: NDArray[np.uint64]) -> Pairs:
-    """Yield positions of close hashes: one flip after the other, for all hashes that are asked for."""
+    """Yield positions of close hashes and their queries: one flip after the other, for all queries."""
     if not len(queries):
         return
     for flip in index.flips.tolist():
@@ -121,7 +120,7 @@ def _by_query(index: _Index, codes: NDArray[np.uint64], queries: NDArray[np.uint
 
 
 def _by_value(index: _Index, codes: NDArray[np.uint64], queries: NDArray[np.uint64]) -> Pairs:
-    """Yield the same pairs: all hashes that are asked for with one value of the piece, against all its neighbours."""
+    """Yield the same pairs: all queries with one value of the piece, against all its neighbours."""
     ordered = codes[index.order]
     for value in np.unique(index.asked).tolist():
         near = value ^ index.flips

@@ -15,11 +15,11 @@ Result = TypeVar("Result")
 Context = Callable[[], AbstractContextManager[None]]
 
 CHUNK = 32  # items that a process gets at a time
-LEAST = 512  # items from which on processes pay for their start of about a second; threads do for fewer
+LEAST = 512  # items from which on processes are worth their start of about a second; fewer are left to threads
 
 
 def available_cores() -> int:
-    """Cores that this process may use: what ``taskset``, a container's set of cores or SLURM leave of the machine's."""
+    """Number of cores that this process may use, within the limits of ``taskset``, a container or SLURM."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -40,20 +40,22 @@ def ordered_map(
     Args:
         work: A function of a module, or a ``functools.partial`` of one. In a process, OpenCV has one thread.
         items: What it is called with.
-        workers: Processes, or threads, at a time.
+        workers: Processes, or threads, at a time; 0: one per core that this process may use.
         what: Name of the work in the progress (``progress.track``).
         unit: Name of an item in the progress.
         within: Context in which the work is done, in each process.
         least: Items from which on processes are started.
     """
-    yield from progress.track(_results(work, items, workers, within, least), what, len(items), unit)
+    yield from progress.track(
+        _results(work, items, workers or available_cores(), within, least), what, len(items), unit
+    )
 
 
 def _results(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, within: Context, least: int
 ) -> Iterator[Result]:
     if workers <= 1 or len(items) < least:
-        with within(), ThreadPoolExecutor(max(1, workers)) as pool:
+        with within(), ThreadPoolExecutor(workers) as pool:
             yield from pool.map(work, items)
         return
     from joblib import Parallel, delayed  # only where it is used: it takes a moment to load
