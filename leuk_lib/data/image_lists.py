@@ -29,7 +29,7 @@ def find_images(names: Iterable[str | Path]) -> tuple[list[Path], list[Unusable]
     Args:
         names: Each an image file; a folder, of which all images are taken, also in folders below it, but no hidden ones;
             a pattern such as ``slides/*/*.png``, in which ``**`` stands for any folders; or a table (.csv, .tsv) with a
-            column ``path``, ``file``, ``filename`` or ``image`` whose paths are relative to the table's folder.
+            column such as ``path`` or ``file`` (``tables.FILE_COLUMNS``) whose paths are relative to the table's folder.
 
     Returns:
         The files, which need not be readable, and the names that stand for no file.

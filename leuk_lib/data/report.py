@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 
-import cv2
 import pandas as pd
 
 from leuk_lib import quoting
 from leuk_lib.data.check import exit_code
 from leuk_lib.data.decode import Unreadable, decode_file
 from leuk_lib.data.findings import SEVERITIES
+from leuk_lib.data.html_page import html_page, picture
 from leuk_lib.data.image_files import is_inside
 
 MEANING = {"error": "left out", "warning": "used, look at it", "info": "nothing to do"}
@@ -20,13 +19,11 @@ SIDE = 112  # longer side of a thumbnail, pixels
 MAX_ROWS = 60  # per kind, with thumbnails; the CSV file has all
 
 STYLE = """
-:root{color-scheme:light dark}
-body{font:1rem/1.5 system-ui,sans-serif;max-width:64rem;margin:1.5rem auto;padding:0 1rem;color:CanvasText;background:Canvas}
+body{max-width:64rem}
 table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}
 caption{text-align:left;font-weight:600;padding:.4rem 0}
 th,td{text-align:left;vertical-align:top;padding:.4rem .6rem;border-bottom:1px solid GrayText;overflow-wrap:anywhere}
 th{white-space:nowrap}td.pictures{white-space:nowrap;width:1%}
-img{border-radius:.25rem;margin-right:.3rem;background:#fff}
 .error{border-left:.3rem solid #c0392b}.warning{border-left:.3rem solid #d68910}.info{border-left:.3rem solid #2471a3}
 h2{padding-left:.6rem;margin-top:2rem}
 nav ul{padding-left:1.2rem}
@@ -95,11 +92,7 @@ def render_page(findings: pd.DataFrame) -> str:
         + (f'<nav aria-label="Findings"><ul>{"".join(contents)}</ul></nav>' if contents else "<p>No findings.</p>")
         + "".join(sections)
     )
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{quoting.html(title)}</title><style>{STYLE}</style>"
-    )
-    return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body><main>{body}</main></body></html>\n'
+    return html_page(title, STYLE, body)
 
 
 def _section(anchor: str, severity: str, kind: str, rows: pd.DataFrame, root: Path) -> str:
@@ -127,12 +120,6 @@ def _thumbnail(root: Path, name: str) -> str:
     if not path.is_file() or not is_inside(path, root):
         return ""
     try:
-        image = decode_file(path).image
+        return picture(decode_file(path).image, SIDE, name)  # the whole image: the shared part may be at its border
     except Unreadable:
         return ""
-    scale = SIDE / max(image.shape[:2])  # the whole image: the shared part may be at its border
-    width, height = (max(1, round(scale * n)) for n in (image.shape[1], image.shape[0]))
-    thumb = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    stream = cv2.imencode(".jpg", thumb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes()
-    source = f"data:image/jpeg;base64,{base64.b64encode(stream).decode()}"
-    return f'<img src="{source}" width="{width}" height="{height}" alt="{quoting.html(name)}">'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leuk_lib import quoting
+from leuk_lib.data.html_page import html_page, picture
 from leuk_lib.data.image_lists import Unusable
 from leuk_lib.runs.display import RESEARCH_USE
 from leuk_lib.wpat.predict import ModelCard, Predicted
@@ -22,11 +22,9 @@ RANKED = 4  # classes whose probabilities are shown
 STRENGTH = 0.6  # of the attention's colour where attention is strongest
 
 STYLE = """
-:root{color-scheme:light dark}
-body{font:1rem/1.5 system-ui,sans-serif;max-width:80rem;margin:1.5rem auto;padding:0 1rem;color:CanvasText;background:Canvas}
+body{max-width:80rem}
 ul.cells{list-style:none;padding:0;display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1rem}
 ul.cells li{border:1px solid GrayText;border-radius:.4rem;padding:.5rem;overflow-wrap:anywhere}
-img{border-radius:.25rem;margin-right:.3rem;background:#fff}
 table{border-collapse:collapse}th,td{text-align:left;padding:.1rem .6rem .1rem 0;font-weight:normal}
 tr:first-child>*{font-weight:600}
 .warning{border-left:.3rem solid #c0392b;padding-left:.6rem}
@@ -68,20 +66,16 @@ def contact_sheet(
         f"<h1>Predictions</h1>{warning}<p>{quoting.html(' '.join(about))}</p>"
         f'<ul class="cells">{"".join(cells)}</ul>{bad}{warning if len(cells) > SCREENFUL else ""}'
     )
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Predictions: research only, not a medical device</title><style>{STYLE}</style>"
-    )
-    return f'<!DOCTYPE html><html lang="en"><head>{head}</head><body><main>{body}</main></body></html>\n'
+    return html_page("Predictions: research only, not a medical device", STYLE, body)
 
 
 def _cells(part: Predicted, classes: Sequence[str]) -> list[str]:
     images = part.images.permute(0, 2, 3, 1).cpu().numpy()
     out = []
     for position, (file, image, probs) in enumerate(zip(part.files, images, part.probabilities, strict=True)):
-        pictures = _picture(image, f"the cell of {file.name}")
+        pictures = picture(image, SIDE, f"the cell of {file.name}")
         if part.attention is not None:
-            pictures += _picture(overlay(image, part.attention[position]), f"attention in {file.name}")
+            pictures += picture(overlay(image, part.attention[position]), SIDE, f"attention in {file.name}")
         ranked = np.argsort(-probs, kind="stable").tolist()[:RANKED]
         rows = "".join(
             f'<tr><th scope="row">{quoting.html(classes[k])}</th><td>{100 * probs[k]:.1f} %</td></tr>' for k in ranked
@@ -105,11 +99,3 @@ def overlay(image: NDArray[np.uint8], attention: NDArray[np.float32]) -> NDArray
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     weight = STRENGTH * np.sqrt(share)[..., None]
     return np.rint(grey * (1 - weight) + colour * weight).astype(np.uint8)
-
-
-def _picture(image: NDArray[np.uint8], name: str) -> str:
-    how = cv2.INTER_AREA if image.shape[0] > SIDE else cv2.INTER_CUBIC
-    small = cv2.resize(image, (SIDE, SIDE), interpolation=how)
-    code = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
-    source = f"data:image/jpeg;base64,{base64.b64encode(code).decode()}"
-    return f'<img src="{source}" width="{SIDE}" height="{SIDE}" alt="{quoting.html(name)}">'
