@@ -141,10 +141,7 @@ def timed_loop(device: torch.device, warmup: int, steps: int, period: int, resul
                 elif step == counted_until:
                     counting.close()
                     images = period * result.batch
-                    result.flop_per_image, result.bytes_per_image = (
-                        counter.flop / images,
-                        counter.bytes / images,
-                    )
+                    result.flop_per_image, result.bytes_per_image = counter.flop / images, counter.bytes / images
                     synchronise(device)
                     if device.type == "cuda":
                         torch.cuda.reset_peak_memory_stats(device)
@@ -174,7 +171,7 @@ def train(
     steps = -(-steps // period) * period
     total = warmup + period + steps + 1  # the last step is not timed: evaluations and snapshots follow it
     settings = {
-        "accelerator": "cuda" if device.type == "cuda" else "cpu", "steps": total, "checkpoint_every": 10**6,
+        "accelerator": device.type, "steps": total, "checkpoint_every": 10**6,
         **({"evaluations": 1} if name == "wpat" else {}), **changes,
     }  # fmt: skip
     params = stage_params(name, profile, **settings)
@@ -244,7 +241,7 @@ def measure(name: str, profile: str, device: torch.device, tiny: bool) -> Measur
 def bench(profile: str, device: torch.device, names: list[str], tiny: bool, file: Path | None) -> dict[str, Any]:
     """All measurements as one record, written to ``file`` after each; a stage that fails does not cost the others."""
     threads = {"threads": 1} if tiny else {}
-    make_fabric(TrainParams(accelerator="cuda" if device.type == "cuda" else "cpu", **threads))  # determinism, TF32
+    make_fabric(TrainParams(accelerator=device.type, **threads))  # determinism, TF32
     limits = ceilings(device, tiny)
     record: dict[str, Any] = {
         "device": device_name() if device.type == "cuda" else "CPU", "profile": profile, "tiny": tiny,

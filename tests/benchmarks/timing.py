@@ -1,7 +1,7 @@
 """Functions that are timed in turns in one process, and the ratios of their times with the spread over rounds.
 
-A neighbour on the machine slows what runs at the same moment: functions take turns, the minimum of several calls counts
-in each round, and the spread over the rounds shows how far a ratio can be trusted.
+Other work on the machine slows what runs at the same moment. Functions therefore take turns, the minimum of several calls
+counts in each round, and the spread over the rounds shows how far a ratio can be trusted.
 """
 
 from __future__ import annotations

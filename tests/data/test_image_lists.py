@@ -1,4 +1,4 @@
-"""What a person names on the command line stands for image files: each once, in order; nothing is lost without a word."""
+"""What a person names on the command line stands for image files: each once, in order; names that give no file are reported."""
 
 from __future__ import annotations
 
