@@ -103,28 +103,17 @@ def test_a_run_with_unknown_weights_starts_no_stage(results: Path):
 
 
 @pytest.mark.parametrize(
-    ("baselines", "named"),
+    ("networks", "named"),
     [
-        ("[resnet10x]", "did you mean 'resnet10t'"),
-        ("[majority, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
-        ("['knn:resnet10t']", "knn:resnet10t@pretrained"),
-        ("['last:resnet10t@missing.safetensors']", "no attention blocks"),
+        ("baselines=[resnet10x]", "did you mean 'resnet10t'"),
+        ("baselines=[majority, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
+        ("baselines=['knn:resnet10t']", "knn:resnet10t@pretrained"),
+        ("baselines=['last:resnet10t@missing.safetensors']", "no attention blocks"),
+        ("backbones=[fcmea]", "unknown backbone 'fcmea'; did you mean 'fcmae'"),
+        ("backbones=[fcmae, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
     ],
 )
-def test_baselines_are_looked_up_before_any_stage_starts(results: Path, baselines: str, named: str):
+def test_networks_are_looked_up_before_any_stage_starts(results: Path, networks: str, named: str):
     with pytest.raises(LeukError, match=named):
-        run_stages("smear", "smoke", [0], overrides=[f"wpat.baselines={baselines}"])
-    assert not list(results.glob("*/data"))
-
-
-@pytest.mark.parametrize(
-    ("backbones", "named"),
-    [
-        ("[fcmea]", "unknown backbone 'fcmea'; did you mean 'fcmae'"),
-        ("[fcmae, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
-    ],
-)
-def test_backbones_are_looked_up_before_any_stage_starts(results: Path, backbones: str, named: str):
-    with pytest.raises(LeukError, match=named):
-        run_stages("smear", "smoke", [0], overrides=[f"wpat.backbones={backbones}"])
+        run_stages("smear", "smoke", [0], overrides=[f"wpat.{networks}"])
     assert not results.exists()

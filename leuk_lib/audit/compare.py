@@ -45,10 +45,9 @@ def hardware_changes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list
         if here == there:
             continue
         if name == "cpu_flags":
-            only = [sorted(set(one.split()) - set(other.split())) for one, other in ((here, there), (there, here))]
-            words = [
-                f"{'with' if position == 0 else 'without'} {_few(part)}" for position, part in enumerate(only) if part
-            ]
+            flags, flags_then = set(here.split()), set(there.split())
+            only = {"with": flags - flags_then, "without": flags_then - flags}
+            words = [f"{word} {_few(sorted(part))}" for word, part in only.items() if part]
             changed.append(f"instruction sets {', '.join(words)}")
         else:
             changed.append(f"{name.replace('_', ' ')} {here} not {there}")

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from leuk_lib.data.splits import PARTS
 from leuk_lib.runs.records import Record, read_record
 
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-PARTS = ("train", "val", "test")
 
 
 class DataFacts(Record):

@@ -14,9 +14,9 @@ from pydantic import Field, ValidationError
 
 from leuk_lib.runs import paths
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import write_text
+from leuk_lib.runs.files import AGAIN, write_text
 from leuk_lib.runs.params import FrozenParams
-from leuk_lib.runs.records import AGAIN, PublicCard, Reference, read_metrics, read_record
+from leuk_lib.runs.records import PublicCard, Reference, read_metrics, read_record
 from leuk_lib.runs.yaml_files import read_yaml
 from leuk_lib.statistics.intervals import wilson
 

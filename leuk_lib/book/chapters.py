@@ -43,7 +43,8 @@ def clean(notebook: dict[str, Any]) -> dict[str, Any]:
             continue
         tags = metadata.setdefault("tags", [])
         if METHOD not in tags:
-            tags += [] if FOLD in tags else [FOLD]
+            if FOLD not in tags:
+                tags.append(FOLD)
             prompt = f"Code: {summary(cell)}"
             metadata["mystnb"] = {**metadata.get("mystnb", {}), "code_prompt_show": prompt, "code_prompt_hide": prompt}
         cell["outputs"] = [

@@ -22,9 +22,10 @@ from leuk_lib.evaluation.resampling import rate_of, resampled_metrics, score_int
 from leuk_lib.runs import paths, progress
 from leuk_lib.runs.display import Link
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import AGAIN
 from leuk_lib.runs.params import nearest
 from leuk_lib.runs.recorder import Notes, Recorder
-from leuk_lib.runs.records import AGAIN, RunCard, read_metrics, read_record
+from leuk_lib.runs.records import RunCard, read_metrics, read_record
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics import significance
 from leuk_lib.statistics.bootstrap import ClusterBootstrap

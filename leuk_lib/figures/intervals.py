@@ -1,32 +1,25 @@
 """Intervals as HTML that fits any width: a forest plot of differences with links, and cards of cell types with ranges.
 
-Text stays text, so that it can be read on a phone, searched, and followed; colours follow the book's theme, JupyterLab's,
-or the browser's mode. Each is a :class:`leuk_lib.figures.widgets.Widget` without a script.
+Text stays text, so that it can be read on a phone, searched, and followed. Each is a :class:`leuk_lib.figures.widgets.Widget` without a script.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from leuk_lib import quoting
-from leuk_lib.figures.widgets import Widget
+from leuk_lib.figures.widgets import Widget, fragment, webp
 
 SIGNS = {"helps": "▲", "harms": "▼", "inconclusive": "○"}  # shape and colour both say which side of zero
 TICKS = 7  # at most, along an axis
 MARGIN = 0.06  # share of a plot's width outside its first and last tick
 
 STYLE = """
---ink:var(--pst-color-text-base,var(--jp-ui-font-color1,CanvasText));
---line:var(--pst-color-border,var(--jp-border-color1,GrayText));
---ground:var(--pst-color-surface,var(--jp-layout-color2,Canvas));
 container-type:inline-size;box-sizing:border-box;color:var(--ink);font-size:.9rem;font-variant-numeric:tabular-nums;
 ul,li{list-style:none;margin:0;padding:0}
 .leuk-range{position:relative;height:1.2rem;min-width:0}
@@ -123,7 +116,9 @@ def forest(rows: pd.DataFrame, title: str, unit: str = "percentage points") -> W
         }.items()
     )  # fmt: skip
     body = f'{axis}{"".join(parts)}{axis}<p class="leuk-key">{key}.</p>'
-    return _widget("leuk-forest", FOREST, body, title, f"{title}: {len(rows)} differences", f"--zero:{at(0.0)}")
+    return fragment(
+        "leuk-forest", STYLE + FOREST, body, title, f"{title}: {len(rows)} differences", f"--zero:{at(0.0)}"
+    )
 
 
 def cell_types(
@@ -155,19 +150,11 @@ def cell_types(
                 f'<dd title="{quoting.html(row["source"])}">{text}</dd>'
             )
         cards.append(
-            f'<li class="leuk-type"><img src="{_webp(picture)}" alt="A rendered {quoting.html(name)}">'
+            f'<li class="leuk-type"><img src="{webp(picture, 88)}" alt="A rendered {quoting.html(name)}">'
             f"<strong>{quoting.html(name)}</strong><dl>{''.join(rows)}</dl></li>"
         )
-    return _widget("leuk-types", CARDS, f"<ul>{''.join(cards)}</ul>", title, f"{title}: {', '.join(pictures)}")
-
-
-def _widget(kind: str, style: str, body: str, title: str, summary: str, variables: str = "") -> Widget:
-    name = quoting.html(title)
-    markup = (
-        f'<div class="{kind}" role="group" aria-label="{name}" style="{variables}"><style>.{kind}{{{STYLE}{style}}}</style>'
-        f"{body}</div>"
-    )
-    return Widget(markup, summary, title)
+    body = f"<ul>{''.join(cards)}</ul>"
+    return fragment("leuk-types", STYLE + CARDS, body, title, f"{title}: {', '.join(pictures)}")
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -180,9 +167,3 @@ def _ticks(low: float, high: float) -> list[float]:
                 last = max(last, first + 1)
                 return [round(step * n, 6) for n in range(first, last + 1)]
     raise ValueError(f"no axis for {low} to {high}")
-
-
-def _webp(image: NDArray[np.uint8]) -> str:
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "WEBP", quality=88, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from leuk_lib import quoting
-from leuk_lib.figures.widgets import Widget
+from leuk_lib.figures.widgets import Widget, fragment
 
 # Contrast of white text on each ground: above 6 (WCAG AA asks for 4.5).
 GROUNDS = {"yes": "#00694d", "no": "#a33b00", "open": "#59616a"}
@@ -19,8 +19,6 @@ DETAILS = {
 }  # fmt: skip
 
 STYLE = """
---ink:var(--pst-color-text-base,var(--jp-ui-font-color1,CanvasText));
---line:var(--pst-color-border,var(--jp-border-color1,GrayText));
 box-sizing:border-box;color:var(--ink);font-size:.95rem;
 ul,li{list-style:none;margin:0;padding:0}
 li{border-top:1px solid var(--line);padding:.6rem 0}
@@ -46,21 +44,16 @@ def verdicts(table: pd.DataFrame, kinds: Mapping[str, str], title: str = "The pa
         title: What is listed.
     """
     counts = "".join(
-        f"{_badge(name, kind)[:-7]}: {n}</span>"
-        for name, kind in kinds.items()
-        if (n := int((table["verdict"] == name).sum()))
+        _badge(f"{name}: {n}", kind) for name, kind in kinds.items() if (n := int((table["verdict"] == name).sum()))
     )
     items = "".join(_item(row, kinds[row["verdict"]]) for row in table.to_dict("records"))
-    markup = (
-        f'<div class="leuk-verdicts" role="group" aria-label="{quoting.html(title)}"><style>.leuk-verdicts{{{STYLE}}}</style>'
-        f'<p class="leuk-counts">{counts}</p><ul>{items}</ul></div>'
-    )
+    body = f'<p class="leuk-counts">{counts}</p><ul>{items}</ul>'
     lines = [f"{row['verdict']}: {row['claim']} {row['reason']}" for row in table.to_dict("records")]
-    return Widget(markup, "\n".join([title, *lines]), title)
+    return fragment("leuk-verdicts", STYLE, body, title, "\n".join([title, *lines]))
 
 
-def _badge(verdict: str, kind: str) -> str:
-    return f'<span class="leuk-badge" style="--ground:{GROUNDS[kind]}">{SIGNS[kind]} {quoting.html(verdict)}</span>'
+def _badge(text: str, kind: str) -> str:
+    return f'<span class="leuk-badge" style="--ground:{GROUNDS[kind]}">{SIGNS[kind]} {quoting.html(text)}</span>'
 
 
 def _item(row: Mapping[Any, Any], kind: str) -> str:

@@ -199,15 +199,38 @@ def _columns(n: int) -> int:
     return math.ceil(math.sqrt(n))
 
 
-def _sprite(images: NDArray[np.uint8], quality: int) -> bytes:
+def _sprite(images: NDArray[np.uint8], quality: int) -> str:
     """Put images (N, S, S, 3) into one WebP image, row by row, each with its rim repeated ``EDGE`` times."""
     n, columns = len(images), _columns(len(images))
     tiles = np.pad(images, ((0, -n % columns), (EDGE, EDGE), (EDGE, EDGE), (0, 0)), mode="edge")
     side = tiles.shape[1]
     sheet = tiles.reshape(-1, columns, side, side, 3).swapaxes(1, 2).reshape(-1, columns * side, 3)
+    return webp(sheet, quality)
+
+
+def webp(image: NDArray[np.uint8], quality: int) -> str:
+    """Return an image, RGB (H, W, 3), as the address of a WebP image that contains it."""
     stream = io.BytesIO()
-    Image.fromarray(sheet).save(stream, "WEBP", quality=quality, method=4)
-    return stream.getvalue()
+    Image.fromarray(image).save(stream, "WEBP", quality=quality, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def fragment(kind: str, style: str, body: str, title: str, summary: str, variables: str = "") -> Widget:
+    """Return a widget without a script.
+
+    Args:
+        kind: its CSS class.
+        style: CSS rules inside the selector of that class.
+        body: markup.
+        title: what it shows; its accessible name.
+        summary: what it shows, as text.
+        variables: CSS declarations of the widget itself.
+    """
+    markup = (
+        f'<div class="{kind}" role="group" aria-label="{quoting.html(title)}" style="{variables}">'
+        f"<style>.{kind}{{{THEME}{style}}}</style>{body}</div>"
+    )
+    return Widget(markup, summary, title)
 
 
 def _markup(
@@ -216,7 +239,7 @@ def _markup(
     legend: str,
     control: str,
     choices: Sequence[str],
-    sheets: Sequence[bytes],
+    sheets: Sequence[str],
     shape: tuple[int, ...],
     cells: Iterable[tuple[str, str, str, str]],
     style: str,
@@ -241,9 +264,7 @@ def _markup(
     n, side = shape[:2]
     columns, whole = _columns(n), side + 2 * EDGE
     rows = math.ceil(n / columns)
-    sprites = "".join(
-        f"--sheet{k}:url(data:image/webp;base64,{base64.b64encode(sheet).decode()});" for k, sheet in enumerate(sheets)
-    )
+    sprites = "".join(f"--sheet{k}:url({sheet});" for k, sheet in enumerate(sheets))
     geometry = (
         f"--sheet:var(--sheet0);{sprites}.leuk-image{{"
         f"background-size:{100 * columns * whole / side:.4f}% {100 * rows * whole / side:.4f}%;"
@@ -267,7 +288,7 @@ def _markup(
     )
     return (
         f'<div class="leuk-cells {layout}" id="{root}" role="group" aria-label="{quoting.html(summary)}">'
-        f"<style>#{root}{{{STYLE}{geometry}{style}}}</style>"
+        f"<style>#{root}{{{THEME}{STYLE}{geometry}{style}}}</style>"
         f'<div class="leuk-bar"><fieldset><legend>{quoting.html(legend)}</legend>{inputs}</fieldset>{SLIDER}</div>'
         f'<div class="leuk-body">{body.replace("FIELD", field, 1)}{CARD}</div>'
         f'<script>({SCRIPT})(document.getElementById("{root}"),...{data})</script></div>'
@@ -281,12 +302,16 @@ CARD = (
     "keeps a cell, Escape releases it; Page Up and Page Down go through its class.</p></div>"
 )
 
-# Rules inside the fragment's own selector. Colours follow the book's theme, JupyterLab's, or the browser's mode.
-STYLE = """
-container-type:inline-size;box-sizing:border-box;padding:4px;font-size:.9rem;color:var(--ink);
+# Colours of all widgets: they follow the book's theme, JupyterLab's, or the browser's mode.
+THEME = """
 --ink:var(--pst-color-text-base,var(--jp-ui-font-color1,CanvasText));
 --line:var(--pst-color-border,var(--jp-border-color1,GrayText));
 --ground:var(--pst-color-surface,var(--jp-layout-color2,Canvas));
+"""
+
+# Rules inside the fragment's own selector.
+STYLE = """
+container-type:inline-size;box-sizing:border-box;padding:4px;font-size:.9rem;color:var(--ink);
 &:not(.leuk-live) .leuk-script,.leuk-description span{display:none}
 .leuk-bar{display:flex;flex-wrap:wrap;gap:.25rem 1rem;align-items:center;margin:0 0 .5rem}
 fieldset{display:flex;flex-wrap:wrap;gap:.25rem .9rem;border:0;margin:0;padding:0;min-width:0}

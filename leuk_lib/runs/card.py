@@ -17,7 +17,8 @@ from typing import Any
 
 from leuk_lib.runs import code, files, paths
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.records import AGAIN, RunCard, read_record
+from leuk_lib.runs.files import AGAIN
+from leuk_lib.runs.records import RunCard, read_record
 
 PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "lightning", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image",

@@ -61,11 +61,15 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     start = time.perf_counter()
     state = partial.with_name("progress.json")
     state.unlink(missing_ok=True)
+    named = {progress.PROGRESS: str(state)}  # for the kernel, which inherits the environment
     stop = Path(os.environ.get(progress.STOP) or partial.with_name("stop"))
+    if progress.STOP not in os.environ:  # not started by `leuk run`
+        stop.unlink(missing_ok=True)
+        named[progress.STOP] = str(stop)
     run = parameters.get("run", "default")
     monitor = progress.Monitor(state, f"{run}: {stage}", *expected_seconds(stage, parameters))
     try:
-        with files.refusals(partial), _named_files(state, stop), progress.shown(monitor), _stoppable(monitor):
+        with files.refusals(partial), progress.environment(named), progress.shown(monitor), _stoppable(monitor):
             papermill.execute_notebook(
                 papermill_path(notebook),
                 papermill_path(partial),
@@ -114,27 +118,6 @@ def expected_seconds(stage: str, parameters: dict[str, Any]) -> tuple[float, flo
     order = list(paths.stage_notebooks())
     times = [cards.get(each, {}).get("seconds") for each in order[order.index(stage) :]]
     return (times[0], sum(times[1:])) if all(times) else (0.0, 0.0)
-
-
-@contextmanager
-def _named_files(state: Path, stop: Path) -> Iterator[None]:
-    """Name the files of progress and of a request to stop in the environment, which the kernel inherits.
-
-    A request's file that `leuk run` has named stays.
-    """
-    before = {name: os.environ.get(name) for name in (progress.PROGRESS, progress.STOP)}
-    os.environ[progress.PROGRESS] = str(state)
-    if before[progress.STOP] is None:
-        stop.unlink(missing_ok=True)
-        os.environ[progress.STOP] = str(stop)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 from leuk_lib.runs.errors import LeukError
 
+AGAIN = "delete it and run its stage again"
 MAX_NAME = 255  # bytes of a file's name
 _PLACES = {  # what a refusal says about the place, and the remedy
     errno.ENOTDIR: "a file stands where a folder is needed; move it away",
@@ -126,8 +127,12 @@ def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, advice: str = AGAIN) -> Any:
     """Read JSON.
+
+    Args:
+        path: The file.
+        advice: What to do if it is damaged, for the error message.
 
     Raises:
         LeukError: If the file is missing or damaged.
@@ -139,9 +144,9 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise LeukError(f"{path}: cannot be read ({error.strerror}); check what it is and its rights") from error
     except RecursionError as error:
-        raise LeukError(f"{path}: damaged (nested too deeply); delete it and run its stage again") from error
+        raise LeukError(f"{path}: damaged (nested too deeply); {advice}") from error
     except ValueError as error:  # no UTF-8, no JSON, or a number of thousands of digits
-        raise LeukError(f"{path}: damaged ({error}); delete it and run its stage again") from error
+        raise LeukError(f"{path}: damaged ({error}); {advice}") from error
 
 
 def sha256_file(path: Path) -> str:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 # Instruction sets for which torch, NumPy, MKL, oneDNN or OpenBLAS have code of their own.
@@ -37,7 +38,8 @@ def hardware_facts() -> dict[str, str]:
 
     torch's facts are known only if torch is loaded; this function does not load it.
     """
-    facts = {"cpu": _cpu(), "cpu_flags": _flags(), "blas": _blas(), **_torch_facts()}
+    info = _cpuinfo()
+    facts = {"cpu": _cpu(info), "cpu_flags": _flags(info), "blas": _blas(), **_torch_facts()}
     return {name: fact[:MAX_TEXT] for name, fact in facts.items() if fact}
 
 
@@ -51,8 +53,7 @@ def _cpuinfo() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _cpu() -> str:
-    info = _cpuinfo()
+def _cpu(info: Mapping[str, str]) -> str:
     # x86, then Arm; elsewhere the platform's word.
     names = {
         "vendor_id": "", "cpu family": "family ", "model": "model ", "stepping": "stepping ",
@@ -62,8 +63,7 @@ def _cpu() -> str:
     return " ".join(known) or platform.processor() or platform.machine()
 
 
-def _flags() -> str:
-    info = _cpuinfo()
+def _flags(info: Mapping[str, str]) -> str:
     flags = (info.get("flags") or info.get("Features") or "").split()
     return " ".join(sorted(flag for flag in flags if NUMERIC_FLAGS.fullmatch(flag)))
 

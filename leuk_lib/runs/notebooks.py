@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.records import AGAIN, Moment, Record, check_record
+from leuk_lib.runs.files import AGAIN
+from leuk_lib.runs.records import Moment, Record, check_record
 
 RESTORE = "restore it, for example with git"
 Text = str | list[str]

@@ -31,7 +31,7 @@ def end_is_sigterm() -> Iterator[None]:
     """While the body runs in a kernel, the end of the kernel's parent sends SIGTERM and ends nothing.
 
     After the body, a kernel without a parent ends itself as before. Nothing changes outside of a kernel, nor on systems
-    other than Linux, nor with an ipykernel older than 7, whose kernels cannot be told.
+    other than Linux, nor with an ipykernel older than 7, whose check for the parent cannot be changed.
     """
     poller = _poller()
     if poller is None:
@@ -51,7 +51,7 @@ def end_is_sigterm() -> Iterator[None]:
 
 
 def _poller() -> Any:
-    """Return the thread with which ipykernel watches this kernel's parent, if it can be told what to watch."""
+    """Return the thread with which ipykernel watches this kernel's parent, if what it watches can be changed."""
     application = getattr(sys.modules.get("ipykernel.kernelapp"), "IPKernelApp", None)
     if sys.platform != "linux" or application is None or not application.initialized():
         return None

@@ -17,6 +17,11 @@ MAX_RUN = 160  # characters of a run's name
 MAX_NAME = 100  # characters of a data set's name in that of a run; file systems allow 255 bytes
 
 
+def is_project(folder: Path) -> bool:
+    """Return whether a folder has ``_config.yml`` and ``notebooks``, as a project folder has."""
+    return all((folder / marker).exists() for marker in MARKERS)
+
+
 def project_root() -> Path:
     """Return ``LEUK_ROOT``, or the nearest project folder above the working directory, or the one above the package.
 
@@ -32,7 +37,7 @@ def project_root() -> Path:
     except FileNotFoundError as error:
         raise LeukError("the working folder was removed: go to the project's folder, or set LEUK_ROOT") from error
     for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
-        if all((folder / marker).exists() for marker in MARKERS):
+        if is_project(folder):
             return folder
     raise LeukError(
         f"{here} is not inside the project (no _config.yml and notebooks above it): "

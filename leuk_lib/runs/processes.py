@@ -14,11 +14,6 @@ STOPPED = 130
 END_WITHIN = 120  # s for the present step and the checkpoint, then processes are killed
 
 
-def world_size() -> int:
-    """Number of processes that torchrun (or another launcher) started for this job; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
-
-
 def refuse_other_number(owner: str, devices: int | None) -> None:
     """Raise ``LeukError`` if a launcher started another number of processes than the parameters state.
 
@@ -26,8 +21,10 @@ def refuse_other_number(owner: str, devices: int | None) -> None:
         owner: What runs, for the error message.
         devices: Parameter ``devices``, or None for a stage that does not train.
     """
-    world = world_size()
-    if "RANK" not in os.environ or world == (1 if devices is None else devices):
+    if "RANK" not in os.environ:  # torchrun and other launchers set it
+        return
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == (devices or 1):
         return
     if devices is None:
         raise LeukError(f"{owner} trains nothing and runs in one process, not in {world}: start it without torchrun")

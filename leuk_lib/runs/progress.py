@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TextIO, TypeVar
@@ -228,20 +228,26 @@ def of_command(subject: str, quiet: bool = False, stream: TextIO | None = None) 
         quiet: Show nothing; the same as a value of ``LEUK_QUIET`` in the environment.
         stream: Instead of stderr.
     """
-    before = {name: os.environ.get(name) for name in (PROGRESS, QUIET, IN_COMMAND)}
     with tempfile.TemporaryDirectory(prefix="leuk-progress-") as folder:
-        os.environ[PROGRESS], os.environ[IN_COMMAND] = str(Path(folder) / "progress.json"), "1"
-        if quiet:
-            os.environ[QUIET] = "1"
-        try:
-            with shown(Monitor(Path(os.environ[PROGRESS]), terminal(subject)), stream):
-                yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+        file = Path(folder) / "progress.json"
+        variables = {PROGRESS: str(file), IN_COMMAND: "1"} | ({QUIET: "1"} if quiet else {})
+        with environment(variables), shown(Monitor(file, terminal(subject)), stream):
+            yield
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables, which child processes inherit, while the body runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def of_jobs() -> None:

@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import read_json
-
-AGAIN = "delete it and run its stage again"
+from leuk_lib.runs.files import AGAIN, read_json
 
 
 def _moment(text: str) -> str:
@@ -190,7 +188,7 @@ def check_record(value: Any, model: type[BaseModel], source: object, what: str, 
 
 def read_record(path: Path, model: type[BaseModel], what: str, advice: str) -> dict[str, Any]:
     """Read a JSON file and check it against ``model`` (see :func:`check_record`)."""
-    return check_record(read_json(path), model, path, what, advice)
+    return check_record(read_json(path, advice), model, path, what, advice)
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ def source() -> Path:
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / PACKED, package.parent):
-        if all((folder / marker).exists() for marker in paths.MARKERS):
+        if paths.is_project(folder):
             return folder
     raise LeukError(f"{package}: was installed without the notebooks; install leuk-lib from a wheel or a checkout")
 

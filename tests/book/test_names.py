@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import threading
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from book import toys as fake
-from book.test_browser import CHROMIUM, FLAGS, IMAGES, Quiet
+from book.test_browser import CHROMIUM, FLAGS, IMAGES, served
 from data.toys import coded, picture
 from leuk_lib.book import pages
 from leuk_lib.book.build import build_book
@@ -193,9 +190,7 @@ def write_cells(root: Path, count: int) -> Path:
 def look_at_every_page(browser, html: Path) -> str:
     """Open all written pages, check that no name made an element, a handler or an error; return their text."""
     seen = ""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(html)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with served(html) as address:
         for path in sorted((html / "book").rglob("*.html")):
             page = browser.new_page()
             page.add_init_script("localStorage.setItem('mode', 'light'); localStorage.setItem('theme', 'light')")
@@ -203,17 +198,14 @@ def look_at_every_page(browser, html: Path) -> str:
             page.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
             page.on("console", lambda m, problems=problems: problems.append(m.text) if m.type == "error" else None)
             page.on("dialog", lambda dialog, problems=problems: (problems.append(dialog.message), dialog.dismiss()))
-            page.goto(f"http://127.0.0.1:{server.server_port}/{path.relative_to(html).as_posix()}")
-            page.wait_for_load_state("load")
             name = path.relative_to(html).as_posix()
+            page.goto(f"{address}{name}")
+            page.wait_for_load_state("load")
             assert page.evaluate("window.broken") is None and problems == [], name
             assert page.evaluate(FROM_NAMES) == [], name
             assert page.evaluate(IMAGES) == [], f"{name}: a figure is not drawn"
             seen += " " + page.evaluate("document.documentElement.textContent")
             page.close()
-    finally:
-        server.shutdown()
-        server.server_close()
     return " ".join(seen.split())
 
 

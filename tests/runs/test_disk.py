@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,14 +22,16 @@ from leuk_lib import workflow
 from leuk_lib.audit.reference import Rule, Rules, write_reference
 from leuk_lib.book.build import build_book
 from leuk_lib.cli.main import main
+from leuk_lib.data import folder as reader
 from leuk_lib.data.loading import load_dataset
 from leuk_lib.figures.style import new_figure
-from leuk_lib.runs import files, paths
+from leuk_lib.runs import card, files, paths
 from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.execute import execute
 from leuk_lib.runs.params import StageParams
 from leuk_lib.runs.stage import Stage
+from project import toy_project
 
 KILOBYTES = 16
 
@@ -115,10 +117,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(disk: Path):
 
 @pytest.mark.notebooks
 def test_a_notebook_that_does_not_fit_is_one_line(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print('x' * 100_000)")])
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(notebook, tmp_path / "notebooks" / "01_toy.ipynb")
-    monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
+    monkeypatch.setenv("LEUK_ROOT", str(toy_project(tmp_path, "print('x' * 100_000)")))
     with pytest.raises(LeukError, match=r"partial\.ipynb: the disk is full"):
         execute("toy", {}, disk / "toy" / "notebook.ipynb")
 
@@ -200,46 +199,33 @@ def test_a_working_folder_that_was_removed_is_one_line(
     os.chdir(tmp_path)
 
 
-def test_cells_that_vanish_while_they_are_read_are_findings(cells: Path, monkeypatch: pytest.MonkeyPatch):
-    """The files are listed first and decoded afterwards."""
-    from leuk_lib.data import folder as reader
-
+def after_listing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
+    """Act while a folder is read: its files are listed first and decoded afterwards."""
     listed = reader.list_folder
 
-    def then_gone(*values: Any, **named: Any) -> Any:
+    def listed_and_acted(*values: Any, **named: Any) -> Any:
         listing = listed(*values, **named)
-        (cells / "a" / "1.png").unlink()
+        act()
         return listing
 
-    monkeypatch.setattr(reader, "list_folder", then_gone)
+    monkeypatch.setattr(reader, "list_folder", listed_and_acted)
+
+
+def test_cells_that_vanish_while_they_are_read_are_findings(cells: Path, monkeypatch: pytest.MonkeyPatch):
+    after_listing(monkeypatch, (cells / "a" / "1.png").unlink)
     data = reader.read_folder(cells, size=16)
     assert len(data.images) == 5
     assert data.findings["path"].tolist() == ["a/1.png"]
 
 
 def test_a_folder_that_vanishes_while_it_is_read_is_one_line(cells: Path, monkeypatch: pytest.MonkeyPatch):
-    import shutil
-
-    from leuk_lib.data import folder as reader
-
-    listed = reader.list_folder
-
-    def then_gone(*values: Any, **named: Any) -> Any:
-        listing = listed(*values, **named)
-        shutil.rmtree(cells)
-        return listing
-
-    monkeypatch.setattr(reader, "list_folder", then_gone)
+    after_listing(monkeypatch, lambda: shutil.rmtree(cells))
     assert len(reader.read_folder(cells, size=16).findings) == 6
     with pytest.raises(LeukError, match="cells"):
         load_dataset(str(cells), size=16)
 
 
 def test_results_that_vanish_while_a_stage_writes_are_not_taken_for_finished(results: Path):
-    import shutil
-
-    from leuk_lib.runs import card
-
     with Stage.begin("data", StageParams, {"run": "r"}) as stage:
         stage.save_json("first", 1)
         shutil.rmtree(results)

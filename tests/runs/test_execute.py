@@ -9,21 +9,18 @@ import sys
 import time
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.execute import execute
+from project import toy_project
 
 pytestmark = pytest.mark.notebooks
 
 
 def test_a_kernel_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os\nos.kill(os.getpid(), 9)")])
-    (tmp_path / "notebooks").mkdir()
-    nbformat.write(notebook, tmp_path / "notebooks" / "01_toy.ipynb")
-    monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
+    monkeypatch.setenv("LEUK_ROOT", str(toy_project(tmp_path, "import os\nos.kill(os.getpid(), 9)")))
     with pytest.raises(LeukError, match=r"stage toy failed: the kernel died \(out of memory\?\)"):
         execute("toy", {}, tmp_path / "results" / "notebook.ipynb")
     assert not (tmp_path / "results" / "notebook.ipynb").exists()
@@ -44,10 +41,7 @@ for step in loop:
 
 @pytest.mark.parametrize("code", [LOOP, "import time\nPath = None\ntime.sleep(600)"], ids=["training", "anything else"])
 def test_one_signal_stops_with_a_line_and_saves_a_training(tmp_path: Path, code: str):
-    (tmp_path / "notebooks").mkdir()
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    nbformat.write(notebook, tmp_path / "notebooks" / "01_toy.ipynb")
+    toy_project(tmp_path, code)
     out = tmp_path / "results" / "notebook.ipynb"
     command = [sys.executable, "-m", "leuk_lib.runs.execute", "toy", "--parameters", "{}", "--out", str(out)]
     environment = os.environ | {"LEUK_ROOT": str(tmp_path)}

@@ -9,21 +9,19 @@ import pytest
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.script import read_parameters, run_cells
+from project import toy_project
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of one notebook whose stage records what it was given."""
-    cells = [
+    toy_project(
+        tmp_path,
         "dataset = 'smear'\nprofile = 'laptop'\nseed = 0\nrun = 'default'\nthreads = 2\nstages = {}",
         "from leuk_lib.runs.params import StageParams\nfrom leuk_lib.runs.stage import Stage\n"
         "stage = Stage.begin('toy', StageParams, globals())",
         "stage.record('seed', stage.params.seed)\nstage.finish()",
-    ]
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "_config.yml").touch()
-    notebook = {"cells": [{"cell_type": "code", "source": [cell], "metadata": {}} for cell in cells], "metadata": {}}
-    (tmp_path / "notebooks" / "01_toy.ipynb").write_text(json.dumps(notebook))
+    )
     monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
     monkeypatch.setenv("LEUK_RESULTS", str(tmp_path / "results"))
     return tmp_path

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import psutil
 import pytest
 
@@ -17,6 +16,7 @@ from leuk_lib.runs import execute, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.processes import STOPPED
 from processes import soon
+from project import toy_project
 
 pytestmark = pytest.mark.notebooks
 
@@ -43,13 +43,7 @@ for step in loop:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of one notebook, which trains until it is stopped; also the working directory."""
-    cells = [PARAMETERS, BEGIN, LOOP]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    notebook.cells[0].metadata["tags"] = ["parameters"]
-    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "_config.yml").touch()
-    nbformat.write(notebook, tmp_path / "notebooks" / "01_toy.ipynb")
+    toy_project(tmp_path, PARAMETERS, BEGIN, LOOP)
     for name in (progress.PROGRESS, progress.STOP, "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
