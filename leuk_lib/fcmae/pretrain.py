@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -24,6 +23,7 @@ from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import Stateful, TrainingLoop
 from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
+from leuk_lib.training.passes import passes
 from leuk_lib.training.schedules import warming_decay, warmup_cosine
 from leuk_lib.training.subset import evenly_spaced
 from leuk_lib.training.transfer import ImageSource, on_device
@@ -206,10 +206,9 @@ def _backward(
     patch, chunks = x.shape[-1] // visible.shape[-1], params.accumulate
     losses = {"loss": torch.zeros((), device=x.device)}
     sums = torch.zeros(4, device=x.device)
-    pairs = list(zip(x.chunk(chunks), visible.chunk(chunks), strict=True))
-    for position, (part, mask) in enumerate(pairs):
-        last = position == len(pairs) - 1
-        with nullcontext() if last else fabric.no_backward_sync(model):
+    parts = list(zip(x.chunk(chunks), visible.chunk(chunks), strict=True))
+    for (part, mask), sync in passes(parts, fabric, model):
+        with sync:
             out = model(part, mask)
             loss = out.loss
             if projector is not None:

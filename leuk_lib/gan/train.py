@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +26,7 @@ from leuk_lib.training.augment import dihedral
 from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import TrainingLoop
+from leuk_lib.training.passes import mean_over_passes, passes
 from leuk_lib.training.schedules import cosine, ema_decay, ramp
 from leuk_lib.training.transfer import ImageSource, on_device
 
@@ -165,7 +165,7 @@ def train_gan(
         batch = _batch(loop, sampler, ada, params, step, "d", fabric)
         opt_d.zero_grad()
         terms: list[dict[str, Tensor]] = []
-        for part, sync in _passes(batch, params.accumulate, fabric, model_d):
+        for part, sync in passes(batch.parts(params.accumulate), fabric, model_d):
             with torch.no_grad(), fabric.autocast():
                 fake = generator(part.z, part.y, label_ramp).float()
             y = torch.cat([part.y, part.y])
@@ -180,14 +180,12 @@ def train_gan(
                     # Lazy regularisation: every k-th step with k times the weight.
                     total = loss + losses.penalty(r1, r2, params.penalty_every * gamma)
                 fabric.backward(total / params.accumulate)
-            row = {"loss": loss.detach(), "delta": delta.detach()}
+            row = {"loss_d": loss.detach(), "delta": delta.detach()}
             if r1 is not None and r2 is not None:
                 row |= {"r1": r1.detach().mean(), "r2": r2.detach().mean()}
             terms.append(row)
         opt_d.step()
-        course = {
-            f"{name}_d" if name == "loss" else name: _average(terms, name) for name in terms[0] if name != "delta"
-        }
+        means = {name: mean_over_passes([row[name] for row in terms]) for name in terms[0] if name != "delta"}
         signs, seen = class_sums(torch.sign(torch.cat([row["delta"] for row in terms])), batch.y, n_classes)
         ada.update(_sum(fabric, signs), _sum(fabric, seen))
 
@@ -195,8 +193,8 @@ def train_gan(
         discriminator.requires_grad_(False)
         batch = _batch(loop, sampler, ada, params, step, "g", fabric)
         opt_g.zero_grad()
-        terms = []
-        for part, sync in _passes(batch, params.accumulate, fabric, model_g):
+        losses_g: list[Tensor] = []
+        for part, sync in passes(batch.parts(params.accumulate), fabric, model_g):
             with sync:
                 fake = model_g(part.z, part.y, label_ramp).float()
                 seen_real, seen_fake = part.augment(torch.cat([part.real, fake])).chunk(2)
@@ -206,15 +204,15 @@ def train_gan(
                     logit_fake = discriminator(seen_fake, part.y, label_ramp, part.std_groups).float()
                 loss = losses.generator_loss(losses.relativistic_logits(logit_real, logit_fake))
                 fabric.backward(loss / params.accumulate)
-            terms.append({"loss": loss.detach()})
+            losses_g.append(loss.detach())
         opt_g.step()
-        course["loss_g"] = _average(terms, "loss")
+        means["loss_g"] = mean_over_passes(losses_g)
         ema.update(generator, ema_decay(params.batch_size, cosine(progress, 0.0, params.ema_halflife)))
 
         logged = step % log_every == 0 or step == params.steps - 1
         if logged or (step + 1) % params.checkpoint_every == 0:
             names = ("loss_d", "loss_g", "r1", "r2")
-            figures = {name: _mean(fabric, course[name]) for name in names if name in course}
+            figures = {name: _mean(fabric, means[name]) for name in names if name in means}
             r, p = ada.r.tolist(), ada.p.tolist()
             for c in torch.nonzero(learned).flatten().tolist():
                 figures |= {f"r_{c}": r[c], f"p_{c}": p[c]}
@@ -296,7 +294,12 @@ class _Batch:
     std_groups: Tensor
 
     def parts(self, count: int) -> list[_Batch]:
-        """``count`` equal parts, each with its generated images' part of the augmentation; all draws stay the same."""
+        """``count`` equal parts, each with its generated images' part of the augmentation; all draws stay the same.
+
+        Loss and penalties are means over images, pairs lie within a part, images are compared within groups of which no
+        part has a fraction, and the augmentation's probabilities change only after the step. So the mean of the parts'
+        gradients is the gradient of the whole batch.
+        """
         if count == 1:
             return [self]
         thetas = zip(*(half.chunk(count) for half in self.augment.theta.chunk(2)), strict=True)
@@ -312,25 +315,6 @@ class _Batch:
             self.std_groups.chunk(count),
         )
         return [_Batch(*part) for part in zip(*columns, strict=True)]
-
-
-def _passes(
-    batch: _Batch, count: int, fabric: Fabric, model: Any
-) -> Iterator[tuple[_Batch, AbstractContextManager[None]]]:
-    """The parts of a batch, each with a context for its backward pass: gradients are reduced with the last one only.
-
-    Loss and penalties are means over images, pairs lie within a part, images are compared within groups of which no part
-    has a fraction, and the augmentation's probabilities change after the step only. So the mean of the parts' gradients
-    is the gradient of the whole batch.
-    """
-    for position, part in enumerate(batch.parts(count)):
-        last = position == count - 1
-        yield part, nullcontext() if last else fabric.no_backward_sync(model)
-
-
-def _average(terms: list[dict[str, Tensor]], name: str) -> Tensor:
-    """Mean of a term over the passes of a step."""
-    return terms[0][name] if len(terms) == 1 else torch.stack([row[name] for row in terms]).mean()
 
 
 def _batch(

@@ -51,7 +51,7 @@ def dihedral(x: Tensor, generator: torch.Generator, *, rows: Tensor | None = Non
     """
     if x.shape[-1] != x.shape[-2]:
         raise ValueError(f"dihedral needs square images, got {tuple(x.shape)}")
-    draw = _uniform(2, generator, x, rows, total, device="cpu")  # who is turned how is known without asking a GPU
+    draw = _uniform(2, generator, x, rows, total, device="cpu")  # the CPU must know which images to turn
     turns, mirror = (draw[:, 0] * 4).long(), draw[:, 1] < 0.5
     out = torch.empty_like(x)
     for element in range(8):  # of the dihedral group

@@ -14,14 +14,12 @@ from leuk_lib.runs.processes import refuse_other_number
 if TYPE_CHECKING:
     from leuk_lib.runs.params import TrainParams
 
-try:  # the package `lightning` has the same classes under other names
+try:  # the package `lightning` has the same class under another name
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins import MixedPrecision
 except ModuleNotFoundError:
     from lightning.fabric import Fabric  # type: ignore[no-redef]
-    from lightning.fabric.plugins import MixedPrecision  # type: ignore[no-redef]
 
-__all__ = ["Fabric", "MixedPrecision", "make_fabric", "set_tf32"]
+__all__ = ["Fabric", "make_fabric", "set_tf32"]
 
 TF32 = "tf32"  # a precision of `TrainParams`
 

@@ -54,11 +54,11 @@ class LoopState(Record):
     stopped: bool
 
 
-AGREE_EVERY = 8  # steps between two agreements of several GPUs on whether to end
 Sharded = TypeVar("Sharded", Tensor, list)
 Row = Callable[[Mapping[str, list[float]]], dict[str, float]]
 
-READ_EVERY = 20  # steps after which a GPU is asked for the numbers of `TrainingLoop.record`
+AGREE_EVERY = 8  # steps between two agreements of several GPUs on whether to end
+READ_EVERY = 20  # steps between two transfers from a GPU of the numbers of `TrainingLoop.record`
 
 
 class TrainingLoop:

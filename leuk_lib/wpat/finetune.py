@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +33,7 @@ from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import TrainingLoop
 from leuk_lib.training.mixing import mix
 from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
+from leuk_lib.training.passes import mean_over_passes, passes
 from leuk_lib.training.schedules import warming_decay, warmup_cosine
 from leuk_lib.training.subset import evenly_spaced
 from leuk_lib.training.transfer import ImageSource, on_device
@@ -255,12 +256,13 @@ def _backward(
     if count > 1 and isinstance(model, WPAT | LinearClassifier):
         return _backward_through_features(fabric, model, x.chunk(count), lambda logits: loss_of(logits, target), seed)
     losses = []
-    for position, (images, part) in enumerate(zip(x.chunk(count), target.chunk(count), strict=True)):
-        with nullcontext() if position == count - 1 else fabric.no_backward_sync(wrapped):
+    parts = list(zip(x.chunk(count), target.chunk(count), strict=True))
+    for (images, part), sync in passes(parts, fabric, wrapped):
+        with sync:
             loss = loss_of(wrapped(normalise(images)), part)
             fabric.backward(loss / count)
         losses.append(loss.detach())
-    return losses[0] if count == 1 else torch.stack(losses).mean()
+    return mean_over_passes(losses)
 
 
 def _backward_through_features(

@@ -239,7 +239,7 @@ def measure(name: str, profile: str, device: torch.device, tiny: bool) -> Measur
 
 
 def bench(profile: str, device: torch.device, names: list[str], tiny: bool, file: Path | None) -> dict[str, Any]:
-    """All measurements as one record, written to ``file`` after each; a stage that fails does not cost the others."""
+    """All measurements as one record, written to ``file`` after each; a stage that fails does not stop the others."""
     threads = {"threads": 1} if tiny else {}
     make_fabric(TrainParams(accelerator=device.type, **threads))  # determinism, TF32
     limits = ceilings(device, tiny)
@@ -257,7 +257,7 @@ def bench(profile: str, device: torch.device, names: list[str], tiny: bool, file
         save(record, file)
         try:
             row = measure(name, profile, device, tiny)
-        except Exception as error:  # noqa: BLE001  one stage must not cost the others
+        except Exception as error:  # noqa: BLE001  one stage must not stop the others
             record["failed"][name] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
             print(f"{name:<11} failed: {record['failed'][name]}", flush=True)
             continue

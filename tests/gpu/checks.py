@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import os
 import signal
@@ -34,7 +33,9 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tests/
 
+from gpu.parts import SKIPPED
 from leuk_lib.runs.params import TrainParams
+from leuk_lib.runs.tensors import digest
 from leuk_lib.training import loop as loops
 from leuk_lib.training.fabric import Fabric, make_fabric
 from training import train_one
@@ -68,7 +69,7 @@ class Checks:
         start = time.perf_counter()
         try:
             found = work()
-        except Exception as error:  # noqa: BLE001  one check must not cost the others
+        except Exception as error:  # noqa: BLE001  one check must not stop the others
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
             self.rows.append({"check": name, "passed": False, "error": text})
             self.save()
@@ -254,7 +255,7 @@ def check_baseline(device: torch.device, size: int) -> dict[str, tuple[float, fl
         return logits, F.cross_entropy(logits, y.to(where))
 
     found = compare(build, step, device)
-    # On a CPU already it differs by 60 % between bf16 and float32, so no bound would tell a fault.
+    # On a CPU already it differs by 60 % between bf16 and float32, so no bound would show a fault.
     del found["gradient, bf16"]
     return found
 
@@ -294,10 +295,7 @@ def train(method: str, folder: Path, fabric: Fabric, stop: int | None = None) ->
     """Hash of the trained weights, and the losses of each step."""
     with stopped_at(stop):
         weights, history = train_one.train(method, folder, fabric)
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode() + weights[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest(), history
+    return digest(weights), history
 
 
 def loss_errors(ours: list[dict[str, float]], reference: list[dict[str, float]]) -> tuple[float, float]:
@@ -406,8 +404,6 @@ def main() -> int:
     print(f"{len(checks.rows) - len(checks.failed)} of {len(checks.rows)} checks passed")
     return int(not checks.passed)
 
-
-SKIPPED = 77  # exit code of a part that this machine cannot run, as in Automake
 
 if __name__ == "__main__":
     sys.exit(main())

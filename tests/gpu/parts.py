@@ -22,7 +22,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-SKIPPED = 77  # exit code of a part that this machine cannot run
+SKIPPED = 77  # exit code of a part that this machine cannot run, as in Automake
 UNFINISHED = 130  # exit code of a part that goes on when it is called again
 GRACE = 45.0  # s between SIGTERM, on which a training writes its checkpoint, and SIGKILL
 LAST = 20.0  # s kept for the end
@@ -45,7 +45,9 @@ class Log:
                 file.write(text + "\n")
 
 
-def run_limited(command: list[str], seconds: float, log: Log, environment: dict[str, str]) -> tuple[int, bool]:
+def run_limited(
+    command: list[str], seconds: float, say: Callable[[str], None], environment: dict[str, str]
+) -> tuple[int, bool]:
     """Run a command; after ``seconds`` SIGTERM, then SIGKILL, to it and its children. Returns exit code and "in time"."""
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, errors="replace", start_new_session=True,
@@ -56,7 +58,7 @@ def run_limited(command: list[str], seconds: float, log: Log, environment: dict[
 
     def follow() -> None:
         for line in filter(str.strip, lines):
-            log.line(f"  {line.rstrip()}")
+            say(f"  {line.rstrip()}")
 
     reader = threading.Thread(target=follow, daemon=True)
     reader.start()
@@ -65,7 +67,7 @@ def run_limited(command: list[str], seconds: float, log: Log, environment: dict[
         process.wait(max(seconds, 1.0))
     except subprocess.TimeoutExpired:
         in_time = False
-        log.line(f"  time is up after {seconds:.0f} s")
+        say(f"  time is up after {seconds:.0f} s")
         for number in (signal.SIGTERM, signal.SIGKILL):
             # First the part alone, which ends its children itself; then whatever is left of them.
             (os.kill if number == signal.SIGTERM else os.killpg)(process.pid, number)
@@ -315,18 +317,17 @@ def attempt(
     if part == "environment":
         try:
             return {"state": "passed", "record": environment_part(log), "seconds": round(time.monotonic() - start, 1)}
-        except Exception as error:  # noqa: BLE001  one part must not cost the others
+        except Exception as error:  # noqa: BLE001  one part must not stop the others
             log.line(f"  {type(error).__name__}: {error}")
             return {"state": "failed", "seconds": round(time.monotonic() - start, 1), "said": str(error)[:300]}
     last = ""
 
-    class Listener(Log):
-        def line(self, text: str) -> None:
-            nonlocal last
-            last = text.strip() or last
-            log.line(text)
+    def say(text: str) -> None:
+        nonlocal last
+        last = text.strip() or last
+        log.line(text)
 
-    code, in_time = run_limited(table[part](seconds), seconds, Listener(log.path), environment)
+    code, in_time = run_limited(table[part](seconds), seconds, say, environment)
     states = {0: "passed", SKIPPED: "skipped", UNFINISHED: "unfinished"}
     state = states.get(code, "failed" if in_time else "out of time")
     return {"state": state, "seconds": round(time.monotonic() - start, 1), "code": code, "said": last[:300]}

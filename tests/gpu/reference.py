@@ -26,13 +26,13 @@ from typing import Any
 from leuk_lib.audit.reference import read_rules, reference_of, write_reference
 from leuk_lib.runs import card, paths
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.processes import STOPPED
 from leuk_lib.stages import load_profile, needed, stage
 
 SHARE = 0.5  # share of the time that the trainings may take: rendering, baselines and evaluation need the rest
 STEPS = {"acdb_gan": ("steps", "feature_steps", "verifier_steps"), "fcmae": ("steps",), "wpat": ("steps",)}
 LEAST_STEPS = 8
 WHILE_STOPPING = 40.0  # s for a checkpoint after SIGTERM
-UNFINISHED = 130
 
 
 def factor(bench: dict[str, Any], profile: str, seconds: float) -> float:
@@ -123,7 +123,7 @@ def main() -> int:
         write_reference(folder, options.json, read_rules())
     if unfinished:
         print(f"unfinished: {len(done)} of {len(stages)} stages; call it again to continue", flush=True)
-        return UNFINISHED
+        return STOPPED
     numbers = sum(len(entries) for entries in reference_of(folder, read_rules())["metrics"].values())
     print(f"{numbers} numbers of {len(done)} stages, {share:.0%} of the profile's steps", flush=True)
     return 0

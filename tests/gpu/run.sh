@@ -4,7 +4,7 @@
 #   tests/gpu/run.sh --minutes 10                 # on the GPU
 #   tests/gpu/run.sh --minutes 10 --device cpu --tiny      # the same parts on small sizes, to try the script
 #
-# Parts, in this order; each has its own time limit, and a part that fails or runs out of time does not cost the others:
+# Parts, in this order; each has its own time limit, and a part that fails or runs out of time does not stop the others:
 #   environment   what is installed and what is missing, GPU, driver
 #   methods       outputs and gradients of every method, against the CPU, in float32 and bf16
 #   training      whole small trainings: against the CPU, twice the same, SIGTERM and resumption, bf16

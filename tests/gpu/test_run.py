@@ -44,7 +44,7 @@ def states(summary: dict[str, Any]) -> dict[str, str]:
     return {part: entry["state"] for part, entry in summary["parts"].items()}
 
 
-def test_a_part_that_fails_or_takes_too_long_costs_no_other(
+def test_a_part_that_fails_or_takes_too_long_stops_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: dict[str, str]
 ):
     monkeypatch.setattr(parts, "LIMITS", {**parts.LIMITS, "training": 2.0})

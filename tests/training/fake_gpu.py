@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 import leuk_lib
 from leuk_lib.training import transfer
-from leuk_lib.training.fabric import Fabric, MixedPrecision
+from leuk_lib.training.fabric import Fabric
 from training.python_autograd import python_autograd
 
 GPU = torch.device("cuda", 0)
@@ -57,14 +57,12 @@ class Usage:
     Attributes:
         live: Bytes allocated now.
         peak: Most bytes allocated at once.
-        at_peak: Bytes by dtype at that moment.
         waits: Step and place, ``file:line``, of what made the host wait for the GPU; step -1 is before the first.
         wide: Products and convolutions of steps that were not made in bfloat16, by name and place.
     """
 
     live: int = 0
     peak: int = 0
-    at_peak: Counter[torch.dtype] = field(default_factory=Counter)
     waits: list[tuple[int, str]] = field(default_factory=list)
     wide: Counter[str] = field(default_factory=Counter)
 
@@ -85,8 +83,7 @@ class FakeGPU(TorchDispatchMode):
         super().__init__()
         self.usage, self.step = Usage(), -1
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self._sizes: dict[int, tuple[int, torch.dtype]] = {}
-        self._by_dtype: Counter[torch.dtype] = Counter()
+        self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Run one operation."""
@@ -164,17 +161,13 @@ class FakeGPU(TorchDispatchMode):
             if key in self._sizes:
                 continue
             size = -(-storage.nbytes() // BLOCK) * BLOCK
-            self._sizes[key] = size, tensor.dtype
-            self._by_dtype[tensor.dtype] += size
+            self._sizes[key] = size
             self.usage.live += size
-            if self.usage.live > self.usage.peak:
-                self.usage.peak, self.usage.at_peak = self.usage.live, self._by_dtype.copy()
+            self.usage.peak = max(self.usage.peak, self.usage.live)
             weakref.finalize(storage, self._free, key)
 
     def _free(self, key: int) -> None:
-        size, dtype = self._sizes.pop(key)
-        self.usage.live -= size
-        self._by_dtype[dtype] -= size
+        self.usage.live -= self._sizes.pop(key)
 
 
 def place() -> str:
@@ -201,20 +194,13 @@ class _Steps:
             raise Enough
 
 
-class _Precision(MixedPrecision):
-    """Fabric's mixed precision on "cuda"."""
-
-    def __init__(self) -> None:
-        super().__init__("bf16-mixed", "cuda")
-
-
-def fake_fabric(gpu: FakeGPU, precision: str, steps: int) -> Fabric:
+def fake_fabric(gpu: FakeGPU, precision: Any, steps: int) -> Fabric:
     """A Fabric on the fake GPU, which writes no checkpoint and raises `Enough` after ``steps`` steps."""
-    fabric = Fabric(accelerator="cpu", callbacks=[_Steps(gpu, steps)])
+    fabric = Fabric(accelerator="cpu", precision=precision, callbacks=[_Steps(gpu, steps)])
     strategy: Any = fabric._strategy
     strategy._root_device = GPU
     if precision == "bf16-mixed":
-        strategy.precision = fabric._precision = _Precision()
+        strategy.precision.device = "cuda"
     strategy.accelerator.setup_device = lambda device: None
     strategy.global_rank = 1
     return fabric
@@ -253,7 +239,7 @@ def used(train: Callable[[Fabric], object], precision: str, steps: int = 2) -> U
 
     Args:
         train: Called with a Fabric on a fake GPU; it runs a `TrainingLoop` of more than ``steps`` steps.
-        precision: As in `TrainParams`.
+        precision: As for `Fabric`.
         steps: Number of steps; the optimiser's state exists from the first one's end on.
     """
     with fake_gpu() as gpu, suppress(Enough):

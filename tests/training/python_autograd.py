@@ -68,10 +68,12 @@ class _Engine:
                 node = heapq.heappop(ready)[2]
                 given = buffers.pop(node, {})
                 found |= {edge: given[edge[1]] for edge in wanted if edge[0] is node and edge[1] in given}
-                results = self._apply(node, given, keep_graph, accumulate=not wanted) if given else ()
-                for (following, number), grad in zip(
-                    node.next_functions, results or itertools.repeat(None), strict=False
-                ):
+                edges = node.next_functions
+                if given:
+                    results = self._apply(node, given, keep_graph, accumulate=not wanted)
+                else:
+                    results = (None,) * len(edges)
+                for (following, number), grad in zip(edges, results, strict=True):
                     if following is None:
                         continue
                     if grad is not None:
@@ -95,12 +97,14 @@ class _Engine:
             return ()
         filled = [given.get(k) for k in range(len(node._input_metadata))]
         earlier, self.unpacked = self.unpacked, []
-        results = node.apply(*filled) if hasattr(node, "_forward_cls") else node(*filled)
+        custom = hasattr(node, "_forward_cls")
+        results = node.apply(*filled) if custom else node(*filled)
         if not keep_graph:
             for saved in self.unpacked:
                 saved.tensor = None
         self.unpacked = earlier
-        return results if isinstance(results, tuple) else (results,)
+        results = results if isinstance(results, tuple) else (results,)
+        return _of_edges(results, len(node.next_functions)) if custom else results
 
 
 def _edge(tensor: Tensor | GradientEdge) -> tuple[Node, int]:
@@ -121,6 +125,17 @@ def _dependencies(roots: Sequence[Node]) -> dict[Node, int]:
                 stack.append(following)
             counts[following] += 1
     return counts
+
+
+def _of_edges(results: tuple[Tensor | None, ...], edges: int) -> tuple[Tensor | None, ...]:
+    """Results of a custom function's backward pass at its tensors, which alone have edges.
+
+    The function returns None at each other argument. Which arguments these are, a node does not state; in this library
+    they follow the tensors.
+    """
+    if any(grad is not None for grad in results[edges:]):
+        raise NotImplementedError("a custom function with another argument before a tensor")
+    return results[:edges]
 
 
 def _add(buffer: dict[int, Tensor], number: int, grad: Tensor) -> None:

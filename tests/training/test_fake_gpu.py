@@ -1,10 +1,13 @@
 """The fake GPU counts what a real one would hold, and sees what would make the host wait or fail on it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from training.fake_gpu import BLOCK, GPU, fake_gpu
+from training import train_one
+from training.fake_gpu import BLOCK, GPU, fake_gpu, used
 
 MB = 1 << 20  # bytes
 
@@ -118,3 +121,18 @@ def test_products_in_float32_are_named_and_those_in_bfloat16_are_not():
             assert (x @ x).dtype == torch.bfloat16 and not gpu.usage.wide
         assert (x @ x).dtype == torch.float32
     assert list(gpu.usage.wide) == ["mm elsewhere"]
+
+
+#: So that no row is logged, no network evaluated and no checkpoint written in the second step.
+SPARSE = {"fcmae": {}, "gan": {"steps": 400}, "wpat": {"evaluations": 1}}
+
+
+@pytest.mark.parametrize("method", ["fcmae", "gan", pytest.param("wpat", marks=pytest.mark.slow)])
+def test_no_step_of_a_training_makes_the_host_wait_and_convolutions_are_in_bfloat16(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = {**train_one.SETTINGS[method], "checkpoint_every": 50, **SPARSE[method]}
+    monkeypatch.setitem(train_one.SETTINGS, method, settings)
+    usage = used(lambda fabric: train_one.train(method, tmp_path, fabric), "bf16-mixed")
+    assert usage.waits_of(1) == [] and usage.waits  # the images were copied before the first step
+    assert not [place for place in usage.wide if place.startswith("convolution")]

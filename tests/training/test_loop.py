@@ -253,7 +253,7 @@ def test_no_images_is_one_line(fabric):
         TrainingLoop(fabric, Path("unused"), "id", 1, seed=1, label="toy").batch(0, 0, 4)
 
 
-def test_a_gpu_is_asked_for_its_losses_every_20_steps_and_no_row_is_lost(tmp_path: Path):
+def test_losses_are_read_from_a_gpu_every_20_steps_and_no_row_is_lost(tmp_path: Path):
     with fake_gpu() as gpu:
         loop = TrainingLoop(fake_fabric(gpu, "32-true", 100), tmp_path, "id", 45, seed=0, label="toy", every=1000)
         waits = []

@@ -48,3 +48,23 @@ def test_a_graph_is_used_once():
         y.backward()
         with pytest.raises(RuntimeError, match="second time"):
             y.backward()
+
+
+class Scaled(torch.autograd.Function):
+    """A tensor times a number that is given first."""
+
+    @staticmethod
+    def forward(ctx, factor: float, x: torch.Tensor) -> torch.Tensor:
+        ctx.factor = factor
+        return factor * x
+
+    @staticmethod
+    def backward(ctx, *grads: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, ctx.factor * grads[0]
+
+
+def test_gradients_that_cannot_be_assigned_are_an_error():
+    with python_autograd():
+        y = Scaled.apply(2.0, torch.ones(2, requires_grad=True))
+        with pytest.raises(NotImplementedError, match="another argument before a tensor"):
+            y.sum().backward()

@@ -19,6 +19,7 @@ import torch
 
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.runs.params import TrainParams
+from leuk_lib.runs.tensors import digest
 from leuk_lib.training import loop as loops
 from leuk_lib.training.fabric import make_fabric
 
@@ -127,12 +128,9 @@ def main() -> None:
     loops.TrainingLoop._add_row = logged  # type: ignore[method-assign]
     weights, history = train(options.method, options.folder, fabric)
     if fabric.global_rank == 0:
-        digest = hashlib.sha256()
-        for name in sorted(weights):
-            digest.update(name.encode() + weights[name].detach().cpu().contiguous().numpy().tobytes())
         # A term that is not computed at every step (a lazy penalty) is NaN, which equals nothing.
         print("losses", json.dumps([{key: value for key, value in row.items() if value == value} for row in history]))
-        print("hash", digest.hexdigest(), flush=True)
+        print("hash", digest(weights), flush=True)
 
 
 if __name__ == "__main__":
