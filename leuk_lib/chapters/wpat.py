@@ -32,7 +32,6 @@ from leuk_lib.training import pretrained, tuning
 from leuk_lib.training.augment import normalise
 from leuk_lib.training.backbones import Backbone, TimmBackbone
 from leuk_lib.training.fabric import Fabric
-from leuk_lib.training.pretrained import NetworkSpec
 from leuk_lib.wpat import model_card
 from leuk_lib.wpat.finetune import Finetuned, finetune
 from leuk_lib.wpat.model import WPAT, WindowLayout, attention_map
@@ -156,10 +155,8 @@ def open_backbone(inputs: Inputs, params: WpatParams, name: str) -> Encoder | Ti
     """
     if name == FCMAE:
         return load_backbone(inputs.encoder_path, drop_path=params.drop_path)
-    base, published = pretrained.split_name(name)
     torch.manual_seed(derive(params.seed, "backbone", name))
-    spec = NetworkSpec.of(base, inputs.cells.size, bool(published))
-    return TimmBackbone(spec, inputs.cells.size, pretrained.locate(name) if published else None)
+    return TimmBackbone.of(name, inputs.cells.size)
 
 
 def check_backbone(name: str) -> None:

@@ -43,7 +43,6 @@ from leuk_lib.studies.paired import Outcomes, between, cells_of, scores, verdict
 from leuk_lib.studies.record import StudyRecord
 from leuk_lib.studies.small_sets import small_cells, small_row
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
-from leuk_lib.training import pretrained
 from leuk_lib.training.backbones import Backbone, TimmBackbone
 from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import Finetuned, finetune
@@ -336,10 +335,8 @@ class Ladder(Study[LadderParams]):
             )  # fmt: skip
             return BASELINES[arm](task) if arm in BASELINES else network(arm, task), trained
         if step.start == "published":
-            base, weights = pretrained.split_name(p.published)
             torch.manual_seed(derive(seed, "ladder", "published"))
-            spec = pretrained.NetworkSpec.of(base, p.image_size, bool(weights))
-            encoder: Backbone = TimmBackbone(spec, p.image_size, pretrained.locate(p.published) if weights else None)
+            encoder: Backbone = TimmBackbone.of(p.published, p.image_size)
         elif step.start == "fcmae":
             encoder = load_backbone(pretrained_encoder, drop_path=settings.drop_path)
         else:  # the weights that pretraining starts from

@@ -1,7 +1,11 @@
-"""Does masked pretraining help? Probes of the frozen encoder over pretraining, and fine-tuning with few labels."""
+"""Does masked pretraining help? Probes of the frozen encoder over pretraining, and fine-tuning with few labels.
+
+Fine-tuning starts from random weights, from the pretrained encoder, and from published weights of another network.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +28,16 @@ from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.fcmae.pretrain import build_autoencoder, pretrain
 from leuk_lib.fcmae.weights import load_backbone, save_backbone
 from leuk_lib.runs.files import atomic, read_json, write_json
-from leuk_lib.runs.seeds import numpy_rng
-from leuk_lib.studies.paired import Outcomes, between, cells_of, differences, hits_row, scores
+from leuk_lib.runs.seeds import derive, numpy_rng
+from leuk_lib.studies.paired import Outcomes, between, cells_of, hits_row, scores
 from leuk_lib.studies.study import Row, Study, StudyParams, slug
+from leuk_lib.training.backbones import Backbone, TimmBackbone
 from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune, predict_logits
 from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.params import WpatParams
 
-SCRATCH, CONTRAST, PIXELS = "random initialisation", "FCMAE + contrast", "FCMAE"
+SCRATCH, CONTRAST, PIXELS, PUBLISHED = "random initialisation", "FCMAE + contrast", "FCMAE", "published weights"
 #: Settings of each arm of pretraining; both see the same number of masked images.
 PRETRAINED: dict[str, dict[str, Any]] = {CONTRAST: {"contrast": 1.0}, PIXELS: {"contrast": 0.0}}
 FRACTIONS = (0.7, 0.1, 0.2)  # training, validation, test
@@ -57,7 +62,17 @@ class PretrainingParams(StudyParams):
     tune_steps: int = Field(120, ge=1, le=10**6, description="optimiser steps of every fine-tuning")
     tune_batch: int = Field(32, ge=2, le=8192, description="images per step of fine-tuning")
     tune_lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate of fine-tuning")
+    published: str = Field(
+        "efficientnet_lite0@pretrained",
+        description="network and weights that fine-tuning starts from, too; empty: none",
+    )
+    light: float = Field(0.15, ge=0, lt=1, description="light jitter, in pretraining and in fine-tuning")
     resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """What fine-tuning starts from."""
+        return (SCRATCH, CONTRAST, PUBLISHED) if self.published else (SCRATCH, CONTRAST)
 
     @field_validator("label_shares")
     @classmethod
@@ -72,7 +87,7 @@ class PretrainingParams(StudyParams):
         return FcmaeParams(
             seed=seed, threads=self.threads, accelerator="cpu", images="raw", variant=self.variant,  # type: ignore[arg-type]
             stem_stride=self.stem_stride, steps=self.steps, batch_size=images, base_lr=256 * self.lr / images,  # type: ignore[arg-type]
-            checkpoint_every=100, light=0.0, **PRETRAINED[arm],
+            checkpoint_every=100, light=self.light, **PRETRAINED[arm],
         )  # fmt: skip
 
 
@@ -125,10 +140,10 @@ class Pretraining(Study[PretrainingParams]):
     """Each repetition has its own split (by groups), weights, batches and masks, shared by all arms."""
 
     title = "Does masked pretraining help?"
-    version = 1
+    version = 2
     canary: ClassVar[Mapping[str, Any]] = {
         "seeds": (0, 1), "image_size": 32, "stem_stride": 2, "steps": 3, "batch_size": 8, "probes": 1, "knn_k": 3,
-        "label_shares": (0.5,), "tune_steps": 3, "tune_batch": 8, "resamples": 100,
+        "label_shares": (0.5,), "tune_steps": 3, "tune_batch": 8, "published": "test_resnet", "resamples": 100,
     }  # fmt: skip
     params_model = PretrainingParams
 
@@ -138,7 +153,7 @@ class Pretraining(Study[PretrainingParams]):
         return [
             ["cells"],
             [f"pretrain-{slug(arm)}-{seed}" for seed in p.seeds for arm in PRETRAINED],
-            [f"tune-{slug(arm)}-{share:g}-{seed}" for seed in p.seeds for share in p.label_shares for arm in (SCRATCH, CONTRAST)],
+            [f"tune-{slug(arm)}-{share:g}-{seed}" for seed in p.seeds for share in p.label_shares for arm in p.starts],
         ]  # fmt: skip
 
     def run(self, job: str, folder: Path, identity: str) -> list[Row]:
@@ -151,7 +166,7 @@ class Pretraining(Study[PretrainingParams]):
                 if job == f"pretrain-{slug(arm)}-{seed}":
                     return self._pretrain(arm, seed, folder, identity)
             for share in p.label_shares:
-                for arm in (SCRATCH, CONTRAST):
+                for arm in p.starts:
                     if job == f"tune-{slug(arm)}-{share:g}-{seed}":
                         return self._tune(arm, share, seed, folder, identity)
         raise ValueError(f"no job {job!r}")
@@ -162,7 +177,7 @@ class Pretraining(Study[PretrainingParams]):
         Returns:
             curve: probes over pretraining.
             probes, gains: probes at its end, and their differences from the start and from plain features.
-            labels, label_gains: fine-tuning by share of the labels, and pretrained minus random start.
+            labels, label_gains: fine-tuning by share of the labels, and the differences between its starts.
             cells: the data.
         """
         p = self.params
@@ -192,7 +207,7 @@ class Pretraining(Study[PretrainingParams]):
             "probes": scores(at_end),
             "gains": between(at_end, pairs, ratio).drop(columns="p_holm"),
             "labels": scores(labels),
-            "label_gains": differences(labels, {CONTRAST: SCRATCH, SCRATCH: SCRATCH}, ratio),
+            "label_gains": between(labels, list(itertools.combinations(reversed(p.starts), 2)), ratio),
             "cells": pd.DataFrame(rows["cells"]),
         }  # fmt: skip
 
@@ -240,16 +255,19 @@ class Pretraining(Study[PretrainingParams]):
         return [{"seed": seed, **row} for row in rows]
 
     def _tune(self, arm: str, share: float, seed: int, folder: Path, identity: str) -> list[Row]:
-        """Fine-tune from either start, with a linear head fitted before the first step, as the ladder does."""
+        """Fine-tune from one of the starts, with a linear head fitted before the first step, as the ladder does."""
         p, cells = self.params, self._split(folder, seed)
-        if arm == SCRATCH:
+        if arm == PUBLISHED:
+            torch.manual_seed(derive(seed, "pretraining", "published"))
+            encoder: Backbone = TimmBackbone.of(p.published, p.image_size)
+        elif arm == SCRATCH:
             encoder = build_autoencoder(p.fcmae(CONTRAST, seed)).encoder
         else:
             encoder = load_backbone(folder / f"pretrain-{slug(arm)}-{seed}" / "encoder.safetensors")
         train = labelled(cells.train, cells.labels, share, seed)
         settings = WpatParams(
             seed=seed, threads=p.threads, accelerator="cpu", steps=p.tune_steps, batch_size=p.tune_batch, lr=p.tune_lr,
-            layer_decay=1.0, drop_path=0.0, evaluations=5, checkpoint_every=100, light=0.0, balance="none",
+            layer_decay=1.0, drop_path=0.0, evaluations=5, checkpoint_every=100, light=p.light, balance="none",
         )  # fmt: skip
         tuned = finetune(
             cells.images[train], cells.labels[train], cells.images[cells.val], cells.labels[cells.val],

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.training.pretrained import NetworkSpec, OwnInput, Weights, build
+from leuk_lib.training.pretrained import NetworkSpec, OwnInput, Weights, build, locate, split_name
 
 MAPS = 4  # feature maps that are read from a network whose blocks all have one stride, such as a ViT
 
@@ -70,6 +70,17 @@ class TimmBackbone(Backbone):
             name: next((level for level, end in enumerate(ends) if position <= end), len(ends) - 1)
             for position, (name, _) in enumerate(self.named_parameters())
         }
+
+    @classmethod
+    def of(cls, name: str, image_size: int) -> TimmBackbone:
+        """The network ``NAME`` with random weights from torch's global generator, or ``NAME@WEIGHTS``.
+
+        Raises:
+            LeukError: As the class, or where there is no such network or there are no such weights.
+        """
+        base, weights = split_name(name)
+        spec = NetworkSpec.of(base, image_size, bool(weights))
+        return cls(spec, image_size, locate(name) if weights else None)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Standardised images (B, 3, S, S) -> feature maps, each (B, C_i, H_i, W_i), coarsest last."""

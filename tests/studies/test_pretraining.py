@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leuk_lib.studies.pretraining import CONTRAST, PIXELS, SCRATCH, Pretraining, PretrainingParams, labelled
+from leuk_lib.studies.pretraining import CONTRAST, PIXELS, PUBLISHED, SCRATCH, Pretraining, PretrainingParams, labelled
 
 
 def test_both_arms_see_as_many_masked_images_at_one_learning_rate():
@@ -57,6 +57,7 @@ def test_tables_hold_the_known_answers():
         ]  # fmt: skip
         rows[f"pretrain-p-{seed}"] = [row(PIXELS, seed, "linear", 0, "1010"), row(PIXELS, seed, "linear", 10, "0000")]
         rows[f"tune-{seed}"] = [row(SCRATCH, seed, "1", -1, "0110"), row(CONTRAST, seed, "1", -1, "1110")]
+        rows[f"tune-{seed}"].append(row(PUBLISHED, seed, "1", -1, "1111"))
     tables = study.tables(rows)
     probes = tables["probes"].set_index("arm")["value"]
     assert probes.to_dict() == {CONTRAST: 1.0, "colour histogram": 0.5, PIXELS: 0.0, SCRATCH: 0.5}
@@ -64,8 +65,9 @@ def test_tables_hold_the_known_answers():
     assert gains[CONTRAST, SCRATCH] == 0.5 and gains[CONTRAST, PIXELS] == 1.0 and gains[PIXELS, SCRATCH] == -0.5
     curve = tables["curve"].set_index(["arm", "step"])["value"]
     assert curve[CONTRAST, 0] == curve[PIXELS, 0] == 0.5 and curve[CONTRAST, 10] == 1.0
-    assert tables["label_gains"]["value"].tolist() == [0.25]
-    assert tables["labels"]["n"].tolist() == [8, 8]
+    label_gains = tables["label_gains"].set_index(["arm", "against"])["value"]
+    assert label_gains.to_dict() == {(PUBLISHED, CONTRAST): 0.25, (PUBLISHED, SCRATCH): 0.5, (CONTRAST, SCRATCH): 0.25}
+    assert tables["labels"]["n"].tolist() == [8, 8, 8]
 
 
 def test_every_kind_of_job_runs_and_the_outcome_has_all_arms(canary, tmp_path: Path):
@@ -76,7 +78,7 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_arms(canary, tmp_path: P
     assert set(tables["curve"]["step"]) == {0, 3}
     start = tables["curve"][tables["curve"]["step"] == 0].pivot(index="probe", columns="arm", values="value")
     assert (start[CONTRAST] == start[PIXELS]).all()  # the same weights before training
-    assert set(tables["labels"]["arm"]) == {CONTRAST, SCRATCH} and len(tables["label_gains"]) == 1
+    assert set(tables["labels"]["arm"]) == {CONTRAST, SCRATCH, PUBLISHED} and len(tables["label_gains"]) == 3
     whole.study.run("cells", tmp_path, "canary")
     again = whole.study.run("pretrain-fcmae-0", tmp_path, "canary")
     assert [row["right"] for row in again] == [row["right"] for row in whole.rows["pretrain-fcmae-0"]]
