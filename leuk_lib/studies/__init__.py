@@ -9,6 +9,7 @@ present code still computes what the record was made with.
 #: Name of a study -> ``module:Class``, imported on demand.
 STUDIES: dict[str, str] = {
     "balancing": "leuk_lib.studies.balancing:Balancing",
+    "budget": "leuk_lib.studies.budget:Budget",
     "enhancement": "leuk_lib.studies.enhancement:Enhancement",
     "explanation": "leuk_lib.studies.explanation:Explanation",
     "ladder": "leuk_lib.studies.ladder:Ladder",

@@ -227,13 +227,13 @@ class Ladder(Study[LadderParams]):
         for arm in p.trained:
             for rate in p.rates:
                 if job == trial_name(arm, rate):
-                    return self._try_rate(arm, rate, folder, identity)
+                    return self.try_rate(arm, rate, folder, identity)
         for seed in p.seeds:
             if job == f"pretrain-{seed}":
                 return self._pretrain(seed, folder, identity)
             for arm in p.arms:
                 if job == f"{slug(arm)}-{seed}":
-                    return self._evaluate(arm, seed, folder, identity)
+                    return self.evaluate(arm, seed, folder, identity, job)
         raise ValueError(f"no job {job!r}")
 
     def tables(self, rows: Mapping[str, list[Row]]) -> dict[str, pd.DataFrame]:
@@ -265,7 +265,7 @@ class Ladder(Study[LadderParams]):
         seconds = time.process_time() - start
         return [{"seed": seed, "loss": result.history[-1]["loss"], "cpu seconds": seconds} | sizes]
 
-    def _try_rate(self, arm: str, rate: float, folder: Path, identity: str) -> list[Row]:
+    def try_rate(self, arm: str, rate: float, folder: Path, identity: str) -> list[Row]:
         """Train a model of the first repetition for a few steps and score it on the validation part."""
         p, job = self.params, trial_name(arm, rate)
         cells = self._cells(folder, p.seeds[0])
@@ -287,9 +287,9 @@ class Ladder(Study[LadderParams]):
         trials = chosen_rates(pd.DataFrame([read_json(folder / trial_name(arm, rate) / TRIAL) for rate in p.rates]))
         return float(trials.loc[trials["chosen"], "rate"].item())
 
-    def _evaluate(self, arm: str, seed: int, folder: Path, identity: str) -> list[Row]:
+    def evaluate(self, arm: str, seed: int, folder: Path, identity: str, job: str) -> list[Row]:
         """Train one model and keep its probabilities on the validation part and under every test condition."""
-        p, cells, job = self.params, self._cells(folder, seed), f"{slug(arm)}-{seed}"
+        p, cells = self.params, self._cells(folder, seed)
         enhanced = p.step(arm).enhanced
         start = time.process_time()
         score, trained = self._fit(arm, cells, p.wpat(seed, self._rate(arm, folder), p.steps), folder, job, identity)
@@ -331,7 +331,7 @@ class Ladder(Study[LadderParams]):
             task = Task(
                 cells.raw[cells.train], cells.labels[cells.train], None,
                 cells.raw[cells.val], cells.labels[cells.val], None, classes, seed,
-                encoder=load_backbone(pretrained_encoder), fit=fit,
+                encoder=load_backbone(pretrained_encoder) if arm in BASELINES else None, fit=fit,
             )  # fmt: skip
             return BASELINES[arm](task) if arm in BASELINES else network(arm, task), trained
         if step.start == "published":
@@ -533,7 +533,7 @@ def outcome_tables(
         shifts_gaps, external_gaps, small_sets_gaps: the full model minus the others there.
     """
     predicted = [row for row in rows if "probs" in row]
-    outcomes = _outcomes([row for row in predicted if row["condition"] == "test"], classes, resamples, seed)
+    outcomes = outcomes_of([row for row in predicted if row["condition"] == "test"], classes, resamples, seed)
     ladder, full = [arm for column in columns for arm in column], [column[-1] for column in columns]
     before = [pair for column in columns for pair in zip(column[1:], column[:-1], strict=True)]
     best = best_baseline(predicted, baselines, classes)
@@ -554,7 +554,7 @@ def outcome_tables(
     for name, prefix in (("shifts", "shift "), ("external", OTHER)):
         some = [row for row in predicted if str(row["condition"]).startswith(prefix)]
         if some:
-            conditions = _outcomes(some, classes, resamples, seed, shared_only=prefix == OTHER)
+            conditions = outcomes_of(some, classes, resamples, seed, shared_only=prefix == OTHER)
             tables[name] = scores(conditions)
             arms = conditions.arms
             pairs = [(arm, baseline) for arm in full if arm in arms for baseline in arms if baseline in baselines]
@@ -632,7 +632,7 @@ def _repetitions(rows: Sequence[Row], arm: str, classes: tuple[str, ...]) -> lis
     return [(parts["val"], parts["test"]) for parts in by_seed.values()]
 
 
-def _outcomes(
+def outcomes_of(
     rows: Sequence[Row], classes: tuple[str, ...], resamples: int, seed: int, shared_only: bool = False
 ) -> Outcomes:
     """One row per test cell; ``shared_only``: the prediction is the likeliest of the classes that the condition has."""
