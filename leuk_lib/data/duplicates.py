@@ -190,8 +190,10 @@ def find_matches(
 
 def _compare(work: Callable[[list[Any]], list[Any]], pairs: Sequence[Any], workers: int) -> list[Any]:
     """Compare pairs of images on their pixels: ``work`` does so for some of them, in order."""
+    if not pairs:
+        return []
     together = [list(pairs[start : start + TOGETHER]) for start in range(0, len(pairs), TOGETHER)]
-    what = f"comparing groups of {TOGETHER} pairs"
+    what = f"comparing pairs of images, {TOGETHER} at a time"
     results = ordered_map(work, together, workers, what, "group", quiet_decoders, least=LEAST_COMPARED)
     return [result for part in results for result in part]
 

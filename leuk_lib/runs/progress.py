@@ -127,6 +127,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def _steps(content: Mapping[str, Any]) -> str:
+    """What is done, with the step and the total as far as they are known."""
+    of = f"/{content['total']}" if content["total"] else ""
+    return f"{content['what']} {content['step']}{of}" if of or content["step"] else str(content["what"])
+
+
 class Monitor:
     """Reads a progress file and describes it in one line.
 
@@ -155,8 +161,7 @@ class Monitor:
         content, elapsed = self.read(), now - self.start
         parts = [f"{self.subject} {clock(elapsed)}"]
         if content is not None:
-            of = f"/{content['total']}" if content["total"] else ""
-            parts.append(f"{content['what']} {content['step']}{of}" if of or content["step"] else content["what"])
+            parts.append(_steps(content))
             parts += [f"{name} {value:.3g}" for name, value in content.get("values", {}).items()]
             if self._first.get("what") != content["what"]:
                 self._first = content
@@ -165,7 +170,7 @@ class Monitor:
                 parts.append(f"{clock(seconds / steps * (content['total'] - content['step']))} left")
         job = self.read(JOB)
         if job is not None and now - job["time"] < STALE:
-            parts.append(f"{job['what']} {job['step']}/{job['total']}")
+            parts.append(_steps(job))
         if self.expected:
             left = max(self.expected - elapsed, 0.0) + self.later
             parts.append(f"all: about {clock(left)} left by the reference's times")

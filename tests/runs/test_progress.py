@@ -36,6 +36,18 @@ def test_the_line_has_step_total_values_and_time_left(file):
     assert line.endswith("all: about 1:10 left by the reference's times")
 
 
+def test_what_a_job_does_is_shown_without_a_total_that_is_not_known(file, monkeypatch):
+    monitor = Monitor(file, "study ladder")
+    report("jobs", 1, 3)
+    progress.of_jobs()
+    try:
+        for step, total, shown_as in ((0, 0, "comparing"), (4, 0, "comparing 4"), (4, 8, "comparing 4/8")):
+            report("comparing", step, total)
+            assert monitor.line(monitor.start + 1).endswith(f"jobs 1/3 · {shown_as}")
+    finally:
+        monkeypatch.setenv(progress.PROGRESS, str(file))
+
+
 def test_before_the_first_report_and_with_a_damaged_file_the_stage_is_shown(file):
     monitor = Monitor(file, "run: data")
     assert monitor.line(monitor.start + 3) == "run: data 0:03" and not monitor.training
