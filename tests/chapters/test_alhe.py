@@ -117,7 +117,7 @@ def assert_drawn(figure: Figure) -> None:
 # -- the section "Does it help a classifier?" ------------------------------------------------------------------
 
 STAIN = ("stain 0.3", "stain 0.5", "stain 0.7")
-STRONG_LIGHT = ("light 0.4", "light 0.6")
+LIGHT = ("light 0.2", "light 0.4", "light 0.6")
 
 
 @pytest.fixture(scope="module")
@@ -128,31 +128,34 @@ def study(root: Path) -> StudyRecord:
 @pytest.mark.parametrize(
     ("arm", "helps", "harms"),
     [
-        ("ALHE", (), ()),
-        ("ALHE, no stain jitter", STAIN, ()),
-        ("CLAHE 2", (*STRONG_LIGHT, "other source"), ("same", *STAIN)),
-        ("ALHE as augmentation", STRONG_LIGHT, ()),
+        ("ALHE", (), LIGHT),
+        ("ALHE, no jitter", STAIN, ()),
+        ("CLAHE 2", (), ("same", STAIN[0], *LIGHT[:2])),
+        ("ALHE as augmentation", (), ()),
     ],
 )
 def test_the_text_says_what_the_study_found(study, arm, helps, harms):
     differences = study.table("differences")
     part = differences[differences["arm"] == arm]
-    assert tuple(part.loc[part["low"] > 0, "condition"]) == helps
-    assert tuple(part.loc[part["high"] < 0, "condition"]) == harms
+    assert set(part.loc[part["low"] > 0, "condition"]) == set(helps)
+    assert set(part.loc[part["high"] < 0, "condition"]) == set(harms)
 
 
 def test_the_text_says_how_large_the_effects_are(study):
     differences = study.table("differences").set_index(["arm", "condition"])
-    assert not (differences["p_holm"] < 0.05).any()  # "none is below 0.05"
-    small = differences.loc["ALHE, no stain jitter"].loc[list(STAIN), "value"]
+    clear = differences[differences["p_holm"] < 0.05]
+    assert clear.index.tolist() == [("ALHE, no jitter", STAIN[0])]  # "one is below 0.05"
+    small = differences.loc["ALHE, no jitter"].loc[list(STAIN), "value"]
     assert small.between(0.01, 0.08).all()  # "by a few points at each strength"
+    assert (differences.loc["ALHE"].loc[list(LIGHT), "value"] <= -0.05).all()  # "by five points and more"
     scores = study.table("scores").set_index(["arm", "condition"])
     for condition in STAIN:  # "the jitter helps more"
-        assert scores.at[("none", condition), "value"] > scores.at[("ALHE, no stain jitter", condition), "value"]
-    large = differences.loc["CLAHE 2"].loc[[*STRONG_LIGHT, "other source"], "value"]
-    assert (large > 0.1).all()  # "by more than ten points"
-    assert (differences.loc["ALHE as augmentation"].loc[list(STRONG_LIGHT), "value"] < large[list(STRONG_LIGHT)]).all()
+        assert scores.at[("none", condition), "value"] > scores.at[("ALHE, no jitter", condition), "value"]
+    values = scores["value"].unstack("arm")
+    gain = values["none"] - values["none, no jitter"]
+    assert (gain[[*LIGHT[1:], "other source"]] > 0.1).all()  # "more than ten points higher in both"
+    assert gain["same"] < 0  # "the network without jitter is the better one"
     sources = study.table("sources").set_index("source")
     chance = 1 / sources.at["tecom_wbc", "classes"]
-    plain = scores.loc[("none", "other source")]
-    assert plain["low"] < chance < plain["high"]  # "no better than guessing"
+    plain = scores.loc[("none, no jitter", "other source")]
+    assert plain["low"] < chance < plain["high"]  # "near guessing"
