@@ -24,10 +24,13 @@ def shorten(text: str) -> str:
 
 
 def definitions(tree: nodes.document) -> dict[str, str]:
-    """Return ``{anchor: text}`` of the terms of a glossary and the entries of a bibliography."""
+    """Return ``{anchor: text}`` of the terms of a glossary and the entries of a bibliography.
+
+    The text of a term is the first paragraph of its definition; the second one links to chapter and code.
+    """
     texts = {}
     for item in tree.findall(nodes.definition_list_item):
-        text = " ".join(part.astext() for part in item.findall(nodes.definition))
+        text = " ".join(part.children[0].astext() for part in item.findall(nodes.definition))
         texts.update({anchor: shorten(text) for term in item.findall(nodes.term) for anchor in term["ids"]})
     for entry in tree.findall(nodes.citation):
         text = " ".join(part.astext() for part in entry.children if not isinstance(part, nodes.label))

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 from bs4 import BeautifulSoup
+from docutils import nodes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +36,13 @@ def test_any_text_is_one_attribute(hover: ModuleType, text: str) -> None:
         and link["href"] == "../glossary.html#t"
         and len(shortened) <= hover.MAX_LENGTH + 2
     )
+
+
+def test_the_text_of_a_term_is_its_first_paragraph(hover: ModuleType) -> None:
+    term = nodes.term("", "gain", ids=["term-gain"])
+    definition = nodes.definition("", nodes.paragraph("", "A share."), nodes.paragraph("", "Chapter 2; code: x."))
+    tree = nodes.section("", nodes.definition_list("", nodes.definition_list_item("", term, definition)))
+    assert hover.definitions(tree) == {"term-gain": "A share."}
 
 
 @pytest.mark.parametrize("link", ['<a class="reference internal" href="../other.html#t">x</a>', '<a class="headerlink" href="../glossary.html#t">#</a>',
