@@ -1,4 +1,4 @@
-# make book | test | test-long | bench | lint | changelog | canaries | audit | sbom | clean | help
+# make book | pdf | test | test-long | bench | lint | changelog | canaries | audit | sbom | clean | help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -15,7 +15,7 @@ READY := .venv/.ready
 AUDIT := .venv/audit/bin
 LOCK := $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help env book test test-long lint bench changelog canaries audit sbom clean lock
+.PHONY: help env book pdf test test-long lint bench changelog canaries audit sbom clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ book: $(READY) ## all notebooks, then the book: make book DATA=folder PROFILE=sm
 	@$(BIN)/leuk run --dataset "$(DATA)" --profile $(PROFILE) --seeds "$(SEEDS)" --jobs $(JOBS) \
 	  $(if $(SPLIT),--split $(SPLIT))
 	@$(BIN)/leuk book --dataset "$(DATA)" --profile $(PROFILE) --seeds "$(SEEDS)"
+
+pdf: book ## the book, and the whole of it as book/_build/book.pdf, printed by Chromium
+	@$(BIN)/leuk book --dataset "$(DATA)" --profile $(PROFILE) --seeds "$(SEEDS)" --pdf
 
 lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without outputs
 	@$(BIN)/ruff check .

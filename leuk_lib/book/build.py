@@ -16,6 +16,7 @@ import leuk_lib
 from leuk_lib.book import html
 from leuk_lib.book.gate import check_run, executed_notebook
 from leuk_lib.book.generate import copy_chapters, generate_pages
+from leuk_lib.book.pdf import build_pdf, find_browser
 from leuk_lib.book.slim import slim_pages
 from leuk_lib.runs import paths, progress
 from leuk_lib.runs.errors import LeukError
@@ -35,7 +36,7 @@ REDIRECT = """<!DOCTYPE html>
 </html>
 """
 BOOK_SPACE = 150_000_000  # bytes; the default book has 85 MB
-STEPS = 4  # of a build, for its progress
+STEPS = 5  # of a build, for its progress
 GENERATED = {"_build", "__pycache__", "generated", "chapters"}
 MESSAGE = re.compile(r"WARNING|ERROR|CRITICAL|Exception|Traceback|error:", re.IGNORECASE)
 
@@ -61,15 +62,20 @@ def inputs_hash(root: Path, run: str, stages: Sequence[StageSpec]) -> str:
     return digest.hexdigest()
 
 
-def run_sphinx(root: Path, out: Path) -> None:
-    """Run ``jupyter-book build . -W -n --keep-going`` as a child process.
+def run_sphinx(root: Path, out: Path, *options: str) -> None:
+    """Run ``jupyter-book build . --all --keep-going`` as a child process; by default HTML, in which any warning is an error.
+
+    Args:
+        root: The project's folder.
+        out: Folder that gets ``_build``.
+        options: Options of ``jupyter-book build`` in place of ``-W -n``.
 
     Raises:
         LeukError: If Sphinx fails. Its warnings and errors are printed first.
     """
     command = [
         sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
-        "build", ".", "--path-output", str(out), "--all", "-W", "-n", "--keep-going", "-q",
+        "build", ".", "--path-output", str(out), "--all", "--keep-going", "-q", *(options or ("-W", "-n")),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "NO_COLOR": "1", "LEUK_ROOT": str(root)}
     process = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
@@ -96,6 +102,7 @@ def build_book(
     out: Path | None = None,
     stages: Sequence[StageSpec] = STAGES,
     fingerprint: Callable[[str], str] | None = None,
+    pdf: bool = False,
 ) -> Path:
     """Build the book of ``run``. Does nothing if nothing changed since the last build.
 
@@ -105,16 +112,19 @@ def build_book(
         out: Folder that gets ``_build/html``; ``book/`` by default.
         stages: The chapters.
         fingerprint: Maps a data set to its content hash, so that changed data count as stale.
+        pdf: Also print the book into ``_build/book.pdf``, which needs Chromium or Chrome.
 
     Returns:
-        Path of ``index.html``.
+        Path of ``index.html``, or of the PDF.
 
     Raises:
         LeukError: If a chapter is missing, failed or stale, or if the built pages have problems.
     """
     root = root.resolve()
     out = (out or root / "book").resolve()
-    index = out / "_build" / "html" / "index.html"
+    index, printed = out / "_build" / "html" / "index.html", out / "_build" / "book.pdf"
+    if pdf:
+        find_browser()
     progress.report("checking the run", 0, STEPS, at_once=True)
     check_run(run, stages, fingerprint)
     stamp = out / "_build" / "inputs.json"
@@ -126,6 +136,7 @@ def build_book(
         progress.report("writing pages", 1, STEPS, at_once=True)
         generate_pages(root, run, stages, fingerprint)
         shutil.rmtree(index.parent, ignore_errors=True)
+        printed.unlink(missing_ok=True)
         progress.report("Sphinx", 2, STEPS, at_once=True)
         run_sphinx(root, out)
         progress.report("checking pages", 3, STEPS, at_once=True)
@@ -133,4 +144,9 @@ def build_book(
         write_text(index, REDIRECT)
         check_html(index.parent)
         write_text(stamp, present)
-    return index
+    if not pdf:
+        return index
+    if not printed.exists():
+        progress.report("printing the PDF", 4, STEPS, at_once=True)
+        build_pdf(root, printed)
+    return printed

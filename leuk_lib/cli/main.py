@@ -310,6 +310,7 @@ def book(
     seeds: Seeds = "0",
     run: RunName = None,
     out: Annotated[Path | None, typer.Option(help="Folder that gets _build/html (default: book).")] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also print it into _build/book.pdf (needs Chromium).")] = False,
     quiet: data_commands.QuietOption = False,
 ) -> None:
     """Build the book from a finished run. With several seeds, the first run is shown and all are in the seeds table.
@@ -321,7 +322,7 @@ def book(
 
     name = run or paths.run_name(workflow.resolve_dataset(dataset), profile, _seeds(seeds)[0])
     with progress.of_command(f"book {name}", quiet):
-        page = build_book(paths.project_root(), name, out, fingerprint=fingerprint)
+        page = build_book(paths.project_root(), name, out, fingerprint=fingerprint, pdf=pdf)
     print(workflow.summary(name))
     print(page)
 

@@ -31,6 +31,7 @@ FLAGS = [
 ]  # fmt: skip
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 MODES = ("light", "dark")
+PAPER_WIDTH = 680  # pixels of the 180 mm between the margins of A4
 # Findings of axe-core of these grades fail. ALLOWED maps ids of exceptions to their reasons; there are none.
 GRADES = {"serious", "critical"}
 ALLOWED: dict[str, str] = {}
@@ -327,6 +328,22 @@ def test_printed_pages_hold_the_text_and_nothing_else(desk: Watched, screenshots
         assert desk.page.evaluate(CUT) == [], f"{name}: code is cut at the edge of the paper"
         desk.page.pdf(path=screenshots / f"{name.removesuffix('.html').replace('/', '-')}.pdf")
     assert desk.problems == []
+
+
+#: Tables, formulas and code that reach beyond the text.
+WIDE = """() => { const edge = document.querySelector('article').getBoundingClientRect().right + 1;
+  return [...document.querySelectorAll('article table, article pre, article mjx-container svg')]
+    .filter(e => e.checkVisibility({contentVisibilityAuto: true}) && e.getBoundingClientRect().right > edge)
+    .map(e => e.tagName + ' ' + e.textContent.trim().slice(0, 80)) }"""
+
+
+def test_nothing_is_cut_on_paper(html: Path, desk: Watched) -> None:
+    desk.page.emulate_media(media="print")
+    desk.page.set_viewport_size({"width": PAPER_WIDTH, "height": 1000})
+    for path in sorted((html / "book").glob("[!g]*/*.html")):  # without the API reference, which is in no PDF
+        name = path.relative_to(html).as_posix()
+        desk.open(name)
+        assert desk.page.evaluate(WIDE) == [], name
 
 
 def test_search_works_from_the_disk_without_a_server(html: Path, playwright: object) -> None:
