@@ -58,6 +58,10 @@ UNUSUAL: dict[str, tuple[Severity, str]] = {
         "warning",
         "damage to its kind of compression cannot be detected; save it with deflate or as PNG",
     ),
+    "suspicious TIFF": (
+        "warning",
+        "no usual program writes such LZW codes: look at it; if a row has other colours, restore the file, else save it again",
+    ),
     "another extension": ("warning", "give it the extension of its content"),
 }
 

@@ -2,8 +2,9 @@
 
 Libtiff decodes damaged strips without an error that reaches the caller, and does not look at their checksums. Each
 strip or tile is therefore decoded once more, only to see whether it gives exactly the bytes that the header announces:
-deflate and LZMA also have checksums; LZW and PackBits have none, but their codes must end with the last pixel; JPEG has
-libjpeg's warnings. Uncompressed pixels cannot be checked.
+deflate and LZMA also have checksums; LZW and PackBits have none, but their codes must end with the last pixel, and LZW's
+must be those that an encoder writes for the pixels that they give; JPEG has libjpeg's warnings. Uncompressed pixels cannot
+be checked.
 
 References:
     TIFF, revision 6.0 (1992). Adobe. Sections 9 (PackBits), 13 (LZW), 22 (JPEG); Technical Note 2 (JPEG in TIFF).
@@ -30,7 +31,7 @@ STRIPS = ((273, 279), (324, 325))  # offsets and byte counts of strips, of tiles
 NONE, LZW, JPEG, DEFLATE, PACKBITS, LZMA = 1, 5, 7, (8, 32946), 32773, 34925
 WHITE_IS_ZERO, YCBCR = 0, 6
 UNSIGNED, FLOAT = 1, 3
-UNCHECKED = "unchecked TIFF"
+UNCHECKED, SUSPICIOUS = "unchecked TIFF", "suspicious TIFF"
 # A brightest value below it, of 16 bits, is taken for levels of fewer bits: bright fields have bright parts.
 DARK = 1 << 14
 
@@ -43,7 +44,8 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
         data: The whole file.
 
     Returns:
-        The finding "unchecked TIFF" if its compression cannot be checked, else nothing.
+        The finding "unchecked TIFF" if its compression cannot be checked, or "suspicious TIFF" if no usual encoder writes
+        its LZW codes, else nothing.
 
     Raises:
         Unreadable: If a strip lies beyond the end of the file, or does not give the pixels that the header announces.
@@ -57,7 +59,7 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
     sizes = _expected(tags)
     if len(sizes) != len(starts):
         raise Unreadable("damaged TIFF: its strips do not fit its size")
-    view = memoryview(data)
+    view, usual = memoryview(data), True
     for start, length, (columns, rows, row_bytes, full_rows) in zip(starts, lengths, sizes, strict=True):
         coded = view[start : start + length]
         least, most = rows * row_bytes, full_rows * row_bytes
@@ -70,7 +72,8 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
         elif compression == LZW:
             if length > 1 and coded[0] == 0 and coded[1] & 1:  # codes in the reverse bit order, before TIFF 5.0
                 return [UNCHECKED]
-            whole = least <= lzw_length(coded) <= most
+            size, greedy = read_lzw(coded)
+            whole, usual = least <= size <= most, usual and greedy
         elif compression == PACKBITS:
             whole = least <= packbits_length(coded) <= most
         elif compression == JPEG:
@@ -81,7 +84,7 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
             return [UNCHECKED]
         if not whole:
             raise Unreadable("damaged TIFF: a strip does not give the pixels that its header announces")
-    return []
+    return [] if usual else [SUSPICIOUS]
 
 
 def _extents(tags: Mapping[int, Any]) -> tuple[list[int], list[int]]:
@@ -134,18 +137,24 @@ _WIDTHS = np.repeat([9, 10, 11, 12], [254, 512, 1024, 3072])  # one code early, 
 _OFFSETS = np.concatenate([[0], np.cumsum(_WIDTHS)[:-1]])
 
 
-def lzw_length(coded: bytes | memoryview) -> int:
-    """Number of bytes that an LZW strip decodes to.
+def read_lzw(coded: bytes | memoryview) -> tuple[int, bool]:
+    """Read the codes of an LZW strip.
+
+    An encoder writes the longest string that is in its table, so that each entry that its codes make is a new one. A
+    changed code mostly gives another string of the table, and later codes then often make an entry twice.
+
+    Returns:
+        Number of bytes that the strip decodes to, and whether all entries are new.
 
     Raises:
         Unreadable: If a code is not in the table, or if the strip does not end with an end code or its last byte.
 
-    >>> lzw_length(bytes([0x80, 0x00, 0x60, 0x40, 0x18, 0x08]))  # clear, 1, 258, 1, end: the bytes 1 1 1 1
-    4
+    >>> read_lzw(bytes([0x80, 0x00, 0x60, 0x40, 0x18, 0x08]))  # clear, 1, 258, 1, end: the bytes 1 1 1 1
+    (4, True)
     """
     padded = np.frombuffer(bytes(coded) + bytes(4), np.uint8).astype(np.uint32)
     words = padded[:-3] << 24 | padded[1:-2] << 16 | padded[2:-1] << 8 | padded[3:]
-    bits, at, total = 8 * len(coded), 0, 0
+    bits, at, total, greedy = 8 * len(coded), 0, 0, True
     while True:
         places = at + _OFFSETS
         fit = int(np.searchsorted(places + _WIDTHS, bits, side="right"))
@@ -155,32 +164,36 @@ def lzw_length(coded: bytes | memoryview) -> int:
         )
         stops = np.flatnonzero((codes == CLEAR) | (codes == END))
         stop = int(stops[0]) if len(stops) else fit
-        total += _decoded_bytes(codes[:stop].astype(np.int64))
+        lengths, firsts = _strings(codes[:stop].astype(np.int64))
+        total += int(lengths.sum())
+        entries = codes[: max(stop - 1, 0)].astype(np.int64) << 8 | firsts[1:]
+        greedy = greedy and len(np.unique(entries)) == len(entries)
         if not len(stops):
             if fit == len(_WIDTHS):
                 raise Unreadable("damaged TIFF: its table of LZW codes overflows")
-            return total  # no end code, which some programs leave out
+            return total, greedy  # no end code, which some programs leave out
         if codes[stop] == END:
-            return total
+            return total, greedy
         at = int(places[stop] + widths[stop])
 
 
-def _decoded_bytes(codes: NDArray[np.int64]) -> int:
-    """Bytes that the codes after a clear code stand for.
+def _strings(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Length and first byte of the string of each code (N,) after a clear code.
 
     Code i adds entry i - 1 to the table: what code i - 1 stands for, and one byte more. So an entry is one byte longer
-    than the code of its number, and all lengths follow by pointer jumping.
+    than the code of its number, and all lengths and first bytes follow by pointer jumping.
     """
     count = len(codes)
     behind = codes - FIRST
     if (behind >= np.arange(count)).any():
         raise Unreadable("damaged TIFF: an LZW code that is not in the table")
     behind = np.append(np.where(behind < 0, count, behind), count)
-    lengths = np.append(np.ones(count, np.int64), 0)
-    while (behind < count).any():
+    lengths, firsts = np.append(np.ones(count, np.int64), 0), np.append(codes, 0)
+    while (more := behind < count).any():
         lengths += lengths[behind]
+        firsts = np.where(more, firsts[behind], firsts)
         behind = behind[behind]
-    return int(lengths.sum())
+    return lengths[:-1], firsts[:-1]
 
 
 def packbits_length(coded: bytes | memoryview) -> int:
