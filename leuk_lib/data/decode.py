@@ -174,7 +174,9 @@ def _unusual(data: bytes, header: Header | None, findings: list[str]) -> tuple[s
     try:
         if kind == "TIFF":
             findings += tiff.check_strips(opened.tag_v2, data)  # type: ignore[attr-defined]
-        turned = _orientation(opened, header)
+        # Pillow's pixels of 16 bits are not used: they are freed before OpenCV decodes its own.
+        again = header is not None and header.deep
+        turned = _orientation(Pillow.open(io.BytesIO(data), formats=["PNG"]) if again else opened, header)
         bits = _bits(opened, header)
         image = _pixels(kind, opened, bits, data, findings)
         if turned not in (0, 1):
