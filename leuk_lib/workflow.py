@@ -67,7 +67,7 @@ def resolve_dataset(dataset: str) -> str:
         if not home(known).is_dir():
             raise LeukError(f"dataset {dataset!r}: nothing in {home(known)}; {known.advice}", exit_code=2)
         return dataset
-    path = Path(dataset).expanduser()
+    path = paths.user_path(dataset)
     if not path.exists():
         raise LeukError(
             f"dataset {dataset!r}: neither 'smear' nor a folder of images (nor a known set: see `leuk data list`)",

@@ -17,10 +17,12 @@ from leuk_lib.alhe.torch_alhe import enhance_cells
 from leuk_lib.data.image_lists import Unusable, find_images
 from leuk_lib.runs import progress
 from leuk_lib.runs.display import RESEARCH_USE
+from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic, write_text
 from leuk_lib.runs.parallel import available_cores
+from leuk_lib.runs.params import check
 from leuk_lib.wpat.contact_sheet import contact_sheet
-from leuk_lib.wpat.predict import LoadedModel, ModelCard, Predicted, as_table, predict_batches
+from leuk_lib.wpat.predict import ADVICE, Enhance, LoadedModel, ModelCard, Predicted, as_table, predict_batches
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,7 @@ def predict_images(
     files, unusable = find_images(names)
     loaded = LoadedModel.open(model, device)
     card = loaded.card
-    enhance = None
-    if card.enhanced:
-        current = EnhanceParams.RENAMED  # a model's card may have a setting's earlier name
-        settings = EnhanceParams(**{current.get(name, name): value for name, value in card.alhe_settings.items()})
-        enhance = functools.partial(enhance_cells, params=settings)
+    enhance = enhancement(card, model)
     tables = []
     kept: list[Predicted] = []
     batches = predict_batches(files, loaded, enhance, batch=batch, attention=shown, workers=available_cores())
@@ -82,6 +80,23 @@ def predict_images(
             update(len(part.files) + len(part.unusable))
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     return Predictions(table, unusable, model, card, kept)
+
+
+def enhancement(card: ModelCard, model: Path) -> Enhance | None:
+    """Return ALHE with the settings of a card, None for a model that was trained on raw images.
+
+    Raises:
+        LeukError: For settings that ALHE does not have, with exit code 2.
+    """
+    if not card.enhanced:
+        return None
+    current = EnhanceParams.RENAMED  # a model's card may have a setting's earlier name
+    values = {current.get(name, name): value for name, value in card.alhe_settings.items()}
+    try:
+        settings = check(f"model {model}: its card's settings of ALHE", EnhanceParams, values)
+    except LeukError as error:
+        raise LeukError(f"{error}; {ADVICE}", exit_code=2) from error
+    return functools.partial(enhance_cells, params=settings)
 
 
 def write_csv(predictions: Predictions, path: Path) -> None:

@@ -17,7 +17,7 @@ KNOWN_SETS: dict[str, KnownSet] = {known.name: known for known in KNOWN}
 def data_root() -> Path:
     """Return the folder of the known sets: ``LEUK_DATA``, or ``data/`` in the project's folder."""
     folder = os.environ.get("LEUK_DATA")
-    return Path(folder).expanduser() if folder else paths.project_root() / "data"
+    return paths.user_path(folder) if folder else paths.project_root() / "data"
 
 
 def home(known: KnownSet) -> Path:

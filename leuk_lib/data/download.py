@@ -19,6 +19,7 @@ from leuk_lib.data.catalog_text import find_set, licence_text
 from leuk_lib.runs import progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file, write_json
+from leuk_lib.runs.paths import user_path
 from leuk_lib.runs.records import read_record
 
 HASHES = "hashes.json"  # archive -> SHA-256 of its first download, if no hash is published
@@ -176,7 +177,7 @@ def _local(url: str) -> Path | None:
     """Return the file that an address on this computer means, or None."""
     if url.startswith("file:"):
         return Path(unquote(urlsplit(url).path))
-    return None if "://" in url else Path(url).expanduser()
+    return None if "://" in url else user_path(url)
 
 
 def _copy(url: str, output_file: Any, pooch: Any, check_only: bool = False) -> None:

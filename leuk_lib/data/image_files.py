@@ -53,6 +53,10 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
             os.close(handle)
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"cannot be read ({error})") from error  # a null character in its name
 
 
 def hash_of(path: Path) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import glob
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from leuk_lib.data.image_files import IMAGES
-from leuk_lib.data.tables import FILE_COLUMNS
+from leuk_lib.data.tables import FILE_COLUMNS, is_plain
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.paths import user_path
 
 TABLES = frozenset({".csv", ".tsv"})
 WILD = frozenset("*?[")
@@ -32,7 +34,8 @@ def find_images(names: Iterable[str | Path]) -> tuple[list[Path], list[Unusable]
             column such as ``path`` or ``file`` (``tables.FILE_COLUMNS``) whose paths are relative to the table's folder.
 
     Returns:
-        The files, which need not be readable, and the names that stand for no file.
+        The files, which need not be readable, and what gives no file: names that stand for none, folders that cannot be
+        read, and files whose names cannot stand in a table (``tables.is_plain``).
 
     Raises:
         LeukError: For a table that cannot be read or has no such column, with exit code 2.
@@ -40,32 +43,56 @@ def find_images(names: Iterable[str | Path]) -> tuple[list[Path], list[Unusable]
     files: dict[Path, None] = {}
     unusable: list[Unusable] = []
     for name in map(str, names):
-        path = Path(name).expanduser()
-        if path.is_dir():
-            found = sorted(_images_below(path))
-            if not found:
-                unusable.append(Unusable(name, f"no image in this folder ({', '.join(sorted(IMAGES))})"))
-        elif path.suffix.lower() in TABLES and path.is_file():
-            found = _listed(path)
-        elif path.exists() or path.is_symlink():
-            found = [path]
-        elif WILD & set(name):
-            matching = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207  absolute patterns
-            found = sorted(match for match in matching if match.suffix.lower() in IMAGES and match.is_file())
-            if not found:
-                unusable.append(Unusable(name, "no image file fits this pattern"))
-        else:
-            found = []
-            unusable.append(Unusable(name, "no such file or folder"))
-        files |= dict.fromkeys(found)
-    return list(files), unusable
+        try:
+            found, problems = _found(name)
+        except OSError as error:
+            found, problems = [], [Unusable(name, f"cannot be looked up ({error.strerror})")]
+        unusable += problems
+        for path in found:
+            if is_plain(str(path)):
+                files[path] = None
+            else:
+                unusable.append(Unusable(str(path), "its name has control characters or is not UTF-8; rename it"))
+    return list(files), [Unusable(_shown(name), reason) for name, reason in unusable]
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in IMAGES and not hidden and path.is_file():
-            yield path
+def _shown(name: str) -> str:
+    """A name as UTF-8; other bytes become visible."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _found(name: str) -> tuple[list[Path], list[Unusable]]:
+    """The files that a name stands for, and what gives none."""
+    path = user_path(name)
+    if path.is_dir():
+        files, problems = _images_below(path)
+        if not files:
+            problems.append(Unusable(name, f"no image in this folder ({', '.join(sorted(IMAGES))})"))
+        return files, problems
+    if path.suffix.lower() in TABLES and path.is_file():
+        return _listed(path), []
+    if path.exists() or path.is_symlink():
+        return [path], []
+    if WILD & set(name):
+        matching = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207  absolute patterns
+        files = sorted(match for match in matching if match.suffix.lower() in IMAGES and match.is_file())
+        return files, [] if files else [Unusable(name, "no image file fits this pattern")]
+    return [], [Unusable(name, "no such file or folder")]
+
+
+def _images_below(folder: Path) -> tuple[list[Path], list[Unusable]]:
+    """Images in a folder and below, sorted, and the folders that cannot be read; nothing hidden."""
+    unusable: list[Unusable] = []
+
+    def skipped(error: OSError) -> None:
+        unusable.append(Unusable(str(error.filename), f"cannot be read ({error.strerror})"))
+
+    files: list[Path] = []
+    for at, folders, names in os.walk(folder, onerror=skipped):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(at, name) for name in names if not name.startswith(".")]
+        files += [path for path in paths if path.suffix.lower() in IMAGES and path.is_file()]
+    return sorted(files), unusable
 
 
 def _listed(table: Path) -> list[Path]:
@@ -84,4 +111,4 @@ def _listed(table: Path) -> list[Path]:
             values = [(row[column] or "").strip() for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LeukError(f"{table}: cannot be read as a table ({error}); save it as UTF-8", exit_code=2) from error
-    return [table.parent / Path(value).expanduser() for value in values if value]
+    return [table.parent / user_path(value) for value in values if value]

@@ -38,6 +38,7 @@ from leuk_lib.data.tables import (
 )
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
+from leuk_lib.runs.paths import user_path
 
 MASKS = "masks"
 NOT_CELLS = {MASKS, "LICENSES", "licenses", "__MACOSX"}
@@ -296,7 +297,7 @@ def _beside_classes(images: list[Path], where: str, layout: str) -> FolderLevels
 
 
 def _locate(path: str | Path, known: KnownSet | None) -> Path:
-    root = home(known) if known else Path(path).expanduser()
+    root = home(known) if known else user_path(path)
     try:
         if root.exists():
             return root.resolve()

@@ -17,6 +17,18 @@ MAX_RUN = 160  # characters of a run's name
 MAX_NAME = 100  # characters of a data set's name in that of a run; file systems allow 255 bytes
 
 
+def user_path(text: str | Path) -> Path:
+    """Return the path that a person typed: ``~`` and ``~name`` become home folders, where there is such a user.
+
+    >>> user_path("~no such user/cells").as_posix()
+    '~no such user/cells'
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def is_project(folder: Path) -> bool:
     """Return whether a folder has ``_config.yml`` and ``notebooks``, as a project folder has."""
     return all((folder / marker).exists() for marker in MARKERS)

@@ -60,8 +60,8 @@ def read_parameters(file: Path | None, pairs: Iterable[tuple[str, str]]) -> dict
         field = StageParams.model_fields.get(name)
         # Text stays as typed: in YAML "my set #2" ends before the #, and 007 is a number.
         values[name] = text if field and field.annotation is str else parse_value(f"{name} {text}", text)
-    if (dataset := str(values.get("dataset", "smear"))) != "smear" and Path(dataset).expanduser().is_dir():
-        values["dataset"] = str(Path(dataset).expanduser().resolve())
+    if (dataset := str(values.get("dataset", "smear"))) != "smear" and (folder := paths.user_path(dataset)).is_dir():
+        values["dataset"] = str(folder.resolve())
     return values
 
 

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file
 from leuk_lib.runs.params import nearest
-from leuk_lib.runs.paths import project_root
+from leuk_lib.runs.paths import project_root, user_path
 from leuk_lib.runs.tensors import named_tensors, read_tensors
 from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD
 
@@ -147,7 +147,7 @@ def locate(name: str, revision: str = "") -> Weights:
     architecture = architecture_of(base)
     known = PUBLISHED.get(base)
     if weights != PRETRAINED:
-        path = Path(weights).expanduser()
+        path = user_path(weights)
         if not path.is_file():
             raise LeukError(f"network {name!r}: no file {path}; write {base}@{PRETRAINED} for the published weights")
         licence = known.licence if known else UNKNOWN
@@ -214,7 +214,7 @@ def _from_hub(subject: str, repository: str, file: str, revision: str, advice: s
 
 def find_file(value: str) -> Path | None:
     """A file given by its path from here or from the project's folder; None if there is no such file."""
-    path = Path(value).expanduser()
+    path = user_path(value)
     return next((place for place in (path, project_root() / path) if place.is_file()), None)
 
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from damage import TIMES, mutated, one_line
 from data.toys import folder
+from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.cli.main import main
+from leuk_lib.cli.predict import enhancement
 from leuk_lib.fcmae.encoder import build_encoder
+from leuk_lib.runs.errors import LeukError
 from leuk_lib.training.pretrained import create
 from leuk_lib.wpat.contact_sheet import overlay
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
-from leuk_lib.wpat.predict import describe, save_model
+from leuk_lib.wpat.predict import describe, read_card, save_model
 
 CLASSES = ("ALL", "=AML", "use")
 TINY = WpatParams(levels=2, dim=16, heads=2, window=2, latents=4, depth=1)
@@ -102,3 +109,23 @@ def test_attention_is_coloured_where_it_is():
     attention[2, 3] = 0.5
     coloured = overlay(image, attention)
     assert (coloured == image).all(axis=2).sum() == 63 and coloured[2, 3, 2] < 120
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_mutated_cards_are_one_line_before_anything_is_computed(tmp_path, times):
+    """Those of the classes and sizes are ``read_card``'s, those of ALHE are checked where ALHE is known."""
+    network = WPAT(build_encoder("zepto", 2), 3, TINY)
+    card = describe(network, CLASSES, TINY, 32, EnhanceParams().model_dump(), 1.0)
+    path, rng, taken = save_model(network, card, tmp_path), random.Random(1), 0
+    with safe_open(str(path), "pt") as file:
+        values = json.loads(file.metadata()["card"])
+    del values["weights_sha256"]  # small weights instead, which ``read_card`` does not compare with the card
+    for number in range(times):
+        changed = mutated(values, rng)
+        if number % 2:
+            changed = {**values, "alhe_settings": mutated(values["alhe_settings"], rng)}
+        save_file({"weight": torch.zeros(1)}, str(path), metadata={"card": json.dumps(changed)})
+        outcome = one_line(lambda: enhancement(read_card(path), path))
+        assert not isinstance(outcome, LeukError) or outcome.exit_code == 2
+        taken += not isinstance(outcome, LeukError)
+    assert 0 < taken < times / 2

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
 from pathlib import Path
 
 import pytest
 
+from damage import TIMES, mutated_table, one_line
 from data.toys import folder
+from leuk_lib.data.decode import read_file
+from leuk_lib.data.image_files import Unreadable
 from leuk_lib.data.image_lists import find_images
 from leuk_lib.runs.errors import LeukError
 
@@ -75,3 +81,56 @@ def test_a_table_without_files_is_refused(cells: Path, content: bytes, message: 
     with pytest.raises(LeukError, match=message) as caught:
         find_images([cells / "list.csv"])
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["~nosuchuser/x.png", "x" * 5000 + ".png", "a\0b.png", "a\0*", "\udcff.png", "a\nb.png"]
+)
+def test_names_that_no_disk_has_are_listed_and_stop_nothing(cells: Path, name: str):
+    files, unusable = find_images([name, cells / "a"])
+    assert names(files, cells) == ["a/a0.png", "a/a1.png"]
+    assert len(unusable) == 1 and unusable[0].file.encode()
+
+
+def test_such_names_in_a_table_are_files_that_cannot_be_read(cells: Path):
+    (cells / "list.csv").write_text(f"path\n~nosuchuser/x.png\n{'x' * 5000}.png\na\0b.png\na/a0.png\n")
+    files, unusable = find_images([cells / "list.csv"])
+    assert [item.file.endswith("a\0b.png") for item in unusable] == [True] and files[-1] == cells / "a" / "a0.png"
+    for file in files[:-1]:
+        with pytest.raises(Unreadable):
+            read_file(file)
+
+
+def test_a_file_name_of_other_bytes_than_utf_8_is_listed(cells: Path):
+    place = os.fsencode(cells / "a") + b"/\xff.png"
+    try:
+        Path(os.fsdecode(place)).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    files, unusable = find_images([cells / "a"])
+    assert len(files) == 2 and unusable[0].file.endswith("\\udcff.png") and "not UTF-8" in unusable[0].reason
+
+
+def test_a_folder_that_cannot_be_read_is_listed(cells: Path, monkeypatch: pytest.MonkeyPatch):
+    usual = os.scandir
+
+    def refused(path: str) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(13, "Permission denied", path)
+        return usual(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    files, unusable = find_images([cells])
+    assert names(files, cells) == ["a/a0.png", "a/a1.png"]
+    assert unusable == [(str(cells / "b"), "cannot be read (Permission denied)")]
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_mutated_tables_are_one_line(cells: Path, times: int):
+    whole, rng = "path,label\na/a0.png,x\nb/b0.png,y\n", random.Random(1)
+    for _ in range(times):
+        (cells / "list.csv").write_text(mutated_table(whole, rng), encoding="utf-8")
+        found = one_line(lambda: find_images([cells / "list.csv"]))
+        for file in found[0] if isinstance(found, tuple) else ():
+            with contextlib.suppress(Unreadable):
+                read_file(file)

@@ -14,6 +14,7 @@ from leuk_lib.data.layouts import part_of
 from leuk_lib.data.readers.reader import AnnotationReader, Annotations, Options
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import nearest
+from leuk_lib.runs.paths import user_path
 
 STATED = ("label", "group", "part", "external", "label2", "label3", "um_per_px")
 MISSING = frozenset({"", "nan", "na", "n/a", "none", "null", "-", "?"})
@@ -245,7 +246,7 @@ class Table(AnnotationReader):
         wanted = options.text("table")
         if not wanted:
             raise LeukError("reader table: name the file with --option table=FILE", exit_code=2)
-        file = path / Path(wanted).expanduser()
+        file = path / user_path(wanted)
         found = [file] if file.is_file() else sorted(file for file in path.glob(wanted.lstrip("/")) if file.is_file())
         if not found:
             raise LeukError(f"reader table: no file {wanted!r} in {path}", exit_code=2)
