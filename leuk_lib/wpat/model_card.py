@@ -74,9 +74,9 @@ def text(card: ModelCard, facts: Facts) -> str:
         _markdown(pd.DataFrame(dict(facts.counts)).rename(columns={"val": "validation"})), "",
         "## Performance", "",
         "On the test part, which was opened once, and on the validation part, which is optimistic because the weights were "
-        "selected on it; 95 % intervals by resampling groups:", "",
+        "selected on it; 95 % intervals over groups:", "",
         _markdown(_with_intervals(facts.scores, ["split", "metric"])), "",
-        "Recall per class on the test part, with Wilson's interval over groups:", "",
+        "Recall per class on the test part, with Korn and Graubard's 95 % interval over groups:", "",
         _markdown(_with_intervals(facts.recalls.rename(columns={"recall": "value"}), ["class"])), "",
         "## Limits", "",
     ]  # fmt: skip

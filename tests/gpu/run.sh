@@ -19,7 +19,8 @@
 #
 # The environment. Python 3.11 or newer; the script takes .venv/bin/python, else the python3 on the path that has torch
 # (PYTHON=… overrules).
-#   With a network:    make env, or pip install --require-hashes -r requirements.lock && pip install --no-deps -e .
+#   With a network:    make env, or pip install --require-hashes -r .ci/install.lock -r requirements.lock &&
+#                      pip install --no-deps --no-build-isolation -e .
 #   Without one:       a machine with its own PyTorch (2.11 or newer, with torchvision) lacks a few pure or small packages.
 #                      `tests/gpu/run.sh --parts environment` lists them. Fetch them elsewhere for that machine's Python,
 #                        python -m pip download --no-deps --only-binary=:all: --python-version 3.12 \

@@ -57,6 +57,14 @@ def test_every_install_step_checks_hashes(root: Path):
     assert {Requirement(line).name for line in backend} | {"uv", "editables"} <= tools
 
 
+@pytest.mark.parametrize("name", ["environment.yml", "tests/gpu/run.sh"])
+def test_other_ways_to_install_use_the_locked_build_backend_too(root: Path, name: str):
+    text = (root / name).read_text()
+    steps = re.findall(r"pip install[^&\n]* -e \.", text)
+    assert steps and all("--no-build-isolation" in step for step in steps)
+    assert "--require-hashes -r .ci/install.lock" in text
+
+
 def test_the_environment_is_the_lock(locked: dict):
     """The packages that results depend on are installed in the versions of the lock."""
     from leuk_lib.runs.card import package_versions
