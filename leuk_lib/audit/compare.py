@@ -58,7 +58,8 @@ def card_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list
     """Differences between two run cards of one stage that can change a number, the likeliest cause first."""
     causes = []
     params, other = ours.get("params", {}), theirs.get("params", {})
-    changed = [key for key in _changed(params, other) if key not in NOT_A_CAUSE]
+    # A parameter that one card lacks came or went with the code, which is a cause of its own.
+    changed = [key for key in _changed(params, other) if key not in NOT_A_CAUSE and key in params and key in other]
     if changed:
         causes.append("parameters: " + _few([f"{key} {params.get(key)!r} not {other.get(key)!r}" for key in changed]))
     data = [(card.get("inputs", {}).get("dataset") or {}).get("content") for card in (ours, theirs)]

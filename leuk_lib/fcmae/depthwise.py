@@ -14,7 +14,8 @@ class DepthwiseConv(nn.Conv2d):
 
     PyTorch's backward pass on a CPU takes ten times as long as its forward pass. Here both gradients are forward
     passes: that of the input with the kernels rotated by 180 degrees; that of the kernels with the input as image and
-    the incoming gradient as kernel, per image and channel. Other devices and mixed precision use ``nn.Conv2d``.
+    the incoming gradient as kernel, per image and channel. Other devices, mixed precision and compiled networks use
+    ``nn.Conv2d``.
 
     Args:
         dim: Number of channels.
@@ -26,7 +27,8 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve x (B, C, H, W); the shape stays."""
-        if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and torch.is_grad_enabled():
+        slow = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
+        if slow and not torch.compiler.is_compiling():
             return _DepthwiseFunction.apply(x, self.weight, self.bias)
         return super().forward(x)
 

@@ -19,6 +19,7 @@ from leuk_lib.fcmae.params import FcmaeParams
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import torch_generator
 from leuk_lib.training.augment import dihedral, light_jitter, random_resized_crop, stain_jitter
+from leuk_lib.training.compilation import compiled
 from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import Stateful, TrainingLoop
@@ -146,7 +147,9 @@ def pretrain(
         model, params.weight_decay, params.muon, lambda name, _: name == "pred", betas=(0.9, 0.95)
     )
     peak, warmup = params.base_lr * batch / 256, round(params.warmup * params.steps)
-    wrapped, *wrapped_optimisers = fabric.setup(model, *optimisers.values())
+    wrapped, *wrapped_optimisers = fabric.setup(
+        compiled(model, params.torch_compile, fabric.device), *optimisers.values()
+    )
     average = WeightAverage(model) if params.ema_decay else None
     result = model if average is None else cast(MaskedAutoencoder, average.model)
     loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, "FCMAE", params.checkpoint_every)

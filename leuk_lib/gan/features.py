@@ -35,8 +35,11 @@ def feature_settings(params: AcdbGanParams) -> dict[str, Any]:
 
 def shared_settings(params: AcdbGanParams) -> dict[str, Any]:
     """Return the parameters that the networks of the gate take over from this stage."""
-    names = ("dataset", "profile", "seed", "run", "threads", "accelerator", "devices", "precision", "checkpoint_every")
-    return {name: getattr(params, name) for name in (*names, "images", "light")}
+    names = (
+        "dataset", "profile", "seed", "run", "threads", "accelerator", "devices", "precision", "torch_compile",
+        "checkpoint_every", "images", "light",
+    )  # fmt: skip
+    return {name: getattr(params, name) for name in names}
 
 
 class FrozenFeatures:

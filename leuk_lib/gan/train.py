@@ -23,6 +23,7 @@ from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import derive
 from leuk_lib.training.augment import dihedral
+from leuk_lib.training.compilation import compiled
 from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import TrainingLoop
@@ -134,7 +135,8 @@ def train_gan(
     adam = {"lr": params.lr, "betas": (0.0, 0.9), "eps": 1e-8}
     opt_g: torch.optim.Optimizer = torch.optim.Adam(generator.parameters(), **adam)  # type: ignore[arg-type]
     opt_d: torch.optim.Optimizer = torch.optim.Adam(discriminator.parameters(), **adam)  # type: ignore[arg-type]
-    model_g, opt_g = fabric.setup(generator, opt_g)
+    # Not the discriminator: PyTorch cannot differentiate a compiled network twice, as the penalties do.
+    model_g, opt_g = fabric.setup(compiled(generator, params.torch_compile, fabric.device), opt_g)
     model_d, opt_d = fabric.setup(discriminator, opt_d)
     discriminate = _unwrapped(model_d, fabric)
     ema = WeightAverage(generator)

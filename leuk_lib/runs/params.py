@@ -59,6 +59,11 @@ class TrainParams(StageParams):
         description="floating-point precision of training: float32, also on a GPU; float32 with products in TF32 on a GPU; or "
         "products in bfloat16",
     )
+    torch_compile: bool = Field(
+        False,
+        description="compile networks before training with torch.compile (of the GAN the generator only), which takes up to "
+        "some minutes and needs a C++ compiler; no effect on passes of WPAT with accumulate > 1",
+    )
     checkpoint_every: int = Field(50, ge=1, description="optimiser steps between two checkpoints")
 
 

@@ -25,13 +25,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, decay: float) -> None:
-        """Average with the weights of `model`; integer buffers are copied. `decay` in [0, 1]."""
+        """Average with the weights of `model` in one operation; integer buffers are copied. `decay` in [0, 1]."""
         average = self.model.state_dict()
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                average[name].lerp_(value.to(average[name].dtype), 1 - decay)
-            else:
-                average[name].copy_(value)
+        pairs = [(average[name], value) for name, value in model.state_dict().items()]
+        floating = [(own, value.to(own.dtype)) for own, value in pairs if own.is_floating_point()]
+        torch._foreach_lerp_([own for own, _ in floating], [value for _, value in floating], 1 - decay)
+        for own, value in pairs:
+            if not own.is_floating_point():
+                own.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
         """Averaged weights."""

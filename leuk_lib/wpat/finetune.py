@@ -27,6 +27,7 @@ from leuk_lib.training.augment import (
     stain_jitter,
 )
 from leuk_lib.training.backbones import Backbone
+from leuk_lib.training.compilation import compiled
 from leuk_lib.training.drop_path import part_of_batch
 from leuk_lib.training.ema import WeightAverage
 from leuk_lib.training.fabric import Fabric
@@ -388,7 +389,7 @@ def finetune(
         layer_decay=layer_decay, no_weight_decay=NO_WEIGHT_DECAY,
     )  # fmt: skip
     rise = max(1, round(params.warmup * params.steps))
-    wrapped, *steppers = fabric.setup(model, *optimisers.values())
+    wrapped, *steppers = fabric.setup(compiled(model, params.torch_compile, fabric.device), *optimisers.values())
     evaluate_every = max(1, params.steps // params.evaluations)
 
     loop = TrainingLoop(fabric, folder, identity, params.steps, params.seed, label, params.checkpoint_every)

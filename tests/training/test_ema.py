@@ -35,3 +35,19 @@ def test_state_is_restored_and_a_foreign_one_refused():
     assert torch.equal(other.model.weight, average.model.weight)
     with pytest.raises(RuntimeError, match="size mismatch"):
         other.load_state_dict(WeightAverage(torch.nn.Linear(3, 2)).state_dict())
+
+
+def test_averaging_all_weights_at_once_is_averaging_each_to_the_bit():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 7, 3), torch.nn.BatchNorm2d(7)).to(memory_format=torch.channels_last)
+    average = WeightAverage(model)
+    expected = {name: value.clone() for name, value in average.state_dict().items()}
+    for step in range(5):
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter)
+        average.update(model, decay := warming_decay(0.99, step))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                expected[name].lerp_(value, 1 - decay)
+    for name, value in average.state_dict().items():
+        assert torch.equal(value, expected[name]), name
