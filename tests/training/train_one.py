@@ -1,4 +1,4 @@
-"""Train one method on a few rendered cells, in a process of its own: ``train_one.py METHOD FOLDER [--processes 2 | --kill-at 9]``.
+"""Train one method on a few rendered cells, in a process of its own: ``train_one.py METHOD FOLDER [--processes 2 | --kill-at 9] [--settings JSON]``.
 
 Prints ``step K`` after every optimiser step, and at the end ``losses ...`` and ``hash ...`` (SHA-256 of the weights);
 before that, every process of a pretraining prints ``probe ...`` (SHA-256 of its probe's tables).
@@ -114,7 +114,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--kill-at", type=int, help="step in which the process kills itself")
+    parser.add_argument("--settings", type=json.loads, default={}, help="parameters other than SETTINGS, as JSON")
     options = parser.parse_args()
+    SETTINGS[options.method] |= options.settings
 
     fabric = make_fabric(TrainParams(accelerator="cpu", devices=options.processes, threads=1))
     add_row = loops.TrainingLoop._add_row  # of each step, at once on the CPU
