@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -86,6 +87,11 @@ def _moment(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
+def _adopt(run: str, notebook: Path) -> str:
+    """Say how a notebook that papermill or Jupyter executed becomes part of its run."""
+    return f"`leuk adopt {shlex.quote(run)} {shlex.quote(str(notebook))}` adds one that papermill or Jupyter executed"
+
+
 def chapter_problem(run: str, stage: StageSpec, fingerprint: Callable[[str], str] | None = None) -> str | None:
     """Return why the book cannot show a stage's chapter, or None if it can.
 
@@ -102,7 +108,9 @@ def chapter_problem(run: str, stage: StageSpec, fingerprint: Callable[[str], str
     if state in unfinished:
         return ": ".join(filter(None, (unfinished[state], why)))
     if not path.exists():
-        return "is missing: the stage ran, but its executed notebook was not kept"
+        return (
+            f"is missing: the stage ran, but its executed notebook was not kept ({_adopt(run, Path('NOTEBOOK.ipynb'))})"
+        )
     notebook = read_notebook(path)
     if problem := execution_problem(notebook):
         return problem
@@ -112,7 +120,7 @@ def chapter_problem(run: str, stage: StageSpec, fingerprint: Callable[[str], str
     if not is_of_card(notebook, card):
         return "is stale: its notebook was executed at another time than its run card says"
     if not card.get("executed"):
-        return "is stale: its run card has no hash of the executed notebook"
+        return f"is stale: its run card has no hash of the executed notebook ({_adopt(run, path)})"
     if sha256_file(path) != card["executed"]:
         return "was edited: its executed notebook is not the one whose hash is in the run card"
     if state == "fresh" and (problem := glue_problem(stage.name, notebook, read_metrics(path.parent))):

@@ -101,6 +101,23 @@ def status(run: Annotated[str | None, typer.Option(help="Name of a run (default:
 
 
 @app.command()
+def adopt(
+    run: Annotated[str, typer.Argument(help="Name of a run.")],
+    notebooks: Annotated[
+        list[Path], typer.Argument(help="Notebooks that papermill or Jupyter executed, with outputs.")
+    ],
+) -> None:
+    """Add executed notebooks to the run that they made, for `leuk book` and `leuk reference`.
+
+    A notebook is refused if it is not the one that wrote the stage's results. Example: leuk adopt my-run out-*.ipynb
+    """
+    from leuk_lib.book.adopt import adopt as adopt_notebooks
+
+    for path in adopt_notebooks(run, notebooks, STAGES):
+        print(quoting.terminal(path))
+
+
+@app.command()
 def compare(
     run: Annotated[str, typer.Argument(help="Name or folder of a run.")],
     reference: Annotated[

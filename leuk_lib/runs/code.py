@@ -38,9 +38,16 @@ def notebook_source(notebook: Path) -> str:
 
 
 def notebook_hash(notebook: Path) -> str:
-    """Return the SHA-256 of the cells' sources, kinds and metadata, without outputs and execution counts."""
+    """Return the SHA-256 of the cells' sources, kinds and metadata, without what an execution adds."""
     cells = read_notebook(notebook, RESTORE)["cells"]
-    kept = [(cell["cell_type"], "".join(cell["source"]), cell.get("metadata", {})) for cell in cells]
+    kept = [
+        (
+            cell["cell_type"],
+            "".join(cell["source"]),
+            {key: value for key, value in cell.get("metadata", {}).items() if key != "execution"},
+        )
+        for cell in cells
+    ]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
+from leuk_lib.book.gate import chapter_problem
 from leuk_lib.cli.main import app
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.runs import paths
 from leuk_lib.runs.card import read_card
+from leuk_lib.stages import STAGES
 from project import copy_stage_files
 
 BIN = Path(sys.executable).parent
@@ -105,6 +107,10 @@ def test_papermill_recipes_run(root: Path, project: Path, monkeypatch: pytest.Mo
     assert finished == {"data", "alhe"}
     assert "paper.yml" in recipes[2] and "0*.ipynb" in recipes[2]  # the same loop over all; hours, so not here
     assert re.search(r"^ +data +fresh$", shell(project, "leuk status --run my-run"), flags=re.MULTILINE)
+    refused = shell(project, "leuk adopt my-run out.ipynb || echo refused")  # of the run before, with another seed
+    assert "refused" in refused.splitlines() and "leuk: out.ipynb: " in refused
+    shell(project, "leuk adopt my-run 0*.out.ipynb")
+    assert [chapter_problem("my-run", stage) for stage in STAGES[:2]] == [None, None]
 
 
 @pytest.mark.notebooks
@@ -119,6 +125,17 @@ def test_cluster_commands_plan_every_stage(root: Path, project: Path, cluster: s
     seeds = 5 if 'seeds="0 1 2 3 4"' in command else 1
     for stage in paths.stage_notebooks():
         assert re.search(rf"^{stage}\s+{seeds}$", output, flags=re.MULTILINE), output[-2000:]
+
+
+def test_the_cell_for_colab_is_shell_and_ends_with_the_book(root: Path) -> None:
+    text = (root / "book" / "use" / "gpu.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```text\n(!git clone.*?)```", text, re.DOTALL)
+    lines = [line.removeprefix("!") for line in block.splitlines() if not line.startswith("%")]
+    done = subprocess.run(["bash", "-n"], input="\n".join(lines), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in lines if line.startswith("leuk ")] == ["run", "book"]
+    extras = re.search(r'pip install -q -e "\.\[(\w+)\]"', block)
+    assert extras and f"\n{extras[1]} = [" in (root / "pyproject.toml").read_text()
 
 
 def test_troubleshooting_quotes_the_programs_messages(root: Path) -> None:
