@@ -9,10 +9,12 @@ PROFILE ?= laptop
 SEEDS   ?= 0
 JOBS    ?= 1
 SPLIT   ?=
+CPU     ?=
+VENV    ?= .venv
 
-BIN := .venv/bin
-READY := .venv/.ready
-AUDIT := .venv/audit/bin
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+AUDIT := $(VENV)/audit/bin
 LOCK := $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate --no-header
 
 .PHONY: help env book pdf test test-long lint bench changelog canaries audit sbom clean lock
@@ -21,14 +23,16 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo "variables:  DATA=$(DATA) PROFILE=$(PROFILE) SEEDS=\"$(SEEDS)\" JOBS=$(JOBS)"
 
-env: $(READY) ## the environment .venv, from requirements.lock with hashes
+env: $(READY) ## the environment .venv, from requirements.lock with hashes; CPU=1: without libraries for GPUs
 
 $(READY): requirements.lock .ci/install.lock pyproject.toml
-	@echo "environment: .venv from requirements.lock"
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=path of a Python 3.11"; exit 1; }
-	@$(PYTHON) -m venv .venv
+	@echo "environment: $(VENV) from requirements.lock"
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=path of a Python 3.11, 3.12 or 3.13"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r .ci/install.lock
-	@$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode $(if $(CPU),--excludes .ci/cuda.txt) --require-hashes -r requirements.lock
+	@if [ -n "$(CPU)" ]; then grep -oE '^torch(vision)?==[^ ]+' requirements.lock | xargs \
+	  $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --no-deps --torch-backend cpu; fi
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
@@ -40,13 +44,14 @@ book: $(READY) ## all notebooks, then the book: make book DATA=folder PROFILE=sm
 pdf: book ## the book, and the whole of it as book/_build/book.pdf, printed by Chromium
 	@$(BIN)/leuk book --dataset "$(DATA)" --profile $(PROFILE) --seeds "$(SEEDS)" --pdf
 
-lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without outputs
+lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without outputs, Dockerfile
 	@$(BIN)/ruff check .
 	@$(BIN)/codespell .
 	@$(BIN)/ruff format --check leuk_lib tests
 	@$(BIN)/mypy leuk_lib
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	@$(BIN)/hadolint Dockerfile
 
 test: $(READY) lint ## environment, lint, types, tests, smoke notebooks, book build, browser
 	@$(BIN)/pytest --doctest-modules leuk_lib tests -m "not notebooks and not browser and not long" -n 2 --dist loadfile \
@@ -68,7 +73,7 @@ canaries: $(READY) ## do the studies' canary jobs still give the numbers of thei
 	@$(BIN)/leuk study verify
 
 $(AUDIT)/pip-audit: .ci/audit.lock $(READY)
-	@$(BIN)/uv venv -q --clear --python $(BIN)/python .venv/audit
+	@$(BIN)/uv venv -q --clear --python $(BIN)/python $(VENV)/audit
 	@$(BIN)/uv pip install -q --python $(AUDIT)/python --require-hashes -r .ci/audit.lock
 	@touch $@
 
@@ -85,4 +90,4 @@ lock: ## resolve the lock files again (maintainers)
 	@$(LOCK) .ci/audit.in -o .ci/audit.lock
 
 clean: ## remove everything that was generated (the environment too)
-	@rm -rf .venv results book/_build book/chapters book/generated .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) results book/_build book/chapters book/generated .pytest_cache .mypy_cache .ruff_cache

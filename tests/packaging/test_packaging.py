@@ -48,10 +48,12 @@ def test_every_pin_has_hashes_and_no_address_is_named(root: Path, name: str):
 
 def test_every_install_step_checks_hashes(root: Path):
     steps = re.findall(r"pip install.*", (root / "Makefile").read_text())
-    assert len(steps) == 4
+    assert len(steps) == 5
     for step in steps:
         own = "--no-deps --no-build-isolation -e ." in step  # the project itself, with the locked build backend
-        assert own or re.search(r"--require-hashes -r \S+\.lock$", step), step
+        # PyTorch for the CPU alone is not in the index of the lock; its own index states hashes.
+        cpu = "--no-deps --torch-backend cpu" in step
+        assert own or cpu or re.search(r"--require-hashes -r \S+\.lock$", step), step
     tools = {line.split("==")[0] for line in (root / ".ci/install.lock").read_text().splitlines() if "==" in line}
     backend = tomllib.loads((root / "pyproject.toml").read_text())["build-system"]["requires"]
     assert {Requirement(line).name for line in backend} | {"uv", "editables"} <= tools
@@ -63,6 +65,32 @@ def test_other_ways_to_install_use_the_locked_build_backend_too(root: Path, name
     steps = re.findall(r"pip install[^&\n]* -e \.", text)
     assert steps and all("--no-build-isolation" in step for step in steps)
     assert "--require-hashes -r .ci/install.lock" in text
+
+
+def test_an_environment_for_the_cpu_leaves_out_torch_and_all_that_it_needs_of_cuda(root: Path, locked: dict):
+    left_out = (root / ".ci/cuda.txt").read_text().split()
+    assert set(left_out) == {name for name in locked if re.match(r"torch(vision)?$|triton$|(cuda|nvidia)-", name)}
+    plan = subprocess.run(
+        ["make", "-n", "env", "CPU=1", "VENV=v"], cwd=root, capture_output=True, text=True, check=True
+    )
+    (rest,) = [line for line in plan.stdout.splitlines() if "-r requirements.lock" in line and "pip install" in line]
+    assert "--excludes .ci/cuda.txt" in rest
+    pattern = re.search(r"grep -oE '([^']+)' requirements.lock", plan.stdout)
+    assert pattern
+    pins = re.findall(pattern[1], (root / "requirements.lock").read_text(), re.M)
+    assert len(pins) == 2, "torch and torchvision, in the versions of the lock"
+
+
+def test_the_image_has_what_the_kubernetes_profile_needs(root: Path):
+    dockerfile = (root / "Dockerfile").read_text()
+    assert "rsync" in dockerfile and "LEUK_ROOT=/project" in dockerfile
+    locked = re.search(r"--python-version (\S+)", (root / "Makefile").read_text())
+    assert locked and f"FROM python:{locked[1]}-" in dockerfile
+    environment = re.search(r"VENV=(\S+)", dockerfile)
+    assert environment and not environment[1].startswith("/project"), "a volume is mounted there"
+    assert f"PATH={environment[1]}/bin:" in dockerfile
+    kept_out = (root / ".dockerignore").read_text().split()
+    assert {".venv", "results", "data/*"} <= set(kept_out)
 
 
 def test_the_environment_is_the_lock(locked: dict):
