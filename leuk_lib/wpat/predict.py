@@ -39,7 +39,8 @@ SIZES = ("levels", "dim", "heads", "window", "latents", "depth", "mlp_ratio", "l
 DIGEST = "weights_sha256"  # entry of the card in the file
 MAX_CARD = 1 << 20  # characters
 MAX_CLASSES = 1000
-BATCH_PIXELS = 1 << 20  # at a time
+#: Pixels at a time. On a CPU, activations of more than these do not stay in its caches, which takes up to twice as long.
+BATCH_PIXELS, BATCH_PIXELS_CPU = 1 << 20, 1 << 16
 OWN_COLUMNS = ("file", "predicted", "problem", "use")  # of tables of predictions, beside those of the classes
 
 Enhance = Callable[[Tensor], Tensor]
@@ -279,7 +280,7 @@ def predict_batches(
         loaded: The model.
         enhance: ALHE with the card's ``alhe_settings``, (n,3,S,S) uint8 -> the same, for a model that was trained on
             enhanced images; else None.
-        batch: Images at a time; 0: as many as fit into about a million pixels.
+        batch: Images at a time; 0: as many as fit into `BATCH_PIXELS`, on a CPU into `BATCH_PIXELS_CPU`.
         attention: Number of first images of which attention maps are computed, too; whole batches get them.
         workers: Threads that read files.
 
@@ -291,7 +292,8 @@ def predict_batches(
         need = "enhanced by ALHE; pass enhance" if card.enhanced else "not enhanced; pass enhance=None"
         raise LeukError(f"model {path}: the training images were {need}", exit_code=2)
     attention = attention if isinstance(model, WPAT) else 0
-    step = batch or min(256, max(1, BATCH_PIXELS // card.image_size**2))
+    pixels = BATCH_PIXELS_CPU if next(model.parameters()).device.type == "cpu" else BATCH_PIXELS
+    step = batch or min(256, max(1, pixels // card.image_size**2))
     batches = [files[start : start + step] for start in range(0, len(files), step)]
     with quiet_decoders(), ThreadPoolExecutor(max(1, workers)) as pool:
 

@@ -218,7 +218,7 @@ def test_a_file_whose_probabilities_are_not_finite_is_named(saved, files, monkey
 
 def test_many_files_are_predicted_in_parts(saved, files, monkeypatch):
     whole = predict_files(files * 3, saved[0])
-    monkeypatch.setattr(predict, "BATCH_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr(predict, "BATCH_PIXELS_CPU", 2 * 32 * 32)
     parts = predict_files(files * 3, saved[0])
     np.testing.assert_allclose(parts[list(CLASSES)], whole[list(CLASSES)], atol=1e-6)
 
