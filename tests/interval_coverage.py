@@ -22,9 +22,11 @@ import pandas as pd
 
 from leuk_lib.chapters.results import HEADLINE, difference_table, score_models
 from leuk_lib.evaluation import metrics
+from leuk_lib.evaluation.attribution import mean_share
 from leuk_lib.evaluation.predictions import Predictions
+from leuk_lib.statistics.agreement import agreement, kappa_of_counts
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import korn_graubard
+from leuk_lib.statistics.intervals import korn_graubard, t_interval
 from leuk_lib.studies.paired import Outcomes, differences, scores
 
 CLASSES = ("CML", "CLL", "AML", "ALL")
@@ -179,7 +181,55 @@ class Studies:
         return {name: _means(values) for name, values in hits.items()}
 
 
-Case = Shares | Models | Studies
+@dataclass(frozen=True)
+class Readers:
+    """Two readers' labels against a third's on the same cells, and measures that are averaged over cells.
+
+    A cell is misread with probability ``noise``, whose logit differs by patient with standard deviation ``effect``. Attribution
+    shares are beta-distributed around a level of the patient, ratios log-normal with a deviation of 0.3 between and of 0.4
+    within patients.
+    """
+
+    groups: int
+    noise: float
+    effect: float
+    unequal: bool
+    cells: int = 15
+
+    def _labels(self, rng: np.random.Generator, patient: np.ndarray) -> list[np.ndarray]:
+        """Labels of the three readers (N,)."""
+        groups, n = int(patient.max()) + 1, len(patient)
+        first = (rng.dirichlet([2, 1.5, 1], groups)[patient].cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(0, 2)
+        logit = np.log(self.noise / (1 - self.noise)) + rng.normal(0, self.effect, groups)[patient]
+        wrong = rng.random((2, n)) < 1 / (1 + np.exp(-logit))
+        return [first, *np.where(wrong, rng.integers(0, 3, (2, n)), first)]
+
+    def covered(self, rng: np.random.Generator, draws: int, resamples: int = 400) -> dict[str, tuple[float, ...]]:
+        """Quantity -> coverage, mean length, share of draws with an interval."""
+        first, second, _ = self._labels(np.random.default_rng(0), np.repeat(np.arange(20_000), 20))
+        kappa = float(kappa_of_counts(np.histogram2d(first, second, bins=3)[0]))
+        truth = {"kappa": kappa, "gain in kappa": 0.0, "attribution": 4 / 9, "ratio": np.exp((0.3**2 + 0.4**2) / 2)}
+        hits = {name: np.zeros((draws, 3)) for name in truth}
+        for draw in range(draws):
+            patient = np.repeat(np.arange(self.groups), sizes_of(rng, self.groups, self.cells, self.unequal))
+            bootstrap = ClusterBootstrap(patient, resamples, rng)
+            first, second, third = self._labels(rng, patient)
+            one, other = (agreement(first, labels, patient, bootstrap) for labels in (second, third))
+            level = rng.beta(4, 5, self.groups)[patient]
+            share = rng.beta(10 * level, 10 * (1 - level))
+            ratio = np.exp(rng.normal(0, 0.3, self.groups)[patient] + rng.normal(0, 0.4, len(patient)))
+            found = {
+                "kappa": one.kappa_interval,
+                "gain in kappa": t_interval(one.kappa - other.kappa, one.spread_of_difference(other)),
+                "attribution": mean_share(share, patient, bootstrap).interval(),
+                "ratio": bootstrap.mean_interval(ratio),
+            }
+            for name, (low, high) in found.items():
+                hits[name][draw] = low <= truth[name] <= high, high - low, np.isfinite(low)
+        return {name: _means(values) for name, values in hits.items()}
+
+
+Case = Shares | Models | Studies | Readers
 
 
 def _means(hits: np.ndarray) -> tuple[float, float, float]:
@@ -199,6 +249,8 @@ def grid() -> Iterator[Case]:
         for logit, seeds in itertools.product((0.4, 1.7, 3.0), (1, 3, 5)):
             # One seed cannot tell how much seeds vary: its interval is that of this trained model.
             yield Studies(groups, logit, seeds, 0.7, unequal, of_seed=0.4 if seeds > 1 else 0.0)
+        for noise, effect in ((0.1, 0.5), (0.3, 0.8)):
+            yield Readers(groups, noise, effect, unequal)
 
 
 def table(cases: Iterator[Case], draws: dict[type, int], seed: int = 0) -> pd.DataFrame:
@@ -216,7 +268,8 @@ NAMES = {
     "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC",
     "gain in accuracy": "difference in accuracy", "gain in balanced_accuracy": "difference in balanced accuracy",
     "gain in macro_auc": "difference in macro AUC", "nll": "log loss", "brier": "Brier score",
-    "ece": "calibration error", "score over seeds": "score over seeds", "gain over seeds": "gain over seeds",
+    "ece": "calibration error", "kappa": "Cohen's kappa", "gain in kappa": "difference of two kappas",
+    "attribution": "attribution share", "ratio": "mean of a ratio", "score over seeds": "score over seeds", "gain over seeds": "gain over seeds",
 }  # fmt: skip
 
 
@@ -237,7 +290,10 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 if __name__ == "__main__":
     factor = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
-    found = table(grid(), {Shares: int(2000 * factor), Models: int(500 * factor), Studies: int(500 * factor)})
+    found = table(
+        grid(),
+        {Shares: int(2000 * factor), Models: int(500 * factor), Studies: int(500 * factor), Readers: int(500 * factor)},
+    )
     kept = summary(found)
     kept.to_csv(Path(__file__).with_suffix(".csv"), index=False)
     for row in kept.itertuples():

@@ -184,6 +184,17 @@ def attribution_shares(maps: Tensor, masks: Tensor | None) -> pd.DataFrame:
 SUMMARY = ["method", "region", "measure", "value", "low", "high", "area", "n"]
 
 
+def mean_share(values: NDArray[np.float64], groups: NDArray[np.str_], bootstrap: ClusterBootstrap) -> Rate:
+    """Mean of values in [0,1] over images as a rate, for its interval over groups.
+
+    Args:
+        values: (n,) a value per image.
+        groups: (n,) group of each image.
+        bootstrap: resamples of these groups.
+    """
+    return Rate(float(values.mean()), bootstrap.spread(bootstrap.means(values)), len(values), equal_groups(groups))
+
+
 def summarise_shares(
     tables: Mapping[str, pd.DataFrame], groups: NDArray[np.str_], seed: int, n_resamples: int = 1000
 ) -> pd.DataFrame:
@@ -208,10 +219,9 @@ def summarise_shares(
             bootstrap = ClusterBootstrap(part_groups, n_resamples, numpy_rng(seed, "attribution", method, region))
             for measure in ("share", "pointing"):
                 values = part[measure].to_numpy(dtype=np.float64)
-                spread = bootstrap.spread(bootstrap.means(values))
-                low, high = Rate(float(values.mean()), spread, len(values), equal_groups(part_groups)).interval()
+                mean = mean_share(values, part_groups, bootstrap)
                 area = float(part["area"].mean())
-                rows.append((method, region, measure, float(values.mean()), low, high, area, len(part)))
+                rows.append((method, region, measure, mean.value, *mean.interval(), area, len(part)))
     return pd.DataFrame(rows, columns=SUMMARY)
 
 
