@@ -29,6 +29,7 @@ class CellMetadata(Record):
     """What the library reads of a cell's metadata."""
 
     tags: list[str] = Field(default_factory=list)
+    mystnb: dict[str, Any] = Field(default_factory=dict)
 
 
 class OutputMetadata(Record):

@@ -67,6 +67,7 @@ def test_other_files_are_one_line(file: Path, content: bytes):
         ({"cells": {}}, "cells"),
         ({"cells": [5]}, r"cells\.0"),
         ({"cells": [{"cell_type": "code", "source": 5}]}, r"cells\.0\.source"),
+        ({"cells": [{"cell_type": "code", "source": "", "metadata": {"mystnb": []}}]}, r"cells\.0\.metadata\.mystnb"),
         ({"metadata": None}, "metadata"),
         ({"metadata": {"papermill": {"start_time": "soon"}}}, r"metadata\.papermill"),
     ],
