@@ -1,4 +1,4 @@
-"""The seven stages: their order, their inputs, and their parameters in every profile."""
+"""The stages: their order, their inputs, and their parameters in every profile."""
 
 from __future__ import annotations
 
@@ -71,24 +71,40 @@ STAGES = (
         ("data", "alhe"),
         ("book/reference/studies/pretraining-pbc_barcelona_128.json",),
     ),
+    StageSpec("wpat", "WPAT", "leuk_lib.wpat.params:WpatParams", ("data", "alhe", "acdb_gan", "fcmae")),
     StageSpec(
-        "wpat",
-        "WPAT",
-        "leuk_lib.wpat.params:WpatParams",
-        ("data", "alhe", "acdb_gan", "fcmae"),
+        "comparison",
+        "Comparison",
+        "leuk_lib.wpat.params:ComparisonParams",
+        ("data", "alhe", "fcmae", "wpat"),
+        ("book/reference/studies/ladder-pbc_barcelona_128.json",),
+    ),
+    StageSpec(
+        "leakage",
+        "Leakage",
+        "leuk_lib.evaluation.params:LeakageParams",
+        (),
         (
-            "book/reference/studies/ladder-pbc_barcelona_128.json",
-            "book/reference/studies/explanation-tecom_wbc.json",
             "book/reference/studies/leakage-smear.json",
             "book/reference/studies/leakage-cnmc2019.json",
             "book/reference/studies/leakage-pbc_barcelona_128.json",
         ),
     ),
     StageSpec(
+        "trust",
+        "Trust",
+        "leuk_lib.evaluation.params:TrustParams",
+        ("data", "alhe", "fcmae", "wpat", "comparison"),
+        (
+            "book/reference/studies/ladder-pbc_barcelona_128.json",
+            "book/reference/studies/explanation-tecom_wbc.json",
+        ),
+    ),
+    StageSpec(
         "results",
         "Results",
         "leuk_lib.evaluation.params:ResultsParams",
-        ("data", "alhe", "acdb_gan", "fcmae", "wpat"),
+        ("data", "alhe", "acdb_gan", "fcmae", "wpat", "comparison", "leakage", "trust"),
         (
             "book/reference/studies/ladder-pbc_barcelona_128.json",
             "book/reference/studies/enhancement-pbc_barcelona_128.json",
@@ -162,8 +178,8 @@ def _refuse_common(where: str, values: Mapping[Any, Any]) -> None:
 def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
     """Parse settings ``STAGE.NAME=VALUE`` whose values are YAML.
 
-    >>> parse_overrides(["fcmae.steps=3", "wpat.baselines=[colour]"])
-    {'fcmae': {'steps': 3}, 'wpat': {'baselines': ['colour']}}
+    >>> parse_overrides(["fcmae.steps=3", "comparison.baselines=[colour]"])
+    {'fcmae': {'steps': 3}, 'comparison': {'baselines': ['colour']}}
 
     Raises:
         LeukError: If a setting has another form.

@@ -137,21 +137,22 @@ def fetched_weights(values: Mapping[str, Any]) -> list[str]:
     return [f"fcmae.weights={json.dumps(f'{name}{at}{path.absolute()}')}"] if path else []
 
 
-def check_networks(values: Mapping[str, Any]) -> None:
-    """Check the networks of stage ``wpat`` before any stage starts; its defaults exist and are not worth loading timm.
+def check_networks(backbones: Sequence[str] | None, baselines: Sequence[str] | None) -> None:
+    """Check networks by name before any stage starts; the defaults exist and are not worth loading timm.
 
     Args:
-        values: Parameters of stage ``wpat`` that differ from its defaults.
+        backbones: Parameter ``backbones`` of stage ``wpat``; None for the default.
+        baselines: Parameter ``baselines`` of stage ``comparison``; None for the default.
 
     Raises:
         LeukError: For a baseline or backbone that does not exist, or lacks weights or a package.
     """
-    if baselines := values.get("baselines"):
+    if baselines:
         from leuk_lib.evaluation.baselines import check_name
 
         for name in baselines:
             check_name(name)
-    if backbones := values.get("backbones"):
+    if backbones:
         from leuk_lib.chapters.wpat import check_backbone
 
         for name in backbones:
@@ -246,8 +247,10 @@ def run_stages(
         print(quoting.terminal(line), flush=True)
     if "fcmae" in names:
         overrides = [*overrides, *fetched_weights(given["fcmae"])]
-    if "wpat" in names:
-        check_networks(given["wpat"])
+    check_networks(
+        given["wpat"].get("backbones") if "wpat" in names else None,
+        given["comparison"].get("baselines") if "comparison" in names else None,
+    )
     config: dict[str, Any] = {"dataset": dataset, "profile": profile, "seeds": " ".join(map(str, seeds))}
     if overrides:
         config["set"] = list(overrides)

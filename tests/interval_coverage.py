@@ -106,7 +106,7 @@ class Models:
         return {name: first[name] for name in SCORES} | {"recall": first["balanced_accuracy"]} | gains
 
     def intervals(self, rng: np.random.Generator, resamples: int) -> dict[str, tuple[float, float]]:
-        """Quantity -> interval of one draw, as chapter 6 computes it."""
+        """Quantity -> interval of one draw, as chapter 9 computes it."""
         first, second = self.draw(rng)
         bootstrap = ClusterBootstrap(first.groups, resamples, rng, first.labels)
         scored = score_models({"first": first, "second": second}, bootstrap)

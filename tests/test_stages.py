@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.stages import PROFILES, STAGES, load_profile, parse_overrides, stage_parameters
+from leuk_lib.stages import PROFILES, STAGES, load_profile, parse_overrides, stage, stage_parameters
 
 
 @pytest.fixture
@@ -66,6 +66,23 @@ def test_a_value_that_is_no_number_is_refused(value: str):
 def test_a_name_of_a_run_that_is_no_folder_name_is_refused(name: str):
     with pytest.raises(LeukError, match="run"):
         stage_parameters("data", "smear", "smoke", 0, name, {})
+
+
+@pytest.mark.parametrize(
+    ("old", "present"),
+    [
+        ("wpat.baselines=[colour]", "comparison.baselines"),
+        ("wpat.shifted_cells=9", "trust.shifted_cells"),
+        ("wpat.explained_cells=9", "trust.explained_cells"),
+        ("wpat.gradient_steps=9", "trust.gradient_steps"),
+        ("wpat.shifted=9", "trust.shifted_cells"),
+    ],
+)
+def test_a_parameter_that_moved_to_another_stage_names_it(old: str, present: str):
+    with pytest.raises(LeukError, match=f"did you mean '{present}'"):
+        stage_parameters("wpat", "smear", "smoke", 0, "r", parse_overrides([old]))
+    name, field = present.split(".")
+    assert field in stage(name).params_model().model_fields
 
 
 def fuzz(profiles: Path, times: int, seed: int) -> None:

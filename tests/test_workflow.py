@@ -105,15 +105,15 @@ def test_a_run_with_unknown_weights_starts_no_stage(results: Path):
 @pytest.mark.parametrize(
     ("networks", "named"),
     [
-        ("baselines=[resnet10x]", "did you mean 'resnet10t'"),
-        ("baselines=[majority, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
-        ("baselines=['knn:resnet10t']", "knn:resnet10t@pretrained"),
-        ("baselines=['last:resnet10t@missing.safetensors']", "no attention blocks"),
-        ("backbones=[fcmea]", "unknown backbone 'fcmea'; did you mean 'fcmae'"),
-        ("backbones=[fcmae, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
+        ("comparison.baselines=[resnet10x]", "did you mean 'resnet10t'"),
+        ("comparison.baselines=[majority, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
+        ("comparison.baselines=['knn:resnet10t']", "knn:resnet10t@pretrained"),
+        ("comparison.baselines=['last:resnet10t@missing.safetensors']", "no attention blocks"),
+        ("wpat.backbones=[fcmea]", "unknown backbone 'fcmea'; did you mean 'fcmae'"),
+        ("wpat.backbones=[fcmae, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
     ],
 )
 def test_networks_are_looked_up_before_any_stage_starts(results: Path, networks: str, named: str):
     with pytest.raises(LeukError, match=named):
-        run_stages("smear", "smoke", [0], overrides=[f"wpat.{networks}"])
+        run_stages("smear", "smoke", [0], overrides=[networks])
     assert not results.exists()

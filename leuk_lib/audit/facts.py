@@ -1,4 +1,4 @@
-"""What stage ``results`` states about the data of its run (``facts.json``), for chapter 7 and the page of published figures."""
+"""What stage ``results`` states about the data of its run (``facts.json``), for chapter 10 and the page of published figures."""
 
 from __future__ import annotations
 

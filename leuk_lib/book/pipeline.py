@@ -22,7 +22,10 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "acdb_gan": ("synthetic cells", "for rare classes"),
     "fcmae": ("pretraining", "with masks"),
     "wpat": ("classification", "by windowed", "attention"),
-    "results": ("intervals,", "baselines,", "calibration"),
+    "comparison": ("baselines,", "each step", "on its own"),
+    "leakage": ("what a wrong", "split adds"),
+    "trust": ("shifts,", "calibration,", "explanation"),
+    "results": ("intervals,", "differences,", "calibration"),
     "claims": ("what holds,", "what does not,", "what is open"),
 }
 

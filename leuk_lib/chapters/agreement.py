@@ -1,4 +1,4 @@
-"""Chapters 1 and 6, second labels: how well two experts agree, and whether the model is as good as a second reader.
+"""Chapters 1 and 9, second labels: how well two experts agree, and whether the model is as good as a second reader.
 
 A data set with a second expert's label for each cell has the column ``label2`` (``label3``, ...) in ``cells.csv``.
 Everything here is empty for a data set without one.
@@ -129,7 +129,7 @@ def read_labels(cells: CellSet, predictions: Predictions, split: str = "test") -
     if names and (
         table[FIRST].tolist() != labels or table["group"].astype(str).tolist() != predictions.groups.tolist()
     ):
-        raise LeukError(f"the predictions on {split} are of other cells than the data; run 05_wpat.ipynb again")
+        raise LeukError(f"the predictions on {split} are of other cells than the data; run 06_comparison.ipynb again")
     return table[names].astype(str).reset_index(drop=True)
 
 

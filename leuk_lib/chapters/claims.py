@@ -1,4 +1,4 @@
-"""Chapter 7, claims: what it reads from chapter 6, and what it records."""
+"""Chapter 10, claims: what it reads from chapter 9, and what it records."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_results(folder: Path) -> tuple[dict[str, dict[str, dict[str, Any]]], di
         LeukError: If a file is missing or damaged.
     """
     metrics: dict[str, dict[str, dict[str, Any]]] = {"results": read_metrics(folder)}
-    path, advice = folder / "upstream.csv", "run notebooks/06_results.ipynb again"
+    path, advice = folder / "upstream.csv", "run notebooks/09_results.ipynb again"
     table = read_table(path, ("stage", "key", "value", "low", "high", "n"), advice)
     for name in ("value", "low", "high", "n"):
         table[name] = numbers(table, name, path, advice, blank=name != "value", whole=name == "n")

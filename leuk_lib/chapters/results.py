@@ -1,4 +1,4 @@
-"""Chapter 6, results: all models scored on the same cells and resamples, and the numbers of the stages before."""
+"""Chapter 9, results: all models scored on the same cells and resamples, and the numbers of the stages before."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def part_of(predictions: Mapping[str, Mapping[str, Predictions]], split: str, fu
     order = [full, *(name for name in predictions if name != full)]
     lacking = [name for name in order if split not in predictions[name]]
     if lacking:
-        raise LeukError(f"predictions of model {lacking[0]!r} hold no split {split!r}; run 05_wpat.ipynb again")
+        raise LeukError(f"predictions of model {lacking[0]!r} hold no split {split!r}; run 06_comparison.ipynb again")
     return {name: predictions[name][split] for name in order}
 
 
@@ -347,7 +347,7 @@ def external_metrics(table: pd.DataFrame, full: str) -> dict[str, Entry]:
 
 
 def data_facts(cells: CellSet, test: Predictions, dataset: str, profile: str) -> dict[str, Any]:
-    """Facts about the data that chapter 7 needs: name without folder, kind, classes, parts, groups.
+    """Facts about the data that chapter 10 needs: name without folder, kind, classes, parts, groups.
 
     ``test_cells`` and ``test_groups`` count cells and patients, slides or other groups of each class in the test part.
     """

@@ -1,9 +1,9 @@
-"""Chapter 5: inputs and training of all models, tensors and attention to draw, cells to show, scores under shifts."""
+"""Chapter 5: inputs, training and files of the networks of a run, tensors and attention to draw."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,17 @@ from torch import Tensor, nn
 
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.splits import EXTERNAL
-from leuk_lib.evaluation.baselines import Scorer, Task, display_name, select, split_kind
+from leuk_lib.evaluation.baselines import display_name, select, split_kind
 from leuk_lib.evaluation.calibration import fit_temperature
-from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.fcmae.weights import load_backbone, origin_sentence, read_origin
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.recorder import Notes
 from leuk_lib.runs.records import CardParams, read_record
-from leuk_lib.runs.seeds import derive, torch_generator
+from leuk_lib.runs.seeds import derive
 from leuk_lib.runs.stage import Stage
 from leuk_lib.runs.tensors import named_tensors, read_tensors
-from leuk_lib.statistics.intervals import korn_graubard
-from leuk_lib.training import pretrained, tuning
+from leuk_lib.training import pretrained
 from leuk_lib.training.augment import normalise
 from leuk_lib.training.backbones import Backbone, TimmBackbone
 from leuk_lib.training.fabric import Fabric
@@ -38,14 +36,12 @@ from leuk_lib.wpat.model import WPAT, WindowLayout, attention_map
 from leuk_lib.wpat.params import FCMAE, WpatParams
 from leuk_lib.wpat.predict import describe, save_model
 
-NO_SHIFT = "none"  # kind of the rows without a shift
-
 # ---- inputs and training -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of stage ``wpat``.
+    """What the networks of a run are trained on.
 
     Attributes:
         cells: The cells; their images are those that the models see.
@@ -86,14 +82,14 @@ class Inputs:
         }
 
 
-def load_inputs(stage: Stage[WpatParams], alhe_fields: Iterable[str]) -> Inputs:
-    """Open the inputs of the stage, and note in its card what the models are trained on.
+def load_inputs(stage: Stage[Any], params: WpatParams, alhe_fields: Iterable[str]) -> Inputs:
+    """Open the cells, images and encoder of a run, and note in the stage's card what they are.
 
     Args:
         stage: The running stage.
+        params: Which images the models see, and whether synthetic cells are among them.
         alhe_fields: Parameters of stage ``alhe`` that determine an enhanced image; ``leuk predict`` needs them.
     """
-    params = stage.params
     cells = CellSet.open(stage.input("data"))
     settings = None
     alhe_folder = stage.input("alhe")
@@ -104,9 +100,9 @@ def load_inputs(stage: Stage[WpatParams], alhe_fields: Iterable[str]) -> Inputs:
         if lacking := [name for name in alhe_fields if name not in given]:
             raise LeukError(f"{card}: lacks parameter {lacking[0]!r}; {advice}")
         settings = {name: given[name] for name in alhe_fields}
-    images, labels = read_synthetic(stage.input("acdb_gan"), cells)
-    if not params.synthetic:
-        images, labels = images[:0], labels[:0]
+    images, labels = cells.images[:0], cells.labels[:0]
+    if params.synthetic:
+        images, labels = read_synthetic(stage.input("acdb_gan"), cells)
     stage.note(f"trained on {params.images} images and {len(labels)} accepted synthetic cells")
     encoder_path = stage.input("fcmae") / "encoder.safetensors"
     origin = read_origin(encoder_path)
@@ -186,13 +182,15 @@ def wpat_names(backbones: Sequence[str]) -> dict[str, str]:
     return {"wpat": backbones[0], **further}
 
 
-def train_network(stage: Stage[WpatParams], inputs: Inputs, model: nn.Module, label: str, fabric: Fabric) -> Finetuned:
-    """Train a network with the stage's parameters; only WPAT (given as its backbone) gets the synthetic cells."""
+def train_network(
+    stage: Stage[Any], params: WpatParams, inputs: Inputs, model: nn.Module, label: str, fabric: Fabric
+) -> Finetuned:
+    """Train a network with the parameters of WPAT; only WPAT (given as its backbone) gets the synthetic cells."""
     is_wpat = isinstance(model, Backbone)
     cells = inputs.cells
     return finetune(
         cells.images[inputs.train], cells.labels[inputs.train], cells.images[inputs.val], cells.labels[inputs.val],
-        model, stage.params, stage.checkpoints / re.sub(r"[^\w.-]+", "_", label), stage.identity, fabric,
+        model, params, stage.checkpoints / re.sub(r"[^\w.-]+", "_", label), stage.identity, fabric,
         extra_images=inputs.synthetic_images if is_wpat else None,
         extra_labels=inputs.synthetic_labels if is_wpat else None,
         n_classes=inputs.n_classes, label=label,
@@ -202,10 +200,10 @@ def train_network(stage: Stage[WpatParams], inputs: Inputs, model: nn.Module, la
 def train_wpat(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric, backbone: str = FCMAE) -> Finetuned:
     """Train WPAT on a backbone, by default the pretrained encoder of stage ``fcmae``."""
     label = "WPAT" if backbone == FCMAE else f"WPAT on {display_name(backbone)}"
-    return train_network(stage, inputs, open_backbone(inputs, stage.params, backbone), label, fabric)
+    return train_network(stage, stage.params, inputs, open_backbone(inputs, stage.params, backbone), label, fabric)
 
 
-def available(names: Iterable[str], stage: Stage[WpatParams]) -> list[str]:
+def available(names: Iterable[str], stage: Stage[Any]) -> list[str]:
     """Leave out networks whose weights are in a Python package that is not installed; the run card names them."""
     kept = []
     for name in names:
@@ -216,45 +214,30 @@ def available(names: Iterable[str], stage: Stage[WpatParams]) -> list[str]:
     return kept
 
 
-def baseline_task(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric, trained: dict[str, nn.Module]) -> Task:
-    """What the baselines are trained on, and how: the real training cells, with the stage's parameters.
+def model_file(name: str) -> str:
+    """Name of the file of a trained network, given by its name in tables.
 
-    Trained networks are added to ``trained`` by name, those of LoRA merged into plain ones.
+    Example:
+        >>> model_file("wpat"), model_file("wpat on efficientnet_lite0"), model_file("resnet10t")
+        ('model.safetensors', 'wpat-on-efficientnet_lite0.safetensors', 'resnet10t.safetensors')
     """
-    cells = inputs.cells
-
-    def fit(model: nn.Module, label: str) -> nn.Module:
-        tuned, of = tuning.trained_share(model)
-        if tuned < of:
-            stage.note(f"{label}: {tuned:,} of {of:,} parameters are trained ({tuned / of:.1%}), the others are frozen")
-        trained[label] = tuning.merged(train_network(stage, inputs, model, label, fabric).model)
-        return trained[label]
-
-    return Task(
-        images=cells.images[inputs.train],
-        labels=cells.labels[inputs.train],
-        masks=None if cells.masks is None else cells.masks[inputs.train],
-        val_images=cells.images[inputs.val],
-        val_labels=cells.labels[inputs.val],
-        val_masks=None if cells.masks is None else cells.masks[inputs.val],
-        n_classes=inputs.n_classes,
-        seed=stage.params.seed,
-        encoder=load_backbone(inputs.encoder_path).to(fabric.device),
-        fit=fit,
-    )
+    return ("model" if name == "wpat" else re.sub(r"[^\w.-]+", "-", name)) + ".safetensors"
 
 
 def save_models(
-    stage: Stage[WpatParams], inputs: Inputs, models: Mapping[str, nn.Module], predictions: pd.DataFrame
-) -> pd.DataFrame:
-    """Write every trained network as a file for ``leuk predict`` and ``leuk export``: ``wpat`` as ``model.safetensors``.
+    stage: Stage[Any], params: WpatParams, inputs: Inputs, models: Mapping[str, nn.Module],
+    networks: Mapping[str, str], predictions: pd.DataFrame,
+) -> pd.DataFrame:  # fmt: skip
+    """Write trained networks as files for ``leuk predict`` and ``leuk export``: ``wpat`` as ``model.safetensors``.
 
     The temperature of each is fitted on the validation part.
 
     Args:
         stage: The running stage.
-        inputs: Its inputs.
+        params: Parameters of stage ``wpat``, by which all networks are trained.
+        inputs: What they were trained on.
         models: Name in ``predictions`` -> network.
+        networks: Name in ``predictions`` -> the network that it was started from, as the parameters name it.
         predictions: From ``prediction_table``.
 
     Returns:
@@ -263,23 +246,28 @@ def save_models(
     rows = []
     for name, model in models.items():
         temperature = fit_temperature(select(predictions, name, "val"))
-        origin = origin_of(name, inputs, stage.params)
+        origin = origin_of(networks[name], inputs)
         card = describe(
-            model, inputs.cells.classes, stage.params, inputs.cells.size, inputs.alhe_settings, temperature, origin
+            model, inputs.cells.classes, params, inputs.cells.size, inputs.alhe_settings, temperature, origin
         )
-        file = "model.safetensors" if name == "wpat" else re.sub(r"[^\w.-]+", "-", name) + ".safetensors"
-        stage.save_file(save_model(model, card, stage.folder, file))
-        rows.append({"model": name, "file": file, "network": model_card.architecture(card), "temperature": temperature})
+        stage.save_file(save_model(model, card, stage.folder, model_file(name)))
+        rows.append(
+            {
+                "model": name,
+                "file": model_file(name),
+                "network": model_card.architecture(card),
+                "temperature": temperature,
+            }
+        )
     return pd.DataFrame(rows)
 
 
-def origin_of(name: str, inputs: Inputs, params: WpatParams) -> Mapping[str, Any] | None:
-    """Facts of the published weights under a model of this chapter, given by its name in tables; None for random ones."""
-    names = wpat_names(params.backbones) | {display_name(baseline): baseline for baseline in params.baselines}
-    network = split_kind(names[name])[1]
-    if network == FCMAE:
+def origin_of(network: str, inputs: Inputs) -> Mapping[str, Any] | None:
+    """Facts of the published weights that a network was started from; None for random ones."""
+    name = split_kind(network)[1]
+    if name == FCMAE:
         return inputs.encoder_origin
-    return pretrained.locate(network).facts() if pretrained.split_name(network)[1] else None
+    return pretrained.locate(name).facts() if pretrained.split_name(name)[1] else None
 
 
 # ---- the model: tensors and attention --------------------------------------------------------------------------------
@@ -355,81 +343,3 @@ def attention_views(model: WPAT, image: Tensor, shown: int = 4) -> AttentionView
     return AttentionViews(
         image.permute(1, 2, 0).numpy(), tuple(strides), region.cpu().numpy(), maps[selected].cpu().numpy()
     )
-
-
-# ---- cells to show -----------------------------------------------------------------------------------------------------
-
-
-def gallery_cells(
-    labels: NDArray[np.int64], probs: NDArray[Any], classes: tuple[str, ...], shown: int
-) -> dict[str, pd.DataFrame]:
-    """Up to ``shown`` correctly and ``shown`` wrongly classified cells, the most confident first.
-
-    Correct cells take turns by class.
-
-    Args:
-        labels: True classes (n,).
-        probs: Predicted probabilities (n, K).
-        classes: Names of the classes.
-        shown: Largest number of cells.
-
-    Returns:
-        Tables "right" and "wrong" with columns position, label, predicted, probability.
-    """
-    predicted = probs.argmax(axis=1)
-    table = pd.DataFrame(
-        {
-            "position": np.arange(len(labels)), "label": [classes[k] for k in labels],
-            "predicted": [classes[k] for k in predicted], "probability": probs.max(axis=1),
-        }
-    )  # fmt: skip
-    table = table.sort_values("probability", ascending=False, kind="stable")
-    right = table[table["label"] == table["predicted"]]
-    turn = right.groupby("label").cumcount()
-    right = right.assign(turn=turn).sort_values(["turn", "label"], kind="stable").drop(columns="turn")
-    wrong = table[table["label"] != table["predicted"]]
-    return {"right": right.head(shown), "wrong": wrong.head(shown)}
-
-
-# ---- distribution shifts -------------------------------------------------------------------------------------------------
-
-
-def best_baseline(scores: pd.DataFrame) -> str:
-    """Baseline of the highest validation accuracy in a score table (model, split, metric, value)."""
-    rows = scores[(scores["split"] == "val") & (scores["metric"] == "accuracy") & (scores["model"] != "wpat")]
-    return str(rows.sort_values("value", kind="stable")["model"].iloc[-1])
-
-
-def shift_table(
-    scorers: Mapping[str, Scorer],
-    images: Tensor,
-    labels: Tensor,
-    groups: NDArray[np.str_],
-    enhance: Callable[[Tensor], Tensor],
-    seed: int,
-) -> pd.DataFrame:
-    """Accuracy of models on shifted cells. All models see the same shifted cells.
-
-    Args:
-        scorers: Model -> function from images to probabilities.
-        images: Raw images (n, 3, S, S), uint8.
-        labels: Their classes (n,).
-        groups: Their groups (n,).
-        enhance: Applied to the shifted images before all models.
-        seed: Seed of the shifts.
-
-    Returns:
-        One row per model, kind and strength of shift: model, kind, strength, value (accuracy), low, high
-        (`korn_graubard`, 95 %; NaN for a single group), n, groups. Strength 0 appears once, as kind "none".
-    """
-    conditions = [(NO_SHIFT, 0.0), *((kind, strength) for kind in SHIFTS for strength in STRENGTHS[kind])]
-    rows = []
-    for kind, strength in conditions:
-        shifted = images if kind == NO_SHIFT else SHIFTS[kind](images, strength, torch_generator(seed, "shift", kind))
-        enhanced = enhance(shifted)
-        for name, score in scorers.items():
-            correct = (score(enhanced, None).argmax(axis=1) == labels.numpy()).astype(np.float64)
-            low, high, _ = korn_graubard(correct, groups)
-            row = {"model": name, "kind": kind, "strength": strength, "value": float(correct.mean()), "low": low}
-            rows.append(row | {"high": high, "n": len(labels), "groups": len(np.unique(groups))})
-    return pd.DataFrame(rows)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from leuk_lib.runs.errors import LeukError
@@ -13,7 +14,7 @@ from leuk_lib.runs.tables import numbers, read_table
 
 COLUMNS = ("model", "index", "group", "split", "label")
 PREFIX = "prob_"
-ADVICE = "run 05_wpat.ipynb again"
+ADVICE = "run 06_comparison.ipynb again"
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,37 @@ class Predictions:
         return Predictions(self.labels, probs, self.groups, self.classes)
 
 
+def read_prediction_table(path: Path, advice: str = ADVICE) -> pd.DataFrame:
+    """Read a table of predictions, as ``baselines.prediction_table`` makes it, and as exact as it was written.
+
+    Args:
+        path: ``predictions.csv``.
+        advice: What to do if it is missing or damaged, for the error message.
+
+    Raises:
+        LeukError: missing file or columns, no rows, unknown labels, or values that are no numbers.
+    """
+    if not path.is_file():
+        raise LeukError(f"{path}: no such file; {advice}")
+    table = read_table(path, COLUMNS, advice)  # as texts: older parsers round floats in their last bit
+    classes = tuple(name.removeprefix(PREFIX) for name in table.columns if name.startswith(PREFIX))
+    if not classes:
+        raise LeukError(f"{path}: lacks column {PREFIX}<class>; {advice}")
+    if table.empty:
+        raise LeukError(
+            f"{path}: holds no cell; are there too few groups for a validation and a test part? See 01_data.ipynb"
+        )
+    unknown = sorted(set(table["label"]) - set(classes))
+    if unknown:
+        raise LeukError(f"{path}: label {unknown[0]!r} has no column {PREFIX}{unknown[0]}; {advice}")
+    table["index"] = numbers(table, "index", path, advice, whole=True).astype(int)
+    for name in classes:
+        table[PREFIX + name] = numbers(table, PREFIX + name, path, advice)
+    return table
+
+
 def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
-    """Read the predictions that stage ``wpat`` writes.
+    """Read the predictions of all models, which stage ``comparison`` writes.
 
     Args:
         path: ``predictions.csv`` or its folder. Columns: model, index, group, split, label (name of a class), and
@@ -92,25 +122,11 @@ def read_predictions(path: Path) -> dict[str, dict[str, Predictions]]:
         differences are paired.
 
     Raises:
-        LeukError: missing file or columns, unknown labels, repeated cells, or models with different cells.
+        LeukError: as `read_prediction_table`; or repeated cells, or models with different cells.
     """
     path = Path(path) / "predictions.csv" if Path(path).is_dir() else Path(path)
-    if not path.is_file():
-        raise LeukError(f"{path}: no such file; run notebooks/05_wpat.ipynb first")
-    table = read_table(path, COLUMNS, ADVICE)  # as texts: older parsers round floats in their last bit
+    table = read_prediction_table(path)
     classes = tuple(name.removeprefix(PREFIX) for name in table.columns if name.startswith(PREFIX))
-    if not classes:
-        raise LeukError(f"{path}: lacks column {PREFIX}<class>; {ADVICE}")
-    if table.empty:
-        raise LeukError(
-            f"{path}: holds no cell; are there too few groups for a validation and a test part? See 01_data.ipynb"
-        )
-    unknown = sorted(set(table["label"]) - set(classes))
-    if unknown:
-        raise LeukError(f"{path}: label {unknown[0]!r} has no column {PREFIX}{unknown[0]}; {ADVICE}")
-    table["index"] = numbers(table, "index", path, ADVICE, whole=True).astype(int)
-    for name in classes:
-        table[PREFIX + name] = numbers(table, PREFIX + name, path, ADVICE)
     position = {name: number for number, name in enumerate(classes)}
     predictions: dict[str, dict[str, Predictions]] = {}
     cells_of_split: dict[str, tuple[str, list[tuple[int, str, str]]]] = {}

@@ -1,4 +1,4 @@
-"""Figures of chapter 7: the published values, their tests, the bound of F1, and the interval of the accuracy."""
+"""Figures of chapter 10: the published values, their tests, the bound of F1, and the interval of the accuracy."""
 
 from __future__ import annotations
 

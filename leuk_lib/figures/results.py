@@ -1,4 +1,4 @@
-"""Figures of chapter 6: scores with intervals, differences, confusion, calibration, abstention."""
+"""Figures of chapter 9: scores with intervals, differences, confusion, calibration, abstention."""
 
 from __future__ import annotations
 

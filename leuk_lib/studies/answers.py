@@ -58,17 +58,17 @@ class Question:
 
 QUESTIONS = (
     Question(
-        "Does each step of the sequence help?", "ladder", "steps", "wpat", {"arm": ("+ FCMAE", "+ WPAT", "+ ALHE")},
+        "Does each step of the sequence help?", "ladder", "steps", "comparison", {"arm": ("+ FCMAE", "+ WPAT", "+ ALHE")},
     ),
-    Question("Is the full model better than the strongest baseline?", "ladder", "baselines", "wpat", strongest=True),
-    Question("Do published weights help more than FCMAE on the cells?", "ladder", "columns", "wpat"),
+    Question("Is the full model better than the strongest baseline?", "ladder", "baselines", "comparison", strongest=True),
+    Question("Do published weights help more than FCMAE on the cells?", "ladder", "columns", "comparison"),
     Question(
-        "Do WPAT and ALHE help a network from published weights?", "ladder", "steps", "wpat",
+        "Do WPAT and ALHE help a network from published weights?", "ladder", "steps", "comparison",
         {"arm": ("published + WPAT", "published + ALHE")},
     ),
     Question(
         "Is the full model on published weights better than the strongest baseline?", "ladder", "published_baselines",
-        "wpat", strongest=True,
+        "comparison", strongest=True,
     ),
     Question(
         "Does ALHE help where test cells resemble training cells?", "enhancement", "differences", "alhe",
@@ -100,7 +100,7 @@ QUESTIONS = (
         {"condition": ("k-NN", "linear"), "against": ("random initialisation",)},
     ),
     Question(
-        "Does a split that ignores patients inflate the accuracy, where slides differ?", "leakage", "inflation", "wpat",
+        "Does a split that ignores patients inflate the accuracy, where slides differ?", "leakage", "inflation", "leakage",
         {"arm": ("random split",), "condition": ("slides differ, colour", "slides differ, test_resnet")}, "smear",
         read_as={"helps": "inflated", "harms": "deflated", "inconclusive": "inconclusive"},
     ),

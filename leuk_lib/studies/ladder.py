@@ -867,10 +867,7 @@ def difference_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def record_ladder(stage: Recorder, record: StudyRecord) -> None:
-    """Write the ladder's scores and differences into a stage's metrics.
-
-    Keys: ``ladder_<arm>``, ``ladder_<arm>_minus_<other>`` and ``ladder_shifts_lead`` (see :func:`shifts_lead`).
-    """
+    """Write the ladder's scores and differences into a stage's metrics: ``ladder_<arm>``, ``ladder_<arm>_minus_<other>``."""
 
     def key(*names: str) -> str:
         return re.sub(r"[^a-z0-9]+", "_", " ".join(("ladder", *names)).lower()).strip("_")
@@ -886,6 +883,10 @@ def record_ladder(stage: Recorder, record: StudyRecord) -> None:
             stage.record(
                 key(row["arm"], "minus", row["against"]), float(row["value"]), float(row["low"]), float(row["high"]), n
             )
+
+
+def record_shifts(stage: Recorder, record: StudyRecord) -> None:
+    """Write ``ladder_shifts_lead`` into a stage's metrics (see :func:`shifts_lead`)."""
     stage.record("ladder_shifts_lead", *shifts_lead(record))
 
 

@@ -1,4 +1,4 @@
-"""Parameters of stage ``wpat``; the defaults are the laptop profile."""
+"""Parameters of the stages that train classifiers, ``wpat`` and ``comparison``; the defaults are the laptop profile."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ FCMAE = "fcmae"  # the encoder of that stage as a backbone
 
 
 class WpatParams(TrainParams):
-    """Architecture and fine-tuning of the classifier, and its baselines."""
+    """Architecture and fine-tuning of the classifier; the baselines of stage ``comparison`` are trained by the same."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {
         **TrainParams.RENAMED,
         "scales": "levels",
         "pairs": "depth",
         "pooled": "linear_head",
-        "shifted": "shifted_cells",
-        "explained": "explained_cells",
+        "baselines": "comparison.baselines",
+        "shifted": "trust.shifted_cells",
+        "shifted_cells": "trust.shifted_cells",
+        "explained": "trust.explained_cells",
+        "explained_cells": "trust.explained_cells",
+        "gradient_steps": "trust.gradient_steps",
     }
 
-    images: Literal["alhe", "raw"] = Field("alhe", description="images of all models of this stage: enhanced or raw")
+    images: Literal["alhe", "raw"] = Field("alhe", description="images of all models of this run: enhanced or raw")
     synthetic: bool = Field(True, description="add the accepted cells of stage acdb_gan to the training part")
 
     backbones: tuple[str, ...] = Field(
@@ -104,6 +108,16 @@ class WpatParams(TrainParams):
     mixup: float = Field(0.0, ge=0, le=10, description="alpha of mixup's Beta distribution; 0: no mixup")
     cutmix: float = Field(0.0, ge=0, le=10, description="alpha of CutMix's Beta distribution; 0: no CutMix")
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> WpatParams:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        return self
+
+
+class ComparisonParams(TrainParams):
+    """The baselines; steps, batches, augmentation and learning rates are those of stage ``wpat``."""
+
     baselines: tuple[str, ...] = Field(
         ("majority", "colour", "background", "linear_probe", "resnet10t", "efficientnet_lite0@pretrained"),
         description="majority, colour, background, linear_probe; any timm model from random weights (NAME), from published "
@@ -111,12 +125,3 @@ class WpatParams(TrainParams):
         "linear:NAME@pretrained), or a vision transformer with few trained weights (lora:NAME@pretrained, "
         "last:NAME@pretrained)",
     )
-    shifted_cells: int = Field(120, ge=1, le=10**5, description="largest number of test cells evaluated under shifts")
-    explained_cells: int = Field(64, ge=1, le=10**5, description="largest number of test cells with attribution maps")
-    gradient_steps: int = Field(8, ge=1, le=512, description="points on the path of integrated gradients")
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> WpatParams:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        return self

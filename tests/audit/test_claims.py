@@ -165,7 +165,9 @@ def test_the_reason_in_a_few_words(book, name, entry, facts, reason):
 
 def test_a_study_decides_in_any_run_and_is_named_in_the_row(book):
     entry = {"value": 0.03, "low": 0.01, "high": 0.05}
-    numbers = claims.merge_numbers({"wpat": {"ladder_wpat_minus_fcmae": entry}}, published.figures(book.published))
+    numbers = claims.merge_numbers(
+        {"comparison": {"ladder_wpat_minus_fcmae": entry}}, published.figures(book.published)
+    )
     row = claims.verdict_table(book, numbers, {**RENDERED, "profile": "smoke"}, "r").set_index("id").loc["wpat"]
     assert row["verdict"] == claims.REPRODUCED and "study's real cells" in row["why"]
     assert row["data"] == "real cells of a study" and row["run"] == "committed record"

@@ -1,4 +1,4 @@
-"""The facts about a run's data, and the numbers beside them, are checked where chapter 7 and the book read them."""
+"""The facts about a run's data, and the numbers beside them, are checked where chapter 10 and the book read them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FACTS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The files of stage ``results`` that chapter 7 reads."""
+    """The files of stage ``results`` that chapter 10 reads."""
     write_json(tmp_path / "facts.json", FACTS)
     write_json(tmp_path / "metrics.json", {"metrics": {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 20}}})
     rows = [("alhe", "gain", 1.5, None, None, None, ""), ("wpat", "val", 0.5, 0.4, 0.6, 9, "share")]

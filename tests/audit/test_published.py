@@ -1,4 +1,4 @@
-"""Arithmetic on the published figures, and the statements about them in chapter 7 and book/claims.yml."""
+"""Arithmetic on the published figures, and the statements about them in chapter 10 and book/claims.yml."""
 
 from __future__ import annotations
 

@@ -313,7 +313,7 @@ def test_terms_and_references_have_tooltips_on_focus(desk: Watched) -> None:
 
 def test_printed_pages_hold_the_text_and_nothing_else(desk: Watched, screenshots: Path) -> None:
     desk.page.emulate_media(media="print")
-    for name in ("book/index.html", "book/chapters/06_results.html"):
+    for name in ("book/index.html", "book/chapters/09_results.html"):
         desk.open(name)
         for gone in (
             ".bd-sidebar-primary",

@@ -67,7 +67,7 @@ def test_cycles_and_unknown_inputs_are_refused() -> None:
 def test_pipeline_figure_follows_the_stages() -> None:
     assert arrows(pipeline.nodes(STAGES)) == [
         ("data", "alhe"), ("alhe", "acdb_gan"), ("alhe", "fcmae"), ("acdb_gan", "wpat"), ("fcmae", "wpat"),
-        ("wpat", "results"), ("results", "claims"),
+        ("wpat", "comparison"), ("comparison", "trust"), ("leakage", "results"), ("trust", "results"), ("results", "claims"),
     ]  # fmt: skip
     assert set(pipeline.WORDS) == {spec.name for spec in STAGES}
 

@@ -241,7 +241,7 @@ def test_a_book_whose_first_chapter_read_such_a_data_set(browser, tmp_path: Path
 @pytest.mark.notebooks
 @pytest.mark.timeout(3600)
 def test_a_whole_book_of_such_a_data_set(browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """All seven chapters of the smallest profile, built as users build them."""
+    """All chapters of the smallest profile, built as users build them."""
     data = write_cells(tmp_path, 200)
     monkeypatch.setenv("LEUK_ROOT", str(fake.REPOSITORY))
     monkeypatch.setenv("LEUK_RESULTS", str(tmp_path / "results"))

@@ -1,4 +1,4 @@
-"""Chapter 6: tables are paired and deterministic, missing classes and groups are stated."""
+"""Chapter 9: tables are paired and deterministic, missing classes and groups are stated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from evaluation.toys import made_up
-from leuk_lib.chapters import claims as chapter_7
+from leuk_lib.chapters import claims as chapter_10
 from leuk_lib.chapters import results as chapter
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.runs.errors import LeukError
@@ -180,7 +180,7 @@ def test_numbers_and_costs_are_read_from_finished_stages(results):
     stage.save_json("facts", stated)
     stage.record("accuracy", 0.5)
     stage.finish()
-    metrics, facts = chapter_7.read_results(results / "r" / "results")
+    metrics, facts = chapter_10.read_results(results / "r" / "results")
     assert metrics["fcmae"]["linear_gain"] == {"value": 0.25, "low": 0.2, "high": 0.3, "n": 9}
     assert metrics["results"]["accuracy"]["value"] == 0.5 and facts == stated
 

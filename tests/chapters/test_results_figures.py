@@ -1,4 +1,4 @@
-"""Figures of chapters 6 and 7: the marks are at the data, axes and absent classes are labelled."""
+"""Figures of chapters 9 and 10: the marks are at the data, axes and absent classes are labelled."""
 
 from __future__ import annotations
 

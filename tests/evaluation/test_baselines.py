@@ -31,7 +31,7 @@ from leuk_lib.evaluation.baselines import (
 )
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.statistics.intervals import clopper_pearson
-from leuk_lib.wpat.params import WpatParams
+from leuk_lib.wpat.params import ComparisonParams
 
 
 class Maps(torch.nn.Module):
@@ -208,8 +208,8 @@ def _profile_networks(root):
         yaml.safe_load((root / "notebooks" / "profiles" / f"{name}.yml").read_text())
         for name in ("laptop", "gpu", "paper")
     ]
-    names = [name for profile in profiles for name in profile["stages"].get("wpat", {}).get("baselines", [])]
-    return sorted({*names, *WpatParams().baselines, *SMALL} - set(BASELINES))
+    names = [name for profile in profiles for name in profile["stages"].get("comparison", {}).get("baselines", [])]
+    return sorted({*names, *ComparisonParams().baselines, *SMALL} - set(BASELINES))
 
 
 def test_the_profiles_have_the_networks_of_the_protocol(root):

@@ -170,7 +170,7 @@ def test_damaged_tables_are_refused(tmp_path, change, message):
 
 
 def test_missing_table_names_the_notebook(tmp_path):
-    with pytest.raises(LeukError, match="05_wpat"):
+    with pytest.raises(LeukError, match="06_comparison"):
         read_predictions(tmp_path / "none.csv")
 
 

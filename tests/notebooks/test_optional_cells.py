@@ -55,7 +55,7 @@ def test_chapter_1_shows_agreement_only_with_second_labels(root: Path, label2: l
 
 
 @pytest.mark.parametrize("present", [False, True])
-def test_chapter_6_shows_readers_and_other_sources_only_where_they_are(
+def test_chapter_9_shows_readers_and_other_sources_only_where_they_are(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str], present: bool
 ):
     data = cells(SECOND if present else None, split="test")
@@ -69,7 +69,7 @@ def test_chapter_6_shows_readers_and_other_sources_only_where_they_are(
         parts[split] = type(part)(part.labels[inside], part.probs[inside], part.groups[inside], part.classes)
     stage, params = ShowingStage(), ResultsParams(n_resamples=200)
     run_cells(
-        root, "06_results", ["readers-2", "readers-3", "readers-4", "readers-5", "external-2"],
+        root, "09_results", ["readers-2", "readers-3", "readers-4", "readers-5", "external-2"],
         {"agreement": agreement, "chapter": chapter, "draw": draw, "CellSet": type(data), "folders": {"data": tmp_path},
          "test": {"wpat": parts["test"]}, "predictions": {"wpat": parts}, "params": params, "stage": stage},
     )  # fmt: skip

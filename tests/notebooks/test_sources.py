@@ -14,6 +14,7 @@ from leuk_lib.runs.code import notebook_source
 from leuk_lib.runs.params import assigned_names, check
 from leuk_lib.stages import PROFILES, STAGES, StageSpec, load_profile
 
+TO_SHORTEN = ("data", "alhe", "acdb_gan", "fcmae")
 by_stage = pytest.mark.parametrize("spec", STAGES, ids=lambda spec: spec.name)
 
 
@@ -29,6 +30,16 @@ def test_the_notebooks_are_the_stages_in_their_order():
 def test_stages_read_only_what_comes_before(spec: StageSpec):
     names = [other.name for other in STAGES]
     assert all(names.index(upstream) < names.index(spec.name) for upstream in spec.inputs)
+
+
+@by_stage
+def test_a_chapter_is_short(spec: StageSpec):
+    everything = nbformat.read(spec.notebook, as_version=4).cells
+    words = sum(len(cell.source.split()) for cell in everything if cell.cell_type == "markdown")
+    if spec.name in TO_SHORTEN:
+        assert len(everything) > 45 or words > 2000, f"{spec.name} is short now: take it out of TO_SHORTEN"
+    else:
+        assert len(everything) <= 45 and words <= 2000, f"{len(everything)} cells, {words} words"
 
 
 @by_stage

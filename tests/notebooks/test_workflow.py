@@ -24,6 +24,7 @@ from project import copy_stage_files
 
 pytestmark = pytest.mark.notebooks
 ALL = [spec.name for spec in STAGES]
+FROM_WPAT = ["wpat", "comparison", "trust", "results", "claims"]
 RUN = "smear-smoke-s0"
 
 
@@ -89,8 +90,11 @@ def test_nothing_changed_runs_nothing(finished: Copy):
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
-        ("leuk_lib/gan/losses.py", ["acdb_gan", "wpat", "results", "claims"]),
-        ("leuk_lib/chapters/wpat.py", ["wpat", "results", "claims"]),
+        ("leuk_lib/gan/losses.py", ["acdb_gan", "wpat", "comparison", "leakage", "trust", "results", "claims"]),
+        ("leuk_lib/chapters/wpat.py", FROM_WPAT),
+        ("leuk_lib/figures/comparison.py", ["comparison", "trust", "results", "claims"]),
+        ("leuk_lib/studies/leakage.py", ["leakage", "results", "claims"]),
+        ("leuk_lib/figures/trust.py", ["trust", "results", "claims"]),
         ("leuk_lib/figures/claims.py", ["claims"]),
         ("leuk_lib/runs/stage.py", ALL),
         ("leuk_lib/cli/main.py", []),
@@ -107,12 +111,13 @@ def test_a_comment_runs_nothing(finished: Copy):
 
 
 def test_a_changed_parameter_runs_its_stage_and_what_follows(finished: Copy):
-    assert finished.would_run("--set", "wpat.checkpoint_every=49") == ["wpat", "results", "claims"]
+    assert finished.would_run("--set", "wpat.checkpoint_every=49") == FROM_WPAT
+    assert finished.would_run("--set", "trust.shifted_cells=9") == ["trust", "results", "claims"]
     assert finished.would_run("--set", "claims.threads=1") == ["claims"]
 
 
 def test_a_changed_notebook_runs_its_stage_and_what_follows(finished: Copy):
-    path = finished.root / "notebooks" / "06_results.ipynb"
+    path = finished.root / "notebooks" / "09_results.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source += "\nOne more line."
     nbformat.write(notebook, path)
@@ -126,7 +131,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (lambda run: (run / "acdb_gan" / "synthetic.safetensors").unlink(), ["acdb_gan", "wpat", "results", "claims"]),
+        (lambda run: (run / "acdb_gan" / "synthetic.safetensors").unlink(), ["acdb_gan", *FROM_WPAT]),
         (lambda run: (run / "results" / "notebook.ipynb").write_text("{"), ["results", "claims"]),
         (lambda run: (run / "data" / "card.json").unlink(), ALL),
         (lambda run: change(run / "claims" / "card.json", finished="2099-01-01T00:00:00+0000"), ["claims"]),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leuk_lib.data.splits import k_folds
-from leuk_lib.figures import wpat as figures
+from leuk_lib.figures import leakage as figures
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.studies.generators import GAN, SMOTE, nearest_group, smote
 from leuk_lib.studies.leakage import (
@@ -170,7 +170,7 @@ def test_keys_of_metrics_are_plain_and_differ():
     )
 
 
-# -- what chapter 5 says of the committed records ----------------------------------------------------------------
+# -- what chapter 7 says of the committed records ----------------------------------------------------------------
 
 
 def test_a_random_split_gains_nothing_where_patients_do_not_differ_or_are_unknown(root: Path):

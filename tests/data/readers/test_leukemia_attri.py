@@ -141,7 +141,7 @@ def test_all_stages_answer_the_papers_question(home, tmp_path, monkeypatch):
     verdicts = pd.read_csv(folder / "claims" / "verdicts.csv").set_index("id")
     accuracy = verdicts.loc["accuracy"]
     assert accuracy["data"] == f"{NAME} (micrographs)" and "smoke" in accuracy["why"].lower()
-    predictions = pd.read_csv(folder / "wpat" / "predictions.csv")
+    predictions = pd.read_csv(folder / "comparison" / "predictions.csv")
     assert {f"prob_{name}" for name in LEUKEMIAS} <= set(predictions.columns)
     tested = predictions[(predictions["model"] == "wpat") & (predictions["split"] == "test")]
     assert set(tested["label"]) == set(LEUKEMIAS)

@@ -1,0 +1,135 @@
+"""Figures of chapter 6: the models of a run, and the ladder and its baselines on real cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from leuk_lib.figures.models import LEGEND_OUTSIDE, OURS, THEIRS, percent
+from leuk_lib.figures.style import INK, MARKERS, PALETTE, PAPER, light_grid, new_figure
+
+COLUMN_COLOURS = (OURS, PALETTE[5])  # of the ladder: from FCMAE, from published weights
+
+
+def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figure:
+    """Plot a metric of each model on each split with its 95 % interval.
+
+    Args:
+        scores: Columns model, split, metric, value, low, high (fractions).
+        metric: Which metric.
+    """
+    table = scores[scores["metric"] == metric]
+    models, splits = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["split"]))
+    figure, ax = new_figure(7, 0.45 * len(models) + 1.1)
+    for number, split in enumerate(splits):
+        part = table[table["split"] == split].set_index("model").reindex(models)
+        places = np.arange(len(models)) + 0.18 * (number - (len(splits) - 1) / 2)
+        values, bars = percent(part)
+        ax.errorbar(
+            values, places, xerr=bars, fmt=MARKERS[number % len(MARKERS)], color=PALETTE[number % len(PALETTE)], markersize=5, capsize=3,
+            linewidth=1.2, label=split,
+        )  # fmt: skip
+    ax.set_yticks(range(len(models)), models)
+    ax.invert_yaxis()
+    ax.set_xlim(-2, 102)
+    ax.set_xlabel(f"{metric.replace('_', ' ')} (%), 95 % interval over groups")
+    ax.legend(**LEGEND_OUTSIDE)
+    return figure
+
+
+def ladder_scores(scores: pd.DataFrame, columns: Sequence[Sequence[str]]) -> Figure:
+    """Plot balanced accuracy with intervals: the ladder's models by column in colour, below them the baselines in grey.
+
+    Args:
+        scores: Columns arm, value, low, high (fractions), n.
+        columns: The ladder's models by column, each ending with its full model.
+    """
+    table = scores.set_index("arm")
+    ladder = [arm for column in columns for arm in column]
+    baselines = list(table.drop(index=ladder).sort_values("value", ascending=False).index)
+    parts = {"ladder": list(columns[0]), "published": [arm for column in columns[1:] for arm in column]}
+    parts = {name: arms for name, arms in (parts | {"baselines": baselines}).items() if arms}
+    order = [arm for arms in parts.values() for arm in arms]
+    colours = {arm: COLUMN_COLOURS[k] for k, column in enumerate(columns) for arm in column}
+    full = [column[-1] for column in columns]
+    figure, ax = new_figure(6.4, 1.0 + 0.32 * len(order))
+    for place, arm in enumerate(order):
+        value, low, high = 100 * table.loc[arm, ["value", "low", "high"]].to_numpy(dtype=float)
+        colour, marker = colours.get(arm, THEIRS), "D" if arm in full else "o" if arm in ladder else "s"
+        ax.hlines(place, low, high, color=colour, lw=1.6)
+        ax.plot(value, place, marker, color=colour, ms=6.5 if arm in full else 5)
+        ax.text(high + 0.8, place, f"{value:.1f}", va="center", fontsize=8)
+    ax.set_yticks(range(len(order)), order)
+    ax.invert_yaxis()
+    ax.set_xlim(right=max(100.0, float(100 * table["high"].max())) + 4)
+    ax.set_xlabel(f"balanced accuracy, % (95 % interval, {int(table['n'].iloc[0])} test cells over all repetitions)")
+    ax.set_ylabel("model")
+    top = 0
+    for name, arms in parts.items():
+        middle = top + (len(arms) - 1) / 2
+        ax.text(1.02, middle, name, transform=ax.get_yaxis_transform(), rotation=90, va="center", fontsize=8)
+        top += len(arms)
+        if top < len(order):
+            ax.axhline(top - 0.5, color="#BBBBBB", lw=0.8)
+    light_grid(ax, "x")
+    return figure
+
+
+def accuracy_and_cost(table: pd.DataFrame, columns: Sequence[Sequence[str]]) -> Figure:
+    """Plot balanced accuracy with intervals against processor time, on a logarithmic axis.
+
+    Args:
+        table: Columns arm, value, low, high (fractions), cpu seconds.
+        columns: The ladder's models by column, which are joined by lines; other arms are baselines.
+    """
+    rows = table.set_index("arm")
+    colours = {arm: COLUMN_COLOURS[k] for k, column in enumerate(columns) for arm in column}
+    minutes, value = rows["cpu seconds"] / 60, 100 * rows["value"]
+    figure, ax = new_figure(6.4, 4.2)
+    for k, column in enumerate(columns):
+        ax.plot(minutes[list(column)], value[list(column)], color=COLUMN_COLOURS[k], lw=1)
+    for place, arm in enumerate(rows.index):
+        colour = colours.get(arm, THEIRS)
+        ax.vlines(minutes[arm], 100 * rows.loc[arm, "low"], 100 * rows.loc[arm, "high"], color=colour, lw=1.4)
+        ax.plot(minutes[arm], value[arm], "o" if arm in colours else "s", color=colour, ms=5)
+        ax.annotate(
+            str(arm), (minutes[arm], value[arm]), xytext=(5, 4 if place % 2 else -11), textcoords="offset points",
+            fontsize=8, color=colour,
+        )  # fmt: skip
+    ax.set_xscale("log")
+    for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+        axis_formatter("{x:g}")
+    ax.set_xlabel("processor time of a training, with FCMAE's share (minutes, logarithmic)")
+    ax.set_ylabel("balanced accuracy, %")
+    light_grid(ax)
+    ax.margins(x=0.2)
+    return figure
+
+
+def ladder_differences(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Plot paired differences with intervals, one panel per table; hollow markers where the interval contains 0.
+
+    Args:
+        tables: Title -> columns arm, against, value, low, high (fractions).
+    """
+    longest = max(len(table) for table in tables.values())
+    figure, axes = new_figure(8.6, 1.3 + 0.34 * longest, 1, len(tables), squeeze=False)
+    for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
+        names = [f"{arm} over {against}" for arm, against in zip(table["arm"], table["against"], strict=True)]
+        value, low, high = (100 * table[name].to_numpy(dtype=float) for name in ("value", "low", "high"))
+        for place in range(len(table)):
+            significant = low[place] > 0 or high[place] < 0
+            colour = PALETTE[2] if low[place] > 0 else PALETTE[5] if high[place] < 0 else THEIRS
+            marker = "^" if low[place] > 0 else "v" if high[place] < 0 else "o"
+            ax.hlines(place, low[place], high[place], color=colour, lw=1.6)
+            ax.plot(value[place], place, marker, mfc=colour if significant else PAPER, mec=colour, mew=1.3, ms=6, ls="")
+        ax.axvline(0, color=INK, lw=0.9)
+        ax.set_yticks(range(len(table)), names)
+        ax.set_ylim(len(table) - 0.5, -0.5)
+        ax.set_title(title)
+        ax.set_xlabel("points of balanced accuracy")
+        light_grid(ax, "x")
+    return figure

@@ -1,0 +1,177 @@
+"""Figures of chapter 8: robustness, calibration, and maps that explain a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from leuk_lib.figures.models import LEGEND_OUTSIDE, OURS, THEIRS, overlay, percent
+from leuk_lib.figures.style import INK, MARKERS, PALETTE, PAPER, image_axes, light_grid, new_figure
+
+Array = NDArray[Any]
+
+
+def robustness(table: pd.DataFrame, units: Mapping[str, str], full: str, measure: str) -> Figure:
+    """Plot a score against the strength of a shift, with bands for 95 % intervals; one panel per kind of shift.
+
+    Args:
+        table: Columns model, kind, strength, value, low, high (fractions); strength 0 once, as kind "none".
+        units: Kind of shift -> label of its strength.
+        full: The model to emphasise.
+        measure: Name of the score.
+    """
+    kinds, models = list(units), list(dict.fromkeys(table["model"]))
+    figure, axes = new_figure(8.6, 5.2, 2, -(-len(kinds) // 2), sharey=True, squeeze=False)
+    unshifted = table[table["kind"] == "none"]
+    for ax, kind in zip(axes.flat[: len(kinds)], kinds, strict=True):
+        for position, model in enumerate(models):
+            part = pd.concat([unshifted, table[table["kind"] == kind]])
+            part = part[part["model"] == model].sort_values("strength")
+            colour = OURS if model == full else PALETTE[1 + position % (len(PALETTE) - 1)]
+            low, value, high = (100 * part[name].to_numpy(dtype=float) for name in ("low", "value", "high"))
+            ax.fill_between(part["strength"], low, high, color=colour, alpha=0.13, lw=0)
+            ax.plot(
+                part["strength"], value, color=colour, marker="D" if model == full else MARKERS[1 + position % 8], ms=4,
+                lw=1.9 if model == full else 1.2, ls="-" if model == full else ("--", "-.", ":")[position % 3],
+                label=model,
+            )  # fmt: skip
+        ax.set_title(kind)
+        ax.set_xlabel(units[kind])
+        light_grid(ax, "y")
+    for ax in axes.flat[len(kinds) :]:
+        ax.axis("off")
+    for row in axes:
+        row[0].set_ylabel(f"{measure}, %")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(models))
+    return figure
+
+
+def calibration(table: pd.DataFrame, full: str) -> Figure:
+    """Plot ECE, NLL and Brier score of each model before (hollow) and after (filled) temperature scaling.
+
+    Args:
+        table: Columns arm, measure (ece, nll, brier), moment (before, after), value, low, high.
+        full: The arm to emphasise.
+    """
+    names = {"ece": "adaptive calibration error", "nll": "negative log likelihood", "brier": "Brier score"}
+    arms = list(dict.fromkeys(table["arm"]))
+    figure, axes = new_figure(8.6, 1.4 + 0.42 * len(arms), 1, len(names), sharey=True)
+    markers: dict[str, dict[str, Any]] = {"before": {"marker": "o", "mfc": PAPER}, "after": {"marker": "D"}}
+    for ax, (measure, label) in zip(axes, names.items(), strict=True):
+        for place, arm in enumerate(arms):
+            colour = OURS if arm == full else THEIRS
+            for offset, (moment, marker) in zip((-0.15, 0.15), markers.items(), strict=True):
+                row = table[(table["arm"] == arm) & (table["measure"] == measure) & (table["moment"] == moment)].iloc[0]
+                ax.plot([row["low"], row["high"]], [place + offset] * 2, color=colour, lw=1.2)
+                ax.plot(row["value"], place + offset, color=colour, mew=1.3, ms=5, **marker)
+        ax.set_xlim(left=0)
+        ax.set_xlabel(f"{label}\n(lower is better)")
+        light_grid(ax, "x")
+    axes[0].set_yticks(range(len(arms)), arms)
+    axes[0].invert_yaxis()
+    for moment, marker in markers.items():
+        axes[0].plot([], [], color=INK, mew=1.3, ms=5, ls="", label=f"{moment} temperature scaling", **marker)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def gallery(rows: Mapping[str, pd.DataFrame], images: Array, maps: Mapping[str, Array], shown: int = 6) -> Figure:
+    """Show cells with their attribution maps, in one block of rows per table.
+
+    Args:
+        rows: Title -> columns position (in images and maps), label, predicted, probability; may be empty.
+        images: (n, H, W, 3), uint8.
+        maps: Method -> (n, H, W).
+        shown: Number of columns.
+    """
+    lines = 1 + len(maps)
+    figure, axes = new_figure(
+        1.35 * shown + 0.4, 1.52 * lines * len(rows) + 0.2, lines * len(rows), shown, squeeze=False
+    )
+    for block, (title, table) in enumerate(rows.items()):
+        for column in range(shown):
+            part = axes[block * lines : (block + 1) * lines, column]
+            for ax in part:
+                image_axes(ax)
+            if column >= len(table):
+                if column == 0:
+                    part[0].text(0, 0.5, f"{title}: none", fontsize=8, transform=part[0].transAxes)
+                continue
+            row = table.iloc[column]
+            position = int(row["position"])
+            part[0].imshow(images[position])
+            arrow = "" if row["label"] == row["predicted"] else f"\n→ {row['predicted']}"
+            part[0].set_title(f"{row['label']}{arrow} {100 * row['probability']:.0f} %", fontsize=7)
+            for ax, values in zip(part[1:], maps.values(), strict=True):
+                ax.imshow(images[position])
+                overlay(ax, values[position])
+            if column == 0:
+                part[0].set_ylabel(title, fontsize=8)
+                for ax, method in zip(part[1:], maps, strict=True):
+                    ax.set_ylabel(method, fontsize=8)
+    return figure
+
+
+def shares(summary: pd.DataFrame) -> Figure:
+    """Plot the share of attribution on cell and nucleus, and the pointing game, with intervals and the share of the area.
+
+    Args:
+        summary: Columns method, region, measure (share, pointing), value, low, high, area (fractions); empty for cells
+            without masks.
+    """
+    if summary.empty:
+        figure, ax = new_figure(6, 1.0)
+        ax.axis("off")
+        ax.text(0.5, 0.5, "These cells have no masks of cell and nucleus.", ha="center", va="center")
+        return figure
+    measures = [("share", "share of attribution (%)"), ("pointing", "highest pixel inside (%)")]
+    figure, axes = new_figure(8.5, 2.9, 1, 2, sharey=True)
+    regions, methods = list(dict.fromkeys(summary["region"])), list(dict.fromkeys(summary["method"]))
+    for ax, (measure, label) in zip(axes, measures, strict=True):
+        for number, method in enumerate(methods):
+            part = summary[(summary["method"] == method) & (summary["measure"] == measure)].set_index("region")
+            part = part.reindex(regions)
+            values, bars = percent(part)
+            places = np.arange(len(regions)) + 0.2 * (number - (len(methods) - 1) / 2)
+            ax.errorbar(values, places, xerr=bars, fmt=MARKERS[number], color=PALETTE[number], capsize=3, label=method)
+        area = 100 * summary.groupby("region", sort=False)["area"].mean().reindex(regions).to_numpy(dtype=float)
+        ax.plot(area, np.arange(len(regions)), "|", color=INK, markersize=18, label="share of area (chance)")
+        ax.set_yticks(range(len(regions)), regions)
+        ax.set_ylim(len(regions) - 0.4, -0.6)
+        ax.set_xlim(-2, 102)
+        ax.set_xlabel(label)
+    axes[1].legend(labelspacing=1.4, **LEGEND_OUTSIDE)
+    return figure
+
+
+def sanity(table: pd.DataFrame) -> Figure:
+    """Plot the rank correlation of maps with the trained model's against the randomised parts, one line per method.
+
+    Args:
+        table: Columns method, randomised, value, low, high.
+    """
+    figure, ax = new_figure(7, 3.1)
+    parts = list(dict.fromkeys(table["randomised"]))
+    ax.axhline(0, color=INK, linewidth=0.8)
+    for number, (method, part) in enumerate(table.groupby("method", sort=False)):
+        part = part.set_index("randomised").reindex(parts)
+        values = np.r_[1.0, part["value"].to_numpy(dtype=float)]
+        low, high = (np.r_[1.0, part[side].to_numpy(dtype=float)] for side in ("low", "high"))
+        places = np.arange(len(parts) + 1) + 0.06 * (number - 1)
+        ax.errorbar(
+            places, values, yerr=np.abs(np.stack([low, high]) - values), fmt=f"{MARKERS[number]}-",
+            color=PALETTE[number], markersize=5, capsize=3, linewidth=1.2, label=str(method),
+        )  # fmt: skip
+    ax.set_xticks(range(len(parts) + 1), ["none", *parts])
+    ax.set_xlabel("randomised parts")
+    ax.set_ylabel("rank correlation with\nthe trained model's map")
+    ax.set_ylim(min(-0.35, float(table["low"].min()) - 0.05), 1.08)
+    ax.legend(**LEGEND_OUTSIDE)
+    return figure
