@@ -36,7 +36,7 @@ from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.pretrained import NetworkSpec
 from leuk_lib.wpat import linear_head
 from leuk_lib.wpat.finetune import finetune
-from leuk_lib.wpat.params import FCMAE, WpatParams
+from leuk_lib.wpat.params import FCMAE, ComparisonParams, WpatParams
 from training.fake_gpu import Usage, used
 
 TABLE = Path(__file__).with_suffix(".csv")
@@ -137,10 +137,10 @@ def trainings(profile: str = "paper") -> list[Training]:
         found.append(
             Training("wpat", shown, wpat, classifier(size, lambda name=name: backbone(name), "WPAT"))  # type: ignore[misc]
         )
-    for name in wpat.baselines:
+    for name in ComparisonParams(**values["comparison"]).baselines:
         if name not in BASELINES:
             network = lambda name=name: pretrained.create(name, None, CLASSES, size)  # noqa: E731
-            found.append(Training("wpat", name, wpat, classifier(size, network, name), alike=size))
+            found.append(Training("comparison", name, wpat, classifier(size, network, name), alike=size))
     return found
 
 
