@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,28 @@ def distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     """
     square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None] - 2 * a @ b.T
     return np.sqrt(np.maximum(square, 0))
+
+
+def nearest_of_views(
+    views: Iterable[NDArray[Any]], b: NDArray[Any], own: NDArray[np.int64] | None = None
+) -> NDArray[Any]:
+    """Return the smallest of the :func:`distances` (M,) between rows of all ``views`` (M,d) and rows of b (N,d).
+
+    Args:
+        views: The same M things, seen in several ways.
+        b: What they are compared with.
+        own: Row of b (M,) that each thing is not compared with.
+
+    >>> nearest_of_views([np.array([[0.0, 1.0]]), np.array([[0.0, 9.0]])], np.array([[0.0, 0.0], [0.0, 1.0]]), np.array([1]))
+    array([1.])
+    """
+    squares, least = (b**2).sum(axis=1)[None], np.inf
+    for a in views:
+        square = (a**2).sum(axis=1)[:, None] + squares - 2 * a @ b.T
+        if own is not None:
+            square[np.arange(len(a)), own] = np.inf
+        least = np.minimum(least, square.min(axis=1))
+    return np.sqrt(np.maximum(least, 0))
 
 
 def thumbnails(images: Tensor) -> NDArray[np.float32]:

@@ -39,7 +39,16 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
-from leuk_lib.gan.features import IDENTITY, Features, Whitening, distances, texture, thumbnails, transformed_thumbnails
+from leuk_lib.gan.features import (
+    IDENTITY,
+    Features,
+    Whitening,
+    distances,
+    nearest_of_views,
+    texture,
+    thumbnails,
+    transformed_thumbnails,
+)
 from leuk_lib.gan.verifier import LinearDiscriminant, stacking_weights
 from leuk_lib.runs.errors import LeukError
 
@@ -303,12 +312,8 @@ class Gate:
         nearest = distance.argmin(axis=1)
         out = pd.DataFrame({"nearest_ratio": distance[rows, nearest] / self.radius[nearest], "pixel_distance": np.inf})
         if self.thumbnails is not None and images_train is not None:
-            least = np.full(len(cells), np.inf)
-            for view in transformed_thumbnails(images_train[torch.from_numpy(cells)]):
-                pixels = distances(view, self.thumbnails)
-                pixels[rows, cells] = np.inf
-                least = np.minimum(least, pixels.min(axis=1))
-            out["pixel_distance"] = least
+            views = transformed_thumbnails(images_train[torch.from_numpy(cells)])
+            out["pixel_distance"] = nearest_of_views(views, self.thumbnails, cells).astype(float)
         return out
 
     def probabilities(self, whitened: Floats, images: Tensor | None = None) -> Floats:
@@ -356,8 +361,7 @@ class Gate:
             }
         )
         if self.thumbnails is not None and images is not None:
-            views = [distances(view, self.thumbnails).min(axis=1) for view in transformed_thumbnails(images)]
-            out["pixel_distance"] = np.min(views, axis=0)
+            out["pixel_distance"] = nearest_of_views(transformed_thumbnails(images), self.thumbnails)
         return out
 
     def screen(
