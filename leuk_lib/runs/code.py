@@ -85,6 +85,7 @@ def module_file(module: str) -> Path:
     return base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
 
 
+@functools.cache  # stages share most modules
 def statements(source: str) -> str:
     """Return Python ``source`` without comments, blank lines, and strings that are statements, such as docstrings.
 

@@ -24,7 +24,6 @@ from leuk_lib.runs.hardware import device_name
 from leuk_lib.runs.params import check
 from leuk_lib.runs.records import Amount, Hash, Inside, Record, read_record
 from leuk_lib.studies import STUDIES
-from leuk_lib.studies.canary import canary_numbers
 from leuk_lib.studies.record import STUDENT, StudyRecord, plain, present, record_name, to_table
 from leuk_lib.studies.study import Row, load_class, study_class
 
@@ -49,6 +48,8 @@ def run_study(name: str, values: Mapping[str, Any], parallel: int = 1) -> StudyR
     Raises:
         LeukError: wrong parameters, before anything runs; or the process of a job died.
     """
+    from leuk_lib.studies.canary import canary_numbers  # loads torch, which the process of a job may not need
+
     study_type = study_class(name)
     params = check(f"study {name}", study_type.params_model, values)
     study = study_type(params)
@@ -159,11 +160,10 @@ def _exit_with_parent() -> None:
 def _job(task: Task) -> dict[str, Any]:
     path, settings, job, folder, identity = task
     progress.of_jobs()
-    import torch
-
     study_type = load_class(path)  # by its path: this process knows only the registered studies
     params = study_type.params_model(**settings)
-    torch.set_num_threads(params.threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(params.threads)
     start = time.process_time()
     rows: list[Row] = [
         {key: plain(value) for key, value in row.items()} for row in study_type(params).run(job, Path(folder), identity)
