@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -37,6 +38,10 @@ GRADES = {"serious", "critical"}
 ALLOWED: dict[str, str] = {}
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important }"
 FIRST_PAGE, FIRST_PAGE_BYTES = "book/index.html", 1_000_000
+API = "book/generated/"
+API_PAGE = f"{API}api/leuk_lib.quoting.html"
+Rules = Literal["all", "colours", "others"]
+COLOURS = ["color-contrast", "link-in-text-block"]  # most of axe-core's time
 # Scripts that report problems of the open page.
 IMAGES = """() => [...document.images].filter(i => getComputedStyle(i).display !== 'none' && i.naturalWidth === 0)
             .map(i => i.currentSrc.slice(0, 120))"""
@@ -158,18 +163,32 @@ def desk(playwright: object, base: str) -> Iterator[Watched]:
     yield from browse(playwright, base, "light", "desktop")
 
 
-def axe_findings(page: object, mode: str = "light") -> list[str]:
-    """Return the findings of axe-core of the grades that fail. In dark mode only colours are checked."""
+def axe_findings(page: object, rules: Rules = "all") -> list[str]:
+    """Return the findings of axe-core of the grades that fail."""
     # Without preload, since axe looks for the sheet that theme.css imports in the wrong folder.
     options: dict[str, object] = {"resultTypes": ["violations"], "preload": False}
-    if mode == "dark":
-        options["runOnly"] = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
+    if rules == "colours":
+        options["runOnly"] = {"type": "rule", "values": COLOURS}
+    elif rules == "others":
+        options["rules"] = {name: {"enabled": False} for name in COLOURS}
     violations = Axe().run(page, options=options).response["violations"]
     return [
         f"axe: {finding['id']} ({finding['impact']}): {finding['nodes'][0]['html'][:120]}"
         for finding in violations
         if finding["impact"] in GRADES and finding["id"] not in ALLOWED
     ]
+
+
+def rules_of(name: str, mode: str, width: str) -> Rules | None:
+    """Return which rules of axe-core a page must keep in a mode and at a width, without what is checked elsewhere.
+
+    Colours do not depend on the width, and the rest does not depend on the mode. The pages of the API are large and
+    uniform: they are checked at one width, and their colours on one of them (on all in ``make test-long``).
+    """
+    api = name.startswith(API)
+    colours = name == FIRST_PAGE or (width == "desktop" and (not api or name == API_PAGE))
+    others = mode == "light" and (width == "desktop" or not api)
+    return "all" if colours and others else "colours" if colours else "others" if others else None
 
 
 def page_names(html: Path) -> list[str]:
@@ -179,6 +198,7 @@ def page_names(html: Path) -> list[str]:
 
 
 @pytest.mark.timeout(1500)
+@pytest.mark.slow
 def test_every_page_in_both_modes(html: Path, screenshots: Path, reader: tuple[Watched, str]) -> None:
     watched, width = reader
     page, note = watched.page, watched.problems.append
@@ -194,21 +214,29 @@ def test_every_page_in_both_modes(html: Path, screenshots: Path, reader: tuple[W
         watched.problems += [f"{name}: picture not shown: {source}" for source in page.evaluate(IMAGES)]
         if page.evaluate(MATHS) > 0:
             note(f"{name}: a formula was not rendered")
-        api = name.startswith("book/generated/")  # large and uniform: axe at one width, fewer screenshots
-        for mode in MODES[:1] if api and width == "phone" else MODES:
+        for mode in MODES:
             page.evaluate(SWITCH, mode)
             if page.evaluate(CONTRAST) < 7:
                 note(f"{name}: text is hard to read in {mode} mode")
-            # Colours do not depend on the width: on the phone, dark mode is checked on the first page only.
-            if width == "desktop" or (not api and (mode == "light" or name == FIRST_PAGE)):
-                watched.problems += [f"{name}, {mode}, {width}: {finding}" for finding in axe_findings(page, mode)]
+            if rules := rules_of(name, mode, width):
+                watched.problems += [f"{name}, {mode}, {width}: {finding}" for finding in axe_findings(page, rules)]
             if (over := page.evaluate(OVERFLOW)) > 1:
                 note(f"{name}: {over} px wider than the {width} screen")
-            if api and mode == "dark":
-                continue
-            file = f"{name.removesuffix('.html').replace('/', '-')}-{width}-{mode}.png"
-            page.screenshot(path=screenshots / file, full_page=True)
-    assert watched.problems == []
+            if name in (FIRST_PAGE, API_PAGE) or (not name.startswith(API) and (mode == "light" or width == "desktop")):
+                file = f"{name.removesuffix('.html').replace('/', '-')}-{width}-{mode}.png"
+                page.screenshot(path=screenshots / file, full_page=True)
+    assert API_PAGE in page_names(html) and watched.problems == []
+
+
+@pytest.mark.long
+def test_colours_of_all_api_pages(html: Path, desk: Watched) -> None:
+    names = [name for name in page_names(html) if name.startswith(API)]
+    for name in names:
+        desk.open(name)
+        for mode in MODES:
+            desk.page.evaluate(SWITCH, mode)
+            desk.problems += [f"{name}, {mode}: {finding}" for finding in axe_findings(desk.page, "colours")]
+    assert names and desk.problems == []
 
 
 def test_walk_from_the_first_page_to_the_last(html: Path, desk: Watched) -> None:

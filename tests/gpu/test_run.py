@@ -125,12 +125,13 @@ def test_the_steps_of_the_reference_run_fit_into_the_time():
     assert all(cut[name] == -(-full[name] // 4) for name in full)
 
 
-CHEAPEST = "environment methods bench reference"
-
-
 @pytest.mark.parametrize(
     "chosen",
-    [pytest.param(CHEAPEST, marks=pytest.mark.slow), pytest.param("training processes", marks=pytest.mark.long)],
+    [
+        pytest.param("environment methods", marks=pytest.mark.slow),
+        pytest.param("bench reference", marks=pytest.mark.long),
+        pytest.param("training processes", marks=pytest.mark.long),
+    ],
 )
 def test_the_whole_script_on_the_cpu(tmp_path: Path, chosen: str):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LEUK_")}

@@ -127,7 +127,7 @@ def test_products_in_float32_are_named_and_those_in_bfloat16_are_not():
 SPARSE = {"fcmae": {}, "gan": {"steps": 400}, "wpat": {"evaluations": 1}}
 
 
-@pytest.mark.parametrize("method", ["fcmae", "gan", pytest.param("wpat", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["fcmae", "gan", pytest.param("wpat", marks=pytest.mark.long)])
 def test_no_step_of_a_training_makes_the_host_wait_and_convolutions_are_in_bfloat16(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,4 +1,7 @@
-"""Training that is killed and resumed ends with the same weights to the bit; two processes give the same losses."""
+"""Training that is killed and resumed ends with the same weights to the bit; two processes give the same losses.
+
+Every run kills and doubles one method. The tests of each method interrupt and resume it in one process.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,10 @@ def assert_equal_losses(losses: list[dict[str, float]], together: list[dict[str,
             assert double[key] == pytest.approx(single[key], abs=tolerance, rel=tolerance), (key, single, double)
 
 
-@pytest.fixture(scope="module", params=KILLED_AT)
+METHODS = ["gan", *(pytest.param(method, marks=pytest.mark.long) for method in ("fcmae", "wpat"))]
+
+
+@pytest.fixture(scope="module", params=METHODS)
 def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A method, and the outcome of its uninterrupted training in a single process."""
     return request.param, *train(request.param, tmp_path_factory.mktemp(request.param))
