@@ -1,4 +1,4 @@
-# make book | pdf | test | test-long | bench | lint | changelog | canaries | audit | sbom | clean | help
+# make book | pdf | smoke | test | test-long | bench | lint | changelog | canaries | audit | sbom | clean | help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -15,9 +15,10 @@ VENV    ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 AUDIT := $(VENV)/audit/bin
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder  # the slowest files first
 LOCK := $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help env book pdf test test-long lint bench changelog canaries audit sbom clean lock
+.PHONY: help env book pdf smoke test test-long lint bench changelog canaries audit sbom clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,15 +54,16 @@ lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without output
 	@$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 	@$(BIN)/hadolint Dockerfile
 
-test: $(READY) lint ## environment, lint, types, tests, smoke notebooks, book build, browser
-	@$(BIN)/pytest --doctest-modules leuk_lib tests -m "not notebooks and not browser and not long" -n 2 --dist loadfile \
-	  --cov=leuk_lib --cov-report=term:skip-covered
-	@$(BIN)/leuk run --profile smoke
-	@$(BIN)/leuk book --profile smoke
-	@$(BIN)/pytest -m "(notebooks or browser) and not long" -n 2 --dist loadfile
+test: $(READY) ## environment, lint, types, smoke notebooks, book build, tests, browser
+	@$(MAKE) --no-print-directory -j 2 lint smoke
+	@$(BIN)/pytest --doctest-modules leuk_lib tests $(WORKERS) --cov=leuk_lib --cov-report=term:skip-covered
 
-test-long: $(READY) ## the tests marked "long": thousands of random cases, for nightly runs
-	@$(BIN)/pytest -m long -n 2 --dist loadfile
+smoke: $(READY) ## the smoke run and its book, which tests read
+	@$(BIN)/leuk run --profile smoke --jobs 2
+	@$(BIN)/leuk book --profile smoke
+
+test-long: smoke ## the tests marked "long": thousands of random cases, for nightly runs
+	@$(BIN)/pytest -m long $(WORKERS)
 
 bench: $(READY) ## speed ratios against named baselines, each in one process
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench"; done

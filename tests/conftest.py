@@ -9,12 +9,19 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
+SLOW = ("browser", "notebooks", "slow")  # markers
 # What a property test checks is not how long it takes: two cores may be busy with other things.
 settings.register_profile("leuk", deadline=None)
 settings.load_profile("leuk")
 # Two cores: two threads alone, one for each of two workers. More threads only wait for each other.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have a slow test, so that no worker is left alone with one at the end."""
+    slow = {item.path for item in items if any(mark.name in SLOW for mark in item.iter_markers())}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

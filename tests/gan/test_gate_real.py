@@ -22,6 +22,8 @@ from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
 
+pytestmark = pytest.mark.slow
+
 #: Share of the 3,360 pairs of a held-out cell and a wrong class that a gate without a network accepts, on any machine. A
 #: network that was trained for seconds differs between machines, but it gets weight only where it raises the likelihood
 #: of the right classes: with networks of three seeds the share was 0.033 to 0.036. Without the class test it is 0.42, far

@@ -15,6 +15,7 @@ from studies.toys import Toy, ToyParams
 RECORDS = sorted((Path(__file__).resolve().parents[2] / "book/reference/studies").glob("*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(STUDIES))
 def test_the_canary_gives_the_numbers_of_the_records(canary, name: str):
     numbers = canary(name)[0].numbers
