@@ -32,15 +32,17 @@ class Node:
 class Size:
     """Width and height of a box and of the gaps between boxes, pixels."""
 
-    box: tuple[int, int] = (112, 92)
+    box: tuple[int, int] = (118, 92)
     gap: tuple[int, int] = (26, 20)
 
 
 def ranks(nodes: Sequence[Node]) -> dict[str, int]:
     """Return ``{name: length of the longest path to it}``. Nodes of the same rank have no arrow between them.
 
-    >>> ranks([Node("b", "B", ("a",)), Node("a", "A", ())])
-    {'a': 0, 'b': 1}
+    A node without inputs comes right before the first node that reads it, so that no long arrow passes behind others.
+
+    >>> ranks([Node("b", "B", ("a",)), Node("a", "A", ()), Node("c", "C", ("b", "late")), Node("late", "Late", ())])
+    {'a': 0, 'late': 1, 'b': 1, 'c': 2}
 
     Raises:
         ValueError: If the graph has a cycle, or if an input is not a node.
@@ -51,6 +53,9 @@ def ranks(nodes: Sequence[Node]) -> dict[str, int]:
     rank: dict[str, int] = {}
     for name in TopologicalSorter(inputs).static_order():
         rank[name] = 1 + max((rank[other] for other in inputs[name]), default=-1)
+    for name, given in inputs.items():
+        if not given:
+            rank[name] = min((rank[other] for other in inputs if name in inputs[other]), default=1) - 1
     return rank
 
 
