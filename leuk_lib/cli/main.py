@@ -97,7 +97,7 @@ def status(run: Annotated[str | None, typer.Option(help="Name of a run (default:
         print(quoting.terminal(name))
         for spec in STAGES:
             state, reasons = card.stage_state(name, spec.name, fingerprint)
-            print(quoting.terminal(f"  {spec.name:<9} {state:<11} {'; '.join(reasons)}".rstrip()))
+            print(quoting.terminal(f"  {spec.name:<10} {state:<11} {'; '.join(reasons)}".rstrip()))
 
 
 @app.command()

@@ -57,4 +57,4 @@ def test_a_wheel_lays_out_a_folder_in_which_stages_run(root: Path, tmp_path: Pat
     leuk("init", "mine", cwd=tmp_path)
     assert contents(tmp_path / "mine") == contents(root)
     leuk("run", "data", "--profile", "smoke", cwd=tmp_path / "mine")
-    assert "data      fresh" in leuk("status", cwd=tmp_path / "mine")
+    assert "data       fresh" in leuk("status", cwd=tmp_path / "mine")
