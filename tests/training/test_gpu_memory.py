@@ -92,5 +92,9 @@ def test_the_table_is_what_is_counted_and_no_step_waits_or_convolves_in_float32(
 
 
 def test_the_page_has_the_rows_of_the_table():
-    stated = [line for line in PAGE.read_text().splitlines() if line.startswith(("| `acdb", "| `fcmae", "| `wpat", "| `comparison"))]
+    stated = [
+        line
+        for line in PAGE.read_text().splitlines()
+        if line.startswith(("| `acdb", "| `fcmae", "| `wpat", "| `comparison"))
+    ]
     assert stated == gpu_memory.page_rows(KEPT)
