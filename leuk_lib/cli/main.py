@@ -109,7 +109,7 @@ def adopt(
 ) -> None:
     """Add executed notebooks to the run that they made, for `leuk book` and `leuk reference`.
 
-    A notebook is refused if it is not the one that wrote the stage's results. Example: leuk adopt my-run out-*.ipynb
+    A notebook is refused if it is not the one that wrote the stage's results. Example: leuk adopt my-run 01_data.ipynb 02_alhe.ipynb
     """
     from leuk_lib.book.adopt import adopt as adopt_notebooks
 
