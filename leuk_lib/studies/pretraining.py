@@ -63,10 +63,13 @@ class PretrainingParams(StudyParams):
     tune_batch: int = Field(32, ge=2, le=8192, description="images per step of fine-tuning")
     tune_lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate of fine-tuning")
     published: str = Field(
-        "efficientnet_lite0@pretrained",
-        description="network and weights that fine-tuning starts from, too; empty: none",
+        "",
+        description="network and weights, such as efficientnet_lite0@pretrained, that fine-tuning starts from, too; "
+        "empty: none, as in the committed record",
     )
-    light: float = Field(0.15, ge=0, lt=1, description="light jitter, in pretraining and in fine-tuning")
+    light: float = Field(
+        0.0, ge=0, lt=1, description="light jitter in pretraining and fine-tuning; 0: none, as in the committed record"
+    )
     resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
 
     @property
@@ -140,10 +143,10 @@ class Pretraining(Study[PretrainingParams]):
     """Each repetition has its own split (by groups), weights, batches and masks, shared by all arms."""
 
     title = "Does masked pretraining help?"
-    version = 2
+    version = 1
     canary: ClassVar[Mapping[str, Any]] = {
         "seeds": (0, 1), "image_size": 32, "stem_stride": 2, "steps": 3, "batch_size": 8, "probes": 1, "knn_k": 3,
-        "label_shares": (0.5,), "tune_steps": 3, "tune_batch": 8, "published": "test_resnet", "resamples": 100,
+        "label_shares": (0.5,), "tune_steps": 3, "tune_batch": 8, "resamples": 100,
     }  # fmt: skip
     params_model = PretrainingParams
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leuk_lib.figures import wpat as draw
+from leuk_lib.figures import comparison as draw
 from leuk_lib.studies import budget
 from leuk_lib.studies.budget import Budget, BudgetParams, name_of
 from leuk_lib.studies.ladder import PUBLISHED_FULL
