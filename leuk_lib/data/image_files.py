@@ -43,7 +43,10 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
         Unreadable: For pipes, devices, links to nothing and files without read permission.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would block until something is written
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would block until something is written
+        except ValueError as error:  # a null character in its name
+            raise Unreadable(f"cannot be read ({error})") from error
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise Unreadable("not a regular file")
@@ -53,10 +56,6 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
             os.close(handle)
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        if isinstance(error, Unreadable):
-            raise
-        raise Unreadable(f"cannot be read ({error})") from error  # a null character in its name
 
 
 def hash_of(path: Path) -> str:

@@ -3,8 +3,7 @@
 Libtiff decodes damaged strips without an error that reaches the caller, and does not look at their checksums. Each
 strip or tile is therefore decoded once more, only to see whether it gives exactly the bytes that the header announces:
 deflate and LZMA also have checksums; LZW and PackBits have none, but their codes must end with the last pixel, and LZW's
-must be those that an encoder writes for the pixels that they give; JPEG has libjpeg's warnings. Uncompressed pixels cannot
-be checked.
+must be those that an encoder writes for such pixels; JPEG has libjpeg's warnings. Uncompressed pixels cannot be checked.
 
 References:
     TIFF, revision 6.0 (1992). Adobe. Sections 9 (PackBits), 13 (LZW), 22 (JPEG); Technical Note 2 (JPEG in TIFF).

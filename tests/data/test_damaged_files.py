@@ -118,7 +118,7 @@ def test_shares_of_ten_thousand_mutations(capsys):
 
 
 def test_a_flipped_bit_in_a_strip_is_noticed_where_it_can_be(capfd):
-    """Deflate's checksum finds each; LZW's codes must be an encoder's and end with the last pixel, JPEG's please libjpeg."""
+    """Deflate has a checksum; LZW's codes must be an encoder's and end with the last pixel, JPEG's give libjpeg no warning."""
     rng = np.random.default_rng(1)
     image = picture(1, 64, 16)
     shares = {}
