@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -29,6 +30,14 @@ def new_figure(width: float, height: float, nrows: int = 1, ncols: int = 1, **kw
         figure = Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
         axes = figure.subplots(nrows, ncols, **kwargs)
     return figure, axes
+
+
+def headline(figure: Figure, text: str) -> None:
+    """Write the message of a figure above it, wrapped to the figure's width."""
+    letters = int(10.5 * figure.get_figwidth())  # bold ones of 10 points in a line
+    figure.suptitle(
+        "\n".join(textwrap.wrap(text, letters)), x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK
+    )
 
 
 def light_grid(ax: Any, axis: Literal["both", "x", "y"] = "both") -> None:
