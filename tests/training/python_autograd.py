@@ -104,7 +104,7 @@ class _Engine:
                 saved.tensor = None
         self.unpacked = earlier
         results = results if isinstance(results, tuple) else (results,)
-        return _of_edges(results, len(node.next_functions)) if custom else results
+        return _of_edges(results, node) if custom else results
 
 
 def _edge(tensor: Tensor | GradientEdge) -> tuple[Node, int]:
@@ -127,15 +127,13 @@ def _dependencies(roots: Sequence[Node]) -> dict[Node, int]:
     return counts
 
 
-def _of_edges(results: tuple[Tensor | None, ...], edges: int) -> tuple[Tensor | None, ...]:
-    """Results of a custom function's backward pass at its tensors, which alone have edges.
+def _of_edges(results: tuple[Tensor | None, ...], node: Node) -> tuple[Tensor | None, ...]:
+    """Results of a custom function's backward pass, one per argument, at the node's edges.
 
-    The function returns None at each other argument. Which arguments these are, a node does not state; in this library
-    they follow the tensors.
+    Arguments that are no tensors have no edge; a tensor that needs no gradient has an empty one.
     """
-    if any(grad is not None for grad in results[edges:]):
-        raise NotImplementedError("a custom function with another argument before a tensor")
-    return results[:edges]
+    grads = iter([grad for grad, needed in zip(results, node.needs_input_grad, strict=True) if needed])
+    return tuple(None if following is None else next(grads) for following, _ in node.next_functions)
 
 
 def _add(buffer: dict[int, Tensor], number: int, grad: Tensor) -> None:

@@ -51,20 +51,32 @@ def test_a_graph_is_used_once():
 
 
 class Scaled(torch.autograd.Function):
-    """A tensor times a number that is given first."""
+    """The sum of two tensors times numbers that are given before and between them."""
 
     @staticmethod
-    def forward(ctx, factor: float, x: torch.Tensor) -> torch.Tensor:
-        ctx.factor = factor
-        return factor * x
+    def forward(ctx, first: float, x: torch.Tensor, second: float, y: torch.Tensor) -> torch.Tensor:
+        ctx.factors = first, second
+        return first * x + second * y
 
     @staticmethod
-    def backward(ctx, *grads: torch.Tensor) -> tuple[None, torch.Tensor]:
-        return None, ctx.factor * grads[0]
+    def backward(ctx, grad: torch.Tensor) -> tuple[None, torch.Tensor, None, torch.Tensor]:
+        first, second = ctx.factors
+        return None, first * grad, None, second * grad
 
 
-def test_gradients_that_cannot_be_assigned_are_an_error():
+def scaled_gradients(needed: tuple[bool, bool]) -> list[torch.Tensor | None]:
+    x, y = (torch.arange(3.0).requires_grad_(flag) for flag in needed)
+    Scaled.apply(2.0, x.exp() if needed[0] else x, 5.0, y).square().sum().backward()
+    return [x.grad, y.grad]
+
+
+@pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)])
+def test_gradients_of_a_custom_function_belong_to_its_tensors(needed: tuple[bool, bool]):
+    expected = scaled_gradients(needed)
     with python_autograd():
-        y = Scaled.apply(2.0, torch.ones(2, requires_grad=True))
-        with pytest.raises(NotImplementedError, match="another argument before a tensor"):
-            y.sum().backward()
+        found = scaled_gradients(needed)
+    assert [grad is not None for grad in expected] == list(needed)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours is None) == (theirs is None)
+        if theirs is not None:
+            torch.testing.assert_close(ours, theirs)
