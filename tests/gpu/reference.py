@@ -19,11 +19,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from leuk_lib.audit.reference import read_rules, reference_of, write_reference
+from leuk_lib.evaluation.baselines import BASELINES, FROZEN, split_kind
 from leuk_lib.runs import card, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.processes import STOPPED
@@ -35,13 +37,24 @@ LEAST_STEPS = 8
 WHILE_STOPPING = 40.0  # s for a checkpoint after SIGTERM
 
 
-def factor(bench: dict[str, Any], profile: str, seconds: float) -> float:
+def training_seconds(bench: dict[str, Any], profile: str, stages: Iterable[str]) -> dict[str, float]:
+    """How long the trainings of each of ``stages`` take with all steps of the profile.
+
+    The benchmark trains one network of stage ``wpat``; further backbones and trained baselines are about as fast.
+    """
+    seconds = {name: entry["profile_seconds"] for name, entry in bench["stages"].items()}
+    wpat, comparison = (stage(name).params_model()(**load_profile(profile)[name]) for name in ("wpat", "comparison"))
+    trained = [name for name in comparison.baselines if name not in BASELINES and split_kind(name)[0] not in FROZEN]
+    network = seconds.get("wpat", 0.0)
+    seconds |= {"wpat": network * len(wpat.backbones), "comparison": network * len(trained)}
+    return {name: seconds[name] for name in stages if name in seconds}
+
+
+def factor(bench: dict[str, Any], profile: str, seconds: float, stages: Iterable[str]) -> float:
     """Share of the profile's steps that fits into ``seconds``; 1 if all do, or if nothing is known."""
     if bench.get("profile") != profile or bench.get("tiny"):
         return 1.0
-    networks = max(1, len(stage("wpat").params_model()(**load_profile(profile)["wpat"]).backbones) + 3)
-    count = {"wpat": networks}  # further backbones and trained baselines, each about as fast
-    need = sum(entry["profile_seconds"] * count.get(name, 1) for name, entry in bench["stages"].items())
+    need = sum(training_seconds(bench, profile, stages).values())
     return min(1.0, SHARE * seconds / need) if need > 0 else 1.0
 
 
@@ -94,7 +107,7 @@ def main() -> int:
     bench = json.loads(options.bench.read_text()) if options.bench and options.bench.exists() else {}
     plan = json.loads(plan_file.read_text()) if plan_file.exists() else {}
     if plan.get("profile") != options.profile:
-        share = factor(bench, options.profile, options.seconds)
+        share = factor(bench, options.profile, options.seconds, [spec.name for spec in needed(options.last)])
         run = paths.run_name("smear", options.profile, 0) + (f"-x{share:.3f}" if share < 1 else "")
         plan = {"profile": options.profile, "factor": share, "run": run}
         plan_file.parent.mkdir(parents=True, exist_ok=True)

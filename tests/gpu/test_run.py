@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gpu import parts, reference
+from leuk_lib.stages import STAGES
 
 HERE = Path(__file__).resolve().parent
 
@@ -116,13 +117,29 @@ def test_the_steps_of_the_reference_run_fit_into_the_time():
         "tiny": False,
         "stages": {"fcmae": {"profile_seconds": 100.0}, "acdb_gan": {"profile_seconds": 300.0}},
     }
-    assert reference.factor(bench, "gpu", 10_000) == 1.0
-    assert reference.factor(bench, "gpu", 400) == pytest.approx(0.5 * reference.SHARE * 400 / 200)
-    assert reference.factor(bench, "smoke", 1) == reference.factor({}, "gpu", 1) == 1.0
+    stages = [spec.name for spec in STAGES]
+    assert reference.factor(bench, "gpu", 10_000, stages) == 1.0
+    assert reference.factor(bench, "gpu", 400, stages) == pytest.approx(0.5 * reference.SHARE * 400 / 200)
+    assert reference.factor(bench, "smoke", 1, stages) == reference.factor({}, "gpu", 1, stages) == 1.0
     assert reference.settings("fcmae", "gpu", 1.0) == reference.settings("data", "gpu", 0.1) == {}
     full, cut = reference.settings("acdb_gan", "gpu", 0.999999), reference.settings("acdb_gan", "gpu", 0.25)
     assert cut.keys() == full.keys() == set(reference.STEPS["acdb_gan"])
     assert all(cut[name] == -(-full[name] // 4) for name in full)
+
+
+def test_each_network_counts_in_the_stage_that_trains_it(monkeypatch: pytest.MonkeyPatch):
+    values = {
+        "wpat": {"backbones": ["fcmae", "resnet18"]},
+        "comparison": {
+            "baselines": ["majority", "colour", "background", "linear_probe", "resnet10t", "resnet18@pretrained",
+                          "knn:dinobloom_s@pretrained", "linear:dinobloom_s@pretrained", "lora:dinobloom_s@pretrained"]
+        },
+    }  # fmt: skip
+    monkeypatch.setattr(reference, "load_profile", lambda profile: {spec.name: {} for spec in STAGES} | values)
+    bench = {"stages": {"alhe": {"profile_seconds": 7.0}, "wpat": {"profile_seconds": 10.0}}}
+    stages = [spec.name for spec in STAGES]
+    assert reference.training_seconds(bench, "gpu", stages) == {"alhe": 7.0, "wpat": 20.0, "comparison": 30.0}
+    assert reference.training_seconds(bench, "gpu", ["alhe", "wpat"]) == {"alhe": 7.0, "wpat": 20.0}
 
 
 @pytest.mark.parametrize(
