@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from leuk_lib.book.pdf import find_browser
+from leuk_lib.runs.errors import LeukError
+
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = ("browser", "notebooks", "slow")  # markers
+CHROMIUM_FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 # What a property test checks is not how long it takes: two cores may be busy with other things.
 settings.register_profile("leuk", deadline=None)
 settings.load_profile("leuk")
@@ -48,3 +57,28 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LEUK_RESULTS", str(folder))
     monkeypatch.setenv("LEUK_ROOT", str(ROOT))
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> dict[str, Any]:
+    """Path of a Chromium or Chrome and its flags, as Playwright takes them."""
+    try:
+        return {"executable_path": find_browser(), "args": CHROMIUM_FLAGS, "headless": True}
+    except LeukError as problem:
+        pytest.skip(str(problem))
+
+
+@pytest.fixture(scope="module")
+def playwright() -> Iterator[Any]:
+    """Playwright's API."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: dict[str, Any], playwright: Any) -> Iterator[Any]:
+    """A running Chromium."""
+    started = playwright.chromium.launch(**chromium)
+    yield started
+    started.close()

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +15,7 @@ from leuk_lib.book.gate import check_run, executed_notebook
 from leuk_lib.book.generate import copy_chapters, generate_pages
 from leuk_lib.book.pdf import build_pdf, find_browser
 from leuk_lib.book.slim import slim_pages
+from leuk_lib.book.sphinx import run_sphinx
 from leuk_lib.runs import paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import need_space, sha256_file, write_text
@@ -38,7 +36,6 @@ REDIRECT = """<!DOCTYPE html>
 BOOK_SPACE = 150_000_000  # bytes; the default book has 85 MB
 STEPS = 5  # of a build, for its progress
 GENERATED = {"_build", "__pycache__", "generated", "chapters"}
-MESSAGE = re.compile(r"WARNING|ERROR|CRITICAL|Exception|Traceback|error:", re.IGNORECASE)
 
 
 def book_inputs(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Path]:
@@ -60,32 +57,6 @@ def inputs_hash(root: Path, run: str, stages: Sequence[StageSpec]) -> str:
     for path in book_inputs(root, run, stages):
         digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()
-
-
-def run_sphinx(root: Path, out: Path, *options: str) -> None:
-    """Run ``jupyter-book build . --all --keep-going`` as a child process; by default HTML, in which any warning is an error.
-
-    Args:
-        root: The project's folder.
-        out: Folder that gets ``_build``.
-        options: Options of ``jupyter-book build`` in place of ``-W -n``.
-
-    Raises:
-        LeukError: If Sphinx fails. Its warnings and errors are printed first.
-    """
-    command = [
-        sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
-        "build", ".", "--path-output", str(out), "--all", "--keep-going", "-q", *(options or ("-W", "-n")),
-    ]  # fmt: skip
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "NO_COLOR": "1", "LEUK_ROOT": str(root)}
-    process = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
-    if process.returncode == 0:
-        return
-    output = re.sub(r"\x1b\[[0-9;]*m", "", process.stdout + process.stderr).replace(f"{root}{os.sep}", "")
-    lines = [line for line in output.splitlines() if line.strip()]
-    messages = [line for line in lines if MESSAGE.search(line)] or lines[-20:]
-    print("\n".join(messages[:60]), file=sys.stderr)
-    raise LeukError(f"the book could not be built: Sphinx stopped with {len(messages)} messages (above)")
 
 
 def check_html(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from leuk_lib.book.sphinx import run_sphinx
 from leuk_lib.runs.errors import LeukError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
@@ -31,8 +32,8 @@ def find_browser() -> str:
         if found := shutil.which(name):
             return found
     raise LeukError(
-        f"no Chromium {f'at {own}' if own else 'or Chrome found'}, which prints the PDF; install one "
-        f"(Debian: apt install chromium) or set {OWN_BROWSER} to its path"
+        f"no Chromium {f'at {own}' if own else 'or Chrome found'}; install one (Debian: apt install chromium) or set "
+        f"{OWN_BROWSER} to its path"
     )
 
 
@@ -66,8 +67,6 @@ def build_single_page(root: Path, folder: Path) -> Path:
     Raises:
         LeukError: If Sphinx fails.
     """
-    from leuk_lib.book.build import run_sphinx
-
     contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     for part in contents["parts"]:
         part["chapters"] = [chapter for chapter in part["chapters"] if chapter["file"] not in LEFT_OUT]

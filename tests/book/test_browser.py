@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -25,11 +25,6 @@ from leuk_lib.stages import STAGES
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = Path(os.environ.get("LEUK_CHROMIUM", "/usr/bin/chromium"))
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 MODES = ("light", "dark")
 PAPER_WIDTH = 680  # pixels of the 180 mm between the margins of A4
@@ -41,6 +36,7 @@ FIRST_PAGE, FIRST_PAGE_BYTES = "book/index.html", 1_000_000
 API = "book/generated/"
 API_PAGE = f"{API}api/leuk_lib.quoting.html"
 Rules = Literal["all", "colours", "others"]
+Options = dict[str, Any]  # of Chromium
 COLOURS = ["color-contrast", "link-in-text-block"]  # most of axe-core's time
 # Scripts that report problems of the open page.
 IMAGES = """() => [...document.images].filter(i => getComputedStyle(i).display !== 'none' && i.naturalWidth === 0)
@@ -91,8 +87,6 @@ def html(root: Path) -> Path:
     folder = Path(os.environ.get("LEUK_BOOK_HTML") or root / "book" / "_build" / "html")
     if not (folder / "index.html").exists():
         pytest.skip(f"no built book at {folder} (run `make book`, or set LEUK_BOOK_HTML)")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM} (install Debian's package chromium, or set LEUK_CHROMIUM)")
     return folder
 
 
@@ -123,18 +117,11 @@ def screenshots(root: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[object]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as started:
-        yield started
-
-
-def browse(playwright: object, base: str, mode: str, width: str) -> Iterator[Watched]:
+def browse(playwright: object, chromium: Options, base: str, mode: str, width: str) -> Iterator[Watched]:
     """A new browser with a new user folder, watched for errors and requests to other machines."""
     with tempfile.TemporaryDirectory() as user:
         context = playwright.chromium.launch_persistent_context(
-            user, executable_path=str(CHROMIUM), args=FLAGS, headless=True, color_scheme=mode,
+            user, **chromium, color_scheme=mode,
             viewport=dict(zip(("width", "height"), WIDTHS[width], strict=True)),
         )  # fmt: skip
         context.add_init_script(f"localStorage.setItem('mode', '{mode}'); localStorage.setItem('theme', '{mode}')")
@@ -153,14 +140,16 @@ def browse(playwright: object, base: str, mode: str, width: str) -> Iterator[Wat
 
 
 @pytest.fixture(params=WIDTHS)
-def reader(request: pytest.FixtureRequest, playwright: object, base: str) -> Iterator[tuple[Watched, str]]:
-    for watched in browse(playwright, base, "light", request.param):
+def reader(
+    request: pytest.FixtureRequest, playwright: object, chromium: Options, base: str
+) -> Iterator[tuple[Watched, str]]:
+    for watched in browse(playwright, chromium, base, "light", request.param):
         yield watched, request.param
 
 
 @pytest.fixture
-def desk(playwright: object, base: str) -> Iterator[Watched]:
-    yield from browse(playwright, base, "light", "desktop")
+def desk(playwright: object, chromium: Options, base: str) -> Iterator[Watched]:
+    yield from browse(playwright, chromium, base, "light", "desktop")
 
 
 def axe_findings(page: object, rules: Rules = "all") -> list[str]:
@@ -291,9 +280,9 @@ def test_axe_finds_what_is_planted(desk: Watched) -> None:
     assert "color-contrast" in findings and "button-name" in findings
 
 
-def test_first_page_is_small(html: Path, playwright: object, base: str) -> None:
+def test_first_page_is_small(html: Path, playwright: object, chromium: Options, base: str) -> None:
     sizes: dict[str, int] = {}
-    for watched in browse(playwright, base, "light", "desktop"):
+    for watched in browse(playwright, chromium, base, "light", "desktop"):
         watched.page.on("requestfinished", lambda sent: sizes.update({sent.url: sent.sizes()["responseBodySize"]}))
         watched.page.goto(watched.base + "book/index.html", wait_until="networkidle")
         assert len(sizes) > 5
@@ -374,8 +363,8 @@ def test_nothing_is_cut_on_paper(html: Path, desk: Watched) -> None:
         assert desk.page.evaluate(WIDE) == [], name
 
 
-def test_search_works_from_the_disk_without_a_server(html: Path, playwright: object) -> None:
-    for watched in browse(playwright, html.as_uri() + "/", "light", "desktop"):
+def test_search_works_from_the_disk_without_a_server(html: Path, playwright: object, chromium: Options) -> None:
+    for watched in browse(playwright, chromium, html.as_uri() + "/", "light", "desktop"):
         watched.page.context.set_offline(True)
         watched.page.goto(f"{html.as_uri()}/search.html?q=bootstrap")
         watched.page.wait_for_selector("#search-results li a", timeout=20_000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from book import toys as fake
-from book.test_browser import CHROMIUM, FLAGS, IMAGES, served
+from book.test_browser import IMAGES, served
 from data.toys import coded, picture
 from leuk_lib.book import pages
 from leuk_lib.book.build import build_book
@@ -71,18 +70,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / name / file).write_bytes(coded(picture(10 * k + i)))
         (root / name / "damaged <i>.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     return root
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield started
-        started.close()
 
 
 def document(body: str) -> str:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from leuk_lib.book import pdf
 from leuk_lib.cli.main import main
 from leuk_lib.runs.errors import LeukError
-
-CHROMIUM = os.environ.get(pdf.OWN_BROWSER, "/usr/bin/chromium")
 
 
 def test_without_a_browser_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -59,14 +57,14 @@ def assert_a4(boxes: set[bytes]) -> None:
 
 
 @pytest.mark.browser
-def test_each_section_of_the_whole_book_starts_a_page(tmp_path: Path, root: Path):
+def test_each_section_of_the_whole_book_starts_a_page(tmp_path: Path, root: Path, chromium: dict[str, Any]):
     shutil.copy(root / "book" / "_static" / "leuk.css", tmp_path)
     sections = "".join(f'<section id="s{k}"><h2>{k}</h2><a href="#s0">back</a></section>' for k in range(3))
     (tmp_path / "page.html").write_text(
         '<!DOCTYPE html><link rel="stylesheet" href="leuk.css"><article class="bd-article"><section><h1>Book</h1>'
         f'<div class="toctree-wrapper">{sections}</div></section></article>'
     )
-    pdf.print_page(tmp_path / "page.html", tmp_path / "out" / "page.pdf", CHROMIUM)
+    pdf.print_page(tmp_path / "page.html", tmp_path / "out" / "page.pdf", chromium["executable_path"])
     pages, boxes, links = facts(tmp_path / "out" / "page.pdf")
     assert pages == 4 and links == 3
     assert_a4(boxes)
@@ -74,6 +72,7 @@ def test_each_section_of_the_whole_book_starts_a_page(tmp_path: Path, root: Path
 
 @pytest.mark.browser
 @pytest.mark.long
+@pytest.mark.usefixtures("chromium")
 def test_the_whole_book_is_printed(tmp_path: Path, root: Path):
     if not list((root / "book" / "chapters").glob("*.ipynb")):
         pytest.skip("no book was built here: make book PROFILE=smoke")

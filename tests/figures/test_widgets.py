@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from alhe.toys import cell
-from book.test_browser import CHROMIUM, FLAGS, OVERFLOW, axe_findings
+from book.test_browser import OVERFLOW, axe_findings
 from leuk_lib.book.html import page_problems, read_page
 from leuk_lib.figures.widgets import EDGE, Widget, atlas, switch
 
@@ -145,26 +144,15 @@ def test_too_many_bytes_for_a_page_are_refused():
         switch({"a": NOISE[:80], "b": NOISE[:80]}, ["x"] * 80, {"a": "", "b": ""}, quality=100)
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[object]:
-    if not CHROMIUM.exists():
-        pytest.skip(f"no Chromium at {CHROMIUM} (install Debian's package chromium, or set LEUK_CHROMIUM)")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def show(chromium, tmp_path: Path):
+def show(browser, tmp_path: Path):
     """Open a widget's page; errors and requests to other machines fail the test."""
     problems: list[str] = []
 
     def open_page(widget: Widget, **options: object):
         file = tmp_path / "page.html"
         file.write_text(widget.page(), encoding="utf-8")
-        page = chromium.new_context(**{"viewport": {"width": 900, "height": 800}, **options}).new_page()
+        page = browser.new_context(**{"viewport": {"width": 900, "height": 800}, **options}).new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda sent: problems.append(sent.url) if sent.url.startswith("http") else None)
         page.goto(file.as_uri())
