@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from leuk_lib.runs import card, execute, lock, paths, progress
 from leuk_lib.runs import stage as stage_contract
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.execute import STOPPED
-from leuk_lib.runs.files import need_space
+from leuk_lib.runs.files import need_space, write_json
 from leuk_lib.runs.params import check
 from leuk_lib.runs.records import read_metrics
 from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overrides, stage, stage_parameters
@@ -44,7 +44,7 @@ def results_lock(folder: Path) -> Iterator[int]:
         LeukError: If another process holds the lock.
     """
     try:
-        handle = lock.acquire(folder / ".lock")
+        handle = lock.acquire(folder / lock.RESULTS_LOCK)
     except BlockingIOError as error:
         raise LeukError(f"another run is writing into {folder}; wait for it or set LEUK_RESULTS") from error
     try:
@@ -242,7 +242,6 @@ def run_stages(
             stage_parameters(spec.name, dataset, profile, seed, name, settings)
     for name in runs:
         card.refuse_other_dataset(name, dataset)
-    refuse_second_writer(runs, wanted)
     for line in understood(dataset, given["data"]):
         print(quoting.terminal(line), flush=True)
     if "fcmae" in names:
@@ -260,11 +259,12 @@ def run_stages(
         config["run"] = run
     need_space(paths.results_root(), RUN_SPACE)
     environment = {**os.environ, "LEUK_ROOT": str(paths.project_root()), "LEUK_RESULTS": str(paths.results_root())}
-    with results_lock(paths.results_root()) as handle, tempfile.TemporaryDirectory() as folder:
-        config_file = (
-            Path(folder) / "config.json"
-        )  # Snakemake's --config would cut "cells #2" short and turn "007" into 7
-        config_file.write_text(json.dumps(config))
+    with results_lock(paths.results_root()) as handle:
+        # First the signature, then the search (see `execute._refuse_second_writer`).
+        environment[execute.CALLER] = lock.sign(handle, f", call {uuid.uuid4().hex}")
+        refuse_second_writer(runs, wanted)
+        # Snakemake's --config would cut "cells #2" short and turn "007" into 7.
+        config_file = write_json(paths.results_root() / ".config.json", config)
         again = refused_notebooks(runs, last or STAGES[-1].name)
         command = snakemake_command(config_file, jobs, [*extra, *(["--forcerun", *again] if again else [])])
         returncode = run_until_stopped(command, environment, paths.results_root() / ".stop", handle)

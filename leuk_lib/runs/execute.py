@@ -24,11 +24,13 @@ from leuk_lib.runs import card, code, files, lock, paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.processes import ENDED, STOPPED
 from leuk_lib.runs.records import Reference, read_record
+from leuk_lib.runs.stage import LOCK as WRITER
 from leuk_lib.runs.threads import prepare_libraries
 
 PARTIAL = "partial.ipynb"
 CHECK_EVERY = 0.5  # s between two looks for a request to stop
-LOCK = ".notebook.lock"  # in a stage's folder; held by the process that writes the executed notebook
+LOCK = ".notebook.lock"  # in a stage's folder; held by the process that writes the executed notebook, and by its kernel
+CALLER = "LEUK_CALLER"  # environment variable: what the `leuk run` that starts stages wrote into the results' lock
 
 
 def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
@@ -57,7 +59,9 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
             "others would undo that: keep one"
         )
     partial = out.with_name(PARTIAL)
-    lock.hold(partial.parent, LOCK, f"the notebook of stage {stage} in {partial.parent}")
+    run = parameters.get("run", "default")
+    handle = lock.hold(partial.parent, LOCK, f"the notebook of stage {stage} in {partial.parent}")
+    _refuse_second_writer(run, stage, partial.parent)
     start = time.perf_counter()
     state = partial.with_name("progress.json")
     state.unlink(missing_ok=True)
@@ -66,7 +70,6 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     if progress.STOP not in os.environ:  # not started by `leuk run`
         stop.unlink(missing_ok=True)
         named[progress.STOP] = str(stop)
-    run = parameters.get("run", "default")
     monitor = progress.Monitor(state, f"{run}: {stage}", *expected_seconds(stage, parameters))
     try:
         with files.refusals(partial), progress.environment(named), progress.shown(monitor), _stoppable(monitor):
@@ -78,6 +81,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
                 cwd=paths.project_root(),
                 progress_bar=False,
                 extra_arguments=["--IPKernelApp.log_level=50"],
+                kernel_manager_class=_manager_of_kernels_that_inherit(handle),
             )
     except KeyboardInterrupt as error:
         raise LeukError(f"stage {stage} stopped; the same command runs it again", STOPPED) from error
@@ -106,6 +110,30 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
         partial.replace(out)
     lock.release(partial.parent, LOCK)
     return time.perf_counter() - start
+
+
+def _refuse_second_writer(run: str, stage: str, folder: Path) -> None:
+    """Raise ``LeukError`` if another process writes ``folder`` or is about to.
+
+    ``leuk run`` signs the results' lock before it looks for processes that an earlier, killed call has left; such a
+    process locks its folder before it looks for the signature. So one of the two finds the other.
+    """
+    caller = os.environ.get(CALLER)
+    if caller and lock.owner(paths.results_root() / lock.RESULTS_LOCK) != caller:
+        raise LeukError(f"stage {stage}: not started; the run that asked for it has ended, and another has begun")
+    if owner := lock.writer(folder, WRITER):  # a notebook that was executed in another way
+        raise LeukError(f"stage {stage} of run {run!r} is still being written by {owner}; wait for it or end it")
+
+
+def _manager_of_kernels_that_inherit(handle: int) -> type:
+    """Class of kernel managers whose kernel gets the descriptor ``handle``, so that it holds a lock until its own end."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    class Manager(AsyncKernelManager):
+        async def start_kernel(self, **settings: Any) -> None:
+            await super().start_kernel(**settings, pass_fds=(handle,))
+
+    return Manager
 
 
 def expected_seconds(stage: str, parameters: dict[str, Any]) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from leuk_lib.runs.errors import LeukError
 
 AGAIN = "delete it and run its stage again"
 MAX_NAME = 255  # bytes of a file's name
+TEMPORARY = re.compile(r"\..*\.\d+\.tmp(\.[^.]*)?", re.DOTALL)  # names that `atomic` gives
 _PLACES = {  # what a refusal says about the place, and the remedy
     errno.ENOTDIR: "a file stands where a folder is needed; move it away",
     errno.EEXIST: "a file stands where a folder is needed; move it away",
@@ -113,6 +114,13 @@ def _refusal(error: Exception, temporary: Path | None) -> int:
         except OSError as write_error:
             return write_error.errno or 0
     return 0
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove the temporary files that killed processes have left in a folder into which no other process writes."""
+    for path in folder.rglob(".*.tmp*"):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from leuk_lib.runs.errors import LeukError
 
+RESULTS_LOCK = ".lock"  # in the results folder; held by `leuk run` and by its Snakemake
 _held: dict[Path, tuple[int, int]] = {}  # lock file -> its descriptor and the process that opened it
 
 
-def hold(folder: Path, name: str, what: str) -> None:
+def hold(folder: Path, name: str, what: str) -> int:
     """Lock ``folder`` until :func:`release` or the end of this process. A process may hold a lock that it has already.
 
     Args:
@@ -21,20 +22,32 @@ def hold(folder: Path, name: str, what: str) -> None:
         name: Name of the lock file in it.
         what: What is being written, for the error message.
 
+    Returns:
+        The lock's descriptor; a child process that inherits it holds the lock too, until its own end.
+
     Raises:
         LeukError: If another process holds the lock.
     """
     path = folder.resolve() / name
     if _held.get(path, (-1, -1))[1] == os.getpid():
-        return
+        return _held[path][0]
     try:
         handle = acquire(path)
     except BlockingIOError as error:
-        raise LeukError(f"{what} is being written by {_owner(path)}; wait for it or end it") from error
-    with suppress(OSError):  # a full disk: the lock holds all the same
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        raise LeukError(f"{what} is being written by {owner(path)}; wait for it or end it") from error
+    sign(handle)
     _held[path] = (handle, os.getpid())
+    return handle
+
+
+def sign(handle: int, further: str = "") -> str:
+    """Write into a lock's file which process holds it, and return what was written; "" if the disk is full."""
+    text = f"process {os.getpid()} on {socket.gethostname()}{further}"
+    with suppress(OSError):  # the lock holds all the same
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text.encode(), 0)
+        return text
+    return ""
 
 
 def acquire(path: Path) -> int:
@@ -80,13 +93,14 @@ def writer(folder: Path, name: str) -> str:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _owner(path)
+            return owner(path)
         except OSError:
             return ""
     return ""
 
 
-def _owner(path: Path) -> str:
+def owner(path: Path) -> str:
+    """Return what :func:`sign` wrote last into a lock's file."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")[:200] or "another process"
     except OSError:

@@ -61,7 +61,7 @@ def report(what: str, step: int, total: int, *, at_once: bool = False, **values:
         return
     _last_write = now
     content = {"what": what, "step": step, "total": total, "time": time.time(), "values": values}
-    temporary = Path(f"{file}.{os.getpid()}")
+    temporary = Path(file).with_name(f".{Path(file).name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(json.dumps(content))
         temporary.replace(file)

@@ -44,6 +44,7 @@ class Stage(Generic[P]):
         self._metrics: dict[str, dict[str, Any]] = {}
         if self._writes:
             self._hold()
+            files.remove_temporaries(self.folder)
             cards.refuse_other_dataset(params.run, params.dataset)
         self._previous: dict[str, Any] | None = None
         self._damage = ""
