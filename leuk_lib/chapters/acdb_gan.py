@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from leuk_lib.chapters.one_cell import find_cell
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.fcmae.params import FcmaeParams
@@ -235,3 +236,37 @@ def fidelity_table(gan: AcdbGan) -> pd.DataFrame:
 def as_rgb(images: Tensor) -> NDArray[np.uint8]:
     """Return a tensor (…,3,S,S) as an array (…,S,S,3)."""
     return images.movedim(-3, -1).contiguous().numpy()
+
+
+def one_cell(gan: AcdbGan, stage: Stage[AcdbGanParams]) -> dict[str, Any] | None:
+    """The same cell and its neighbours in the gate's feature space, after delivery.
+
+    Returns:
+        Arguments of ``figures.acdb_gan.one_cell``; None for a data set without test cells.
+    """
+    cell = find_cell(gan.cells, stage)
+    if cell is None:
+        return None
+    image = resize(gan.cells.images[cell.position : cell.position + 1], gan.params.gan_size)
+    whiten, bank, names = gan.gate.whitening, gan.gate.bank, gan.cells.classes
+    own = whiten(gan.frozen.embed(image))
+
+    def nearest(to: NDArray[Any], among: NDArray[Any]) -> tuple[int, float]:
+        distance = distances(to, among)[0]
+        return int(distance.argmin()), float(distance.min())
+
+    def training(position: int) -> tuple[str, NDArray[np.uint8]]:
+        return names[gan.labels_train[position]], as_rgb(gan.images_train[position])
+
+    real, to_real = nearest(own, bank)
+    out: dict[str, Any] = {"cell": (cell.label, as_rgb(image)[0]), "real": (*training(real), to_real)}
+    made = gan.delivery
+    if len(made.images):
+        synthetic = whiten(made.features)
+        position, to_synthetic = nearest(own, synthetic)
+        source, to_source = nearest(synthetic[position : position + 1], bank)
+        label = int(made.labels[position])
+        out["synthetic"] = (names[label], as_rgb(made.images[position]), to_synthetic)
+        out["source"] = (*training(source), to_source)
+        out["copy_below"] = float(gan.gate.limits[label].nearest_ratio * gan.gate.radius[source])
+    return out

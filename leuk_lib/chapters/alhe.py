@@ -19,8 +19,9 @@ from leuk_lib.alhe.baselines import DESCRIPTIONS, SPREAD_LIMITED, Method, identi
 from leuk_lib.alhe.enhance import AlheMaps, alhe, explain
 from leuk_lib.alhe.params import AlheParams, EnhanceParams
 from leuk_lib.alhe.torch_alhe import enhance_cells
+from leuk_lib.chapters.one_cell import find_cell
 from leuk_lib.data.cellset import CellSet
-from leuk_lib.runs.recorder import Recorder
+from leuk_lib.runs.recorder import Notes, Recorder
 from leuk_lib.runs.seeds import numpy_rng
 
 CLIP_LIMITS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of the trade-off curve
@@ -248,3 +249,18 @@ def cost(image: NDArray[np.uint8], side: int, params: EnhanceParams, rounds: int
     return pd.DataFrame(
         [{"method": name, "ms": s * 1e3, "over_clahe": s / seconds["CLAHE 2"]} for name, s in seconds.items()]
     ).sort_values("ms", ignore_index=True)
+
+
+def one_cell(cells: CellSet, enhanced: Tensor, stage: Notes) -> dict[str, Any] | None:
+    """The same cell before and after: arguments of ``figures.alhe.one_cell``; None if there is none."""
+    cell = find_cell(cells, stage)
+    if cell is None:
+        return None
+    before, after = (to_arrays(images[cell.position : cell.position + 1])[0] for images in (cells.images, enhanced))
+    inside = np.ones(before.shape[:2], bool) if cell.mask is None or not cell.mask.any() else cell.mask > 0
+    lightness = [cv2.cvtColor(x.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[..., 0] for x in (before, after)]
+    changed = (before != after).any(axis=-1)
+    return {
+        "before": before, "after": after, "lightness": [x[inside] for x in lightness], "whole_image": bool(inside.all()),
+        "changed": float(changed.mean()),
+    }  # fmt: skip

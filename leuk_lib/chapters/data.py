@@ -1,6 +1,6 @@
 """Samples, tables and measurements of chapter 1.
 
-Images and colours come from the training and validation parts only; the test part stays closed.
+Images and colours come from the training and validation parts only; of the test part, one cell is shown (`one_cell`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from leuk_lib.chapters.one_cell import find_cell
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.folder import INFERRED
 from leuk_lib.data.prepare import PreparedCells
@@ -21,6 +22,7 @@ from leuk_lib.data.smear.cohort import render
 from leuk_lib.data.smear.individual import draw_patient
 from leuk_lib.data.smear.morphology import CELL_TYPES, MIXTURES, QUANTITIES, SURROUNDINGS, morphology_rows
 from leuk_lib.data.splits import EXTERNAL, PARTS, split_groups
+from leuk_lib.runs.recorder import Notes
 from leuk_lib.runs.seeds import derive, numpy_rng
 
 Images = NDArray[np.uint8]
@@ -344,3 +346,19 @@ def _nearest_neighbour_accuracy(
         votes[np.arange(len(votes)), train_labels[column]] += weight[train_labels[column]]
     correct = votes.argmax(axis=1) == labels[test]
     return float(np.mean([correct[labels[test] == k].mean() for k in np.unique(labels[test])]))
+
+
+def one_cell(cells: CellSet, stage: Notes) -> dict[str, Any] | None:
+    """The cell that later chapters show again: arguments of ``figures.data.one_cell``; None if there is none."""
+    cell = find_cell(cells, stage)
+    if cell is None:
+        return None
+    row = cells.table.loc[cell.position]
+    known = {"class": cell.label, "near-duplicates" if cell.group.startswith(INFERRED) else "group": cell.group}
+    if cell.path:
+        known["file" if cells.kind == "micrographs" else "number"] = cell.path
+    if cells.kind == "rendered" and "kind" in row:
+        known["cell type"] = str(row["kind"])
+    if cell.mask is not None and (cell.mask > 0).any():
+        known["nucleus / cell area"] = f"{(cell.mask == 255).sum() / (cell.mask > 0).sum():.2f}"
+    return {"image": _images(cells, [cell.position])[0], "mask": cell.mask, "known": known}

@@ -19,6 +19,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from leuk_lib.chapters.one_cell import find_cell
+from leuk_lib.data.cellset import CellSet
 from leuk_lib.fcmae.autoencoder import MaskedAutoencoder
 from leuk_lib.fcmae.encoder import VARIANTS, Encoder
 from leuk_lib.fcmae.masking import random_masks, upsample_mask
@@ -27,7 +29,7 @@ from leuk_lib.fcmae.pretrain import build_autoencoder, mask_grid
 from leuk_lib.fcmae.probe import ENCODER, RANDOM_START, Probe, encode
 from leuk_lib.fcmae.start import Start, load_start
 from leuk_lib.fcmae.weights import origin_sentence
-from leuk_lib.runs.recorder import Recorder
+from leuk_lib.runs.recorder import Notes, Recorder
 from leuk_lib.runs.seeds import torch_generator
 from leuk_lib.runs.stage import Stage
 
@@ -273,3 +275,29 @@ def step_costs(params: FcmaeParams, size: int, batch: int = 16, repeats: int = 3
             (form, 1e3 * statistics.median(seconds[form]), statistics.median(ratios), peak_memory(step, device))
         )
     return pd.DataFrame(rows, columns=["form", "ms per step", "relative time", "peak MiB"])
+
+
+def one_cell(
+    model: MaskedAutoencoder, cells: CellSet, mask_ratio: float, trained: bool, stage: Notes, seed: int = 0
+) -> dict[str, Any] | None:
+    """The same cell, masked and reconstructed.
+
+    Args:
+        model: The autoencoder.
+        cells: The cells as it sees them.
+        mask_ratio: Share of the patches to hide.
+        trained: Whether its decoder was trained in this run.
+        stage: The stage whose card gets a note.
+        seed: Seed of the mask.
+
+    Returns:
+        Arguments of ``figures.fcmae.one_cell``; None for a data set without test cells.
+    """
+    cell = find_cell(cells, stage)
+    if cell is None:
+        return None
+    made = reconstruct(model, cells.images[cell.position : cell.position + 1], mask_ratio, seed)
+    image, visible, filled = made.images[0], made.visible[0], made.reconstructed[0]
+    plain = image[visible].mean(axis=0) if visible.any() else np.full(3, 0.5)
+    errors = [float(np.sqrt(np.mean((guess - image[~visible]) ** 2))) for guess in (filled[~visible], plain)]
+    return {"image": image, "visible": visible, "reconstructed": filled if trained else None, "errors": errors}

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from leuk_lib.chapters.one_cell import find_cell
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.folder import INFERRED
 from leuk_lib.data.splits import EXTERNAL
@@ -465,3 +466,24 @@ def record_metrics(stage: Recorder, entries: Mapping[str, Entry]) -> None:
             continue
         known = np.isfinite(entry["low"]) and np.isfinite(entry["high"])
         stage.record(key, entry["value"], entry["low"] if known else None, entry["high"] if known else None, entry["n"])
+
+
+def one_cell(cells: CellSet, models: Mapping[str, Predictions], stage: Notes) -> dict[str, Any] | None:
+    """The probabilities that all models state for the same cell.
+
+    Args:
+        cells: The cells of the run.
+        models: Model -> predictions on the test part, in the order of the cell table.
+        stage: The stage whose card gets a note.
+
+    Returns:
+        Arguments of ``figures.results.one_cell``; None for a data set without test cells.
+    """
+    cell = find_cell(cells, stage)
+    if cell is None:
+        return None
+    place = int((cells.parts[: cell.position] == "test").sum())
+    return {
+        "image": cells.images[cell.position].permute(1, 2, 0).numpy(), "truth": cell.label, "classes": cells.classes,
+        "probs": {name: part.probs[place] for name, part in models.items()},
+    }  # fmt: skip

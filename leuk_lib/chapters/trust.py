@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leuk_lib.chapters.comparison import baseline_task, networks_of
+from leuk_lib.chapters.one_cell import find_cell
 from leuk_lib.chapters.wpat import Inputs, model_file
+from leuk_lib.data.cellset import CellSet
+from leuk_lib.evaluation.attribution import attention_maps
 from leuk_lib.evaluation.baselines import Scorer, fit_baselines, network_scorer
+from leuk_lib.evaluation.calibration import apply_temperature
 from leuk_lib.evaluation.robustness import SHIFTS, STRENGTHS
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.records import CardParams, read_record
@@ -25,7 +29,7 @@ from leuk_lib.statistics.intervals import korn_graubard
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
-from leuk_lib.wpat.predict import load_model
+from leuk_lib.wpat.predict import load_model, read_card
 
 NO_SHIFT = "none"  # kind of the rows without a shift
 ADVICE = "run notebooks/06_comparison.ipynb again"
@@ -164,3 +168,33 @@ def shift_table(
             row = {"model": name, "kind": kind, "strength": strength, "value": float(correct.mean()), "low": low}
             rows.append(row | {"high": high, "n": len(labels), "groups": len(np.unique(groups))})
     return pd.DataFrame(rows)
+
+
+def one_cell(
+    model: WPAT, cells: CellSet, enhance: Callable[[Tensor], Tensor], stage: Stage[Any], kind: str = "stain"
+) -> dict[str, Any] | None:
+    """The same cell as it is and under the strongest shift of a kind: calibrated probabilities and attention.
+
+    Args:
+        model: The WPAT of this run.
+        cells: The cells with raw images.
+        enhance: Applied to both images before the model.
+        stage: The stage, which reads the temperature from stage ``wpat`` and seeds the shift.
+        kind: Kind of shift.
+
+    Returns:
+        Arguments of ``figures.trust.one_cell``; None for a data set without test cells.
+    """
+    cell = find_cell(cells, stage)
+    if cell is None:
+        return None
+    raw, strength = cells.images[cell.position : cell.position + 1], max(STRENGTHS[kind])
+    generator = torch_generator(stage.params.seed, "one cell", kind)
+    images = enhance(torch.cat([raw, SHIFTS[kind](raw, strength, generator)]))
+    temperature = read_card(stage.input("wpat") / model_file("wpat")).temperature
+    probs = apply_temperature(network_scorer(model)(images, None), temperature)
+    maps = attention_maps(model, images, probs.argmax(axis=1))
+    return {
+        "images": images.permute(0, 2, 3, 1).numpy(), "maps": maps.numpy(), "probs": probs, "classes": cells.classes,
+        "truth": cell.label, "shift": f"{kind} shift of {strength:g}",
+    }  # fmt: skip

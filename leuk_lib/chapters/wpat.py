@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from leuk_lib.chapters.one_cell import find_cell
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.splits import EXTERNAL
 from leuk_lib.evaluation.baselines import display_name, select, split_kind
@@ -343,3 +344,9 @@ def attention_views(model: WPAT, image: Tensor, shown: int = 4) -> AttentionView
     return AttentionViews(
         image.permute(1, 2, 0).numpy(), tuple(strides), region.cpu().numpy(), maps[selected].cpu().numpy()
     )
+
+
+def one_cell(model: WPAT, cells: CellSet, stage: Notes) -> AttentionViews | None:
+    """Attention on the same cell; None for a data set without test cells."""
+    cell = find_cell(cells, stage)
+    return None if cell is None else attention_views(model, cells.images[cell.position])

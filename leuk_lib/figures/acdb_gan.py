@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from numpy.typing import NDArray
 from skimage.util import montage
 
+from leuk_lib.figures import one_cell as same
 from leuk_lib.figures.style import INK, MARKERS, PALETTE, class_colours, image_axes, new_figure
 
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
@@ -228,3 +230,35 @@ def delivered(table: pd.DataFrame) -> Figure:
     ax.margins(x=0.14)
     fig.legend(loc="outside lower center", ncols=3, **LEGEND)
     return fig
+
+
+Neighbour = tuple[str, NDArray[np.uint8], float]  # class, image (S, S, 3), distance
+
+
+def one_cell(
+    cell: tuple[str, NDArray[np.uint8]], real: Neighbour, synthetic: Neighbour | None = None,
+    source: Neighbour | None = None, copy_below: float = 0.0,
+) -> Figure:  # fmt: skip
+    """Draw the same cell, its nearest synthetic and training cells, and the training cell nearest to the synthetic one.
+
+    Args:
+        cell: Class and image of the cell.
+        real: Nearest training cell, and its distance.
+        synthetic: Nearest accepted synthetic cell; None if none was accepted.
+        source: Training cell nearest to that synthetic one, and their distance.
+        copy_below: Distance from this training cell below which the gate calls a synthetic cell memorised.
+    """
+    panels = {f"the cell\n{cell[0]}": same.picture(cell[1])}
+    lengths = {"to the nearest training cell": real[2]}
+    if synthetic is None or source is None:
+        title, missing = "No synthetic cell to compare this cell with", "No synthetic cell was accepted in this run."
+    else:
+        panels[f"nearest synthetic cell\n{synthetic[0]}"] = same.picture(synthetic[1])
+        panels[f"training cell nearest to it\n{source[0]}"] = same.picture(source[1])
+        lengths["to the nearest synthetic cell"] = synthetic[2]
+        lengths[f"between the two (copy: below {copy_below:.1f})"] = source[2]
+        side = "farther from" if synthetic[2] > real[2] else "nearer to"
+        title, missing = f"The nearest synthetic cell is {side} this cell than the nearest training cell is", ""
+    panels[f"nearest training cell\n{real[0]}"] = same.picture(real[1])
+    panels["distances"] = same.bars(lengths, "whitened features")
+    return same.row(title, panels, missing=missing, widths=[0.85] * (len(panels) - 1) + [1.5])

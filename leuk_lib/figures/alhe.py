@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from leuk_lib.figures.style import INK, MARKERS, PALETTE, PAPER, image_axes, new_figure
+from leuk_lib.figures import one_cell as same
+from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, PAPER, image_axes, new_figure
 
 BLUE, ORANGE, GREEN = PALETTE[:3]
 
@@ -265,3 +266,35 @@ def ablation(
     ax.set_ylabel(heading)
     fig.legend(loc="outside lower center", ncols=2)
     return fig
+
+
+def one_cell(
+    before: NDArray[Any], after: NDArray[Any], lightness: Sequence[NDArray[Any]], whole_image: bool, changed: float
+) -> Figure:
+    """Draw the same cell before and after enhancement, with the histograms of its lightness.
+
+    Args:
+        before: (S, S, 3), uint8.
+        after: The enhanced image.
+        lightness: L* of pixels (n,) before and after.
+        whole_image: Whether these are all pixels, or those of the cell.
+        changed: Share of the pixels of the image that changed.
+    """
+
+    def histograms(ax: Any) -> None:
+        bins = np.linspace(0, 100, 26)
+        for values, name, colour, style in zip(lightness, ("raw", "enhanced"), PALETTE, ("--", "-"), strict=False):
+            counts = np.histogram(values, bins)[0]
+            ax.stairs(
+                100 * counts / max(len(values), 1), bins, color=colour, linestyle=style, linewidth=1.5, label=name
+            )
+        ax.set_xlabel("lightness L*", fontsize=8)
+        ax.set_ylabel("pixels (%)", fontsize=8)
+        ax.legend(**LEGEND)
+
+    region = "all pixels" if whole_image else "pixels of the cell"
+    return same.row(
+        f"ALHE changes {100 * changed:.0f} % of the pixels of this image and returns the others bit for bit",
+        {"raw": same.picture(before), "enhanced": same.picture(after), region: histograms}, widths=(1, 1, 1.5),
+        missing="Masks of these cells are not known: the histograms are of the whole image." if whole_image else "",
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from leuk_lib.figures import one_cell as same
 from leuk_lib.figures.style import INK, MARKERS, PALETTE, class_colours, image_axes, message, new_figure
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}
@@ -228,3 +229,20 @@ def leak(probe: pd.DataFrame) -> Figure:
 
 def _short(name: str, limit: int = 22) -> str:
     return name if len(name) <= limit else f"…{name[-limit + 1 :]}"
+
+
+def one_cell(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None, known: Mapping[str, str]) -> Figure:
+    """Draw the cell that later chapters show again, its outlines, and what is known of it.
+
+    Args:
+        image: (S, S, 3).
+        mask: (S, S) with 0 background, 128 cytoplasm, 255 nucleus; None if it is not known.
+        known: Name -> fact.
+    """
+    panels = {"raw image": same.picture(image)}
+    if mask is not None:
+        panels["outlines of cell and nucleus"] = same.picture(image, mask)
+    return same.row(
+        f"A test cell of class {known['class']}, as no model has seen it", panels | {"": same.facts(known)},
+        missing="" if mask is not None else "No outlines: masks of these cells are not known.",
+    )  # fmt: skip

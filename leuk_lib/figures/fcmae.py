@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from leuk_lib.figures import one_cell as same
 from leuk_lib.figures.style import INK, PALETTE, image_axes, message, new_figure
 
 HIDDEN = 0.62  # grey level of a hidden patch
@@ -171,3 +172,33 @@ def label_efficiency(labels: pd.DataFrame) -> Figure:
     ax.set_ylabel("balanced accuracy, test cells")
     ax.legend(title="start of fine-tuning")
     return fig
+
+
+def one_cell(
+    image: NDArray[Any], visible: NDArray[np.bool_], reconstructed: NDArray[Any] | None, errors: Sequence[float]
+) -> Figure:
+    """Draw the same cell, its visible part, its reconstruction, and the error beside that of one plain colour.
+
+    Args:
+        image: (H, W, 3) in [0, 1].
+        visible: (H, W), True where visible.
+        reconstructed: (H, W, 3) in [0, 1]; None if the decoder was not trained.
+        errors: Root mean squared error in the hidden part (0 to 1), of the reconstruction and of the mean colour of the
+            visible part.
+    """
+    panels = {"input": same.picture(image), "visible part": same.picture(np.where(visible[..., None], image, HIDDEN))}
+    hidden = f"{100 * (1 - visible.mean()):.0f} %"
+    if reconstructed is None:
+        return same.row(
+            f"{hidden} of this cell is hidden", panels,
+            missing="No reconstruction: without training (steps = 0) the decoder has random weights.",
+        )  # fmt: skip
+    panels["reconstruction"] = same.picture(reconstructed)
+    panels["error in the hidden part"] = same.bars(
+        dict(zip(("reconstruction", "one plain colour"), errors, strict=True)), "root mean square (0 to 1)", "{:.3f}"
+    )
+    side = "nearer to" if errors[0] < errors[1] else "no nearer to"
+    return same.row(
+        f"With {hidden} hidden, the reconstruction is {side} this cell than one plain colour", panels,
+        widths=(1, 1, 1, 1.4),
+    )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from leuk_lib.figures import one_cell as same
 from leuk_lib.figures.style import INK, LEGEND, PALETTE, light_grid, new_figure
 
 FULL_COLOUR, BASELINE_COLOUR = PALETTE[0], PALETTE[6]
@@ -227,3 +228,33 @@ def abstention(curves: dict[str, pd.DataFrame], full: str) -> Figure:
     ax.legend(loc="lower right", **LEGEND)
     light_grid(ax)
     return figure
+
+
+def one_cell(
+    image: NDArray[np.uint8],
+    truth: str,
+    classes: Sequence[str],
+    probs: Mapping[str, NDArray[np.float64]],
+    shown: int = 8,
+) -> Figure:
+    """Draw the same cell and the probabilities that each model states for it.
+
+    Args:
+        image: (S, S, 3), raw.
+        truth: The true class.
+        classes: Names of the K classes.
+        probs: Model -> probabilities (K,), the full model first.
+        shown: Largest number of classes, the most probable ones; the true class is always among them.
+    """
+    table = np.stack(list(probs.values()))
+    predicted = [classes[k] for k in table.argmax(axis=1)]
+    right = sum(name == truth for name in predicted)
+    first = next(iter(probs))
+    said = f"so does {first}" if predicted[0] == truth else f"{first} says {predicted[0]}"
+    kept = same.most_probable(table, classes, truth, shown)
+    columns = [classes[k] for k in kept]
+    return same.row(
+        f"{right} of {len(probs)} models recognise this cell as {truth}; {said} ({100 * table[0].max():.0f} %)",
+        {f"{truth}, raw": same.picture(image), "stated probability (%)": same.matrix(list(probs), columns, table[:, kept], truth)},
+        widths=(1, 0.6 + 0.5 * len(columns) + 0.06 * max(map(len, probs))), height=max(same.SIDE, 0.24 * len(probs) + 0.6),
+    )  # fmt: skip

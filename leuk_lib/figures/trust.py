@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from leuk_lib.figures import one_cell as same
 from leuk_lib.figures.models import LEGEND_OUTSIDE, OURS, THEIRS, overlay, percent
 from leuk_lib.figures.style import INK, MARKERS, PALETTE, PAPER, image_axes, light_grid, new_figure
 
@@ -175,3 +176,34 @@ def sanity(table: pd.DataFrame) -> Figure:
     ax.set_ylim(min(-0.35, float(table["low"].min()) - 0.05), 1.08)
     ax.legend(**LEGEND_OUTSIDE)
     return figure
+
+
+def one_cell(
+    images: Array, maps: Array, probs: Array, classes: Sequence[str], truth: str, shift: str, shown: int = 6
+) -> Figure:
+    """Draw the same cell as it is and shifted, the attention on it, and the calibrated probabilities.
+
+    Args:
+        images: The two images (2, H, W, 3), uint8, as the model sees them.
+        maps: Attention of the predicted class (2, H, W).
+        probs: Probabilities (2, K).
+        classes: Names of the K classes.
+        truth: The true class.
+        shift: Kind and strength of the shift.
+        shown: Largest number of classes, the most probable ones; the true class is always among them.
+    """
+    predicted = [classes[k] for k in probs.argmax(axis=1)]
+    outcome = {
+        (True, True): f"stays right ({truth})", (True, False): f"turns wrong ({predicted[1]})",
+        (False, True): f"turns right ({truth})",
+        (False, False): f"is wrong both times ({', then '.join(dict.fromkeys(predicted))})",
+    }[predicted[0] == truth, predicted[1] == truth]  # fmt: skip
+    kept = same.most_probable(probs, classes, truth, shown)
+    lines: list[dict[str, same.Panel]] = [
+        {
+            name: same.picture(images[k]), f"attention on {predicted[k]}": same.picture(images[k], heat=maps[k]),
+            "": same.probabilities([classes[c] for c in kept], probs[k][kept], truth, "probability after scaling (%)"),
+        }
+        for k, name in enumerate(("as it is", "shifted"))
+    ]  # fmt: skip
+    return same.row(f"Under a {shift}, the prediction for this cell {outcome}", *lines, widths=(1, 1, 1.4))

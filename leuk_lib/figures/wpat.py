@@ -12,7 +12,7 @@ from matplotlib.patches import Polygon, Rectangle
 from numpy.typing import NDArray
 
 from leuk_lib.figures.models import overlay
-from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, image_axes, new_figure
+from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, headline, image_axes, new_figure
 
 Array = NDArray[Any]
 
@@ -65,7 +65,7 @@ def architecture(tensors: pd.DataFrame) -> Figure:
 
 
 def windows(image: Array, strides: Sequence[int], side: int, region: Array, latents: Array) -> Figure:
-    """Show one cell with the windows of each feature level, the attention of region tokens, and that of latents.
+    """Show the same cell with the windows of each feature level, the attention of region tokens, and that of latents.
 
     Args:
         image: (H, W, 3), uint8.
@@ -76,7 +76,7 @@ def windows(image: Array, strides: Sequence[int], side: int, region: Array, late
     """
     height, width = image.shape[:2]
     columns = max(len(strides) + 1, len(latents))
-    figure, axes = new_figure(1.75 * columns, 4.0, 2, columns, squeeze=False)
+    figure, axes = new_figure(1.75 * columns, 4.2, 2, columns, squeeze=False)
     for ax in axes.flat:
         image_axes(ax)
     for ax, stride in zip(axes[0], strides, strict=False):
@@ -100,6 +100,10 @@ def windows(image: Array, strides: Sequence[int], side: int, region: Array, late
         ax.imshow(image)
         overlay(ax, values)
         ax.set_title(f"latent {number}", fontsize=8)
+    step = strides[0] * side
+    count = -(-height // step) * -(-width // step)
+    small = f"{count} small window{'s' if count > 1 else ''}"
+    headline(figure, f"WPAT sees this cell in {small}, and as a whole through its latents")
     return figure
 
 

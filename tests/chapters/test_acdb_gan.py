@@ -231,3 +231,21 @@ def test_the_gate_delivers_rare_cells_in_a_minority_of_cases(study: StudyRecord)
     kept = rare["real"].mean() * (1 - AcdbGanParams().inner_fraction)
     assert kept == pytest.approx(16, abs=1)  # "about sixteen cells"
     assert (rare["drawn to fill up"] / rare["real"]).mean() == pytest.approx(9, abs=0.5)  # "nine per real one"
+
+
+def test_the_same_cell_and_its_neighbours(stage: Any, gan: AcdbGan) -> None:
+    """Without a delivery it has a real neighbour only; a delivered copy of a training cell is shown as one."""
+    shown = chapter.one_cell(gan, stage)
+    assert shown is not None and set(shown) == {"cell", "real"}
+    figures.one_cell(**shown).canvas.draw()
+    copied = next(i for i, c in enumerate(gan.labels_train) if c in gan.gate.limits)
+    delivery = replace(
+        gan.delivery, images=gan.images_train[copied : copied + 1],
+        labels=torch.from_numpy(gan.labels_train[copied : copied + 1]), features=gan.features_train[copied : copied + 1],
+    )  # fmt: skip
+    other = AcdbGan.__new__(AcdbGan)
+    other.__dict__.update(gan.__dict__, _delivery=delivery)
+    shown = chapter.one_cell(other, stage)
+    assert shown is not None and shown["source"][2] < min(1e-3, shown["copy_below"])
+    assert shown["real"][2] <= shown["synthetic"][2] + 1e-6  # the copied cell is a training cell itself
+    figures.one_cell(**shown).canvas.draw()

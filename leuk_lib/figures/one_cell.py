@@ -1,0 +1,141 @@
+"""The look of the figures of the same cell: a message, a row of pictures and plots, a line for what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from leuk_lib.figures.models import overlay
+from leuk_lib.figures.style import INK, PALETTE, headline, image_axes, message, new_figure
+
+Array = NDArray[Any]
+Panel = Callable[[Any], None]  # draws into axes
+SIDE = 1.9  # inches; side of a picture
+OUTLINES = ((64, PALETTE[1]), (192, PALETTE[4]))  # level of a mask -> colour: cell, nucleus
+
+
+def row(
+    title: str, *lines: Mapping[str, Panel], missing: str = "", widths: Sequence[float] = (), height: float = SIDE
+) -> Figure:
+    """Draw panels under a message, in one row or more.
+
+    Args:
+        title: What the figure says, in one sentence.
+        lines: Caption -> panel, one mapping per row, all of the same length.
+        missing: What could not be drawn for these cells, and why.
+        widths: Width of each column in units of a picture; by default 1.
+        height: Of a row, inches.
+    """
+    columns = list(widths) or [1.0] * len(lines[0])
+    width = SIDE * max(sum(columns), 2) + 0.3
+    second_line = len(title) > 10.5 * width
+    tall = (height + 0.4) * len(lines) + 0.4 + 0.2 * second_line + 0.25 * bool(missing)
+    figure, axes = new_figure(width, tall, len(lines), len(columns), squeeze=False, width_ratios=columns)
+    for ax, (caption, draw) in zip(axes.flat, (panel for line in lines for panel in line.items()), strict=True):
+        draw(ax)
+        ax.set_title(caption, fontsize=8)
+    headline(figure, title)
+    if missing:
+        figure.supxlabel(missing, x=0.01, ha="left", fontsize=8)
+    return figure
+
+
+def no_cell() -> Figure:
+    """A line instead of the figure, for a data set without test cells."""
+    return message("The test part of this data set has no cell that could be followed.")
+
+
+def picture(image: Array, mask: Array | None = None, heat: Array | None = None) -> Panel:
+    """Show an image (H, W, 3), with the outlines of cell and nucleus, or under a heat map (H, W)."""
+
+    def draw(ax: Any) -> None:
+        image_axes(ax)
+        ax.imshow(image, interpolation="nearest")
+        for level, colour in () if mask is None else OUTLINES:
+            if (inside := mask > level).any() and not inside.all():
+                ax.contour(mask, levels=[level], colors=[colour], linewidths=1.4)
+        if heat is not None:
+            overlay(ax, heat)
+
+    return draw
+
+
+def facts(lines: Mapping[str, str]) -> Panel:
+    """Write what is known of the cell, one fact per line."""
+
+    def draw(ax: Any) -> None:
+        image_axes(ax)
+        for place, (name, value) in enumerate(lines.items()):
+            ax.text(0.04, 0.9 - 0.17 * place, name, fontsize=8, color="#666666", transform=ax.transAxes)
+            ax.text(0.04, 0.82 - 0.17 * place, value, fontsize=9, transform=ax.transAxes)
+
+    return draw
+
+
+def most_probable(probs: Array, classes: Sequence[str], truth: str, shown: int) -> list[int]:
+    """Positions, in order, of the ``shown`` classes with the largest probability in any row of (n, K), with the truth."""
+    order = sorted(range(len(classes)), key=lambda k: (classes[k] != truth, -float(probs[:, k].max())))
+    return sorted(order[:shown])
+
+
+def bars(values: Mapping[str, float], label: str, unit: str = "{:.1f}") -> Panel:
+    """Draw one horizontal bar per name, with its value beside it."""
+
+    def draw(ax: Any) -> None:
+        places = np.arange(len(values))
+        ax.barh(places, list(values.values()), color=PALETTE[0], height=0.5)
+        for place, (name, value) in enumerate(values.items()):
+            ax.text(0, place - 0.3, f" {name}: {unit.format(value)}", fontsize=8, va="bottom")
+        ax.set_ylim(max(len(values), 2) - 0.45, -0.75)
+        ax.set_yticks([])
+        ax.set_xlim(0, max([*values.values(), 1e-9]) * 1.05)
+        ax.set_xlabel(label, fontsize=8)
+
+    return draw
+
+
+def probabilities(classes: Sequence[str], values: Array, truth: str, label: str) -> Panel:
+    """Draw one bar per class for probabilities (K,), with the true class named."""
+
+    def draw(ax: Any) -> None:
+        ax.barh(range(len(classes)), 100 * np.asarray(values), height=0.6, color=PALETTE[0])
+        ax.set_yticks(range(len(classes)), [f"{name} (truth)" if name == truth else name for name in classes])
+        for tick, name in zip(ax.get_yticklabels(), classes, strict=True):
+            tick.set_fontweight("bold" if name == truth else "normal")
+        ax.invert_yaxis()
+        ax.set_xlim(0, 100)
+        ax.set_xlabel(label, fontsize=8)
+
+    return draw
+
+
+def matrix(rows: Sequence[str], classes: Sequence[str], values: Array, truth: str) -> Panel:
+    """Draw probabilities (rows, K) as a grid of percentages; a frame marks the most probable class of each row."""
+
+    def draw(ax: Any) -> None:
+        ax.imshow(100 * values, cmap="Blues", vmin=0, vmax=125, aspect="auto")
+        for (r, c), value in np.ndenumerate(values):
+            chosen = c == int(values[r].argmax())
+            ax.text(
+                c,
+                r,
+                f"{100 * value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                fontweight="bold" if chosen else "normal",
+            )
+            if chosen:
+                ax.add_patch(Rectangle((c - 0.47, r - 0.45), 0.94, 0.9, fill=False, edgecolor=INK, linewidth=1.2))
+        ax.set_xticks(range(len(classes)), [f"{name}\n(truth)" if name == truth else name for name in classes])
+        ax.set_yticks(range(len(rows)), rows)
+        ax.tick_params(length=0)
+        for tick, name in zip(ax.get_xticklabels(), classes, strict=True):
+            tick.set_fontweight("bold" if name == truth else "normal")
+
+    return draw
