@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from leuk_lib.runs.files import write_json, write_text
 from leuk_lib.runs.notebooks import read_notebook
 from leuk_lib.runs.records import read_metrics
 from leuk_lib.stages import StageSpec
+from leuk_lib.studies import answers
+from leuk_lib.studies.record import load_record
 
 
 def copy_chapters(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Path]:
@@ -56,8 +58,16 @@ def run_facts(run: str, cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _headline(run: str, stages: Sequence[StageSpec]) -> str:
-    """Return the landing page's figures, from the stages ``results`` and ``claims`` of ``run``."""
+def _answers(stages: Sequence[StageSpec]) -> str:
+    """Return what the studies answer, for the landing page, from the records that the stages read."""
+    if not set(answers.files()) <= {file for stage in stages for file in stage.files}:
+        return "This book reads no study.\n"
+    found = answers.differences({file: load_record(paths.project_root() / file) for file in answers.files()})
+    return pages.answers_table(answers.short_answers(found))
+
+
+def _headline(run: str, stages: Sequence[StageSpec], facts: Mapping[str, Any]) -> str:
+    """Return the landing page's figures, from the stages ``results`` and ``claims`` of ``run``, and what its cells are."""
     metrics, chapters = {}, {}
     for stage in stages:
         if stage.name in ("results", "claims"):
@@ -65,7 +75,9 @@ def _headline(run: str, stages: Sequence[StageSpec]) -> str:
             chapters[stage.name] = f"chapters/{chapter_name(stage)}.ipynb"
     if set(metrics) != {"results", "claims"}:
         return "This run has no results yet.\n"
-    return pages.headline(metrics["results"], metrics["claims"], chapters["results"], chapters["claims"])
+    return pages.whose_cells(facts["rendered"], facts["dataset"]) + pages.headline(
+        metrics["results"], metrics["claims"], chapters["results"], chapters["claims"]
+    )
 
 
 def generate_pages(
@@ -87,7 +99,8 @@ def generate_pages(
             stages, {spec.name: f"chapters/{chapter_name(spec)}.html" for spec in stages}
         ),
         "reading.md": pages.reading_line(times),
-        "headline.md": _headline(run, stages),
+        "answers.md": _answers(stages),
+        "headline.md": _headline(run, stages, run_facts(run, cards)),
         "agreement.md": agreement,
         "reproduction.md": reproduced,
         "tolerances.md": reproduction.tolerance_rules(read_rules()),

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
+import pandas as pd
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -219,6 +220,31 @@ VERDICTS = {
     "not_reached_on_another_public_set": "not reached on another public set",
     "cannot_be_tested_here": "cannot be tested on these data",
 }
+
+
+def answers_table(found: pd.DataFrame) -> str:
+    """Return the landing page's answers from studies: how many questions have which answer, and a row per question.
+
+    Args:
+        found: Columns question, cells ("real" or "rendered"), points, answer, target (notebook of the chapter).
+    """
+    real = found.loc[found["cells"] == "real", "answer"]
+    plain = real.where(~real.str.contains(" of "), "not the same answer for all comparisons")
+    counts = ", ".join(f"{count} {word}" for word, count in plain.value_counts().items())
+    rows = [
+        (f"[{escape(row['question'])}](chapters/{row['target']})", row["answer"], row["points"], row["cells"])
+        for row in found.to_dict("records")
+    ]  # fmt: skip
+    return f"**{len(real)} questions were studied on real cells: {counts}.**\n\n" + table(
+        ("question", "answer", "differences, points", "cells"), rows
+    )
+
+
+def whose_cells(rendered: bool, dataset: str) -> str:
+    """Say whether the numbers that follow are of rendered cells."""
+    if rendered:
+        return "The cells of this run are *rendered*, which means drawn by a program: these numbers are about no patient.\n\n"
+    return f"The cells of this run are those of {code(dataset)}.\n\n"
 
 
 def headline(results: Metrics, claims: Metrics, results_chapter: str, claims_chapter: str) -> str:

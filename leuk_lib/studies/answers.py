@@ -9,11 +9,12 @@ import pandas as pd
 
 from leuk_lib.runs import paths
 from leuk_lib.runs.display import Link
+from leuk_lib.runs.recorder import Recorder
 from leuk_lib.statistics.intervals import format_interval
 from leuk_lib.studies.paired import verdict
 from leuk_lib.studies.record import StudyRecord, record_file
 
-PBC = "pbc_barcelona_128"
+PBC, RENDERED = "pbc_barcelona_128", "smear"
 VERDICTS = {"helps": "better", "harms": "worse", "inconclusive": "inconclusive"}
 
 
@@ -101,7 +102,7 @@ QUESTIONS = (
     ),
     Question(
         "Does a split that ignores patients inflate the accuracy, where slides differ?", "leakage", "inflation", "leakage",
-        {"arm": ("random split",), "condition": ("slides differ, colour", "slides differ, test_resnet")}, "smear",
+        {"arm": ("random split",), "condition": ("slides differ, colour", "slides differ, test_resnet")}, RENDERED,
         read_as={"helps": "inflated", "harms": "deflated", "inconclusive": "inconclusive"},
     ),
 )  # fmt: skip
@@ -120,8 +121,9 @@ def differences(records: Mapping[str, StudyRecord], questions: Iterable[Question
         questions: what is asked.
 
     Returns:
-        A row per answer: question, compared, on (test cells, or the measure), value, low, high (percentage points),
-        verdict ("helps", "harms" or "inconclusive"), read as (in words), study, target (notebook of its chapter).
+        A row per answer: question, cells ("real" or "rendered"), compared, on (test cells, or the measure), value, low, high
+        (percentage points), verdict ("helps", "harms" or "inconclusive"), read as (in words), study, target (notebook of its
+        chapter).
     """
     notebooks = {name: path.name for name, path in paths.stage_notebooks().items()}
     rows = []
@@ -131,7 +133,8 @@ def differences(records: Mapping[str, StudyRecord], questions: Iterable[Question
             kind = verdict(low, high)
             rows.append(
                 {
-                    "question": question.text, "compared": f"{row['arm']} over {row['against']}",
+                    "question": question.text, "cells": "rendered" if question.dataset == RENDERED else "real",
+                    "compared": f"{row['arm']} over {row['against']}",
                     "on": {"test": "test cells"}.get(row["condition"], row["condition"]),
                     "value": value, "low": low, "high": high, "verdict": kind, "read as": question.read_as[kind],
                     "study": question.study, "target": notebooks[question.stage],
@@ -158,3 +161,32 @@ def answers(found: pd.DataFrame) -> pd.DataFrame:
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     return table.assign(question=table["question"].mask(table["question"].duplicated(), ""))
+
+
+def short_answers(found: pd.DataFrame) -> pd.DataFrame:
+    """Sum up the rows of :func:`differences`, those on real cells first.
+
+    Returns:
+        A row per question: question, cells, points (all differences, such as "+1.9, -2.0"), answer (the word that all
+        share, or how often each is true), target (notebook of its chapter).
+    """
+    rows = []
+    for (question, cells), part in found.groupby(["question", "cells"], sort=False):
+        counts = part["read as"].replace("inconclusive", "no difference shown").value_counts(sort=False)
+        words = [f"{count} of {len(part)} {word}" for word, count in counts.items()]
+        points = ", ".join(f"{value:+.1f}" for value in part["value"])
+        answer = str(counts.index[0]) if len(counts) == 1 else ", ".join(words)
+        rows.append(
+            {"question": question, "cells": cells, "points": points, "answer": answer, "target": part["target"].iloc[0]}
+        )
+    return pd.DataFrame(rows).sort_values(
+        "cells", key=lambda column: column != "real", kind="stable", ignore_index=True
+    )
+
+
+def record_counts(stage: Recorder, found: pd.DataFrame) -> None:
+    """Record how many differences on real cells were studied, and how many of them are better or worse."""
+    verdicts = found.loc[found["cells"] == "real", "verdict"]
+    stage.record("studied_differences", len(verdicts))
+    for key, word in {"studied_better": "helps", "studied_worse": "harms"}.items():
+        stage.record(key, int((verdicts == word).sum()), n=len(verdicts))

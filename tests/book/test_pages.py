@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,8 +174,6 @@ def test_code_folds_under_what_it_does_unless_it_shows_a_method() -> None:
 
 
 def test_a_link_to_a_notebook_becomes_a_link_to_its_page() -> None:
-    import pandas as pd
-
     from leuk_lib.runs.display import Link
     from leuk_lib.runs.display import table as shown_table
 
@@ -184,6 +183,25 @@ def test_a_link_to_a_notebook_becomes_a_link_to_its_page() -> None:
     cell = {"cell_type": "code", "source": "", "metadata": {}, "outputs": [output], "execution_count": 1}
     kept = clean({"cells": [cell], "metadata": {}})["cells"][0]["outputs"][0]["data"]["text/html"]
     assert '<a href="03_acdb_gan.html#gate">' in kept
+
+
+def test_the_landing_page_counts_the_answers_and_shows_real_cells_first(root: Path) -> None:
+    found = pd.DataFrame(
+        {"question": ["Does it help?", "Is it | better?", "On drawings?"], "cells": ["real", "real", "rendered"],
+         "points": ["+1.0", "+3.0, -2.0", "+9.0"], "answer": ["better", "1 of 2 better, 1 of 2 worse", "inflated"],
+         "target": ["02_alhe.ipynb", "05_wpat.ipynb", "07_leakage.ipynb"]}
+    )  # fmt: skip
+    text = pages.answers_table(found)
+    assert text.startswith(
+        "**2 questions were studied on real cells: 1 better, 1 not the same answer for all comparisons.**"
+    )
+    assert "| [Does it help?](chapters/02_alhe.ipynb) | better | +1.0 | real |" in text and "it \\| better" in text
+    assert "drawn by a program" in pages.whose_cells(True, "smear") and "`mine`" in pages.whose_cells(False, "mine")
+    page = (root / "book" / "index.md").read_text(encoding="utf-8")
+    order = [
+        page.index(part) for part in ("generated/answers.md", "generated/headline.md", "## What cannot be known here")
+    ]
+    assert order == sorted(order) and page.index("{include}") + len("{include} ") == order[0]
 
 
 def test_headline_leaves_out_what_a_run_lacks() -> None:

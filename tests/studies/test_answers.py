@@ -45,6 +45,27 @@ def test_answers_by_hand() -> None:
     assert table["study"].iloc[0].target == "05_wpat.ipynb"
 
 
+def test_short_answers_have_one_row_per_question_and_real_cells_first() -> None:
+    drawn = Question("Of drawings?", "toy", "gains", "data", {"arm": ("d",)}, answers.RENDERED)
+    photographed = Question("Of cells?", "toy", "gains", "wpat", {"arm": ("a", "b")}, "cells")
+    rows = [difference("d", "x", 0.1, 0.05), difference("a", "x", 0.02, 0.01), difference("b", "x", -0.01, 0.05)]
+    record = Record(gains=rows)
+    found = answers.differences({drawn.file: record, photographed.file: record}, [drawn, photographed])  # type: ignore[dict-item]
+    short = answers.short_answers(found)
+    assert short[["question", "cells", "points", "answer", "target"]].values.tolist() == [
+        ["Of cells?", "real", "+2.0, -1.0", "1 of 2 better, 1 of 2 no difference shown", "05_wpat.ipynb"],
+        ["Of drawings?", "rendered", "+10.0", "better", "01_data.ipynb"],
+    ]
+    recorded: dict[str, float] = {}
+
+    class Stage:
+        def record(self, key: str, value: float, n: int | None = None) -> None:
+            recorded[key] = value
+
+    answers.record_counts(Stage(), found)  # type: ignore[arg-type]
+    assert recorded == {"studied_differences": 2, "studied_better": 1, "studied_worse": 0}
+
+
 def test_an_interval_that_ends_at_zero_is_inconclusive() -> None:
     question = Question("?", "toy", "gains", "wpat")
     found = answers.differences({question.file: Record(gains=[difference("a", "b", 0.0, 0.0), difference("a", "c", 0.05, 0.05)])}, [question])  # type: ignore[dict-item]  # fmt: skip
