@@ -1,9 +1,11 @@
 # The environment of requirements.lock, with rsync and LEUK_ROOT for the Kubernetes profile, JupyterLab as the command.
 #   docker build -t leuk .                                      with the libraries for GPUs
 #   docker build -t leuk --build-arg CPU=1 .                    without them
+#   docker build -t leuk --build-arg BASE=python@sha256:… .     on a base that does not change (SECURITY.md)
 #   docker run --rm -p 8888:8888 leuk                           JupyterLab
 #   docker run --rm -v "$PWD/results:/project/results" leuk leuk run --profile smoke
-FROM python:3.11-slim-bookworm
+ARG BASE=python:3.11-slim-bookworm
+FROM ${BASE}
 
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ARG CPU=

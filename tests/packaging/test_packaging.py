@@ -59,6 +59,30 @@ def test_every_install_step_checks_hashes(root: Path):
     assert {Requirement(line).name for line in backend} | {"uv", "editables"} <= tools
 
 
+def test_what_is_installed_without_a_lock_is_said_in_the_security_policy(root: Path):
+    policy = (root / "SECURITY.md").read_text()
+    files = [
+        "Dockerfile",
+        ".ci/run",
+        "Makefile",
+        *(str(p.relative_to(root)) for p in (root / ".github").rglob("*.yml")),
+    ]
+    text = {name: re.sub(r"\\\n", " ", (root / name).read_text()) for name in files}
+    for name, content in text.items():
+        commands = "\n".join(line for line in content.splitlines() if not line.lstrip().startswith("#"))
+        assert not re.search(r"\b(curl|wget|npm|npx|pipx|conda|gem|go install|cargo)\b", commands), name
+        assert name == "Makefile" or not re.search(r"\b(uv|pip|python -m) +\S*install", commands), (
+            f"{name}: make does it"
+        )
+    base = re.findall(r"^(?:ARG BASE=|FROM )(\S+)", text["Dockerfile"], re.M)
+    assert base[1:] == ["${BASE}"], "one base, which --build-arg can name by digest"
+    images = re.findall(r"^ +container: (\S+)", "".join(text.values()), re.M)
+    assert images and all(f"`{image}`" in policy for image in [base[0], *images])
+    assert base[0] in policy and "imagetools inspect" in text[".github/workflows/audit.yml"]
+    for words in re.findall(r"apt-get install ((?:[\w-]+ +)+)", text["Dockerfile"] + text[".ci/run"]):
+        assert all(word.startswith("-") or word in policy.lower() for word in words.split()), words
+
+
 @pytest.mark.parametrize("name", ["environment.yml", "tests/gpu/run.sh"])
 def test_other_ways_to_install_use_the_locked_build_backend_too(root: Path, name: str):
     text = (root / name).read_text()
@@ -85,7 +109,7 @@ def test_the_image_has_what_the_kubernetes_profile_needs(root: Path):
     dockerfile = (root / "Dockerfile").read_text()
     assert "rsync" in dockerfile and "LEUK_ROOT=/project" in dockerfile
     locked = re.search(r"--python-version (\S+)", (root / "Makefile").read_text())
-    assert locked and f"FROM python:{locked[1]}-" in dockerfile
+    assert locked and f"ARG BASE=python:{locked[1]}-" in dockerfile
     environment = re.search(r"VENV=(\S+)", dockerfile)
     assert environment and not environment[1].startswith("/project"), "a volume is mounted there"
     assert f"PATH={environment[1]}/bin:" in dockerfile

@@ -41,6 +41,7 @@ def test_commands_that_are_named_exist(root: Path, page: str) -> None:
     assert set(TARGET.findall(code)) <= targets(root)
     variables = set(re.findall(r"\b([A-Z]{3,})=", code)) - {"LEUK", "NAME"}  # NAME=VALUE: the form of an option
     known = set(re.findall(r"^([A-Z]+)\s*\?=", (root / "Makefile").read_text(), flags=re.MULTILINE))
+    known |= set(re.findall(r"^ARG ([A-Z]+)=", (root / "Dockerfile").read_text(), flags=re.MULTILINE))
     assert variables <= known, "make would silently ignore it"
 
 
