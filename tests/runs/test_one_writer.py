@@ -128,6 +128,7 @@ REFUSED = (
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 def test_whatever_is_killed_no_second_process_writes_while_the_first_lives(project: Path):
     results = project / "results"
     begun = time.monotonic()
@@ -136,7 +137,7 @@ def test_whatever_is_killed_no_second_process_writes_while_the_first_lives(proje
     seconds = time.monotonic() - begun
     chance = random.Random(25)
     outcomes = []
-    for number in range(int(os.environ.get("LEUK_ROUNDS", ROUNDS))):
+    for number in range(ROUNDS):
         run = f"r{number}"
         first = Run(project, run, "a")
         time.sleep(chance.uniform(0, 1.05 * seconds))
@@ -170,5 +171,5 @@ def test_whatever_is_killed_no_second_process_writes_while_the_first_lives(proje
         assert lock.writer(folder, LOCK) == lock.writer(folder, execute.LOCK) == ""
         with results_lock(results):
             pass
-        outcomes.append((len(victims), code))
-    assert {code for _, code in outcomes} == {0, 1} or len(outcomes) < ROUNDS, outcomes
+        outcomes.append(code)
+    assert set(outcomes) == {0, 1}, "some runs begin beside living processes, others after all have ended"
