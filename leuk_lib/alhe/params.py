@@ -58,5 +58,7 @@ class AlheParams(EnhanceParams, StageParams):
 
     batch_size: int = Field(64, ge=1, le=65536, description="cells enhanced at a time")
     quality_cells: int = Field(200, ge=8, le=100000, description="training cells on which the quality is measured")
-    cells_per_class: int = Field(3, ge=1, le=12, description="cells per class in the before/after figure")
+    cells_per_class: int = Field(
+        3, ge=1, le=12, description="cells per class that can be seen under each method, 15 in all at most"
+    )
     timed_size: int = Field(512, ge=32, le=4096, description="side of the image on which the time is measured, pixels")

@@ -26,6 +26,7 @@ from leuk_lib.runs.seeds import numpy_rng
 
 CLIP_LIMITS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of the trade-off curve
 TRADE_OFF_CELLS = 80
+SWITCHED_CELLS = 15  # the page holds them under each method
 SEARCHED_CELLS = 48  # among which the most active one is shown
 # Measure gained and measure that may suffer, each with the label of its axis; the second pair needs no masks.
 WITH_MASKS = {
@@ -131,21 +132,6 @@ def most_active_tile(maps: AlheMaps, params: EnhanceParams) -> dict[str, Any]:
     }
 
 
-def before_and_after(
-    cells: CellSet, enhanced: Tensor, per_class: int, seed: int
-) -> dict[str, list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]]:
-    """For each class with training cells: ``per_class`` of them, as pairs of (S,S,3) images before and after."""
-    train = cells.indices("train").numpy()
-    drawn = numpy_rng(seed, "alhe", "pairs").permutation(train)
-    pairs = {}
-    for label, name in enumerate(cells.classes):
-        chosen = torch.from_numpy(drawn[cells.labels.numpy()[drawn] == label][:per_class])
-        if len(chosen):
-            both = zip(to_arrays(cells.images[chosen]), to_arrays(enhanced[chosen]), strict=True)
-            pairs[name] = list(both)
-    return pairs
-
-
 def by_method(sample: Sample, params: EnhanceParams) -> dict[str, dict[str, NDArray[np.uint8]]]:
     """One cell per class of the sample under every method: class -> method -> image."""
     first = {label: k for k, label in reversed(list(enumerate(sample.labels)))}
@@ -156,10 +142,14 @@ def by_method(sample: Sample, params: EnhanceParams) -> dict[str, dict[str, NDAr
 
 
 def switch_images(
-    sample: Sample, params: EnhanceParams, limit: int = 15
+    sample: Sample, params: EnhanceParams, limit: int
 ) -> tuple[dict[str, NDArray[np.uint8]], list[str], dict[str, str]]:
-    """The sample's first cells under every method, at most 64 pixels wide: images, captions, descriptions."""
-    first = sample.first(limit)
+    """The sample's first ``limit`` cells, at most 15, under every method and at most 64 pixels wide.
+
+    Returns:
+        Images (N,s,s,3) of each method, captions, descriptions of the methods.
+    """
+    first = sample.first(min(limit, SWITCHED_CELLS))
     images = {
         name: np.stack([_at_most(method(image), 64) for image in first.images])
         for name, method in methods(params).items()

@@ -291,6 +291,25 @@ def measure_cells(cells: CellSet) -> pd.DataFrame:
     return out
 
 
+def between_groups(measured: pd.DataFrame, column: str = "nucleus OD red") -> float:
+    """Estimate the share of a measurement's variance within a class that lies between groups.
+
+    This is the intraclass correlation of a one-way analysis of variance, over groups of several cells, from 0 to 1; NaN
+    where no class has two such groups.
+    """
+    sizes = measured.groupby(["label", "group"])[column].transform("size")
+    part = measured[sizes > 1]
+    by_group = part.groupby(["label", "group"])[column]
+    n, groups, classes = len(part), by_group.ngroups, part["label"].nunique()
+    if groups <= classes:
+        return float("nan")
+    means, centre = by_group.transform("mean"), part.groupby("label")[column].transform("mean")
+    between = float(((means - centre) ** 2).sum()) / (groups - classes)
+    within = float(((part[column] - means) ** 2).sum()) / (n - groups)
+    total = between + (n / groups - 1) * within
+    return max(0.0, (between - within) / total) if total > 0 else float("nan")
+
+
 def _chunks(index: NDArray[np.int64], size: int = 256) -> list[NDArray[np.int64]]:
     """Cut ``index`` into pieces: all images at once, as floats, may exceed the memory."""
     return [index[i : i + size] for i in range(0, len(index), size)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,14 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from leuk_lib.figures import one_cell as same
-from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, PAPER, image_axes, new_figure
+from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, PAPER, headline, image_axes, new_figure, pack
 
-BLUE, ORANGE, GREEN = PALETTE[:3]
+BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY, _, PURPLE, _ = PALETTE
+COLOURS = {  # of each method and arm, the same in all figures of the chapter
+    "input": INK, "ALHE": BLUE, "ALHE, spread limit": SKY, "spread limit": SKY, "no contrast floor": RED,
+    "CLAHE 2": ORANGE, "CLAHE 40": PINK, "equalize_adapthist": GREEN, "gamma 1.5": GREY,
+    "ALHE as augmentation": PURPLE, "ALHE, no jitter": SKY, "ALHE, batch of 8 (torch)": BLUE,
+}  # fmt: skip
 
 
 def one_tile(
@@ -41,7 +47,10 @@ def one_tile(
         shift: (257,) grey levels by which the curve shifts each level.
         shift_without_floor: (257,) the same without the contrast floor.
     """
-    fig, (left, middle, right) = new_figure(9.2, 3.4, 1, 3, width_ratios=(0.9, 1.25, 1.1))
+    fig, ((left, right), (middle, spare)) = new_figure(5.2, 5.2, 2, 2)
+    spare.remove()
+    middle.set_subplotspec(middle.get_gridspec()[1, :])
+    headline(fig, "The clipped, redistributed histogram of a tile sums up to its tone curve")
     left.imshow(image, interpolation="nearest")
     for row in borders[0]:
         left.axhline(row - 0.5, color="white", lw=0.7, alpha=0.8)
@@ -51,7 +60,7 @@ def one_tile(
     left.add_patch(Rectangle((left_edge - 0.5, top - 0.5), width, height, fill=False, ec=ORANGE, lw=2.5))
     left.set_xlim(-0.5, image.shape[1] - 0.5)
     left.set_ylim(image.shape[0] - 0.5, -0.5)
-    image_axes(left, "a  tiles; the most active in orange")
+    image_axes(left, "a  tiles, the most active in orange")
 
     levels = np.arange(256)
     ceiling = max(2.4 * clip_limit, 2.5)
@@ -68,20 +77,20 @@ def one_tile(
     middle.set_xlim(0, 256)
     middle.set_xlabel("lightness (grey levels, 0 to 256)")
     middle.set_ylabel("pixels (mean bin counts)")
-    middle.set_title("b  the tile's histogram", fontsize=8)
-    middle.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    middle.set_title("c  the tile's histogram", fontsize=8)
+    fig.legend(handles=middle.get_legend_handles_labels()[0], loc="outside lower center", ncols=2, **LEGEND)
 
     edges = np.arange(257)
     right.plot([0, 256], [0, 256], color=PALETTE[6], lw=1, ls=":", label="no change")
-    right.plot(edges, edges + shift_without_floor, color=ORANGE, lw=1.4, ls="--", label="without the floor")
+    right.plot(edges, edges + shift_without_floor, color=RED, lw=1.4, ls="--", label="no floor")
     right.plot(edges, edges + shift, color=BLUE, lw=1.8, label="ALHE")
     right.set_xlim(0, 256)
     right.set_ylim(0, 256)
     right.set_aspect("equal")
     right.set_xlabel("lightness before (grey levels)")
     right.set_ylabel("after")
-    right.set_title("c  the tile's curve", fontsize=8)
-    right.legend(fontsize=7, loc="upper left")
+    right.set_title("b  the tile's tone curve", fontsize=8)
+    right.legend(loc="upper left", handlelength=1.5, **LEGEND)
     return fig
 
 
@@ -101,7 +110,10 @@ def maps(
         shift: (H,W) grey levels.
         enhanced: (H,W,3) uint8.
     """
-    fig, axes = new_figure(9.6, 2.5, 1, 5)
+    fig, grid = new_figure(5.2, 4.2, 2, 3)
+    headline(fig, "The shift of lightness follows the stain and spares the background")
+    axes = grid.ravel()
+    axes[5].set_visible(False)
     height, width = image.shape[:2]
     axes[0].imshow(image, interpolation="nearest")
     image_axes(axes[0], "input")
@@ -109,47 +121,34 @@ def maps(
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     panels: list[tuple[Any, NDArray[Any], str, dict[str, Any]]] = [
         (axes[1], clip_limits, "clip limit per tile", {"cmap": "viridis", "vmin": 1}),
-        (axes[2], gain, "gain (where stain is)", {"cmap": "cividis", "vmin": 0, "vmax": 1}),
-        (axes[3], shift, "shift (grey levels)", {"cmap": "RdBu", "vmin": -reach, "vmax": reach}),
+        (axes[2], gain, "gain", {"cmap": "cividis", "vmin": 0, "vmax": 1}),
+        (axes[3], shift, "shift, grey levels", {"cmap": "RdBu", "vmin": -reach, "vmax": reach}),
     ]
     for ax, values, title, style in panels:
         mesh = ax.imshow(values, interpolation="nearest", extent=extent, **style)
         image_axes(ax, title)
         bar = fig.colorbar(mesh, ax=ax, orientation="horizontal", shrink=0.85, aspect=18, pad=0.03)
-        bar.ax.tick_params(labelsize=7)
+        bar.ax.tick_params(labelsize=8)
     axes[4].imshow(enhanced, interpolation="nearest")
     image_axes(axes[4], "output")
     return fig
 
 
-def before_after(pairs: Mapping[str, Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]]) -> Figure:
-    """One row per class; each cell before and, right of it, after. ``pairs``: class -> [(before, after), …]."""
-    across = max(len(row) for row in pairs.values())
-    fig, axes = new_figure(0.9 + 1.9 * across, 0.3 + 1.0 * len(pairs), len(pairs), across, squeeze=False)
-    for line, (ax_row, (name, row)) in enumerate(zip(axes, pairs.items(), strict=True)):
-        for position, ax in enumerate(ax_row):
+def side_by_side(rows: Mapping[str, Mapping[str, NDArray[np.uint8]]], most: int = 5) -> Figure:
+    """One row per method, one column per cell, at most ``most``. ``rows``: cell -> method -> image (H,W,3)."""
+    cells = list(rows)[:most]
+    names = list(rows[cells[0]])
+    fig, axes = new_figure(1.2 + 0.95 * len(cells), 0.5 + 0.97 * len(names), len(names), len(cells), squeeze=False)
+    pack(fig)
+    headline(fig, "ALHE sharpens the nucleus, CLAHE also the background")
+    for name, ax_row in zip(names, axes, strict=True):
+        for ax, cell in zip(ax_row, cells, strict=True):
+            ax.imshow(rows[cell][name], interpolation="nearest")
             image_axes(ax)
-            if position >= len(row):
-                ax.set_visible(False)
-                continue
-            before, after = row[position]
-            gap = np.full((before.shape[0], max(1, before.shape[1] // 24), 3), 252, np.uint8)
-            ax.imshow(np.concatenate([before, gap, after], axis=1), interpolation="nearest")
-            if line == 0:
-                ax.set_title("before | after", fontsize=8)
-        ax_row[0].set_ylabel(name.replace("_", "\n"), fontsize=8, rotation=0, ha="right", va="center")
-    return fig
-
-
-def side_by_side(rows: Mapping[str, Mapping[str, NDArray[np.uint8]]]) -> Figure:
-    """One row per cell, one column per method. ``rows``: cell -> method -> image (H,W,3)."""
-    names = list(next(iter(rows.values())))
-    fig, axes = new_figure(0.8 + 1.2 * len(names), 0.35 + 1.2 * len(rows), len(rows), len(names), squeeze=False)
-    for line, (ax_row, (cell, images)) in enumerate(zip(axes, rows.items(), strict=True)):
-        for ax, name in zip(ax_row, names, strict=True):
-            ax.imshow(images[name], interpolation="nearest")
-            image_axes(ax, name.replace(", ", "\n") if line == 0 else "")
-        ax_row[0].set_ylabel(cell.replace("_", "\n"), fontsize=8, rotation=0, ha="right", va="center")
+            if name == names[0]:
+                ax.set_title(cell.replace("_", "\n"), fontsize=9)
+        label = name.replace(", ", ",\n").replace("_", "_\n")
+        ax_row[0].set_ylabel(label, fontsize=9, rotation=0, ha="right", va="center")
     return fig
 
 
@@ -162,13 +161,18 @@ def trade_off(table: pd.DataFrame, labels: Sequence[str], chosen: float, goals: 
         chosen: the clip limit that is ringed.
         goals: least x and y that are wanted, or None.
     """
-    fig, ax = new_figure(6.4, 3.9)
+    fig, ax = new_figure(5.2, 4.2)
+    ends = (
+        table[table["clip_limit"] == chosen].set_index("variant")["y"].reindex(["ALHE", "no contrast floor"]).tolist()
+    )
+    known = f"Kept at clip limit {chosen:g}: {ends[0]:.2f} with the contrast floor, {ends[1]:.2f} without"
+    headline(fig, known if np.isfinite(ends).all() else "What the clip limit gains, and what it costs")
     for position, (variant, part) in enumerate(table.groupby("variant", sort=False)):
         part = part.sort_values("clip_limit")
         error = [
             np.abs(part[[f"{axis}_low", f"{axis}_high"]].to_numpy().T - part[axis].to_numpy()) for axis in ("x", "y")
         ]
-        colour = PALETTE[(0, 5, 6)[position % 3]]
+        colour = COLOURS.get(str(variant), PALETTE[position])
         ax.errorbar(
             part["x"], part["y"], xerr=error[0], yerr=error[1], color=colour, marker=MARKERS[position], ms=5,
             lw=1.6, elinewidth=0.6, capsize=2, label=str(variant), ls=("-", "--", ":")[position % 3],
@@ -176,7 +180,7 @@ def trade_off(table: pd.DataFrame, labels: Sequence[str], chosen: float, goals: 
         for clip_limit, x, y in part[["clip_limit", "x", "y"]].to_numpy(dtype=float)[1:]:
             if position < 2:
                 ax.annotate(
-                    f"{clip_limit:g}", (x, y), xytext=(5, 6), textcoords="offset points", fontsize=7, color=colour
+                    f"{clip_limit:g}", (x, y), xytext=(5, 6), textcoords="offset points", fontsize=8, color=colour
                 )
         ringed = part[part["clip_limit"] == chosen]
         if position == 0 and len(ringed):
@@ -186,7 +190,7 @@ def trade_off(table: pd.DataFrame, labels: Sequence[str], chosen: float, goals: 
         ax.axhline(goals[1], color=PALETTE[6], lw=1, ls=":", label="goal: right of and above")
     ax.set_xlabel(labels[0])
     ax.set_ylabel(labels[1])
-    fig.legend(loc="outside lower center", ncols=3)
+    fig.legend(loc="outside lower center", ncols=2, **LEGEND)
     return fig
 
 
@@ -199,33 +203,40 @@ def entropy_against_quality(summary: pd.DataFrame, measure: str, label: str) -> 
         label: of the vertical axis.
     """
     table = summary.set_index(["measure", "method"])
-    fig, ax = new_figure(6.2, 3.6)
-    for position, method in enumerate(dict.fromkeys(summary["method"])):
+    fig, ax = new_figure(5.2, 4.4)
+    methods = list(dict.fromkeys(summary["method"]))
+    ranks = table.loc[measure, "value"].rank(ascending=False)
+    highest = str(table.loc["entropy", "value"].idxmax())
+    headline(fig, f"The highest entropy has {highest}, number {ranks[highest]:.0f} of {len(methods)} in quality")
+    for position, method in enumerate(methods):
         x, y = table.loc[("entropy", method)], table.loc[(measure, method)]
         ax.errorbar(
             x["value"], y["value"],
             xerr=[[max(x["value"] - x["low"], 0)], [max(x["high"] - x["value"], 0)]],
             yerr=[[max(y["value"] - y["low"], 0)], [max(y["high"] - y["value"], 0)]],
-            color=PALETTE[position % len(PALETTE)], marker=MARKERS[position % len(MARKERS)], ms=7, capsize=2,
+            color=COLOURS.get(method, PALETTE[position % len(PALETTE)]), marker=MARKERS[position % len(MARKERS)],
+            ms=7, capsize=2,
             elinewidth=0.8, ls="", label=method,
         )  # fmt: skip
     ax.set_xlabel('entropy of lightness (bits): "more information" to the right')
-    ax.set_ylabel(label)
-    fig.legend(loc="outside right upper")
+    ax.set_ylabel(textwrap.fill(label, 36))
+    fig.legend(loc="outside lower center", ncols=2, **LEGEND)
     return fig
 
 
 def cost(table: pd.DataFrame, side: int) -> Figure:
     """Milliseconds per image by method, log scale. ``table``: columns method, ms, over_clahe."""
-    fig, ax = new_figure(6.4, 0.7 + 0.33 * len(table))
+    fig, ax = new_figure(5.2, 1.2 + 0.33 * len(table))
     table = table.sort_values("ms", ascending=False)
-    is_alhe = table["method"].str.startswith("ALHE")
-    ax.barh(table["method"], table["ms"], color=np.where(is_alhe, BLUE, PALETTE[6]).tolist())
+    ratio = table.set_index("method")["over_clahe"].to_dict()["ALHE"]
+    headline(fig, f"ALHE takes {ratio:.1f} times as long as CLAHE")
+    names = table["method"].str.replace(", ", ",\n").tolist()
+    ax.barh(names, table["ms"], color=[COLOURS.get(name, GREY) for name in table["method"]])
     for position, (ms, ratio) in enumerate(table[["ms", "over_clahe"]].to_numpy(dtype=float)):
-        ax.text(ms, position, f" {ms:.3g} ms ({ratio:.1f}x CLAHE 2)", va="center", fontsize=7)
+        ax.text(ms, position, f" {ms:.3g} ms ({ratio:.1f}x CLAHE 2)", va="center", fontsize=8)
     ax.set_xscale("log")
-    ax.set_xlim(right=float(table["ms"].max()) * 6)
-    ax.set_xlabel(f"milliseconds per image of {side} x {side} pixels (fastest of several, log scale)")
+    ax.set_xlim(right=float(table["ms"].max()) * 40)
+    ax.set_xlabel(f"milliseconds per image of {side} x {side} pixels\n(fastest of several, log scale)")
     return fig
 
 
@@ -245,13 +256,15 @@ def ablation(
         heading: label of the conditions.
     """
     conditions, arms = list(dict.fromkeys(table["condition"])), list(dict.fromkeys(table["arm"]))
-    fig, ax = new_figure(6.6, 1.2 + 0.17 * len(conditions) * (len(arms) + 1))
+    fig, ax = new_figure(5.2, 1.5 + 0.17 * len(conditions) * (len(arms) + 1))
+    above, below = int((table["low"] > 0).sum()), int((table["high"] < 0).sum())
+    headline(fig, f"Of {len(table)} differences, {above} lie clearly above zero and {below} below")
     spacing = 0.8 / len(arms)
     for k, arm in enumerate(arms):
         part = table[table["arm"] == arm].set_index("condition").reindex(conditions)
         value, low, high = (100 * part[name].to_numpy(dtype=float) for name in ("value", "low", "high"))
         y = np.arange(len(conditions)) + (k - (len(arms) - 1) / 2) * spacing
-        colour = PALETTE[k % len(PALETTE)]
+        colour = COLOURS.get(arm, PALETTE[k % len(PALETTE)])
         ax.hlines(y, low, high, color=colour, lw=1.4)
         clear = (low > 0) | (high < 0)
         for chosen, face in ((clear, colour), (~clear, PAPER)):
@@ -262,9 +275,9 @@ def ablation(
         ax.axhline(k - 0.5, color="#DDDDDD", lw=0.6)
     ax.set_yticks(range(len(conditions)), conditions)
     ax.set_ylim(len(conditions) - 0.5, -0.5)
-    ax.set_xlabel(f"difference in {score}, percentage points (right: {helps})")
+    ax.set_xlabel(f"difference in {score}, percentage points\n(right: {helps})")
     ax.set_ylabel(heading)
-    fig.legend(loc="outside lower center", ncols=2)
+    fig.legend(loc="outside lower center", ncols=2, **LEGEND)
     return fig
 
 
@@ -283,7 +296,7 @@ def one_cell(
 
     def histograms(ax: Any) -> None:
         bins = np.linspace(0, 100, 26)
-        for values, name, colour, style in zip(lightness, ("raw", "enhanced"), PALETTE, ("--", "-"), strict=False):
+        for values, name, colour, style in zip(lightness, ("raw", "enhanced"), (INK, BLUE), ("--", "-"), strict=True):
             counts = np.histogram(values, bins)[0]
             ax.stairs(
                 100 * counts / max(len(values), 1), bins, color=colour, linestyle=style, linewidth=1.5, label=name

@@ -1,9 +1,10 @@
-"""Figures of chapter 1: cells, masks, class sizes, colours, stains, split and leakage."""
+"""Figures of chapter 1: cells, masks, class sizes, stains, and leakage."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -12,18 +13,24 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from leuk_lib.figures import one_cell as same
-from leuk_lib.figures.style import INK, MARKERS, PALETTE, class_colours, image_axes, message, new_figure
+from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, headline, image_axes, message, new_figure, pack
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def contact_sheet(
-    images: NDArray[np.uint8], labels: Sequence[str], classes: Sequence[str], per_class: int = 8
+    images: NDArray[np.uint8],
+    labels: Sequence[str],
+    classes: Sequence[str],
+    per_class: int = 6,
+    text: str = "Classes differ in size, nucleus, chromatin and granules",
 ) -> Figure:
     """Draw a row of cells per class; images (M, S, S, 3) uint8, in the order of ``labels``."""
     rows = [[i for i, label in enumerate(labels) if label == name][:per_class] for name in classes]
     columns = max(1, *(len(row) for row in rows))
-    figure, axes = new_figure(0.95 * columns + 1.0, 0.98 * len(classes), len(classes), columns, squeeze=False)
+    figure, axes = new_figure(0.7 * columns + 0.9, 0.72 * len(classes) + 0.3, len(classes), columns, squeeze=False)
+    pack(figure)
+    headline(figure, text)
     for name, row, line in zip(classes, rows, axes, strict=True):
         for position, ax in enumerate(line):
             image_axes(ax)
@@ -35,16 +42,16 @@ def contact_sheet(
     return figure
 
 
-def group_sheet(images: NDArray[np.uint8], names: Sequence[str], per_group: int = 8) -> Figure:
+def group_sheet(images: NDArray[np.uint8], names: Sequence[str], per_group: int = 6) -> Figure:
     """Draw a row of cells per group ("class, group" in ``names``), or a message if there are none."""
     if not len(images):
         return message("no patient, slide or subject with several cells is known in this data set")
     rows = list(dict.fromkeys(names))
-    figure = contact_sheet(images, names, rows, per_group)
+    figure = contact_sheet(images, names, rows, per_group, "Glass and stain belong to the slide, not to the disease")
     for ax, name in zip(figure.axes[:: len(figure.axes) // len(rows)], rows, strict=True):
         label, _, group = name.partition(", ")
         ax.set_ylabel(
-            f"{_short(label)}\n{_short(group, 16)}", rotation=0, ha="right", va="center", fontsize=7, color=INK
+            f"{_short(label)}\n{_short(group, 16)}", rotation=0, ha="right", va="center", fontsize=8, color=INK
         )
     return figure
 
@@ -53,8 +60,9 @@ def pair_sheet(images: NDArray[np.uint8], findings: Sequence[str]) -> Figure:
     """Draw the two images of each pair side by side, the finding above; images (2P, S, S, 3), findings (P)."""
     if not findings:
         return message("no two images of training and validation show the same thing")
-    columns, rows = min(3, len(findings)), -(-len(findings) // 3)
-    figure, axes = new_figure(2.3 * columns + 0.4, 1.75 * rows, rows, columns, squeeze=False)
+    columns, rows = min(2, len(findings)), -(-len(findings) // 2)
+    figure, axes = new_figure(2.3 * columns + 0.4, 1.75 * rows + 0.3, rows, columns, squeeze=False)
+    headline(figure, "Images that show the same thing")
     gap = np.full((images.shape[1], max(1, images.shape[1] // 16), 3), 252, np.uint8)
     for position, ax in enumerate(axes.ravel()):
         image_axes(ax)
@@ -62,131 +70,106 @@ def pair_sheet(images: NDArray[np.uint8], findings: Sequence[str]) -> Figure:
         if position < len(findings):
             both = np.concatenate([images[2 * position], gap, images[2 * position + 1]], axis=1)
             ax.imshow(both, interpolation="lanczos")
-            ax.set_title("\n".join(textwrap.wrap(findings[position], 34, break_on_hyphens=False)), fontsize=6)
+            ax.set_title("\n".join(textwrap.wrap(findings[position], 32, break_on_hyphens=False)), fontsize=8)
     return figure
 
 
 def mask_overlay(images: NDArray[np.uint8], masks: NDArray[np.uint8] | None, labels: Sequence[str]) -> Figure:
-    """Draw one cell per class, below it the same with the outlines of cell and nucleus; without masks, a message."""
+    """Draw one cell per class with the outlines of cell and nucleus; without masks, a message."""
     if masks is None:
         return message("this data set has no masks")
     first = {name: i for i, name in reversed(list(enumerate(labels)))}
     classes = list(dict.fromkeys(labels))
-    figure, axes = new_figure(1.35 * len(classes) + 0.9, 3.2, 2, len(classes), squeeze=False)
-    for column, name in enumerate(classes):
-        for ax in axes[:, column]:
-            image_axes(ax)
+    columns, rows = min(4, len(classes)), -(-len(classes) // 4)
+    figure, axes = new_figure(1.2 * columns, 1.4 * rows + 0.3, rows, columns, squeeze=False)
+    headline(figure, "Outlines from the masks: cell orange, nucleus blue")
+    for position, ax in enumerate(axes.ravel()):
+        image_axes(ax)
+        ax.set_visible(position < len(classes))
+        if position < len(classes):
+            name = classes[position]
             ax.imshow(images[first[name]], interpolation="lanczos")
-        axes[0, column].set_title(name.replace("_", "\n"), fontsize=8)
-        for level, colour in ((64, PALETTE[1]), (192, PALETTE[4])):
-            inside = masks[first[name]] > level
-            if inside.any() and not inside.all():
-                axes[1, column].contour(masks[first[name]], levels=[level], colors=[colour], linewidths=1.4)
-    axes[0, 0].set_ylabel("cell")
-    axes[1, 0].set_ylabel("outlines:\ncell (orange),\nnucleus (blue)", fontsize=7)
+            ax.set_title(name.replace("_", "\n"), fontsize=9)
+            for level, colour in ((64, PALETTE[1]), (192, PALETTE[4])):
+                inside = masks[first[name]] > level
+                if inside.any() and not inside.all():
+                    ax.contour(masks[first[name]], levels=[level], colors=[colour], linewidths=1.8)
     return figure
 
 
-def class_balance(table: pd.DataFrame) -> Figure:
-    """Draw the cells per class in training, validation and test; ``table`` as of ``chapters.data.class_table``."""
-    figure, ax = new_figure(6.6, 0.36 * len(table) + 1.2)
+def class_balance(table: pd.DataFrame, groups: pd.DataFrame) -> Figure:
+    """Draw the cells of each class as a bar of training, validation and test, with a line between groups.
+
+    Args:
+        table: as of ``chapters.data.class_table``.
+        groups: as of ``chapters.data.group_table``.
+    """
+    figure, ax = new_figure(5.0, 0.36 * len(table) + 1.5)
     y = np.arange(len(table))
     start = np.zeros(len(table))
-    for part, colour, hatch in zip(PARTS, PALETTE, ("", "///", "..."), strict=False):
+    borders: list[tuple[float, float]] = []
+    for part, colour in zip(PARTS, PALETTE, strict=False):
         count = table[f"{part} cells"].to_numpy(float)
-        ax.barh(y, count, left=start, color=colour, hatch=hatch, edgecolor="white", label=PARTS[part], height=0.72)
+        ax.barh(y, count, left=start, color=colour, edgecolor="white", linewidth=2, label=PARTS[part], height=0.72)
+        for position, name in enumerate(table["class"]):
+            sizes = groups.loc[(groups["label"] == name) & (groups["split"] == part), "cells"].to_numpy(float)
+            if len(sizes) <= 24:  # more are too many to tell apart
+                borders += [(float(x), float(position)) for x in start[position] + np.cumsum(sizes)[:-1]]
         start += count
-    for position, total in enumerate(start.tolist()):
-        ax.text(total, position, f" {int(total)}", va="center", fontsize=8)
+    x, middle = np.array(borders).reshape(-1, 2).T
+    ax.vlines(x, middle - 0.36, middle + 0.36, color="white", lw=0.7)
+    for position, (total, number) in enumerate(zip(start, table["groups"], strict=True)):
+        ax.text(total, position, f" {int(total)} in {number}", va="center", fontsize=8)
     _class_axis(ax, y, table["class"])
-    ax.set_xlim(0, 1.1 * start.max())
-    ax.set_xlabel("cells (count)")
-    figure.legend(loc="outside upper center", ncols=3)
-    return figure
-
-
-def split_map(groups: pd.DataFrame) -> Figure:
-    """Draw each group as a marker in its part, its area the number of cells; ``groups`` as of ``group_table``."""
-    classes = list(dict.fromkeys(groups["label"]))
-    figure, ax = new_figure(6.8, 0.45 * len(classes) + 1.2)
-    largest = max(1, int(groups["cells"].max()))
-    for y, name in enumerate(classes):
-        for x, part in enumerate(PARTS):
-            cells = groups.loc[(groups["label"] == name) & (groups["split"] == part), "cells"].to_numpy(float)
-            if len(cells) > 24:  # too many to tell apart
-                ax.text(x, y, f"{len(cells)} groups", ha="center", va="center", fontsize=8)
-                continue
-            spread = np.linspace(-0.42, 0.42, len(cells)) if len(cells) > 1 else np.zeros(len(cells))
-            ax.scatter(
-                x + spread, np.full(len(cells), float(y)), s=8 + 90 * cells / largest,
-                color=PALETTE[x], marker=MARKERS[x], alpha=0.75, linewidths=0,
-            )  # fmt: skip
-    ax.set_xticks(range(3), [PARTS[part] for part in PARTS])
-    _class_axis(ax, range(len(classes)), classes)
-    ax.set_xlim(-0.55, 2.55)
-    ax.set_ylim(len(classes) - 0.4, -0.6)
-    for border in (0.5, 1.5):
-        ax.axvline(border, color="#888888", lw=0.8)
-    ax.set_xlabel(f"part (one marker per group; the largest has {largest} cells)")
-    return figure
-
-
-def glass_colours(measured: pd.DataFrame) -> Figure:
-    """Draw the colour of the clear glass per cell, by class and, if groups have several cells, for the largest groups."""
-    largest = measured["group"].value_counts()
-    panels = [("label", "by class", list(dict.fromkeys(measured["label"])))]
-    if largest.max() > 1:  # groups of one cell have no spread
-        panels.append(("group", "the eight largest groups", list(largest.index[:8])))
-    figure, axes = new_figure(3.6 * len(panels), 3.4, 1, len(panels), sharex=True, sharey=True, squeeze=False)
-    for ax, (column, title, names) in zip(axes[0], panels, strict=True):
-        colours = class_colours([str(name) for name in names])
-        ax.scatter(measured["glass green"], measured["glass blue"], s=3, color="#CCCCCC", linewidths=0)
-        for number, name in enumerate(names):
-            members = measured[measured[column] == name]
-            ax.scatter(
-                members["glass green"], members["glass blue"], s=9, color=colours[str(name)], linewidths=0,
-                marker=MARKERS[number % len(MARKERS)], alpha=0.7, label=_short(str(name)),
-            )  # fmt: skip
-        ax.set_title(title, fontsize=9)
-        ax.set_xlabel("green of the clear glass (0–255)")
-        ax.legend(fontsize=6, markerscale=1.5, loc="best", handletextpad=0.2)
-    axes[0, 0].set_ylabel("blue of the clear glass (0–255)")
+    ax.set_xlim(0, 1.22 * start.max())
+    ax.set_xlabel("cells (count), at the end of a bar: cells in groups")
+    headline(
+        figure, f"The largest class has {start.max() / start[start > 0].min():.1f} times the cells of the smallest"
+    )
+    figure.legend(loc="outside lower center", ncols=3, **LEGEND)
     return figure
 
 
 def sizes(measured: pd.DataFrame) -> Figure:
     """Draw box plots per class of the stained share of the image and, with masks, of the nucleus/cell ratio."""
     names = {
-        "stained share": "deeply stained share of the image (1)",
-        "nucleus / cell": "nucleus area / cell area (1)",
+        "stained share": "deeply stained share\nof the image (1)",
+        "nucleus / cell": "nucleus area /\ncell area (1)",
     }
     columns = [c for c in names if c in measured]
     classes = list(dict.fromkeys(measured["label"]))
-    size = (3.5 * len(columns) + 0.6, 0.34 * len(classes) + 1.2)
-    figure, axes = new_figure(*size, 1, len(columns), squeeze=False, sharey=True)
+    figure, axes = new_figure(5.0, 0.34 * len(classes) + 1.5, 1, len(columns), squeeze=False, sharey=True)
     for ax, column in zip(axes[0], columns, strict=True):
         _boxes(ax, measured, column, classes)
         ax.set_xlabel(names[column])
     _class_axis(axes[0, 0], range(1, len(classes) + 1), classes)
+    ends = measured.groupby("label")[columns].quantile([0.05, 0.95]).unstack()
+    overlap = [
+        all(max(ends[c, 0.05][[a, b]]) <= min(ends[c, 0.95][[a, b]]) for c in columns)
+        for a, b in combinations(classes, 2)
+    ]
+    headline(figure, f"In size, {sum(overlap)} of {len(overlap)} pairs of classes overlap")
     return figure
 
 
-def stains(measured: pd.DataFrame) -> Figure:
-    """Draw box plots per class of the nuclei's optical density, with the mean of each group of several cells."""
-    classes = list(dict.fromkeys(measured["label"]))
-    figure, axes = new_figure(7.6, 0.42 * len(classes) + 1.3, 1, 2, sharey=True)
-    for ax, light, stain in zip(axes, ("red", "green"), ("azure", "eosin"), strict=True):
-        column = f"nucleus OD {light}"
-        _boxes(ax, measured, column, classes)
-        groups = measured.groupby(["label", "group"])[column].agg(["mean", "size"]).reset_index()
-        groups = groups[groups["size"] > 1]
-        for y, name in enumerate(classes, 1):
-            means = groups.loc[groups["label"] == name, "mean"]
-            ax.scatter(
-                means, np.full(len(means), float(y)), s=14, color=PALETTE[0], marker="D", alpha=0.55, linewidths=0
-            )
-        ax.set_xlabel(f"optical density of the nucleus,\n{light} light ({stain}; natural logarithm)")
-    _class_axis(axes[0], range(1, len(classes) + 1), classes)
+def stains(measured: pd.DataFrame, between: float) -> Figure:
+    """Draw box plots per class of the nuclei's optical density, with the mean of each group of several cells.
+
+    Args:
+        measured: as of ``chapters.data.measure_cells``.
+        between: share of the variance within a class that lies between groups; NaN where it is not known.
+    """
+    column, classes = "nucleus OD red", list(dict.fromkeys(measured["label"]))
+    figure, ax = new_figure(5.0, 0.4 * len(classes) + 1.4)
+    _boxes(ax, measured, column, classes)
+    groups = measured.groupby(["label", "group"])[column].agg(["mean", "size"]).reset_index()
+    groups = groups[groups["size"] > 1]
+    places = groups["label"].map({name: y for y, name in enumerate(classes, 1)})
+    ax.scatter(groups["mean"], places, s=18, color=PALETTE[0], marker="D", alpha=0.55, linewidths=0, zorder=3)
+    ax.set_xlabel("optical density of the nucleus, red light\n(azure; natural logarithm)")
+    _class_axis(ax, range(1, len(classes) + 1), classes)
+    known = f"{between:.0%} of the variance of nuclear stain within a class lies between groups"
+    headline(figure, known if np.isfinite(between) else "Nuclear stain of each class")
     return figure
 
 
@@ -207,7 +190,7 @@ def _class_axis(ax: Axes, positions: Iterable[int], classes: Iterable[str]) -> N
 
 def leak(probe: pd.DataFrame) -> Figure:
     """Draw the balanced accuracy from the frame alone, grouped and random splits: each repeat, mean and range."""
-    figure, ax = new_figure(6.4, 2.0)
+    figure, ax = new_figure(5.0, 2.2)
     chance = 1 / max(1, int(probe["classes"].max()))
     kinds = ("grouped", "random")
     for y, kind in enumerate(kinds):
@@ -220,10 +203,13 @@ def leak(probe: pd.DataFrame) -> Figure:
         ax.text(values.mean(), y - 0.2, f"{values.mean():.2f}", ha="center", fontsize=8)
     ax.axvline(chance, color=INK, ls=":", lw=1)
     ax.text(chance, 1.42, " chance", fontsize=8, va="center")
-    ax.set_yticks([0, 1], ["groups kept together", "cells at random"])
+    ax.set_yticks([0, 1], ["groups kept\ntogether", "cells at\nrandom"])
     ax.set_ylim(1.6, -0.6)
     ax.set_xlim(0, 1)
     ax.set_xlabel("balanced accuracy from the frame of the image alone (1)")
+    means = probe.groupby("split")["balanced accuracy"].mean().reindex(list(kinds)).tolist()
+    known = f"Splitting at random adds {means[1] - means[0]:.2f} to the score, without a cell in view"
+    headline(figure, known if np.isfinite(means).all() else "The score without a cell in view")
     return figure
 
 

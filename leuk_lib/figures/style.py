@@ -32,9 +32,16 @@ def new_figure(width: float, height: float, nrows: int = 1, ncols: int = 1, **kw
     return figure, axes
 
 
+def pack(figure: Figure) -> None:
+    """Leave little room between the images of a sheet."""
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+
+
 def headline(figure: Figure, text: str) -> None:
     """Write the message of a figure above it, wrapped to the figure's width."""
-    letters = int(10.5 * figure.get_figwidth())  # bold ones of 10 points in a line
+    letters = int(12.5 * figure.get_figwidth())  # bold ones of 10 points in a line
     figure.suptitle(
         "\n".join(textwrap.wrap(text, letters)), x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK
     )

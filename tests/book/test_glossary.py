@@ -6,9 +6,13 @@ import importlib
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
+from leuk_lib.runs.paths import stage_notebooks
+
 ROLE = re.compile(r"\{py:(?P<kind>func|class)\}`~(?P<module>leuk_lib[\w.]*)\.(?P<name>\w+)`")
+TERM = re.compile(r"\{term\}`(?:[^`<]*<)?(?P<entry>[^`<>]+)>?`")
 CHAPTER = re.compile(r"\[Chapter (?P<number>\d)\]\(chapters/(?P<name>\w+)\.ipynb\)")
 METHOD_WORDS = (
     "kappa", "activity", "contrast floor", "gain", "optical density", "relativistic loss", "R1", "R2", "k-NN ball", "gate",
@@ -54,3 +58,22 @@ def test_terms_are_in_order_and_each_once(entries: list[tuple[list[str], str]]):
     assert first == sorted(first, key=str.casefold)
     every = [term for terms, _ in entries for term in terms]
     assert len(every) == len(set(every))
+
+
+@pytest.mark.parametrize("stage", stage_notebooks())
+def test_each_term_of_a_chapter_is_an_entry_and_a_link_once(stage: str, definitions: dict[str, str]):
+    cells = nbformat.read(stage_notebooks()[stage], as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    terms = [match["entry"] for match in TERM.finditer(text)]
+    assert len(terms) == text.count("{term}") and len(terms) == len(set(terms))
+    assert [term for term in terms if term not in definitions] == []
+
+
+def test_each_term_of_a_page_is_an_entry(definitions: dict[str, str], root: Path):
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (root / "book").glob("*/*.md"))
+    terms = [match["entry"] for match in TERM.finditer(text)]
+    assert len(terms) > 3 and [term for term in terms if term not in definitions] == []
+
+
+def test_the_pattern_reads_both_forms_of_a_term():
+    assert [m["entry"] for m in TERM.finditer("a {term}`blast`, {term}`more blasts <blast>`")] == ["blast", "blast"]

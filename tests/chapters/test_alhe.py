@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -42,12 +43,6 @@ def test_every_cell_is_enhanced_in_its_place(cells):
     reversed_order = chapter.enhance_all(replace(cells, images=cells.images.flip(0)), PARAMS)[0]
     assert torch.equal(reversed_order.flip(0), enhanced)
     assert 0.9 < chapter.changed_share(cells.images, enhanced) <= 1
-    pairs = chapter.before_and_after(cells, enhanced, 2, seed=0)
-    assert set(pairs) == set(cells.table["label"][cells.parts == "train"])
-    assert max(len(row) for row in pairs.values()) == 2
-    before, after = next(iter(pairs.values()))[0]
-    position = [k for k, image in enumerate(chapter.to_arrays(cells.images)) if (image == before).all()]
-    assert any((chapter.to_arrays(enhanced[[k]])[0] == after).all() for k in position)
 
 
 def test_most_active_tile_is_clipped_at_its_limit(cells):
@@ -93,14 +88,56 @@ def test_every_method_is_shown_described_and_timed(cells):
     names = list(baselines.methods())
     rows = chapter.by_method(sample, PARAMS)
     assert set(rows) == set(sample.labels) and all(list(row) == names for row in rows.values())
-    assert_drawn(figures.side_by_side(rows))
+    sheet = figures.side_by_side(rows, most=2)
+    assert_drawn(sheet)
+    shown = [ax.images[0].get_array() for ax in sheet.axes]
+    expected = [rows[cell][name] for name in names for cell in list(rows)[:2]]
+    assert all(np.array_equal(a, b) for a, b in zip(shown, expected, strict=True))
     images, captions, descriptions = chapter.switch_images(sample, PARAMS, limit=4)
     assert list(images) == names == list(descriptions) and len(captions) == 4
     assert all(stack.shape == (4, 32, 32, 3) for stack in images.values())
+    many = replace(sample, images=np.tile(sample.images, (2, 1, 1, 1)))
+    assert len(chapter.switch_images(many, PARAMS, limit=99)[0]["input"]) == 15  # what a page holds
     costs = chapter.cost(sample.images[0], 32, PARAMS, rounds=1)
     assert set(names) - {"input"} < set(costs["method"]) and (costs["ms"] > 0).all()
     assert costs.set_index("method").at["CLAHE 2", "over_clahe"] == 1
     assert_drawn(figures.cost(costs, 32))
+
+
+def test_headlines_say_what_the_numbers_say():
+    table = pd.DataFrame(
+        [("x", "ALHE", 0.02, 0.01, 0.03), ("x", "CLAHE 2", -0.02, -0.03, -0.01), ("y", "ALHE", 0.0, -0.01, 0.01),
+         ("y", "CLAHE 2", -0.04, -0.05, -0.03)], columns=["condition", "arm", "value", "low", "high"],
+    )  # fmt: skip
+    figure = figures.ablation(table)
+    assert " ".join(figure.get_suptitle().split()) == "Of 4 differences, 1 lie clearly above zero and 2 below"
+    colours = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
+    assert colours["ALHE"] == figures.COLOURS["ALHE"]  # as in every other figure
+    values = {
+        "entropy": {"ALHE": 6.0, "CLAHE 2": 7.0, "gamma 1.5": 5.0},
+        "cnr": {"ALHE": 3.0, "CLAHE 2": 1.0, "gamma 1.5": 2.0},
+    }
+    rows = [(method, measure, v, v, v) for measure, row in values.items() for method, v in row.items()]
+    summary = pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high"])
+    said = figures.entropy_against_quality(summary, "cnr", "contrast").get_suptitle()
+    assert " ".join(said.split()) == "The highest entropy has CLAHE 2, number 3 of 3 in quality"
+    costs = pd.DataFrame([("ALHE", 3.0, 1.5), ("CLAHE 2", 2.0, 1.0)], columns=["method", "ms", "over_clahe"])
+    assert figures.cost(costs, 64).get_suptitle() == "ALHE takes 1.5 times as long as CLAHE"
+
+
+def test_the_trade_off_headline_compares_with_and_without_the_floor():
+    ends = dict.fromkeys(("x", "x_low", "x_high"), 1.0)
+    rows = [
+        {"variant": name, "clip_limit": limit, **ends, "y": y, "y_low": y, "y_high": y}
+        for name, ys in {"ALHE": (1.0, 0.98), "no contrast floor": (1.0, 0.71)}.items()
+        for limit, y in zip((1.0, 2.0), ys, strict=True)
+    ]
+    for chosen, said in (
+        (2.0, "Kept at clip limit 2: 0.98 with the contrast floor, 0.71 without"),
+        (2.5, "What the clip limit"),
+    ):
+        title = figures.trade_off(pd.DataFrame(rows), ("gained", "kept"), chosen, None).get_suptitle()
+        assert " ".join(title.split()).startswith(said)
 
 
 def assert_drawn(figure: Figure) -> None:

@@ -98,11 +98,9 @@ def test_every_figure_draws_for_every_set(cells, tmp_path):
     drawn = {
         "contact": figures.contact_sheet(images, labels, cells.classes, 3),
         "masks": figures.mask_overlay(images, masks, labels),
-        "balance": figures.class_balance(chapter.class_table(cells)),
-        "split": figures.split_map(chapter.group_table(cells)),
-        "glass": figures.glass_colours(measured),
+        "balance": figures.class_balance(chapter.class_table(cells), chapter.group_table(cells)),
         "sizes": figures.sizes(measured),
-        "stains": figures.stains(measured),
+        "stains": figures.stains(measured, chapter.between_groups(measured)),
         "groups": figures.group_sheet(*chapter.sample_groups(cells, 5, 4)),
         "pairs": figures.pair_sheet(*chapter.duplicate_pairs(cells, example_findings(cells))),
         "no pairs": figures.pair_sheet(*chapter.duplicate_pairs(cells, as_table([]))),
@@ -110,7 +108,7 @@ def test_every_figure_draws_for_every_set(cells, tmp_path):
     }
     for name, figure in drawn.items():
         figure.savefig(tmp_path / f"{name}.png", dpi=40)
-    for name in ("balance", "split", "glass", "sizes", "stains", "leak"):
+    for name in ("balance", "sizes", "stains", "leak"):
         assert all(ax.get_xlabel() for ax in drawn[name].axes), name
 
 
@@ -120,11 +118,43 @@ def test_figures_show_their_data(rendered):
     shown = [ax.images[0].get_array() for ax in sheet.axes if ax.images]
     assert all(np.array_equal(a, b) for a, b in zip(shown, images, strict=True))
     table = chapter.class_table(rendered)
-    widths = [bar.get_width() for bar in figures.class_balance(table).axes[0].patches]
+    groups = chapter.group_table(rendered)
+    (balance,) = figures.class_balance(table, groups).axes
+    widths = [bar.get_width() for bar in balance.patches]
     assert widths == [n for part in ("train", "val", "test") for n in table[f"{part} cells"]]
+    lines = len(balance.collections[0].get_segments())  # between the groups of one class and part
+    assert lines == len(groups) - len(groups.groupby(["label", "split"]))
     probe = chapter.leak_probe(rendered, repeats=3)
-    texts = {text.get_text() for text in figures.leak(probe).axes[0].texts}
-    assert {f"{mean:.2f}" for mean in probe.groupby("split")["balanced accuracy"].mean()} <= texts
+    figure = figures.leak(probe)
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    means = probe.groupby("split")["balanced accuracy"].mean()
+    assert {f"{mean:.2f}" for mean in means} <= texts
+    assert f"adds {means['random'] - means['grouped']:.2f} to" in figure.get_suptitle()
+
+
+def test_the_size_headline_counts_the_pairs_that_overlap_in_every_panel():
+    values = {"a": (0.1, 0.2), "b": (0.15, 0.25), "c": (0.6, 0.7)}  # a and b overlap in both, c only in the second
+    rows = [(name, x, 0.5 + x / 100) for name, ends in values.items() for x in np.linspace(*ends, 41)]
+    measured = pd.DataFrame(rows, columns=["label", "stained share", "nucleus / cell"])
+    assert "1 of 3 pairs" in figures.sizes(measured).get_suptitle()
+
+
+def test_variance_between_groups_is_the_share_that_was_put_in():
+    rng = np.random.default_rng(0)
+
+    def measured(between: float, groups: int = 400) -> pd.DataFrame:
+        means = rng.normal(0, between**0.5, groups)
+        rows = [
+            (f"c{g % 4}", f"g{g}", 5 * (g % 4) + m + x)  # classes differ, too, and must not count
+            for g, m in enumerate(means)
+            for x in rng.normal(0, (1 - between) ** 0.5, 8)
+        ]
+        return pd.DataFrame(rows, columns=["label", "group", "nucleus OD red"])
+
+    for share in (0.0, 0.3, 0.8, 1.0):
+        assert chapter.between_groups(measured(share)) == pytest.approx(share, abs=0.06)
+    single = measured(0.5).drop_duplicates("group")
+    assert np.isnan(chapter.between_groups(single))
 
 
 def example_findings(cells):

@@ -14,7 +14,7 @@ from leuk_lib.runs.code import notebook_source
 from leuk_lib.runs.params import assigned_names, check
 from leuk_lib.stages import PROFILES, STAGES, StageSpec, load_profile
 
-TO_SHORTEN = ("data", "alhe", "acdb_gan", "fcmae")
+TO_SHORTEN = ("acdb_gan", "fcmae")
 by_stage = pytest.mark.parametrize("spec", STAGES, ids=lambda spec: spec.name)
 
 
