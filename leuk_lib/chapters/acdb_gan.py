@@ -30,7 +30,7 @@ from leuk_lib.runs.stage import Stage
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
 
-EXAMPLES = 8  # per row of a figure
+EXAMPLES = 6  # per row of a figure
 
 
 def open_gan(cells: CellSet, params: AcdbGanParams) -> AcdbGan:
@@ -174,7 +174,7 @@ def screened_examples(gan: AcdbGan) -> dict[str, tuple[NDArray[np.uint8], int]]:
 
 
 def nearest_real(
-    gan: AcdbGan, each: int = 2, neighbours: int = 3
+    gan: AcdbGan, each: int = 1, neighbours: int = 3
 ) -> list[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
     """Return candidates with their nearest training cells in feature space.
 

@@ -156,6 +156,19 @@ def record_metrics(stage: Recorder, probe: Probe, history: list[dict[str, Any]])
             stage.record(f"loss_{column}" if column != "loss" else "loss", float(mean), n=len(tail))
 
 
+def probes_title(gains: pd.DataFrame, start: str) -> str:
+    """Say in how many probes the encoder is better and worse after pretraining than at its start.
+
+    Args:
+        gains: Columns baseline and verdict, of `Probe.gains`.
+        start: The baseline that is the encoder's start; without it, as where nothing was trained, the random weights.
+    """
+    baseline = start if (gains["baseline"] == start).any() else RANDOM_START
+    verdicts = gains.loc[gains["baseline"] == baseline, "verdict"].tolist()
+    counts = ", ".join(f"{word} in {verdicts.count(word)}" for word in ("better", "worse", "inconclusive"))
+    return f"Pretrained encoder against {baseline}, {len(verdicts)} probes: {counts}"
+
+
 def _record(stage: Recorder, key: str, row: dict[Any, Any], value: str) -> None:
     bounded = math.isfinite(row["low"])
     low, high = (row["low"], row["high"]) if bounded else (None, None)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,65 +13,56 @@ from numpy.typing import NDArray
 from skimage.util import montage
 
 from leuk_lib.figures import one_cell as same
-from leuk_lib.figures.style import INK, MARKERS, PALETTE, class_colours, image_axes, new_figure
+from leuk_lib.figures.models import OURS, PARTLY, THEIRS
+from leuk_lib.figures.style import (
+    INK,
+    LEGEND,
+    MARKERS,
+    PALETTE,
+    PAPER,
+    class_colours,
+    headline,
+    image_axes,
+    light_grid,
+    new_figure,
+)
 
-LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
-
-
-def imbalance(table: pd.DataFrame) -> Figure:
-    """Draw training cells per class; columns class, training, inner training, held out."""
-    fig, ax = new_figure(6.4, 1.2 + 0.36 * len(table))
-    rows = np.arange(len(table))[::-1]
-    ax.barh(rows, table["inner training"], color=PALETTE[0], label="inner training: the GAN learns from these")
-    ax.barh(
-        rows, table["held out"], left=table["inner training"], color=PALETTE[1], hatch="//", edgecolor="white",
-        label="held out: set the limits of the gate, measure recall",
-    )  # fmt: skip
-    for row, total in zip(rows, table["training"], strict=True):
-        ax.annotate(f" {total}", (total, row), va="center", fontsize=8)
-    ax.set_yticks(rows, table["class"])
-    ax.set_xlabel("training cells")
-    ax.margins(x=0.08)
-    fig.legend(loc="outside lower center", ncols=1, **LEGEND)
-    return fig
+WIDTH = 5.0  # inches; on a phone, text of 8 points is then about 8 pixels high
 
 
 def gan_schematic() -> Figure:
     """Draw a schematic of generator, discriminator and gate."""
-    fig, ax = new_figure(7.6, 3.5)
-    ax.set(xlim=(0, 100), ylim=(0, 46))
+    fig, ax = new_figure(WIDTH, 4.0)
+    ax.set(xlim=(-1, 67), ylim=(0, 53))
     ax.axis("off")
 
-    def box(x: float, y: float, w: float, h: float, text: str, colour: str) -> None:
-        ax.add_patch(FancyBboxPatch((x, y), w, h, boxstyle="round,pad=0.6", fc=colour + "26", ec=colour, lw=1.3))
-        ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=8, color=INK)
+    def box(x: float, y: float, text: str, colour: str) -> None:
+        ax.add_patch(FancyBboxPatch((x, y), 18, 9, boxstyle="round,pad=0.6", fc=colour + "26", ec=colour, lw=1.3))
+        ax.text(x + 9, y + 4.5, text, ha="center", va="center", fontsize=8, color=INK)
 
-    def arrow(a: tuple[float, float], b: tuple[float, float], text: str = "", dx: float = 0, dy: float = 1.2) -> None:
-        ax.add_patch(FancyArrowPatch(a, b, arrowstyle="-|>", mutation_scale=10, lw=1.1, color=INK))
-        if text:
-            ax.text((a[0] + b[0]) / 2 + dx, (a[1] + b[1]) / 2 + dy, text, ha="center", fontsize=7.5, color=INK)
+    def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
+        ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=10, lw=1.1, color=INK))
 
-    box(2, 33, 17, 8, "real cells of class y\n(inner training)", PALETTE[0])
-    box(2, 17, 17, 8, "noise z, class y", PALETTE[6])
-    box(27, 17, 13, 8, "generator G", PALETTE[1])
-    box(46, 25, 13, 8, "augment\n(prob. p of y)", PALETTE[4])
-    box(66, 25, 15, 8, "discriminator D", PALETTE[3])
-    ax.text(93, 29, "Δ = D(real) − D(fake)\nfor a pair of class y", ha="center", va="center", fontsize=8, color=INK)
-    arrow((19.8, 37), (45.4, 31), "")
-    arrow((19.8, 21), (26.2, 21))
-    arrow((40.8, 22), (45.4, 27))
-    arrow((59.8, 29), (65.2, 29))
-    arrow((81.8, 29), (84.4, 29))
-    ax.text(73.5, 36.5, "learns to make Δ large, with\ngradient penalties at both images", ha="center", fontsize=7.5)
-    ax.text(31.5, 12.6, "learns to make Δ small", ha="right", fontsize=7.5)
-    box(27, 2, 13, 7, "samples\nof class y", PALETTE[1])
-    box(47, 2, 27, 7, "gate: right class? realistic?\nno copy? no duplicate?", PALETTE[2])
-    box(84, 2, 15, 7, "delivered, up to\nthe quota of y", PALETTE[2])
-    arrow((33.5, 16.2), (33.5, 9.9))
-    arrow((40.8, 5.5), (46.2, 5.5))
-    arrow((74.8, 5.5), (83.2, 5.5), "accepted")
-    box(47, 14, 27, 5.5, "held-out real cells set the limits", PALETTE[0])
-    arrow((60.5, 13.2), (60.5, 9.9))
+    def note(x: float, y: float, text: str, side: str = "center") -> None:
+        ax.text(x, y, text, ha=side, va="center", fontsize=8, color=INK)
+
+    box(0, 42, "real cells of\nclass y", PALETTE[0])
+    box(24, 42, "augmentation\n(probability p)", PALETTE[4])
+    box(48, 42, "discriminator D", PALETTE[3])
+    box(0, 24, "noise z, class y", PALETTE[6])
+    box(24, 24, "generator G", PALETTE[1])
+    box(0, 2, "held-out real\ncells: limits", PALETTE[0])
+    box(24, 2, "gate: right class?\nrealistic? no copy?\nno duplicate?", PALETTE[2])
+    box(48, 2, "delivered, up to\nthe quota of y", PALETTE[2])
+    for y, columns in ((46.5, (0, 24)), (28.5, (0,)), (6.5, (0, 24))):
+        for x in columns:
+            arrow((x + 18.6, y), (x + 23.4, y))
+    arrow((33, 33.8), (33, 41.2))
+    arrow((33, 23.2), (33, 11.8))
+    arrow((57, 41.2), (57, 36.8))
+    note(57, 29, "Δ = D(real)\n− D(synthetic);\nD makes Δ large,\nG makes it small")
+    note(34.5, 17.5, "samples of class y", "left")
+    headline(fig, "Two networks compete; only cells that pass the gate are delivered")
     return fig
 
 
@@ -82,7 +73,7 @@ def trade_off(table: pd.DataFrame, controls: pd.DataFrame) -> Figure:
         table: One row per class and limit; columns class, own, other.
         controls: Columns image and accepted; the two rows of held-out cells mark the gate's choice.
     """
-    fig, ax = new_figure(5.4, 3.9)
+    fig, ax = new_figure(WIDTH, 3.9)
     names = list(dict.fromkeys(table["class"]))
     colours = class_colours(names)
     ax.axvspan(0, 5, ymin=0, color=PALETTE[2], alpha=0.12, lw=0)
@@ -95,35 +86,38 @@ def trade_off(table: pd.DataFrame, controls: pd.DataFrame) -> Figure:
         )  # fmt: skip
     holdout = controls[controls["image"].str.startswith("held-out")]
     other, own = (holdout.loc[holdout["image"].str.contains(word), "accepted"] for word in ("another", "own"))
+    title = "What a stricter or looser limit of test 1 would let through"
     if len(other) and len(own):
         ax.plot(100 * other.iloc[0], 100 * own.iloc[0], "*", color=INK, ms=12, label="the gate, all four tests")
+        if not np.isnan([own.iloc[0], other.iloc[0]]).any():
+            title = f"The gate accepts {100 * own.iloc[0]:.0f} % of the class's real cells, {100 * other.iloc[0]:.0f} % of others"
     ax.set_xlabel("cells of other classes accepted, %")
     ax.set_ylabel("cells of the class accepted, %")
     ax.set_ylim(-3, 103)
     if ax.get_legend_handles_labels()[0]:
-        fig.legend(loc="outside right upper", **LEGEND)
+        ax.legend(loc="lower right", **LEGEND)
+    headline(fig, title)
     return fig
 
 
 def curves(history: pd.DataFrame, classes: Sequence[str], target: float) -> Figure:
     """Draw losses, penalties, r_t and p over the steps; columns step, loss_d, loss_g, r1, r2, r_<c>, p_<c>."""
-    fig, axes = new_figure(8, 4.6, 2, 2, sharex=True)
-    step = history["step"]
+    fig, axes = new_figure(5.4, 5.0, 2, 2, sharex=True)
+    step, ends = history["step"], {}
     for name, colour, label in (("loss_d", PALETTE[0], "discriminator"), ("loss_g", PALETTE[1], "generator")):
+        smooth = _smooth(history[name])
         axes[0, 0].plot(step, history[name], color=colour, alpha=0.25, lw=0.8)
-        axes[0, 0].plot(step, _smooth(history[name]), color=colour, label=label)
+        axes[0, 0].plot(step, smooth, color=colour, label=label)
+        ends[label] = float(smooth.iloc[-1])
     axes[0, 0].axhline(np.log(2), color="#888888", lw=0.8, ls=":", label="ln 2: no preference")
-    axes[0, 0].set_ylabel("loss (nats)")
+    axes[0, 0].set_title("loss (nats)", fontsize=8.5)
     axes[0, 0].legend(**LEGEND)
-    for name, colour, label in (
-        ("r1", PALETTE[2], "at real cells (R1)"),
-        ("r2", PALETTE[3], "at synthetic cells (R2)"),
-    ):
+    for name, colour, label in (("r1", PALETTE[2], "real cells (R1)"), ("r2", PALETTE[3], "synthetic cells (R2)")):
         if name in history:
             logged = history[["step", name]].dropna()
             axes[0, 1].plot(logged["step"], logged[name], color=colour, label=label, marker=".", ms=3, lw=0.8)
     axes[0, 1].set_yscale("symlog", linthresh=1e-2)
-    axes[0, 1].set_ylabel("squared gradient norm of D")
+    axes[0, 1].set_title("squared gradient norm of D", fontsize=8.5)
     axes[0, 1].legend(**LEGEND)
     colours = class_colours(classes)
     for c, name in enumerate(classes):
@@ -132,13 +126,16 @@ def curves(history: pd.DataFrame, classes: Sequence[str], target: float) -> Figu
                 marker = {"marker": MARKERS[c % len(MARKERS)], "markevery": max(1, len(step) // 8), "ms": 4}
                 ax.plot(step, history[key], color=colours[name], label=name, **marker)
     axes[1, 0].axhline(target, color="#888888", lw=0.8, ls=":")
-    axes[1, 0].text(step.iloc[-1], target, "target", ha="right", va="bottom", fontsize=7.5)
-    axes[1, 0].set_ylabel("r_t: mean sign of Δ")
-    axes[1, 1].set_ylabel("p: probability of augmentation")
+    axes[1, 0].text(step.iloc[-1], target, "target", ha="right", va="bottom", fontsize=8)
+    axes[1, 0].set_title("r_t: mean sign of Δ", fontsize=8.5)
+    axes[1, 1].set_title("p: probability of augmentation", fontsize=8.5)
     axes[1, 1].set_ylim(-0.03, 1.03)
-    axes[1, 1].legend(ncols=1 + len(classes) // 5, **LEGEND)
     for ax in axes[1]:
         ax.set_xlabel("optimiser step")
+    handles, labels = axes[1, 1].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=4, **LEGEND)
+    losses = " and ".join(f"{value:.2f} ({name})" for name, value in ends.items())
+    headline(fig, f"The losses end at {losses}; at 0.69 neither network wins")
     return fig
 
 
@@ -156,13 +153,14 @@ def snapshots(images: np.ndarray, steps: Sequence[int], real: np.ndarray, classe
         classes: K class names.
     """
     times, n_classes = images.shape[:2]
-    fig, axes = new_figure(1.0 * (times + 1) + 0.7, 1.0 * n_classes + 0.3, n_classes, times + 1, squeeze=False)
+    fig, axes = new_figure(0.75 * (times + 1) + 0.7, 0.78 * n_classes + 0.5, n_classes, times + 1, squeeze=False)
     for c in range(n_classes):
         for t in range(times + 1):
             ax = axes[c, t]
             ax.imshow(_tile(images[t, c] if t < times else real[c], 2), interpolation="nearest")
             image_axes(ax, "" if c else (f"step {steps[t]}" if t < times else "real"))
         axes[c, 0].set_ylabel(classes[c], rotation=0, ha="right", va="center", fontsize=8)
+    headline(fig, f"The same noise becomes cells within {steps[-1]} steps" if len(steps) else "Real cells")
     return fig
 
 
@@ -176,7 +174,7 @@ def screened(groups: dict[str, tuple[np.ndarray, int]]) -> Figure:
     """Draw examples of accepted candidates and of each reason of rejection: name -> (images (n,S,S,3), total)."""
     columns = max([len(images) for images, _ in groups.values()] + [1])
     fig, axes = new_figure(
-        0.72 * columns + 2.2, 0.8 * max(len(groups), 1) + 0.2, max(len(groups), 1), columns, squeeze=False
+        0.62 * columns + 1.3, 0.7 * max(len(groups), 1) + 0.4, max(len(groups), 1), columns, squeeze=False
     )
     for row, (name, (images, total)) in enumerate(groups.items()):
         for column in range(columns):
@@ -187,31 +185,33 @@ def screened(groups: dict[str, tuple[np.ndarray, int]]) -> Figure:
             else:
                 ax.patch.set_alpha(0)
         axes[row, 0].set_ylabel(f"{name}\n({total})", rotation=0, ha="right", va="center", fontsize=8)
+    totals = [total for _, total in groups.values()]
+    headline(fig, f"{totals[0] if totals else 0} of {sum(totals)} candidates pass all four tests")
     return fig
 
 
 def nearest_real(rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
     """Draw candidates and their nearest real cells, one row per (name, candidate (S,S,3), real cells (n,S,S,3))."""
     columns = 1 + max([len(real) for _, _, real in rows] + [1])
-    half = -(-len(rows) // 2) if len(rows) > 5 else max(len(rows), 1)
-    blocks = -(-len(rows) // half) if rows else 1
-    fig, axes = new_figure((0.75 * columns + 1.1) * blocks, 0.78 * half + 0.4, half, columns * blocks, squeeze=False)
+    fig, axes = new_figure(
+        0.85 * columns + 1.1, 0.85 * max(len(rows), 1) + 0.5, max(len(rows), 1), columns, squeeze=False
+    )
     for ax in axes.flat:
         image_axes(ax)
         ax.patch.set_alpha(0)
-    for i, (name, synthetic, real) in enumerate(rows):
-        row, first = i % half, i // half * columns
-        for offset, image in enumerate([synthetic, *real]):
-            axes[row, first + offset].imshow(image, interpolation="nearest")
+    for row, (name, synthetic, real) in enumerate(rows):
+        for column, image in enumerate([synthetic, *real]):
+            axes[row, column].imshow(image, interpolation="nearest")
             if row == 0:
-                axes[row, first + offset].set_title("synthetic" if offset == 0 else f"real {offset}", fontsize=8)
-        axes[row, first].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+                axes[row, column].set_title(f"real {column}" if column else "synthetic", fontsize=8)
+        axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    headline(fig, "Is a synthetic cell a copy of its nearest real cells?")
     return fig
 
 
 def delivered(table: pd.DataFrame) -> Figure:
     """Draw real cells, quota and delivered cells per class; columns class, real, quota, delivered."""
-    fig, ax = new_figure(6.4, 1.1 + 0.42 * len(table))
+    fig, ax = new_figure(WIDTH, 1.3 + 0.42 * len(table))
     rows = np.arange(len(table))[::-1]
     ax.barh(rows, table["real"], height=0.6, color=PALETTE[0], label="real")
     ax.barh(rows, table["delivered"], left=table["real"], height=0.6, color=PALETTE[1], label="synthetic, delivered")
@@ -227,8 +227,38 @@ def delivered(table: pd.DataFrame) -> Figure:
         )
     ax.set_yticks(rows, table["class"])
     ax.set_xlabel("training cells")
-    ax.margins(x=0.14)
+    ax.margins(x=0.2)
     fig.legend(loc="outside lower center", ncols=3, **LEGEND)
+    headline(fig, f"{table['delivered'].sum()} of {table['quota'].sum()} synthetic cells of the quotas are delivered")
+    return fig
+
+
+def remedies(table: pd.DataFrame) -> Figure:
+    """Draw what each remedy adds to each score, with intervals; hollow where the interval includes zero.
+
+    Args:
+        table: Columns condition (the score), arm, value, low, high, as shares; drawn in percentage points. The first score
+            gives the title.
+    """
+    scores, arms = list(dict.fromkeys(table["condition"])), list(dict.fromkeys(table["arm"]))
+    fig, axes = new_figure(5.2, 1.3 + 0.28 * len(arms), 1, len(scores), sharey=True, squeeze=False)
+    for ax, score in zip(axes[0], scores, strict=True):
+        part = table[table["condition"] == score].set_index("arm")
+        for place, arm in enumerate(arms):
+            value, low, high = (100 * float(part.loc[arm, name]) for name in ("value", "low", "high"))
+            gan = "GAN" in arm
+            colour = OURS if re.search(r"\bgated", arm) else PARTLY if gan else THEIRS
+            face = colour if low > 0 or high < 0 else PAPER
+            ax.hlines(place, low, high, color=colour, lw=1.6)
+            ax.plot(value, place, "o" if gan else "s", mfc=face, mec=colour, mew=1.3, ms=5.5, ls="")
+        ax.axvline(0, color=INK, lw=0.8)
+        ax.set_title(score, fontsize=9)
+        ax.set_xlabel("percentage points")
+        light_grid(ax, "x")
+    axes[0, 0].set_yticks(range(len(arms)), arms)
+    axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
+    best = table.loc[table[table["condition"] == scores[0]]["value"].idxmax()]
+    headline(fig, f"Of all remedies, {best['arm']} adds most to {scores[0]}: {100 * best['value']:+.0f} points")
     return fig
 
 

@@ -11,9 +11,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from leuk_lib.figures import one_cell as same
-from leuk_lib.figures.style import INK, PALETTE, image_axes, message, new_figure
+from leuk_lib.figures.models import OURS, PARTLY, PUBLISHED, THEIRS
+from leuk_lib.figures.style import INK, LEGEND, PALETTE, headline, image_axes, message, new_figure
 
 HIDDEN = 0.62  # grey level of a hidden patch
+WIDTH = 5.0  # inches; on a phone, text of 8 points is then about 8 pixels high
+#: Colour, line and marker of each encoder.
+CURVES: dict[str, tuple[str, str, str]] = {
+    "random initialisation": (THEIRS, "--", "s"), "FCMAE": (PARTLY, "-", "^"), "FCMAE + contrast": (OURS, "-", "o"),
+    "FCMAE encoder": (OURS, "-", "o"), "published weights": (PUBLISHED, "-.", "D"),
+}  # fmt: skip
 
 
 def reconstructions(
@@ -28,7 +35,7 @@ def reconstructions(
         names: N labels of the rows.
     """
     n = len(images)
-    fig, axes = new_figure(6.4, 0.45 + 1.5 * n, n, 4, squeeze=False)
+    fig, axes = new_figure(WIDTH, 1.1 + 1.2 * n, n, 4, squeeze=False)
     error = np.abs(reconstructed - images).mean(-1)
     error = np.where(visible, np.nan, error)  # visible pixels are copied
     top = max(float(np.nanquantile(error, 0.995)), 1e-3)
@@ -44,10 +51,11 @@ def reconstructions(
             image_axes(ax[column], title if row == 0 else "")
         ax[3].set_facecolor("#E4E4E4")
         mesh = ax[3].imshow(err, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
-        image_axes(ax[3], "absolute error, hidden part" if row == 0 else "")
+        image_axes(ax[3], "error" if row == 0 else "")
         ax[0].set_ylabel(names[row], fontsize=8)
-    bar = fig.colorbar(mesh, ax=axes[:, 3].tolist(), shrink=min(1.0, 2.2 / n), aspect=18)
-    bar.set_label("mean |error| of R, G, B (0 to 1)", fontsize=8)
+    bar = fig.colorbar(mesh, ax=axes.ravel().tolist(), location="bottom", shrink=0.6, aspect=30, pad=0.02)
+    bar.set_label("absolute error, mean of R, G, B (0 to 1)", fontsize=8)
+    headline(fig, f"The network fills in the hidden {100 * (1 - visible.mean()):.0f} % of each image")
     return fig
 
 
@@ -65,14 +73,16 @@ def learning_curves(history: pd.DataFrame, window: int = 0) -> Figure:
     window = window or max(len(history) // 20, 1)
     contrast = "contrast" in history
     ratios = (4, 2, 1) if contrast else (4, 1)
-    fig, axes = new_figure(6.4, 3.9 + 1.2 * contrast, len(ratios), 1, sharex=True, height_ratios=ratios)
+    fig, axes = new_figure(WIDTH, 3.9 + 1.2 * contrast, len(ratios), 1, sharex=True, height_ratios=ratios)
     top, low = axes[0], axes[-1]
 
     def draw(ax: Any, column: str, label: str, colour: str, style: str) -> None:
         ax.plot(history["step"], history[column], color=colour, lw=0.6, alpha=0.35)
         smooth = history[column].rolling(window, center=True, min_periods=1).median()
         ax.plot(history["step"], smooth, style, color=colour, lw=2, label=label)
+        ends[column] = float(smooth.iloc[-1])
 
+    ends: dict[str, float] = {}
     kinds = [
         ("stained", "stained patches (cells)", PALETTE[5]),
         ("loss", "all hidden patches", INK),
@@ -92,6 +102,10 @@ def learning_curves(history: pd.DataFrame, window: int = 0) -> Figure:
     low.set_ylabel("learning\nrate")
     low.set_xlabel("optimiser step")
     low.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    if {"stained", "field"} <= ends.keys():
+        headline(fig, f"The error ends at {ends['stained']:.2g} on cells and at {ends['field']:.2g} on empty field")
+        return fig
+    headline(fig, f"The error on hidden patches ends at {ends['loss']:.2g}")
     return fig
 
 
@@ -100,46 +114,49 @@ def untrained() -> Figure:
     return message("No training: the given weights are taken as they are (steps = 0).")
 
 
-def probe_over_time(table: pd.DataFrame, cells: str = "validation cells") -> Figure:
+def probe_over_time(table: pd.DataFrame, title: str, cells: str = "validation cells") -> Figure:
     """Accuracy of frozen encoders during pretraining, and of baselines without any, with 95 % intervals.
 
     Args:
         table: Columns features, probe, step, accuracy, low, high, n. Features with several steps become curves, which
             start at step 0; the others become lines with bands. Without any, the first features become points. If
             "random initialisation" is among the features, step 0 is another start: given weights.
+        title: What the figure shows.
         cells: Label of the cells that the accuracy is computed on.
     """
     probes = list(dict.fromkeys(table["probe"]))
-    fig, axes = new_figure(2.5 + 2.3 * len(probes), 3.4, 1, len(probes), sharey=True, squeeze=False)
+    fig, axes = new_figure(WIDTH, 1.6 + 1.6 * len(probes), len(probes), 1, sharex=True, sharey=True, squeeze=False)
     steps = table.groupby("features", sort=False)["step"].nunique()
     curves = list(steps.index[steps > 1]) or [steps.index[0]]
     baselines = [name for name in steps.index if name not in curves]
     begin = "given weights" if "random initialisation" in baselines else "random initialisation"
-    for ax, probe in zip(axes[0], probes, strict=True):
+    last = max(float(table["step"].max()), 1.0)
+    for ax, probe in zip(axes[:, 0], probes, strict=True):
         part = table[table["probe"] == probe]
-        last = max(float(part["step"].max()), 1.0)
         for position, name in enumerate(baselines):
             row = part[part["features"] == name].iloc[0]
-            colour = PALETTE[(1, 2, 3)[position % 3]]
+            colour = THEIRS if name in CURVES else PALETTE[(1, 2, 3)[position % 3]]
             ax.axhspan(row["low"], row["high"], color=colour, alpha=0.13, lw=0)
             ax.axhline(row["accuracy"], color=colour, ls=("--", "-.", ":")[position % 3], lw=1.5, label=name)
         start = part[(part["features"] == curves[0]) & (part["step"] == 0)].iloc[0]
-        ax.axhline(start["accuracy"], color=PALETTE[6], lw=1, ls=(0, (1, 2)), label=begin)
+        ax.axhline(start["accuracy"], color=THEIRS if begin in CURVES else INK, lw=1, ls=(0, (1, 2)), label=begin)
         for position, name in enumerate(curves):
             curve = part[part["features"] == name].sort_values("step")
             error = np.abs(curve[["low", "high"]].to_numpy().T - curve["accuracy"].to_numpy())
+            colour, _, marker = CURVES[name]
             ax.errorbar(
-                curve["step"] + 0.012 * last * position, curve["accuracy"], yerr=error, color=PALETTE[(0, 5)[position % 2]],
-                marker="os"[position % 2], ms=5, capsize=3, lw=1.8, label=f"{name}, frozen",
+                curve["step"] + 0.012 * last * position, curve["accuracy"], yerr=error, color=colour, marker=marker, ms=5,
+                capsize=3, lw=1.8, label=f"{name}, frozen",
             )  # fmt: skip
         ax.set_xlim(-0.05 * last, 1.07 * last)
-        if not part["step"].any():  # nothing was trained
+        if not table["step"].any():  # nothing was trained
             ax.set_xticks([0])
-        ax.set_title(f"{probe} (n = {int(start['n'])})")
-        ax.set_xlabel("optimiser steps of pretraining")
-    axes[0][0].set_ylabel(f"accuracy, {cells}")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=3)
+        ax.set_title(f"{probe} (n = {int(start['n'])})", fontsize=9)
+    axes[-1, 0].set_xlabel("optimiser steps of pretraining")
+    fig.supylabel(f"accuracy, {cells}", fontsize=9)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=2, **LEGEND)
+    headline(fig, title)
     return fig
 
 
@@ -150,19 +167,21 @@ def from_study(curve: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([curve.rename(columns=names), baselines.rename(columns=names).assign(step=0)], ignore_index=True)
 
 
-def label_efficiency(labels: pd.DataFrame) -> Figure:
+def label_efficiency(labels: pd.DataFrame, title: str) -> Figure:
     """Accuracy after fine-tuning against the share of the labels, one curve per start, with 95 % intervals.
 
     Args:
-        labels: Columns condition (the share, as text), arm, value, low, high.
+        labels: Columns condition (the share, as text), arm (a key of ``CURVES``), value, low, high.
+        title: What the figure shows.
     """
-    fig, ax = new_figure(6.0, 3.5)
+    fig, ax = new_figure(WIDTH, 3.8)
     for position, (arm, part) in enumerate(labels.groupby("arm", sort=False)):
         share = part["condition"].astype(float) * 100
         error = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
+        colour, line, marker = CURVES[str(arm)]
         ax.errorbar(
-            share * (1 + 0.02 * position), part["value"], yerr=error, color=PALETTE[(6, 0)[position % 2]], ls=("--", "-")[position % 2],
-            marker="so"[position % 2], ms=5, capsize=3, lw=1.8, label=str(arm),
+            share * (1 + 0.03 * position), part["value"], yerr=error, color=colour, ls=line, marker=marker, ms=5,
+            capsize=3, lw=1.8, label=str(arm),
         )  # fmt: skip
     ax.set_xscale("log")
     shares = sorted(set(labels["condition"].astype(float) * 100))
@@ -170,7 +189,8 @@ def label_efficiency(labels: pd.DataFrame) -> Figure:
     ax.minorticks_off()
     ax.set_xlabel("share of the training labels used in fine-tuning")
     ax.set_ylabel("balanced accuracy, test cells")
-    ax.legend(title="start of fine-tuning")
+    fig.legend(title="start of fine-tuning", title_fontsize=8, loc="outside lower center", ncols=3, **LEGEND)
+    headline(fig, title)
     return fig
 
 

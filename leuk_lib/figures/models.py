@@ -12,6 +12,7 @@ from leuk_lib.figures.style import LEGEND, PALETTE
 
 LEGEND_OUTSIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), **LEGEND}
 OURS, THEIRS = PALETTE[0], PALETTE[6]  # the full model, its baselines
+PUBLISHED, PARTLY = PALETTE[5], PALETTE[4]  # from published weights; the full model's method without one of its parts
 
 
 def overlay(ax: Any, values: NDArray[Any]) -> None:

@@ -92,7 +92,6 @@ def gan(cells: CellSet, tmp_path_factory: pytest.TempPathFactory) -> AcdbGan:
 def drawn(stage: Any, gan: AcdbGan) -> None:
     """Draw the figures that depend on gate and delivery."""
     for figure in (
-        figures.imbalance(chapter.class_counts(gan)),
         figures.trade_off(chapter.trade_off(gan), chapter.gate_controls(stage, gan)),
         figures.screened(chapter.screened_examples(gan)),
         figures.nearest_real(chapter.nearest_real(gan)),
@@ -142,13 +141,57 @@ def test_figures(stage: Any, gan: AcdbGan) -> None:
     figures.gan_schematic().canvas.draw()
 
 
-def test_bars_of_the_imbalance_add_up_to_the_training_cells(gan: AcdbGan) -> None:
-    counts = chapter.class_counts(gan)
-    (ax,) = figures.imbalance(counts).axes
-    learned, held_out = ([bar.get_width() for bar in bars] for bars in ax.containers)
-    assert learned == counts["inner training"].tolist() and held_out == counts["held out"].tolist()
-    assert [bar.get_x() for bar in ax.containers[1]] == learned
-    assert [label.get_text() for label in ax.get_yticklabels()] == counts["class"].tolist()
+def test_bars_of_the_delivery_start_at_the_real_cells(gan: AcdbGan) -> None:
+    table = pd.DataFrame({"class": ["a", "b"], "real": [10, 4], "quota": [0, 6], "delivered": [0, 3]})
+    figure = figures.delivered(table)
+    (ax,) = figure.axes
+    real, made, quota = ([(bar.get_x(), bar.get_width()) for bar in bars] for bars in ax.containers)
+    assert real == [(0, 10), (0, 4)] and made == [(10, 0), (4, 3)] and quota == [(10, 0), (4, 6)]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    assert said(figure) == "3 of 6 synthetic cells of the quotas are delivered"
+
+
+def said(figure: Any) -> str:
+    """The title of a figure, in one line."""
+    return " ".join(figure.get_suptitle().split())
+
+
+def test_titles_say_the_numbers() -> None:
+    controls = pd.DataFrame({"image": ["held-out, own class", "held-out, another class"], "accepted": [0.7, 0.175]})
+    curve = pd.DataFrame({"class": ["a", "a"], "own": [0.0, 1.0], "other": [0.0, 1.0]})
+    figure = figures.trade_off(curve, controls)
+    assert said(figure) == "The gate accepts 70 % of the class's real cells, 18 % of others"
+    (star,) = [line for line in figure.axes[0].lines if line.get_marker() == "*"]
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == pytest.approx((17.5, 70))
+    assert "70 %" not in said(figures.trade_off(curve, controls.assign(accepted=np.nan)))
+    image = np.zeros((1, 4, 4, 3), np.uint8)
+    assert (
+        said(figures.screened({"accepted": (image, 3), "duplicate": (image, 7)}))
+        == "3 of 10 candidates pass all four tests"
+    )
+
+
+def test_a_remedy_is_drawn_on_its_line_and_hollow_where_its_interval_includes_zero() -> None:
+    rows = [
+        (score, arm, value, value - half, value + half)
+        for score, factor in (("tail recall", 1.0), ("macro F1", 0.5))
+        for arm, value, half in (
+            (OVERSAMPLING, 0.5 * factor, 0.1), (UNGATED, 0.02, 0.1), (GATED, 0.4 * factor, 0.1),
+        )
+    ]  # fmt: skip
+    figure = figures.remedies(pd.DataFrame(rows, columns=["condition", "arm", "value", "low", "high"]))
+    figure.canvas.draw()
+    assert said(figure) == f"Of all remedies, {OVERSAMPLING} adds most to tail recall: +50 points"
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_yticklabels()] == [OVERSAMPLING, UNGATED, GATED]
+    for ax, expected in ((left, (50, 2, 40)), (right, (25, 2, 20))):
+        points = [line for line in ax.lines if len(line.get_xdata()) == 1]
+        assert [line.get_xdata()[0] for line in points] == pytest.approx(expected)
+        assert [line.get_ydata()[0] for line in points] == [0, 1, 2]
+        hollow = [line.get_markerfacecolor() != line.get_markeredgecolor() for line in points]
+        assert hollow == [False, True, False]
+    colours = [line.get_markeredgecolor() for line in left.lines if len(line.get_xdata()) == 1]
+    assert len(set(colours)) == 3  # without a GAN, ungated and gated
 
 
 def test_curves_are_those_of_the_history(gan: AcdbGan) -> None:

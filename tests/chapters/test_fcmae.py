@@ -98,7 +98,8 @@ def test_metrics_with_and_without_intervals(groups):
     assert stage.numbers["knn_gain"][0] == 0
     has_interval = len(set(groups)) > 1
     assert bool(stage.notes) != has_interval and (stage.numbers["knn_random"][1] is not None) == has_interval
-    assert len(drawn(figures.probe_over_time(probe.table()))) == 3
+    title = chapter.probes_title(probe.gains(), probe.start)
+    assert len(drawn(figures.probe_over_time(probe.table(), title))) == 3
 
 
 @pytest.mark.parametrize("steps", [0, 4])
@@ -116,7 +117,9 @@ def test_metrics_and_figures_of_given_weights(steps):
     features = {"pretrained", "random", "gain", "colour_histogram", "raw_pixel_pca"}
     features |= {"given", "gain_over_given"} if steps else set()
     assert set(stage.numbers) == {f"{p}_{f}" for p in ("knn", "knn_whitened", "linear") for f in features}
-    axes = drawn(figures.probe_over_time(probe.table()))
+    title = chapter.probes_title(probe.gains(), probe.start)
+    assert title.startswith("Pretrained encoder against " + ("given weights" if steps else "random initialisation"))
+    axes = drawn(figures.probe_over_time(probe.table(), title))
     labels = axes[0].get_legend_handles_labels()[1]
     assert {"given weights", "random initialisation", "FCMAE encoder, frozen"} <= set(labels)
     assert len(labels) == len(set(labels))
@@ -185,7 +188,7 @@ def test_study_tables_become_curves_and_bands():
     table = figures.from_study(*study_tables())
     assert set(table["features"]) == {"FCMAE", "FCMAE + contrast", "colour histogram"}
     assert len(table) == 12 + 2 and (table.loc[table["features"] == "colour histogram", "step"] == 0).all()
-    axes = drawn(figures.probe_over_time(table, "test cells"))
+    axes = drawn(figures.probe_over_time(table, "A title", "test cells"))
     assert [ax.get_title() for ax in axes] == ["k-NN (n = 40)", "linear (n = 40)"]
     for ax in axes:
         curves = [line.get_ydata() for line in ax.lines]
@@ -194,15 +197,38 @@ def test_study_tables_become_curves_and_bands():
         assert len(ax.patches) == 1  # its band
 
 
-def test_label_efficiency_has_one_curve_per_start():
+def test_the_title_counts_the_verdicts_against_the_start():
+    gains = pd.DataFrame(
+        {
+            "baseline": ["random initialisation"] * 3 + ["colour histogram"] * 3,
+            "verdict": ["better", "worse", "worse"] + ["better"] * 3,
+        }
+    )
+    title = chapter.probes_title(gains, "random initialisation")
+    assert (
+        title
+        == "Pretrained encoder against random initialisation, 3 probes: better in 1, worse in 2, inconclusive in 0"
+    )
+
+
+@pytest.mark.parametrize("starts", [2, 3])
+def test_label_efficiency_has_one_curve_per_start(starts):
+    values = {"random initialisation": 0.5, "FCMAE + contrast": 0.6, "published weights": 0.9}
+    values = dict(list(values.items())[:starts])
     rows = [
         {"condition": share, "arm": arm, "value": value, "low": value - 0.1, "high": value + 0.1, "n": 40, "seeds": 3}
         for share in ("0.05", "0.25", "1")
-        for arm, value in (("random initialisation", 0.5), ("FCMAE + contrast", 0.6))
+        for arm, value in values.items()
     ]
-    axes = drawn(figures.label_efficiency(pd.DataFrame(rows)))[0]
+    figure = figures.label_efficiency(pd.DataFrame(rows), "A title")
+    axes = drawn(figure)[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["5 %", "25 %", "100 %"]
-    assert [container.lines[0].get_ydata().tolist() for container in axes.containers] == [[0.5] * 3, [0.6] * 3]
+    assert [container.lines[0].get_ydata().tolist() for container in axes.containers] == [
+        [v] * 3 for v in values.values()
+    ]
+    assert [container.get_label() for container in axes.containers] == list(values)
+    assert len({container.lines[0].get_color() for container in axes.containers}) == starts
+    assert figure.get_suptitle() == "A title"
 
 
 def test_steps_are_timed_in_turns():

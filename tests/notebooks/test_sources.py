@@ -14,7 +14,6 @@ from leuk_lib.runs.code import notebook_source
 from leuk_lib.runs.params import assigned_names, check
 from leuk_lib.stages import PROFILES, STAGES, StageSpec, load_profile
 
-TO_SHORTEN = ("acdb_gan", "fcmae")
 by_stage = pytest.mark.parametrize("spec", STAGES, ids=lambda spec: spec.name)
 
 
@@ -36,10 +35,7 @@ def test_stages_read_only_what_comes_before(spec: StageSpec):
 def test_a_chapter_is_short(spec: StageSpec):
     everything = nbformat.read(spec.notebook, as_version=4).cells
     words = sum(len(cell.source.split()) for cell in everything if cell.cell_type == "markdown")
-    if spec.name in TO_SHORTEN:
-        assert len(everything) > 45 or words > 2000, f"{spec.name} is short now: take it out of TO_SHORTEN"
-    else:
-        assert len(everything) <= 45 and words <= 2000, f"{len(everything)} cells, {words} words"
+    assert len(everything) <= 45 and words <= 2000, f"{len(everything)} cells, {words} words"
 
 
 @by_stage
