@@ -160,7 +160,9 @@ def snapshots(images: np.ndarray, steps: Sequence[int], real: np.ndarray, classe
             ax.imshow(_tile(images[t, c] if t < times else real[c], 2), interpolation="nearest")
             image_axes(ax, "" if c else (f"step {steps[t]}" if t < times else "real"))
         axes[c, 0].set_ylabel(classes[c], rotation=0, ha="right", va="center", fontsize=8)
-    headline(fig, f"The same noise becomes cells within {steps[-1]} steps" if len(steps) else "Real cells")
+    headline(
+        fig, f"Samples of the same noise up to step {steps[-1]}, beside real cells" if len(steps) else "Real cells"
+    )
     return fig
 
 
@@ -205,7 +207,7 @@ def nearest_real(rows: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> Figure:
             if row == 0:
                 axes[row, column].set_title(f"real {column}" if column else "synthetic", fontsize=8)
         axes[row, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    headline(fig, "Is a synthetic cell a copy of its nearest real cells?")
+    headline(fig, "Synthetic cells beside the real cells nearest to them")
     return fig
 
 
