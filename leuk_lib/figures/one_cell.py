@@ -72,7 +72,8 @@ def facts(lines: Mapping[str, str]) -> Panel:
         image_axes(ax)
         for place, (name, value) in enumerate(lines.items()):
             ax.text(0.04, 0.9 - 0.17 * place, name, fontsize=8, color="#666666", transform=ax.transAxes)
-            ax.text(0.04, 0.82 - 0.17 * place, value, fontsize=9, transform=ax.transAxes)
+            end = value if len(value) <= 30 else f"…{value[-29:]}"  # of a path, the file's name
+            ax.text(0.04, 0.82 - 0.17 * place, end, fontsize=9, transform=ax.transAxes)
 
     return draw
 
@@ -132,7 +133,10 @@ def matrix(rows: Sequence[str], classes: Sequence[str], values: Array, truth: st
             )
             if chosen:
                 ax.add_patch(Rectangle((c - 0.47, r - 0.45), 0.94, 0.9, fill=False, edgecolor=INK, linewidth=1.2))
-        ax.set_xticks(range(len(classes)), [f"{name}\n(truth)" if name == truth else name for name in classes])
+        names = [name.replace("_", "\n") for name in classes]
+        ax.set_xticks(
+            range(len(classes)), [f"{n}\n(truth)" if k == truth else n for n, k in zip(names, classes, strict=True)]
+        )
         ax.set_yticks(range(len(rows)), rows)
         ax.tick_params(length=0)
         for tick, name in zip(ax.get_xticklabels(), classes, strict=True):

@@ -256,5 +256,5 @@ def one_cell(
     return same.row(
         f"{right} of {len(probs)} models recognise this cell as {truth}; {said} ({100 * table[0].max():.0f} %)",
         {f"{truth}, raw": same.picture(image), "stated probability (%)": same.matrix(list(probs), columns, table[:, kept], truth)},
-        widths=(1, 0.6 + 0.5 * len(columns) + 0.06 * max(map(len, probs))), height=max(same.SIDE, 0.24 * len(probs) + 0.6),
+        widths=(1, 0.6 + 0.38 * len(columns) + 0.035 * max(map(len, probs))), height=max(same.SIDE, 0.24 * len(probs) + 0.6),
     )  # fmt: skip

@@ -50,7 +50,8 @@ def test_a_downloaded_chapter_runs_twice_and_its_cells_again(
     monkeypatch.setenv("LEUK_RESULTS", str(finished))
     folder = finished / RUN / spec.name
     before = contents(folder)
-    notebook: Any = nbformat.from_dict(clean(json.loads((folder / "notebook.ipynb").read_text())))  # type: ignore[no-untyped-call]
+    downloaded = json.dumps(clean(json.loads((folder / "notebook.ipynb").read_text())))
+    notebook: Any = nbformat.reads(downloaded, as_version=4)  # type: ignore[no-untyped-call]
     code = [(index, cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     (begin,) = [place for place, (_, cell) in enumerate(code) if "Stage.begin(" in cell.source]
     client = NotebookClient(notebook, timeout=600, kernel_name="python3")
