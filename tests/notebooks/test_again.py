@@ -54,6 +54,8 @@ def test_a_downloaded_chapter_runs_twice_and_its_cells_again(
     notebook: Any = nbformat.reads(downloaded, as_version=4)  # type: ignore[no-untyped-call]
     code = [(index, cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     (begin,) = [place for place, (_, cell) in enumerate(code) if "Stage.begin(" in cell.source]
+    hollow = nbformat.v4.new_code_cell("stage.finish()")  # type: ignore[no-untyped-call]
+    notebook.cells.append(hollow)
     client = NotebookClient(notebook, timeout=600, kernel_name="python3")
     with client.setup_kernel():
 
@@ -64,7 +66,7 @@ def test_a_downloaded_chapter_runs_twice_and_its_cells_again(
 
         run(code[: begin + 1])
         with pytest.raises(CellExecutionError, match="has written and recorded nothing: run all cells"):
-            run(code[-1:])
+            client.execute_cell(hollow, len(notebook.cells) - 1)
         run(code)
         assert contents(folder) == before
         run(code[: begin + 1])
