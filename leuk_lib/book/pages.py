@@ -229,8 +229,8 @@ def answers_table(found: pd.DataFrame) -> str:
         found: Columns question, cells ("real" or "rendered"), points, answer, target (notebook of the chapter).
     """
     real = found.loc[found["cells"] == "real", "answer"]
-    plain = real.where(~real.str.contains(" of "), "not the same answer for all comparisons")
-    counts = ", ".join(f"{count} {word}" for word, count in plain.value_counts().items())
+    plain = real.where(~real.str.contains(" of "), "depends on the comparison")
+    counts = ", ".join(f"{word} in {count}" for word, count in plain.value_counts().items())
     rows = [
         (f"[{escape(row['question'])}](chapters/{row['target']})", row["answer"], row["points"], row["cells"])
         for row in found.to_dict("records")

@@ -56,8 +56,8 @@ def picture(image: Array, mask: Array | None = None, heat: Array | None = None) 
     def draw(ax: Any) -> None:
         image_axes(ax)
         ax.imshow(image, interpolation="nearest")
-        for level, colour in () if mask is None else OUTLINES:
-            if (inside := mask > level).any() and not inside.all():
+        for level, colour in OUTLINES:
+            if mask is not None and mask.min() <= level < mask.max():
                 ax.contour(mask, levels=[level], colors=[colour], linewidths=1.4)
         if heat is not None:
             overlay(ax, heat)
