@@ -188,6 +188,21 @@ def difference_table(scores: Mapping[str, Score], full: str) -> pd.DataFrame:
     return table
 
 
+def format_differences(table: pd.DataFrame) -> pd.DataFrame:
+    """`difference_table` of one metric for display: one row per baseline, "difference [low, high]" and the p-values."""
+    text = [format_interval(*row, "+.3f") for row in table[["difference", "low", "high"]].to_numpy(dtype=np.float64)]
+    shown = table[["baseline", "p", "p_holm", "only_full", "only_baseline", "p_mcnemar", "p_mcnemar_holm"]]
+    for name in ("p", "p_holm", "p_mcnemar", "p_mcnemar_holm"):
+        shown = shown.assign(**{name: ["–" if np.isnan(p) else f"{p:.2g}" for p in table[name]]})
+    shown.insert(1, "difference", text)
+    return shown.rename(
+        columns={
+            "p_holm": "p (Holm)", "only_full": "only full right", "only_baseline": "only baseline right",
+            "p_mcnemar": "McNemar's p", "p_mcnemar_holm": "McNemar's p (Holm)",
+        }
+    )  # fmt: skip
+
+
 def strongest_baseline(scores: Mapping[str, Score], full: str) -> str | None:
     """Baseline with the highest accuracy on these cells, a choice that favours the baseline; None without one."""
     others = [name for name in scores if name != full]

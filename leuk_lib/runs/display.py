@@ -74,10 +74,10 @@ def table(frame: Any, caption: str = "") -> Html:
         if isinstance(value, float):
             return "–" if value != value else f"{value:.4g}"
         if isinstance(value, Link):
-            return f'<a href="{quoting.html(value.target)}">{quoting.html(value.text)}</a>'
-        return quoting.html(str(value))
+            return f'<a href="{quoting.html(value.target)}">{breakable(value.text)}</a>'
+        return breakable(value)
 
-    head = "".join(f'<th scope="col">{quoting.html(str(name))}</th>' for name in frame.columns)
+    head = "".join(f'<th scope="col">{breakable(name)}</th>' for name in frame.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row) + "</tr>"
         for row in frame.itertuples(index=False, name=None)
@@ -89,6 +89,15 @@ def table(frame: Any, caption: str = "") -> Html:
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     return Html(markup, f"{caption}\n{frame.to_string(index=False)}")
+
+
+def breakable(text: Any) -> str:
+    """Quote for HTML; a long name may break after ``_``, ``@`` and ``/``, so that a table is no wider than the page.
+
+    >>> breakable("efficientnet_lite0")
+    'efficientnet_<wbr>lite0'
+    """
+    return re.sub(r"([_@/])(?=.)", r"\1<wbr>", quoting.html(text))
 
 
 def folded(item: Html, summary: str, is_open: bool = False) -> Html:

@@ -98,6 +98,16 @@ def test_a_class_without_a_test_cell_becomes_a_note():
     assert np.isfinite(stage.numbers["macro_auc"]["value"])
 
 
+@pytest.mark.parametrize(("groups", "warned"), [(chapter.MIN_GROUPS - 1, True), (chapter.MIN_GROUPS, False)])
+def test_a_class_of_few_test_patients_is_named(groups: int, warned: bool):
+    labels = np.repeat([0, 1], 20)
+    names = np.array([f"{label}-{k % (groups if label else 10)}" for k, label in enumerate(labels)])
+    part = Predictions(labels, np.full((40, 2), 0.5), names, ("AML", "ALL"))
+    found = chapter.cautions(FakeStage(), part)["caution"].tolist()
+    assert found == ([f"fewer than 8 test groups of ALL ({groups}): their intervals are wide, and differences between models "
+                      "can hardly be shown"] if warned else ["none"])  # fmt: skip
+
+
 def test_one_group_gives_values_without_intervals():
     single = {name: Predictions(p.labels, p.probs, np.full(len(p), "p"), p.classes) for name, p in models().items()}
     stage = FakeStage()
@@ -130,6 +140,14 @@ def test_differences_are_ours_minus_theirs_and_holm_never_helps():
     accuracy = table[table["metric"] == "accuracy"].set_index("baseline").loc["weak"]
     gained = accuracy["only_full"] - accuracy["only_baseline"]
     assert accuracy["difference"] == pytest.approx(gained / len(part["wpat"]))
+    shown = chapter.format_differences(table[table["metric"] == "accuracy"])
+    row = shown.set_index("baseline").loc["weak"]
+    assert (
+        row["difference"].startswith(f"{accuracy['difference']:+.3f} [")
+        and row["only full right"] == accuracy["only_full"]
+    )
+    assert row["p (Holm)"] == f"{accuracy['p_holm']:.2g}" and row["McNemar's p"] == f"{accuracy['p_mcnemar']:.2g}"
+    assert chapter.format_differences(table.iloc[:0]).empty
 
 
 def test_delong_table_has_nan_for_a_class_of_one_cell():

@@ -1,4 +1,4 @@
-"""The library's source in a notebook: the lines of the file, without docstrings, as Markdown and as text."""
+"""Output of a stage: the library's source as Markdown and as text, and tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from types import ModuleType
 from typing import Any
 
 import markdown_it
+import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
 from leuk_lib.alhe import lut
 from leuk_lib.fcmae import encoder
@@ -59,3 +61,11 @@ def test_a_class_keeps_the_docstrings_of_its_methods_out_of_reach() -> None:
     code = display.source(encoder.EncoderSpec).code
     assert code.startswith("@dataclass(frozen=True)\nclass EncoderSpec:\n") and "variant: str" in code
     assert "Attributes:" not in code
+
+
+def test_long_names_in_tables_may_break_and_stay_the_same_text():
+    names = ["efficientnet_lite0@pretrained", "a/b_<i>", "_", "end_"]
+    markup = display.table(pd.DataFrame({"p_mcnemar_holm": names})).markup
+    soup = BeautifulSoup(markup, "html.parser")
+    assert [cell.get_text() for cell in soup.find_all(["th", "td"])] == ["p_mcnemar_holm", *names]
+    assert [len(cell.find_all("wbr")) for cell in soup.find_all(["th", "td"])] == [2, 2, 2, 0, 0]
