@@ -6,13 +6,16 @@ import sys
 import numpy as np
 import pytest
 
+from leuk_lib.chapters.results import MIN_GROUPS
+from leuk_lib.data.params import DataParams
 from leuk_lib.data.smear.cohort import CLASS_SHARES, plan_cohort, render, render_smear, smear_cells
 from leuk_lib.data.smear.individual import draw_cell, draw_patient
 from leuk_lib.data.smear.morphology import CELL_TYPES, CLASSES, MIXTURES, QUANTITIES, morphology_rows
 from leuk_lib.data.smear.shapes import Canvas, blob
-from leuk_lib.data.splits import assert_disjoint
+from leuk_lib.data.splits import PARTS, assert_disjoint, split_groups
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
+from leuk_lib.stages import PROFILES, load_profile
 
 
 def test_same_bytes_for_any_number_of_workers_and_any_order():
@@ -94,6 +97,19 @@ def test_patient_effect_scales_the_differences_between_patients():
 
     assert deviation(0.0) < 0.5 * deviation(1.0)
     assert draw_patient(0, "AML", 3, 0.0).white == draw_patient(0, "ALL", 1, 0.0).white
+
+
+@pytest.mark.parametrize("profile", sorted({*PROFILES} - {"smoke"}))
+@pytest.mark.parametrize("seed", range(3))
+def test_the_default_data_have_the_test_patients_of_each_class_that_their_claims_need(profile: str, seed: int):
+    """The profile smoke has fewer, which chapter 9 states (``chapters.results.cautions``)."""
+    params = DataParams(**load_profile(profile)["data"])
+    table = plan_cohort(params.cells, params.patients, seed)
+    groups = table["label"] + "-" + table["patient"].astype(str)
+    in_test = PARTS[2] == np.array(PARTS)[split_groups(table["label"], groups, params.fractions, seed)]
+    assert (
+        groups[in_test].groupby(table["label"]).nunique().reindex(list(CLASS_SHARES), fill_value=0).min() >= MIN_GROUPS
+    )
 
 
 def test_the_default_cohort_is_imbalanced_with_enough_patients():
