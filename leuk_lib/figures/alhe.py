@@ -140,7 +140,7 @@ def side_by_side(rows: Mapping[str, Mapping[str, NDArray[np.uint8]]], most: int 
     names = list(rows[cells[0]])
     fig, axes = new_figure(1.2 + 0.95 * len(cells), 0.5 + 0.97 * len(names), len(names), len(cells), squeeze=False)
     pack(fig)
-    headline(fig, "ALHE sharpens the nucleus, CLAHE also the background")
+    headline(fig, "The methods differ in the nucleus and in the background")
     for name, ax_row in zip(names, axes, strict=True):
         for ax, cell in zip(ax_row, cells, strict=True):
             ax.imshow(rows[cell][name], interpolation="nearest")

@@ -23,7 +23,7 @@ def contact_sheet(
     labels: Sequence[str],
     classes: Sequence[str],
     per_class: int = 6,
-    text: str = "Classes differ in size, nucleus, chromatin and granules",
+    text: str = "Compare size, nucleus, chromatin and granules between classes",
 ) -> Figure:
     """Draw a row of cells per class; images (M, S, S, 3) uint8, in the order of ``labels``."""
     rows = [[i for i, label in enumerate(labels) if label == name][:per_class] for name in classes]
@@ -47,7 +47,9 @@ def group_sheet(images: NDArray[np.uint8], names: Sequence[str], per_group: int 
     if not len(images):
         return message("no patient, slide or subject with several cells is known in this data set")
     rows = list(dict.fromkeys(names))
-    figure = contact_sheet(images, names, rows, per_group, "Glass and stain belong to the slide, not to the disease")
+    figure = contact_sheet(
+        images, names, rows, per_group, "Each row is one slide: compare glass and stain between rows"
+    )
     for ax, name in zip(figure.axes[:: len(figure.axes) // len(rows)], rows, strict=True):
         label, _, group = name.partition(", ")
         ax.set_ylabel(

@@ -102,6 +102,7 @@ def test_every_figure_has_alt_text_caption_and_name(spec: StageSpec):
         shows = cell.source.count("stage.show(")
         assert shows <= 1, f"one figure per cell: {cell.source}"
         if shows:
+            assert "stage.table(" not in cell.source, f"the table would become a second figure: {cell.source}"
             mystnb = cell.metadata.get("mystnb", {})
             assert len(mystnb.get("image", {}).get("alt", "")) > 40, cell.source
             assert len(mystnb.get("figure", {}).get("caption", "")) > 40, cell.source
