@@ -119,7 +119,7 @@ def fetched_weights(values: Mapping[str, Any]) -> list[str]:
         values: Parameters of stage ``fcmae`` that differ from its defaults.
 
     Returns:
-        A setting with the absolute path of a file, because notebooks run in the results folder; else nothing.
+        A setting with the absolute path of a file, because notebooks run in the project's folder; else nothing.
 
     Raises:
         LeukError: If there are no such weights, or if they cannot be fetched or read.
@@ -137,26 +137,40 @@ def fetched_weights(values: Mapping[str, Any]) -> list[str]:
     return [f"fcmae.weights={json.dumps(f'{name}{at}{path.absolute()}')}"] if path else []
 
 
-def check_networks(backbones: Sequence[str] | None, baselines: Sequence[str] | None) -> None:
-    """Check networks by name before any stage starts; the defaults exist and are not worth loading timm.
+def check_networks(backbones: Sequence[str] | None, baselines: Sequence[str] | None, image_size: int) -> list[str]:
+    """Check networks and their weights before any stage starts; the defaults exist and are not worth loading timm.
+
+    A network whose weights are in a Python package that is not installed will be left out by its stage.
 
     Args:
         backbones: Parameter ``backbones`` of stage ``wpat``; None for the default.
         baselines: Parameter ``baselines`` of stage ``comparison``; None for the default.
+        image_size: Parameter of stage ``data``.
+
+    Returns:
+        Settings with the absolute paths of files, because notebooks run in the project's folder.
 
     Raises:
-        LeukError: For a baseline or backbone that does not exist, or lacks weights or a package.
+        LeukError: For a baseline or backbone that does not exist, lacks weights or a package, or does not take the images
+            or the weights.
     """
-    if baselines:
-        from leuk_lib.evaluation.baselines import check_name
+    if not backbones and not baselines:
+        return []
+    from leuk_lib.chapters.wpat import check_backbone
+    from leuk_lib.evaluation.baselines import check_name, split_kind
+    from leuk_lib.training.pretrained import missing_package, with_absolute_file
 
-        for name in baselines:
-            check_name(name)
-    if backbones:
-        from leuk_lib.chapters.wpat import check_backbone
-
-        for name in backbones:
-            check_backbone(name)
+    settings = []
+    for key, names, check_it in (
+        ("wpat.backbones", backbones, check_backbone),
+        ("comparison.baselines", baselines, check_name),
+    ):
+        for name in names or ():
+            if not missing_package(split_kind(name)[1]):
+                check_it(name, image_size)
+        absolute = [with_absolute_file(name) for name in names or ()]
+        settings += [f"{key}={json.dumps(absolute)}"] if absolute != list(names or ()) else []
+    return settings
 
 
 def refused_notebooks(runs: Sequence[str], last: str) -> list[str]:
@@ -246,10 +260,14 @@ def run_stages(
         print(quoting.terminal(line), flush=True)
     if "fcmae" in names:
         overrides = [*overrides, *fetched_weights(given["fcmae"])]
-    check_networks(
-        given["wpat"].get("backbones") if "wpat" in names else None,
-        given["comparison"].get("baselines") if "comparison" in names else None,
-    )
+    overrides = [
+        *overrides,
+        *check_networks(
+            given["wpat"].get("backbones") if "wpat" in names else None,
+            given["comparison"].get("baselines") if "comparison" in names else None,
+            given["data"].get("image_size", DataParams.model_fields["image_size"].default),
+        ),
+    ]
     config: dict[str, Any] = {"dataset": dataset, "profile": profile, "seeds": " ".join(map(str, seeds))}
     if overrides:
         config["set"] = list(overrides)

@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from fcmae.toys import encoder
 from leuk_lib.fcmae.weights import save_backbone
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.stages import parse_overrides
-from leuk_lib.workflow import fetched_weights, results_lock, run_stages
+from leuk_lib.workflow import check_networks, fetched_weights, results_lock, run_stages
 from processes import is_running, soon
 
 PROGRAM = """
@@ -106,14 +109,34 @@ def test_a_run_with_unknown_weights_starts_no_stage(results: Path):
     ("networks", "named"),
     [
         ("comparison.baselines=[resnet10x]", "did you mean 'resnet10t'"),
-        ("comparison.baselines=[majority, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
+        ("comparison.baselines=[majority, 'resnet10t@missing.safetensors']", "no such file missing.safetensors"),
         ("comparison.baselines=['knn:resnet10t']", "knn:resnet10t@pretrained"),
         ("comparison.baselines=['last:resnet10t@missing.safetensors']", "no attention blocks"),
+        ("wpat.backbones=[inception_v3]", "backbone 'inception_v3': .* images of"),
+        ("comparison.baselines=[crossvit_tiny_240]", "baseline 'crossvit_tiny_240': .* images of"),
+        ("comparison.baselines=['resnet10t@{file}']", "do not fit resnet10t"),
+        ("wpat.backbones=['resnet10t@{file}']", "do not fit resnet10t"),
         ("wpat.backbones=[fcmea]", "unknown backbone 'fcmea'; did you mean 'fcmae'"),
-        ("wpat.backbones=[fcmae, 'resnet10t@missing.safetensors']", "no file missing.safetensors"),
+        ("wpat.backbones=[fcmae, 'resnet10t@missing.safetensors']", "no such file missing.safetensors"),
     ],
 )
-def test_networks_are_looked_up_before_any_stage_starts(results: Path, networks: str, named: str):
-    with pytest.raises(LeukError, match=named):
-        run_stages("smear", "smoke", [0], overrides=[networks])
-    assert not results.exists()
+def test_networks_are_looked_up_before_any_stage_starts(results: Path, tmp_path: Path, networks: str, named: str):
+    other = tmp_path / "other.safetensors"
+    save_file({"conv1.weight": torch.zeros(2)}, str(other))
+    with pytest.raises(LeukError, match=named) as caught:
+        run_stages("smear", "smoke", [0], overrides=[networks.format(file=other)])
+    assert not results.exists() and caught.value.exit_code == 2
+
+
+def test_files_of_networks_get_absolute_paths_and_missing_packages_are_left_to_the_stage(tmp_path: Path, monkeypatch):
+    state = timm.create_model("test_resnet").state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, str(tmp_path / "r.safetensors"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("leuk_lib.training.pretrained._package_folder", lambda package: None)
+    baselines = ["colour", "efficientnet_lite0@pretrained", "knn:test_resnet@r.safetensors"]
+    settings = check_networks(["fcmae", "test_resnet@r.safetensors"], baselines, 32)
+    assert parse_overrides(settings) == {
+        "wpat": {"backbones": ["fcmae", f"test_resnet@{tmp_path}/r.safetensors"]},
+        "comparison": {"baselines": [*baselines[:2], f"knn:test_resnet@{tmp_path}/r.safetensors"]},
+    }
+    assert check_networks(["fcmae"], ["colour"], 32) == [] == check_networks(None, None, 32)

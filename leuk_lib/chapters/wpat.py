@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from leuk_lib.chapters.one_cell import find_cell
 from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.splits import EXTERNAL
-from leuk_lib.evaluation.baselines import display_name, select, split_kind
+from leuk_lib.evaluation.baselines import display_name, published_weights, select, split_kind
 from leuk_lib.evaluation.calibration import fit_temperature
 from leuk_lib.fcmae.encoder import Encoder
 from leuk_lib.fcmae.weights import load_backbone, origin_sentence, read_origin
@@ -156,18 +156,21 @@ def open_backbone(inputs: Inputs, params: WpatParams, name: str) -> Encoder | Ti
     return TimmBackbone.of(name, inputs.cells.size)
 
 
-def check_backbone(name: str) -> None:
-    """Check a name of parameter ``backbones`` before any stage starts.
+def check_backbone(name: str, image_size: int) -> None:
+    """Check a name of parameter ``backbones`` for images of a size in px, before any stage starts.
 
     Raises:
-        LeukError: For an unknown name, or weights that are missing.
+        LeukError: For an unknown name, weights that are missing or do not fit, or a network without feature maps of such
+            images.
     """
     if name == FCMAE:
         return
+    subject = f"backbone {name!r}"
     base, published = pretrained.split_name(name)
-    pretrained.architecture_of(base, f"backbone {name!r}", [FCMAE])
-    if published:
-        pretrained.locate(name)
+    pretrained.architecture_of(base, subject, [FCMAE])
+    weights = pretrained.locate(name) if published else None
+    spec = pretrained.NetworkSpec.of(base, image_size, bool(published))
+    pretrained.check_network(subject, spec, image_size, weights, TimmBackbone)
 
 
 def wpat_names(backbones: Sequence[str]) -> dict[str, str]:
@@ -205,14 +208,41 @@ def train_wpat(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric, backbon
 
 
 def available(names: Iterable[str], stage: Stage[Any]) -> list[str]:
-    """Leave out networks whose weights are in a Python package that is not installed; the run card names them."""
-    kept = []
+    """Leave out networks whose weights are in a Python package that is not installed; the run card names them.
+
+    Raises:
+        LeukError: If none is left.
+    """
+    names, kept = list(names), []
     for name in names:
         if package := pretrained.missing_package(split_kind(name)[1]):
             stage.notice(f"{name} is left out: its weights are in the package {package}, which is not installed")
         else:
             kept.append(name)
+    if names and not kept:
+        raise LeukError(
+            f"stage {stage.name}: none of {', '.join(names)} is left; install the package, or name others", 2
+        )
     return kept
+
+
+def use_weights(stage: Stage[Any], names: Iterable[str], cells: CellSet) -> None:
+    """Note the published weights of some networks: source, hash, licence and what they were trained on.
+
+    A licence with limits, or cells among those that a network was trained on, are shown, too. Hashes of files that are
+    not in a Python package become part of the stage's identity: call this before training.
+
+    Args:
+        stage: The running stage.
+        names: Baselines or backbones, as the parameters name them.
+        cells: The cells of the run.
+    """
+    data_sets = (stage.params.dataset, cells.name, *cells.external)
+    for name, weights in published_weights(names).items():
+        if not pretrained.is_packaged(split_kind(name)[1]):
+            stage.use_file(str(weights.path.absolute()))
+        say = stage.notice if weights.concerns(data_sets) else stage.note
+        say(weights.sentence(data_sets))
 
 
 def model_file(name: str) -> str:

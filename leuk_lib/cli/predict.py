@@ -15,6 +15,7 @@ from leuk_lib import quoting
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.alhe.torch_alhe import enhance_cells
 from leuk_lib.data.image_lists import Unusable, find_images
+from leuk_lib.fcmae.weights import origin_sentence
 from leuk_lib.runs import progress
 from leuk_lib.runs.display import RESEARCH_USE
 from leuk_lib.runs.errors import LeukError
@@ -22,6 +23,7 @@ from leuk_lib.runs.files import atomic, write_text
 from leuk_lib.runs.parallel import available_cores
 from leuk_lib.runs.params import check
 from leuk_lib.wpat.contact_sheet import contact_sheet
+from leuk_lib.wpat.model_card import NAME
 from leuk_lib.wpat.predict import ADVICE, Enhance, LoadedModel, ModelCard, Predicted, as_table, predict_batches
 
 
@@ -147,5 +149,9 @@ def report(predictions: Predictions, csv: Path | None = None, sheet: Path | None
     for written in (csv, sheet):
         if written:
             print(quoting.terminal(written))
-    print(f"model: {quoting.terminal(predictions.model)}; MODEL_CARD.md beside it says on which cells it was trained")
+    about = next((name for name in (NAME, "card.json") if (predictions.model.parent / name).is_file()), "")
+    where = f"; {about} beside it says on which cells it was trained" if about else ""
+    print(f"model: {quoting.terminal(predictions.model)}{where}")
+    if predictions.card.origin:
+        print(quoting.terminal(origin_sentence(predictions.card.origin)))
     print(RESEARCH_USE)

@@ -248,25 +248,34 @@ def split_kind(name: str) -> tuple[str, str]:
     return (kind, network_name) if colon and kind in (*FROZEN, *TUNED) else ("", name)
 
 
-def check_name(name: str) -> pretrained.Weights | None:
+def check_name(name: str, image_size: int = 0) -> pretrained.Weights | None:
     """Find the published weights of a baseline; None for one without.
 
+    Args:
+        name: as for :func:`fit_baselines`.
+        image_size: side of the images in px, at which the network is tried, with its weights; 0: it is not.
+
     Raises:
-        LeukError: an unknown name (the line has the nearest one), weights that are missing, or a network that cannot be
-            tuned as the name says.
+        LeukError: an unknown name (the line has the nearest one), weights that are missing or do not fit, a network that
+            cannot be tuned as the name says, or one that does not take such images.
     """
     kind, network_name = split_kind(name)
-    base, weights = pretrained.split_name(network_name)
-    if kind and not weights:
+    base, published = pretrained.split_name(network_name)
+    if kind and not published:
         raise LeukError(
-            f"baseline {name!r}: a frozen network needs published weights; write {name}@{pretrained.PRETRAINED}"
+            f"baseline {name!r}: {kind!r} needs published weights; write {name}@{pretrained.PRETRAINED} or {name}@FILE",
+            2,
         )
-    if not kind and not weights and (name in BASELINES or name in SMALL):
+    if not kind and not published and (name in BASELINES or name in SMALL):
         return None
     pretrained.architecture_of(base, f"baseline {name!r}", [*BASELINES, *SMALL])
     if kind in TUNED:
         tuning.check(f"baseline {name!r}", base, kind)
-    return pretrained.locate(network_name) if weights else None
+    weights = pretrained.locate(network_name) if published else None
+    if image_size:
+        spec = pretrained.NetworkSpec.of(base, image_size, bool(published), own_side=kind in FROZEN)
+        pretrained.check_network(f"baseline {name!r}", spec, image_size, weights)
+    return weights
 
 
 def network(name: str, task: Task) -> Scorer:
@@ -295,7 +304,7 @@ def network(name: str, task: Task) -> Scorer:
 def frozen(name: str, task: Task) -> Scorer:
     """Read the classes out of a published network's frozen features: ``knn:NETWORK`` or ``linear:NETWORK``.
 
-    Features are what the network gives without its classifier, for images of the size it was trained at. k-NN: cosine
+    Features are what the network gives without its classifier, for images of the size that it was trained at. k-NN: cosine
     similarity, k = 20 (at most a fifth of the training cells), votes weighted by exp(similarity / 0.07) as in DINO
     (Caron et al. 2021); linear: logistic regression as in ``linear_probe``.
 
@@ -306,7 +315,9 @@ def frozen(name: str, task: Task) -> Scorer:
     read_out, network_name = split_kind(name)
     base, _ = pretrained.split_name(network_name)
     device = torch.device("cpu") if task.encoder is None else next(task.encoder.parameters()).device
-    encoder = pretrained.create(base, weights, 0, task.images.shape[-1]).eval().to(device)
+    side = task.images.shape[-1]
+    spec = pretrained.NetworkSpec.of(base, side, True, own_side=True)
+    encoder = pretrained.build(spec, 0, side, weights).eval().to(device)
 
     @torch.no_grad()
     def features(images: Tensor, masks: Tensor | None) -> Array:
@@ -353,14 +364,14 @@ def fit_baselines(names: Iterable[str], task: Task) -> dict[str, Scorer]:
         task: the cells, and how a network is trained.
 
     Raises:
-        LeukError: an unknown name, or weights that are missing, before anything is fitted.
+        LeukError: as :func:`check_name`, or two baselines of one name, before anything is fitted.
     """
     names = list(names)
     for name in names:
-        check_name(name)
+        check_name(name, task.images.shape[-1])
     shown = [display_name(name) for name in names]
     if len(set(shown)) < len(shown):
-        raise LeukError(f"baselines: two of {', '.join(shown)} have one name; rename a file of weights")
+        raise LeukError(f"baselines: two of {', '.join(shown)} have one name; rename a file of weights", 2)
     return {short: _fit(name, task) for short, name in zip(shown, names, strict=True)}
 
 

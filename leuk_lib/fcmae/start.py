@@ -61,11 +61,12 @@ def load_start(params: FcmaeParams) -> Start | None:
 def _check_variant(params: FcmaeParams, variant: str) -> None:
     default = FcmaeParams.model_fields["variant"].default
     if variant not in VARIANTS:
-        raise LeukError(f"weights {params.weights!r}: variant {variant!r} is none of {', '.join(VARIANTS)}")
+        raise LeukError(f"weights {params.weights!r}: variant {variant!r} is none of {', '.join(VARIANTS)}", 2)
     if params.variant not in (default, variant):
         raise LeukError(
             f"weights {params.weights!r} are a {variant}, but parameter variant = {params.variant!r}: set variant to "
-            f"{variant!r} (or leave it at {default!r}), or choose other weights"
+            f"{variant!r} (or leave it at {default!r}), or choose other weights",
+            2,
         )
 
 

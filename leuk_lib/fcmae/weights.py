@@ -210,15 +210,17 @@ def read_origin(path: Path) -> dict[str, Any] | None:
 
 
 def origin_sentence(origin: Mapping[str, Any]) -> str:
-    """Name, source, commit, hash and licence of the weights that an encoder was started from, as one sentence.
+    """Name, source, commit, hash and licence of the weights that an encoder was started from, and what they have seen.
 
     >>> print(origin_sentence({"name": "a.pt", "source": "a file", "sha256": "12" * 32, "licence": "not stated"}))
     The encoder was started from the weights a.pt (a file, SHA-256 121212121212). Their licence: not stated.
     """
     commit = f", commit {origin['revision']}" if origin.get("revision") else ""
+    sets = origin.get("trained_on")
+    seen = f" They were trained on {', '.join(map(str, sets))}." if sets and isinstance(sets, list | tuple) else ""
     return (
         f"The encoder was started from the weights {origin.get('name', '?')} ({origin.get('source', '?')}{commit}, SHA-256 "
-        f"{str(origin.get('sha256', '?'))[:12]}). Their licence: {origin.get('licence', '?')}."
+        f"{str(origin.get('sha256', '?'))[:12]}). Their licence: {origin.get('licence', '?')}.{seen}"
     )
 
 

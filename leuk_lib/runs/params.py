@@ -16,6 +16,7 @@ from leuk_lib.runs.yaml_files import parse_plain, read_plain
 
 INJECTED = "# Parameters"  # first line of the cell that papermill injects
 BEGIN = "Stage.begin("  # marks the cell that reads the parameters
+MAX_LISTED = 60  # valid names in an error message
 
 
 class FrozenParams(BaseModel):
@@ -72,14 +73,15 @@ Stage = TypeVar("Stage", bound=StageParams)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return a "did you mean" question with the nearest valid name, or the list of valid names.
+    """Return a "did you mean" question with the nearest valid name, or the list of valid names if it is short.
 
     >>> nearest("epohcs", ["epochs", "seed"])
     "did you mean 'epochs'?"
     """
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(valid)}"
+    shown = valid if len(valid) <= MAX_LISTED else [*valid[:MAX_LISTED], f"… ({len(valid)} in all)"]
+    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(shown)}"
 
 
 def check(owner: str, model: type[Params], values: Mapping[str, Any]) -> Params:

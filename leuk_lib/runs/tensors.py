@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import pickle
 import zipfile
@@ -18,6 +19,8 @@ from leuk_lib.runs.errors import LeukError
 
 def read_tensors(path: Path, what: str, advice: str, exit_code: int = 1) -> tuple[Any, dict[str, str]]:
     """Read a file of tensors without executing any code in it.
+
+    A checkpoint of training code may hold its command line, an ``argparse.Namespace`` of plain values.
 
     Args:
         path: A safetensors file, or one that ``torch.save`` wrote.
@@ -43,11 +46,12 @@ def read_tensors(path: Path, what: str, advice: str, exit_code: int = 1) -> tupl
             with zipfile.ZipFile(path) as archive:  # torch does not check checksums
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"the checksum of {broken} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True), {}
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True), {}
     except Exception as error:  # its kind depends on which byte is wrong
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
         if isinstance(error, pickle.UnpicklingError):  # torch's own message advises to run the code
-            reason = "more than plain tensors; it was not executed"
+            reason = "more than plain tensors; it was not executed: save the state dict alone"
         raise LeukError(f"{what} {path}: damaged or foreign ({reason}); {advice}", exit_code) from error
 
 

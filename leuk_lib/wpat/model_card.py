@@ -115,9 +115,8 @@ def write(card: ModelCard, facts: Facts, folder: Path) -> Path:
 def _origin(origin: Mapping[str, Any] | None) -> list[str]:
     if origin is None:
         return []
-    seen = origin.get("trained_on") or ()
     return [
-        f"- {origin_sentence(origin)}" + (f" They were trained on {', '.join(map(str, seen))}." if seen else ""),
+        f"- {origin_sentence(origin)}",
         f"- SHA-256 of the file of these weights: `{origin.get('sha256', '?')}`",
     ]
 

@@ -68,6 +68,7 @@ class ModelCard:
         mean: Mean of RGB in [0,1] for standardisation.
         std: Standard deviation of RGB in [0,1] for standardisation.
         use: Intended use.
+        origin: Facts of the published weights that the training started from (``Weights.facts``); None for random ones.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -83,6 +84,7 @@ class ModelCard:
     mean: tuple[Finite, Finite, Finite] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     use: str = "research only; not a medical device"
+    origin: dict[str, Any] | None = None
 
 
 def describe(
@@ -109,6 +111,7 @@ def describe(
         alhe_settings=dict(alhe_settings or {}),
         temperature=temperature,
         use=ModelCard.use + licence,
+        origin=dict(encoder_origin) if encoder_origin else None,
     )
 
 

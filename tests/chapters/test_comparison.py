@@ -13,6 +13,7 @@ from leuk_lib.chapters.wpat import load_inputs, save_models, train_wpat, wpat_na
 from leuk_lib.evaluation.baselines import fit_baselines, network_scorer, prediction_table
 from leuk_lib.figures import comparison as figures
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import sha256_file
 from leuk_lib.training.fabric import make_fabric
 from leuk_lib.training.pretrained import create
 from leuk_lib.wpat.params import ComparisonParams
@@ -89,6 +90,7 @@ def test_every_trained_network_becomes_a_model_file(stage, tmp_path):
         expected = scorers[model](images, None)
         np.testing.assert_allclose(network_scorer(network)(images, None), expected, atol=1e-6)
         assert card.temperature == row["temperature"] and ("weights under" in card.use) == ("@" in str(model))
+        assert (card.origin or {}).get("sha256") == (sha256_file(timm_file) if "@" in str(model) else None)
     assert files["file"]["wpat"] == "model.safetensors"
 
 

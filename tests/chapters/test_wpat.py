@@ -1,5 +1,6 @@
 """Chapter 5: inputs, training through the stage, model files, tensors and attention that are drawn."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,12 +20,14 @@ from leuk_lib.chapters.wpat import (
     read_synthetic,
     tensor_table,
     train_wpat,
+    use_weights,
 )
 from leuk_lib.data.cellset import CellSet, from_arrays
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.fcmae.weights import ORIGIN, load_backbone, save_backbone
 from leuk_lib.figures import wpat as figures
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import sha256_file
 from leuk_lib.training import pretrained
 from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.cost import cost_table
@@ -93,6 +96,24 @@ def test_networks_whose_package_is_missing_are_left_out_with_a_line(stage, monke
     names = ["fcmae", "efficientnet_lite0@pretrained", "knn:efficientnet_lite0@pretrained"]
     assert available(names, stage) == ["fcmae"]
     assert len(stage.notes) == 2 and all("some-package" in note for note in stage.notes)
+
+
+def test_weights_are_named_and_their_files_decide_the_identity(stage, tmp_path):
+    """A file that was exchanged under its name must not continue from the checkpoints of the first."""
+    file = tmp_path / "r.safetensors"
+    file.write_bytes(b"one")
+    cells = load_inputs(stage, stage.params, []).cells
+    use_weights(stage, ["fcmae", "colour", f"knn:convnextv2_atto.fcmae@{file}", "resnet18"], cells)
+    assert stage.files == [str(file)] and "CC BY-NC 4.0" in stage.notes[-1]
+    assert sha256_file(file)[:12] in stage.notes[-1]
+    use_weights(stage, [f"dinobloom_s@{file}"], replace(cells, name="bccd"))
+    assert "bccd among them: its figures there are too good" in stage.notes[-1]
+
+
+def test_at_least_one_network_must_be_left(stage, monkeypatch):
+    monkeypatch.setattr(pretrained, "_package_folder", lambda package: None)
+    with pytest.raises(LeukError, match="none of efficientnet_lite0@pretrained is left"):
+        available(["efficientnet_lite0@pretrained"], stage)
 
 
 @pytest.mark.parametrize(("size", "stem"), [(32, 2), (48, 2), (64, 4)])

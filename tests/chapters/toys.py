@@ -21,7 +21,7 @@ class FakeStage:
     def __init__(self, root, params):
         self.root, self.params, self.identity, self.notes = root, params, "id", []
         self.checkpoints = self.folder = root / "checkpoints"
-        self.saved = []
+        self.saved, self.files, self.name = [], [], "toy"
 
     def input(self, upstream):
         return self.root / upstream
@@ -31,6 +31,9 @@ class FakeStage:
 
     def save_file(self, path):
         self.saved.append(path.name)
+
+    def use_file(self, name):
+        self.files.append(name)
 
     notice = note
 

@@ -96,6 +96,23 @@ def test_a_network_without_class_attention_gets_a_sheet_without_maps(cells, tmp_
     assert page.count("<img ") == 2 and "no attention maps" in page
 
 
+def test_the_weights_that_a_model_started_from_are_named_with_the_predictions(cells, tmp_path, capsys):
+    network = create("test_resnet", None, 3, 32).eval()
+    origin = {
+        "name": "dinobloom_s",
+        "source": "Zenodo",
+        "sha256": "ab" * 32,
+        "licence": "CC BY-NC 4.0",
+        "trained_on": ["bccd"],
+    }
+    file = save_model(network, describe(network, CLASSES, TINY, 32, None, 1.0, origin), tmp_path)
+    assert read_card(file).origin == origin
+    assert main(["predict", f"{cells}/b/*.png", "--model", str(file)]) == 0
+    output = capsys.readouterr().out
+    assert all(word in output for word in ("abababababab", "Their licence: CC BY-NC 4.0", "trained on bccd"))
+    assert "MODEL_CARD.md" not in output  # there is none in the folder
+
+
 def test_without_any_usable_file_the_exit_code_is_2(model, cells, tmp_path, capsys):
     out = tmp_path / "out.csv"
     assert main(["predict", str(cells / "a" / "broken.png"), "--model", str(model), "--csv", str(out)]) == 2

@@ -275,7 +275,7 @@ def test_frozen_networks_are_read_out(weights_file, read_out, missing):
 def test_read_outs_need_weights(weights_file):
     with pytest.raises(LeukError, match="knn:resnet10t@pretrained"):
         fit_baselines(["knn:resnet10t"], _task())
-    with pytest.raises(LeukError, match="no file"):
+    with pytest.raises(LeukError, match="no such file"):
         fit_baselines(["colour", "linear:resnet10t@missing.pth"], _task())
     with pytest.raises(LeukError, match="one name"):
         copy = weights_file.parent / "copy" / weights_file.name

@@ -74,6 +74,11 @@ def test_mean_and_deviation_are_the_networks_own():
     torch.testing.assert_close(backbone.own_input((image - mean) / std), (image - 0.5) / 0.5)
 
 
+def test_a_network_whose_feature_maps_timm_does_not_locate_is_refused_by_name():
+    with pytest.raises(LeukError, match="twins_svt_small: timm does not say where"):
+        TimmBackbone(NetworkSpec.of("twins_svt_small", 64, False), 64)
+
+
 def test_a_network_without_feature_maps_is_refused_by_name():
     spec = NetworkSpec.of("test_mambaout", 64, False)
     network = timm.create_model(spec.architecture)

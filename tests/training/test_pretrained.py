@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def test_checkpoints_of_training_code_are_unwrapped(
     source, _ = resnet
     state = {f"backbone.{key}": value for key, value in source.state_dict().items()}
     state |= {"dino_head.last_layer.weight": torch.zeros(2, 2), "ibot_head.mlp.0.bias": torch.zeros(2)}
-    torch.save({wrapping: state}, tmp_path / "checkpoint.pth")
+    content = {wrapping: state, "epoch": 3, "args": argparse.Namespace(lr=0.1, output="out")}
+    torch.save(content, tmp_path / "checkpoint.pth")
     weights = pretrained.locate(f"resnet10t@{tmp_path / 'checkpoint.pth'}")
     model = pretrained.create("resnet10t", weights, 3, 64)
     assert torch.equal(model.state_dict()["layer1.0.conv1.weight"], source.state_dict()["layer1.0.conv1.weight"])
@@ -74,7 +76,10 @@ def test_a_vision_transformer_sees_images_at_its_own_size(tmp_path: Path):
         expected = source(F.interpolate(x, size=(224, 224), mode="bilinear", antialias=True))
         torch.testing.assert_close(model(x), expected)
     assert "bccd" in weights.trained_on
-    assert "too good" in weights.sentence("bccd") and "too good" not in weights.sentence("pbc")
+    assert "too good" in weights.sentence(["bccd"]) and "too good" not in weights.sentence(["pbc"])
+    assert "Raabin_WBC among them" in weights.sentence(["pbc", "/data/Raabin_WBC".rpartition("/")[2]])
+    assert weights.concerns(["/data/AML LMU"]) and not weights.concerns(["pbc", "smear"])
+    assert weights.sha256[:12] in weights.sentence()
 
 
 def test_mean_and_deviation_are_the_networks_own():
@@ -124,9 +129,11 @@ def test_weights_of_another_network_are_counted_and_refused(resnet: tuple[torch.
 def test_weights_that_cannot_be_had_are_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment at import only
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(LeukError, match=r"timm/resnet10t\S* cannot be fetched .*resnet10t@PATH/model.safetensors"):
+    with pytest.raises(
+        LeukError, match=r"timm/resnet10t\S* cannot be fetched .*resnet10t\.c3_in1k@PATH/model.safetensors"
+    ):
         pretrained.locate("resnet10t@pretrained")
-    with pytest.raises(LeukError, match=r"no file .*write resnet10t@pretrained"):
+    with pytest.raises(LeukError, match=r"no such file .*none.pth; write resnet10t@pretrained"):
         pretrained.locate(f"resnet10t@{tmp_path / 'none.pth'}")
     with pytest.raises(LeukError, match="did you mean 'resnet10t'"):
         pretrained.locate("resnet10@pretrained")
@@ -134,7 +141,108 @@ def test_weights_that_cannot_be_had_are_named_with_what_to_do(tmp_path: Path, mo
         pretrained.locate("dinobloom_g@pretrained")
 
 
-@pytest.mark.parametrize("damage", ["cut", "nan", "text"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet18.foo", "resnet18 has no weights 'foo'"),
+        ("resnet18.a1_in2k@pretrained", "did you mean 'resnet18.a1_in1k'"),
+        ("resnet18@", "no weights after the '@'"),
+        ("hf-hub:owner/repo", "NAME@FILE"),
+        ("@pretrained", "name one"),
+        ("????@pretrained", r"allowed: .*in all\)"),
+    ],
+)
+def test_names_that_cannot_be_meant_are_one_short_line(name: str, words: str):
+    with pytest.raises(LeukError, match=words) as caught:
+        pretrained.architecture_of(pretrained.split_name(name)[0])
+    assert caught.value.exit_code == 2 and len(str(caught.value)) < 1500
+
+
+def test_a_file_is_found_by_any_path_and_a_folder_is_refused(
+    resnet: tuple[torch.nn.Module, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A folder as timm and the hub write it, ``config.json`` beside the weights; names with spaces, "@" and "="."""
+    _, path = resnet
+    odd = tmp_path / "a b@c=d" / "model.safetensors"
+    odd.parent.mkdir()
+    odd.write_bytes(path.read_bytes())
+    (odd.parent / "config.json").write_text('{"architecture": "resnet10t"}')
+    monkeypatch.chdir(tmp_path)
+    for name in (f"resnet10t@{odd}", "resnet10t@a b@c=d/model.safetensors"):
+        assert pretrained.locate(name).sha256 == sha256_file(path)
+        assert pretrained.with_absolute_file(name) == f"resnet10t@{odd}"
+    assert pretrained.with_absolute_file("resnet10t@pretrained") == "resnet10t@pretrained"
+    with pytest.raises(LeukError, match=r"is a folder; .*resnet10t@a b@c=d/model\.safetensors") as caught:
+        pretrained.locate("resnet10t@a b@c=d/")
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_has_the_licence_of_the_weights_that_its_name_states(resnet: tuple[torch.nn.Module, Path]):
+    """Without a tag, nothing says which weights of the architecture a file holds."""
+    _, path = resnet
+    non_commercial = pretrained.locate(f"convnextv2_atto.fcmae@{path}")
+    assert non_commercial.licence == "CC BY-NC 4.0 (no commercial use)" and non_commercial.concerns()
+    assert "timm/convnextv2_atto.fcmae, brought as a file" in non_commercial.sentence()
+    plain = pretrained.locate(f"resnet10t@{path}")
+    assert plain.licence == "not stated" and not plain.concerns()
+
+
+@pytest.mark.parametrize(("stated", "said"), [("mit", "MIT"), (None, "not stated")])
+def test_a_licence_that_timm_does_not_know_is_that_of_the_repository(
+    resnet: tuple[torch.nn.Module, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: str | None, said: str
+):
+    folder = tmp_path / "c0ffee"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(resnet[1].read_bytes())
+    (folder / "README.md").write_text(f"---\nlicense: {stated}\n---\n" if stated else "no licence")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda hub, file, revision=None: str(folder / file))
+    monkeypatch.setattr(
+        pretrained, "published", lambda base: pretrained.Published(base, "not stated", "the hub", "a/b")
+    )
+    weights = pretrained.locate("resnet10t@pretrained")
+    assert weights.licence == said and weights.revision == "c0ffee"
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hashed: list[Path] = []
+    monkeypatch.setattr(pretrained, "sha256_file", lambda path: hashed.append(path) or sha256_file(path))
+    path = tmp_path / "r.safetensors"
+    path.write_bytes(b"one")
+    first = [pretrained.locate(f"resnet10t@{path}").sha256 for _ in range(3)]
+    path.write_bytes(b"another")
+    assert pretrained.locate(f"resnet10t@{path}").sha256 == sha256_file(path) != first[0]
+    assert len(set(first)) == 1 and len(hashed) == 2
+
+
+def test_a_network_is_tried_with_its_images_and_weights(resnet: tuple[torch.nn.Module, Path]):
+    _, path = resnet
+
+    def tried(base: str, side: int, name: str = "") -> None:
+        spec = pretrained.NetworkSpec.of(base, side, bool(name))
+        pretrained.check_network(f"baseline {base!r}", spec, side, pretrained.locate(name) if name else None)
+
+    before = torch.get_rng_state()
+    tried("resnet10t", 32, f"resnet10t@{path}")
+    tried("vit_small_patch14_dinov2", 64)
+    with pytest.raises(LeukError, match=r"baseline 'inception_v3': .* images of 32 px .*data.image_size") as caught:
+        tried("inception_v3", 32)
+    assert caught.value.exit_code == 2
+    with pytest.raises(LeukError, match=r"do not fit resnet14t.*NAME@FILE"):
+        tried("resnet14t", 32, f"resnet14t@{path}")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_frozen_network_sees_images_at_the_size_of_its_training(resnet: tuple[torch.nn.Module, Path]):
+    source, path = resnet
+    spec = pretrained.NetworkSpec.of("resnet10t", 32, True, own_side=True)
+    model = pretrained.build(spec, 0, 32, pretrained.locate(f"resnet10t@{path}")).eval()
+    x = torch.randn(1, 3, 32, 32)
+    large = F.interpolate(x, size=(176, 176), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), source.forward_head(source.forward_features(large), pre_logits=True))
+
+
+@pytest.mark.parametrize("damage", ["cut", "nan", "text", "code"])
 def test_damaged_weights_are_one_line(resnet: tuple[torch.nn.Module, Path], tmp_path: Path, damage: str):
     source, path = resnet
     bad = tmp_path / "bad.safetensors"
@@ -142,10 +250,13 @@ def test_damaged_weights_are_one_line(resnet: tuple[torch.nn.Module, Path], tmp_
         bad.write_bytes(path.read_bytes()[:1000])
     elif damage == "text":
         bad.write_text("not weights")
+    elif damage == "code":
+        torch.save(source, bad)  # a whole module, which needs code to be read
     else:
         state = {key: value.clone() for key, value in source.state_dict().items()}
         state["conv1.0.weight"].view(-1)[0] = float("nan")
         save_file(state, str(bad))
     with pytest.raises(LeukError, match=r"bad\.safetensors") as caught:
         pretrained.create("resnet10t", pretrained.locate(f"resnet10t@{bad}"), 4, 64)
+    assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value) and ("conv1.0.weight" in str(caught.value)) == (damage == "nan")

@@ -14,6 +14,8 @@ import torch
 from leuk_lib.cli.main import main as cli
 from leuk_lib.fcmae.encoder import build_encoder
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.training.backbones import TimmBackbone
+from leuk_lib.training.pretrained import NetworkSpec, build
 from leuk_lib.wpat import export
 from leuk_lib.wpat.export import deployed, export_onnx, largest_difference
 from leuk_lib.wpat.model import WPAT
@@ -92,6 +94,23 @@ def test_onnx_equals_torch_for_any_batch_size(saved, tmp_path, capsys):
         np.testing.assert_allclose(outputs[1], probs.numpy(), atol=1e-4, rtol=0)
     module.model.head_bias.data[0] += 0.01
     assert largest_difference(module, target) > 1e-3  # the comparison detects another model
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not HAS_ONNX, reason="the packages of the extra 'onnx' are not installed")
+@pytest.mark.parametrize("side", [32, 192])
+@pytest.mark.parametrize("kind", ["wpat", "network"])
+@pytest.mark.parametrize("base", ["test_resnet", "test_vit"])
+def test_networks_with_their_own_input_are_exported(kind, base, side, tiny, tmp_path):
+    """Mean and deviation of their own, and for the vision transformer images enlarged or reduced to 160 px."""
+    torch.manual_seed(0)
+    fixed = {"img_size": 160} if base == "test_vit" else {}
+    spec = NetworkSpec(base, 160 if fixed else side, (0.5, 0.4, 0.5), (0.5, 0.5, 0.6), fixed)
+    model = build(spec, 3, side) if kind == "network" else WPAT(TimmBackbone(spec, side), 3, tiny)
+    saved = save_model(model.eval(), describe(model, CLASSES, tiny, side, None, temperature=0.05), tmp_path)
+    assert export_onnx(saved, tmp_path / "m.onnx") <= export.TOLERANCE
+    with torch.no_grad():
+        assert np.ptp(deployed(saved)(torch.rand(2, 3, side, side))[0].numpy()) > 0.1
 
 
 def test_export_errors(saved, tmp_path, monkeypatch, capsys):
