@@ -222,7 +222,7 @@ class Readers:
                 "kappa": one.kappa_interval,
                 "gain in kappa": t_interval(one.kappa - other.kappa, one.spread_of_difference(other)),
                 "attribution": mean_share(share, patient, bootstrap).interval(),
-                "ratio": bootstrap.mean_interval(ratio),
+                "ratio": bootstrap.skewed_interval(float(ratio.mean()), bootstrap.means(ratio)),
             }
             for name, (low, high) in found.items():
                 hits[name][draw] = low <= truth[name] <= high, high - low, np.isfinite(low)

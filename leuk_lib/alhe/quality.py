@@ -20,7 +20,7 @@ from leuk_lib.alhe.colour import LINEAR_OF_CODE
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.seeds import numpy_rng
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import format_interval, t_interval
+from leuk_lib.statistics.intervals import format_interval
 
 BACKGROUND, CYTOPLASM, NUCLEUS = 0, 128, 255
 MIN_PIXELS = 12  # of a region that is measured
@@ -190,7 +190,7 @@ def summarise(table: pd.DataFrame, seed: int, resamples: int = 2000, relative_to
     rows = []
     for m, method in enumerate(methods):
         for k, name in enumerate(names):
-            low, high = t_interval(means[0, m, k], bootstrap.spread(means[1:, m, k]))
+            low, high = bootstrap.skewed_interval(means[0, m, k], means[1:, m, k])
             rows.append((method, name, means[0, m, k], low, high, int(counts[:, m, k].sum())))
     return pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high", "n"])
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +38,7 @@ from leuk_lib.statistics.intervals import UNKNOWN, Spread, t_interval
 Array = NDArray[np.float64]
 BLOCK_SIZE = 4_000_000  # largest number of elements of a (resamples, cells) block
 MANY_GROUPS = 400  # from here on Student's t is the normal distribution, and the degrees of freedom are not estimated
+FEW_GROUPS = 20  # up to here intervals of skewed means are computed on the log scale
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,22 @@ class ClusterBootstrap:
     def mean_interval(self, values: Array, level: float = 0.95) -> tuple[float, float]:
         """Student's interval of the mean of ``values`` (N,) over groups; (NaN, NaN) for one group."""
         return t_interval(float(values.mean()), self.spread(self.means(values)), level)
+
+    def skewed_interval(self, value: float, samples: Array, level: float = 0.95) -> tuple[float, float]:
+        """Student's interval of a mean of positive values that may be skewed, such as ratios.
+
+        With ``FEW_GROUPS`` groups or fewer it is computed on the log scale: on the linear one it lies too low for a skewed
+        measure, because the few large values that hold much of the mean are often not among the groups.
+
+        Args:
+            value: the mean.
+            samples: (R,) its values in the resamples.
+            level: coverage.
+        """
+        spread = self.spread(samples)
+        skewed = self.n_groups <= FEW_GROUPS and spread.error < value  # larger errors have no meaning on the log scale
+        scale: Literal["linear", "log"] = "log" if skewed else "linear"
+        return t_interval(value, spread, level, scale)
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """Yield slices of the resamples with the weights of all cells (r,N) in them, to bound the memory."""

@@ -8,6 +8,7 @@ from scipy import stats
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.statistics.bootstrap import ClusterBootstrap, strata_of
+from leuk_lib.statistics.intervals import t_interval
 
 
 def test_whole_groups_are_drawn():
@@ -107,6 +108,25 @@ def test_the_same_resamples_serve_other_cells_of_the_groups():
     part = bootstrap.of_cells(["c", "a"])
     np.testing.assert_array_equal(part.sums(np.array([1.0, 0.0])), bootstrap.weights[:, 2])
     assert len(bootstrap.index) == 4
+
+
+@pytest.mark.parametrize(("groups", "scale"), [(20, "log"), (21, "linear")])
+def test_means_of_skewed_values_are_on_the_log_scale_for_few_groups(groups: int, scale: str):
+    rng = np.random.default_rng(0)
+    values = np.exp(rng.normal(0, 0.5, groups))
+    bootstrap = ClusterBootstrap(np.arange(groups), 500, rng)
+    value, samples = float(values.mean()), bootstrap.means(values)
+    found = bootstrap.skewed_interval(value, samples)
+    assert found == t_interval(value, bootstrap.spread(samples), scale=scale)
+    assert (value - found[0] < 0.95 * (found[1] - value)) == (scale == "log")
+
+
+def test_values_within_their_error_of_0_stay_on_the_linear_scale():
+    values = np.array([1e-3, -1.0, 1.0, 0.5, -0.49])
+    bootstrap = ClusterBootstrap(np.arange(5), 300, np.random.default_rng(1))
+    for mean, samples in ((float(values.mean()), bootstrap.means(values)), (0.0, bootstrap.means(0 * values))):
+        low, high = bootstrap.skewed_interval(mean, samples)
+        assert low + high == pytest.approx(2 * mean) and np.isfinite(high)
 
 
 def test_one_group_has_no_interval_and_no_cell_is_an_error():

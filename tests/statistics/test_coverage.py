@@ -72,8 +72,7 @@ def test_the_page_states_the_table_of_the_simulation():
     rows = [(row.quantity, str(row.groups), f"{row.lowest:.2f}", f"{row.length:.2f}") for row in kept.itertuples()]
     assert stated == rows and len(rows) > 20
     assert (kept["lowest"] >= 0.9).all()  # the lowest of several, of few draws each
-    short = kept.loc[kept["mean"] < LEAST, "quantity"]
-    assert set(short) <= {"mean of a ratio"} and "skewed ratio" in PAGE.read_text()  # which the page says
+    assert (kept["mean"] >= LEAST).all()
 
 
 @pytest.mark.long
