@@ -205,8 +205,9 @@ def entropy_against_quality(summary: pd.DataFrame, measure: str, label: str) -> 
     table = summary.set_index(["measure", "method"])
     fig, ax = new_figure(5.2, 4.4)
     methods = list(dict.fromkeys(summary["method"]))
-    ranks = table.loc[measure, "value"].rank(ascending=False)
-    highest = str(table.loc["entropy", "value"].idxmax())
+    of_measure = {name: part.set_index("method")["value"] for name, part in summary.groupby("measure")}
+    ranks = of_measure[measure].rank(ascending=False)
+    highest = str(of_measure["entropy"].idxmax())
     headline(fig, f"The highest entropy has {highest}, number {ranks[highest]:.0f} of {len(methods)} in quality")
     for position, method in enumerate(methods):
         x, y = table.loc[("entropy", method)], table.loc[(measure, method)]

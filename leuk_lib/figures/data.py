@@ -145,7 +145,7 @@ def sizes(measured: pd.DataFrame) -> Figure:
         _boxes(ax, measured, column, classes)
         ax.set_xlabel(names[column])
     _class_axis(axes[0, 0], range(1, len(classes) + 1), classes)
-    ends = measured.groupby("label")[columns].quantile([0.05, 0.95]).unstack()
+    ends = measured.groupby("label")[columns].quantile(np.array([0.05, 0.95])).unstack()
     overlap = [
         all(max(ends[c, 0.05][[a, b]]) <= min(ends[c, 0.95][[a, b]]) for c in columns)
         for a, b in combinations(classes, 2)

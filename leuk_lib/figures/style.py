@@ -34,9 +34,7 @@ def new_figure(width: float, height: float, nrows: int = 1, ncols: int = 1, **kw
 
 def pack(figure: Figure) -> None:
     """Leave little room between the images of a sheet."""
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
 
 
 def headline(figure: Figure, text: str) -> None:
