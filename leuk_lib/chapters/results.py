@@ -190,7 +190,10 @@ def difference_table(scores: Mapping[str, Score], full: str) -> pd.DataFrame:
 
 def format_differences(table: pd.DataFrame) -> pd.DataFrame:
     """`difference_table` of one metric for display: one row per baseline, "difference [low, high]" and the p-values."""
-    text = [format_interval(*row, "+.3f") for row in table[["difference", "low", "high"]].to_numpy(dtype=np.float64)]
+    text = [
+        format_interval(value, low, high, "+.3f")
+        for value, low, high in table[["difference", "low", "high"]].to_numpy(dtype=np.float64)
+    ]
     shown = table[["baseline", "p", "p_holm", "only_full", "only_baseline", "p_mcnemar", "p_mcnemar_holm"]]
     for name in ("p", "p_holm", "p_mcnemar", "p_mcnemar_holm"):
         shown = shown.assign(**{name: ["–" if np.isnan(p) else f"{p:.2g}" for p in table[name]]})

@@ -130,7 +130,7 @@ def _manager_of_kernels_that_inherit(handle: int) -> type:
     from jupyter_client.manager import AsyncKernelManager
 
     class Manager(AsyncKernelManager):
-        async def start_kernel(self, **settings: Any) -> None:
+        async def start_kernel(self, **settings: Any) -> None:  # type: ignore[override]
             await super().start_kernel(**settings, pass_fds=(handle,))
 
     return Manager
