@@ -77,7 +77,10 @@ STAGES = (
         "Comparison",
         "leuk_lib.wpat.params:ComparisonParams",
         ("data", "alhe", "fcmae", "wpat"),
-        ("book/reference/studies/ladder-pbc_barcelona_128.json",),
+        (
+            "book/reference/studies/ladder-pbc_barcelona_128.json",
+            "book/reference/studies/budget-pbc_barcelona_128.json",
+        ),
     ),
     StageSpec(
         "leakage",
@@ -107,6 +110,7 @@ STAGES = (
         ("data", "alhe", "acdb_gan", "fcmae", "wpat", "comparison", "leakage", "trust"),
         (
             "book/reference/studies/ladder-pbc_barcelona_128.json",
+            "book/reference/studies/budget-pbc_barcelona_128.json",
             "book/reference/studies/enhancement-pbc_barcelona_128.json",
             "book/reference/studies/balancing-pbc_barcelona_128.json",
             "book/reference/studies/pretraining-pbc_barcelona_128.json",

@@ -12,6 +12,7 @@ from leuk_lib.figures.models import LEGEND_OUTSIDE, OURS, THEIRS, percent
 from leuk_lib.figures.style import INK, MARKERS, PALETTE, PAPER, light_grid, new_figure
 
 COLUMN_COLOURS = (OURS, PALETTE[5])  # of the ladder: from FCMAE, from published weights
+BUDGET_COLOURS = (PALETTE[5], THEIRS)  # the full model on published weights, and the plain network
 
 
 def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figure:
@@ -78,19 +79,22 @@ def ladder_scores(scores: pd.DataFrame, columns: Sequence[Sequence[str]]) -> Fig
     return figure
 
 
-def accuracy_and_cost(table: pd.DataFrame, columns: Sequence[Sequence[str]]) -> Figure:
+def accuracy_and_cost(
+    table: pd.DataFrame, curves: Sequence[Sequence[str]], curve_colours: Sequence[str] = COLUMN_COLOURS
+) -> Figure:
     """Plot balanced accuracy with intervals against processor time, on a logarithmic axis.
 
     Args:
         table: Columns arm, value, low, high (fractions), cpu seconds.
-        columns: The ladder's models by column, which are joined by lines; other arms are baselines.
+        curves: Arms that are joined by a line, such as the ladder's columns; other arms are baselines.
+        curve_colours: A colour per curve.
     """
     rows = table.set_index("arm")
-    colours = {arm: COLUMN_COLOURS[k] for k, column in enumerate(columns) for arm in column}
+    colours = {arm: colour for curve, colour in zip(curves, curve_colours, strict=False) for arm in curve}
     minutes, value = rows["cpu seconds"] / 60, 100 * rows["value"]
     figure, ax = new_figure(6.4, 4.2)
-    for k, column in enumerate(columns):
-        ax.plot(minutes[list(column)], value[list(column)], color=COLUMN_COLOURS[k], lw=1)
+    for curve in curves:
+        ax.plot(minutes[list(curve)], value[list(curve)], color=colours[curve[0]], lw=1)
     for place, arm in enumerate(rows.index):
         colour = colours.get(arm, THEIRS)
         ax.vlines(minutes[arm], 100 * rows.loc[arm, "low"], 100 * rows.loc[arm, "high"], color=colour, lw=1.4)
@@ -102,7 +106,7 @@ def accuracy_and_cost(table: pd.DataFrame, columns: Sequence[Sequence[str]]) -> 
     ax.set_xscale("log")
     for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
         axis_formatter("{x:g}")
-    ax.set_xlabel("processor time of a training, with FCMAE's share (minutes, logarithmic)")
+    ax.set_xlabel("processor time on the cells (minutes, logarithmic)")
     ax.set_ylabel("balanced accuracy, %")
     light_grid(ax)
     ax.margins(x=0.2)

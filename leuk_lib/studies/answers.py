@@ -72,6 +72,10 @@ QUESTIONS = (
         "comparison", strongest=True,
     ),
     Question(
+        "Is it better than plain fine-tuning of the same network, after few steps and after many?", "budget", "gains",
+        "comparison",
+    ),
+    Question(
         "Does ALHE help where test cells resemble training cells?", "enhancement", "differences", "alhe",
         {"arm": ("ALHE",), "condition": ("same",)},
     ),

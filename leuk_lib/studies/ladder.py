@@ -866,23 +866,23 @@ def difference_table(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def record_ladder(stage: Recorder, record: StudyRecord) -> None:
-    """Write the ladder's scores and differences into a stage's metrics: ``ladder_<arm>``, ``ladder_<arm>_minus_<other>``."""
+def record_models(stage: Recorder, record: StudyRecord) -> None:
+    """Write a study's scores and differences into a stage's metrics: ``<study>_<arm>``, ``<study>_<arm>_minus_<other>``."""
 
     def key(*names: str) -> str:
-        return re.sub(r"[^a-z0-9]+", "_", " ".join(("ladder", *names)).lower()).strip("_")
+        return re.sub(r"[^a-z0-9]+", "_", " ".join((record.study, *names)).lower()).strip("_")
+
+    def write(name: str, row: Mapping[Any, Any]) -> None:
+        stage.record(name, float(row["value"]), float(row["low"]), float(row["high"]), n)
 
     by_arm = record.table("scores")
     n = int(by_arm["n"].iloc[0])
     for row in by_arm.to_dict("records"):
-        stage.record(key(row["arm"]), float(row["value"]), float(row["low"]), float(row["high"]), n)
-    for name in ("steps", "columns", "baselines", "published_baselines"):
-        if name not in record.tables:
-            continue
-        for row in record.table(name).to_dict("records"):
-            stage.record(
-                key(row["arm"], "minus", row["against"]), float(row["value"]), float(row["low"]), float(row["high"]), n
-            )
+        write(key(row["arm"]), row)
+    for name in ("steps", "columns", "baselines", "published_baselines", "gains"):
+        if name in record.tables:
+            for row in record.table(name).to_dict("records"):
+                write(key(row["arm"], "minus", row["against"]), row)
 
 
 def record_shifts(stage: Recorder, record: StudyRecord) -> None:

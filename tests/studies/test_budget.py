@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from leuk_lib.figures import comparison as draw
-from leuk_lib.studies import budget
+from leuk_lib.studies import budget, ladder
+from leuk_lib.studies import record as records
 from leuk_lib.studies.budget import Budget, BudgetParams, name_of
 from leuk_lib.studies.ladder import PUBLISHED_FULL
 from studies.test_ladder import packed
@@ -69,8 +73,29 @@ def test_the_summary_names_the_goal_each_difference_and_its_cost(tables):
     assert "-25.0" in text and "0.50 times the processor time" in text
     cost = budget.cost_table(record)
     assert cost["cpu seconds"].tolist() == [20.0, 20.0, 40.0, 40.0]
-    figure = draw.accuracy_and_cost(cost, budget.curves(record))
-    assert [list(line.get_ydata()) for line in figure.axes[0].lines[:2]] == [[75, 100], [50, 100]]
+    figure = draw.accuracy_and_cost(cost, budget.curves(record), draw.BUDGET_COLOURS)
+    lines = figure.axes[0].lines[:2]
+    assert [list(line.get_ydata()) for line in lines] == [[75, 100], [50, 100]]
+    assert [line.get_color() for line in lines] == list(draw.BUDGET_COLOURS)
+
+
+def test_scores_and_differences_go_into_the_metrics(tables):
+    kept = {}
+    ladder.record_models(
+        SimpleNamespace(record=lambda key, *entry: kept.update({key: entry})), made_record("budget", tables)
+    )
+    assert len(kept) == 4 + 3 and kept["budget_published_alhe_2_steps"][0] == 0.75
+    assert kept["budget_published_alhe_2_steps_minus_resnet10t_4_steps"][0] == -0.25
+    assert all(n == 8 and low <= value <= high for value, low, high, n in kept.values())
+
+
+def test_the_committed_record_is_this_studys(root: Path):
+    record = records.load_record(root / records.record_file("budget", "pbc_barcelona_128"))
+    assert record.table("scores")["arm"].tolist() == [
+        name for names in zip(*budget.curves(record), strict=True) for name in names
+    ]
+    assert set(record.table("rates").groupby("arm").size()) == {len(record.params["rates"])}
+    assert record.params["image_size"] > 96  # chapter 6: "on larger images" than the ladder's
 
 
 def test_every_kind_of_job_runs(canary):

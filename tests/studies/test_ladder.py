@@ -153,7 +153,7 @@ def test_tables_and_metrics_are_made_of_the_record(record):
             assert n == 120 and low <= value <= high
             kept[key] = value
 
-    ladder.record_ladder(Stage(), record)
+    ladder.record_models(Stage(), record)
     assert kept["ladder_alhe"] == pytest.approx(0.8) and kept["ladder_alhe_minus_strong"] == pytest.approx(-0.2)
     assert len(kept) == 9 + 5 + 3 + 4
 
