@@ -36,14 +36,14 @@ class BudgetParams(StudyParams):
     """Numbers of steps, image size and network."""
 
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2, description="repetitions: split, weights, batches")
-    image_size: int = Field(128, ge=32, le=512, description="side of the images, pixels")
+    image_size: int = Field(96, ge=32, le=512, description="side of the images, pixels")
     per_class: int = Field(0, ge=0, description="largest number of cells per class (0: all)")
     steps: tuple[int, ...] = Field((100, 600), min_length=2, description="optimiser steps, ascending")
     batch_size: int = Field(32, ge=2, le=8192, description="images per optimiser step")
     rates: tuple[float, ...] = Field(
-        (5e-4, 1e-3, 2e-3), min_length=1, description="peak learning rates that both models are tried with"
+        (5e-4, 1e-3, 2e-3, 4e-3), min_length=1, description="peak learning rates that both models are tried with"
     )
-    rate_steps: int = Field(50, ge=1, le=10**6, description="optimiser steps of a trial of a learning rate")
+    rate_steps: int = Field(100, ge=1, le=10**6, description="optimiser steps of a trial of a learning rate")
     published: str = Field("efficientnet_lite0@pretrained", min_length=1, description="network and weights")
     resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
 

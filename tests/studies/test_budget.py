@@ -95,7 +95,9 @@ def test_the_committed_record_is_this_studys(root: Path):
         name for names in zip(*budget.curves(record), strict=True) for name in names
     ]
     assert set(record.table("rates").groupby("arm").size()) == {len(record.params["rates"])}
-    assert record.params["image_size"] > 96  # chapter 6: "on larger images" than the ladder's
+    of_ladder = records.load_record(root / records.record_file("ladder", "pbc_barcelona_128"))
+    assert record.params["image_size"] == of_ladder.params["image_size"]  # chapter 6: the ladder's cells and rules
+    assert record.params["steps"][0] < of_ladder.params["steps"] < record.params["steps"][-1]
 
 
 def test_every_kind_of_job_runs(canary):
