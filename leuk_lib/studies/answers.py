@@ -96,10 +96,17 @@ QUESTIONS = (
         {"arm": ("oversampling + gated GAN",), "against": ("oversampling",)},
     ),
     Question(
-        "Does pretraining help with a tenth of the labels?", "pretraining", "label_gains", "fcmae",
-        {"condition": ("0.1",)},
+        "Does FCMAE help with a tenth of the labels?", "pretraining", "label_gains", "fcmae",
+        {"arm": ("FCMAE + contrast",), "condition": ("0.1",)},
     ),
-    Question("Does pretraining help with all labels?", "pretraining", "label_gains", "fcmae", {"condition": ("1",)}),
+    Question(
+        "Does FCMAE help with all labels?", "pretraining", "label_gains", "fcmae",
+        {"arm": ("FCMAE + contrast",), "condition": ("1",)},
+    ),
+    Question(
+        "Do published weights help with a tenth of the labels?", "pretraining", "label_gains", "fcmae",
+        {"arm": ("published weights",), "condition": ("0.1",)},
+    ),
     Question(
         "Are frozen features better after pretraining than before?", "pretraining", "gains", "fcmae",
         {"condition": ("k-NN", "linear"), "against": ("random initialisation",)},

@@ -51,7 +51,7 @@ class PretrainingParams(StudyParams):
     per_class: int = Field(0, ge=0, description="largest number of cells per class (0: all)")
     variant: str = Field("zepto", description="size of the encoder")
     stem_stride: int = Field(2, description="stride of the stem; the mask patch is 8 times it")
-    steps: int = Field(500, ge=2, le=10**7, description="optimiser steps of pretraining")
+    steps: int = Field(1000, ge=2, le=10**7, description="optimiser steps of pretraining")
     batch_size: int = Field(64, ge=4, le=65536, description="masked images per step (a contrastive pair is two)")
     lr: float = Field(3e-4, gt=0, le=1, description="peak learning rate of pretraining, the same in every arm")
     probes: int = Field(3, ge=1, le=50, description="number of probes of the frozen encoder after the start")
@@ -63,13 +63,10 @@ class PretrainingParams(StudyParams):
     tune_batch: int = Field(32, ge=2, le=8192, description="images per step of fine-tuning")
     tune_lr: float = Field(2e-3, gt=0, le=1, description="peak learning rate of fine-tuning")
     published: str = Field(
-        "",
-        description="network and weights, such as efficientnet_lite0@pretrained, that fine-tuning starts from, too; "
-        "empty: none, as in the committed record",
+        "efficientnet_lite0@pretrained",
+        description="network and weights that fine-tuning starts from, too; empty: none",
     )
-    light: float = Field(
-        0.0, ge=0, lt=1, description="light jitter in pretraining and fine-tuning; 0: none, as in the committed record"
-    )
+    light: float = Field(0.15, ge=0, lt=1, description="light jitter, in pretraining and in fine-tuning")
     resamples: int = Field(2000, ge=100, le=10**6, description="bootstrap resamples")
 
     @property
@@ -143,10 +140,10 @@ class Pretraining(Study[PretrainingParams]):
     """Each repetition has its own split (by groups), weights, batches and masks, shared by all arms."""
 
     title = "Does masked pretraining help?"
-    version = 1
+    version = 2
     canary: ClassVar[Mapping[str, Any]] = {
         "seeds": (0, 1), "image_size": 32, "stem_stride": 2, "steps": 3, "batch_size": 8, "probes": 1, "knn_k": 3,
-        "label_shares": (0.5,), "tune_steps": 3, "tune_batch": 8, "resamples": 100,
+        "label_shares": (0.5,), "tune_steps": 3, "tune_batch": 8, "published": "test_resnet", "resamples": 100,
     }  # fmt: skip
     params_model = PretrainingParams
 
