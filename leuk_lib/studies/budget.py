@@ -165,7 +165,7 @@ def curves(record: StudyRecord) -> list[list[str]]:
 
 
 def summary(record: StudyRecord) -> str:
-    """Say how good the full model is after the most steps, and how it compares with the plain network."""
+    """Say how good both models are after the most steps, how they compare, at what cost, and when each was best."""
     full, plain = (names[-1] for names in curves(record))
     by_arm = {row["arm"]: row for row in cost_table(record).to_dict("records")}
     goal = GOALS[PUBLISHED_FULL]
@@ -180,4 +180,7 @@ def summary(record: StudyRecord) -> str:
             f"{row['arm']} over {row['against']}: {interval(row, signed=True)} points "
             f"({verdict(row['low'], row['high'])}), at {ratio:.2f} times the processor time."
         )
+    best = record.table("training").groupby("arm", sort=False)["best step"].mean()
+    steps = ", ".join(f"{arm}: {best[arm]:.0f}" for arm in (full, plain))
+    sentences.append(f"Step with the lowest validation loss, mean over the repetitions: {steps}.")
     return "\n".join(sentences)

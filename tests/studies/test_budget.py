@@ -71,6 +71,7 @@ def test_the_summary_names_the_goal_each_difference_and_its_cost(tables):
     text = budget.summary(record)
     assert "100.0" in text.splitlines()[0] and "goal of 97.5 % is reached" in text
     assert "-25.0" in text and "0.50 times the processor time" in text
+    assert text.endswith(f"{name_of(PUBLISHED_FULL, 4)}: 4, {name_of(PLAIN, 4)}: 4.")
     cost = budget.cost_table(record)
     assert cost["cpu seconds"].tolist() == [20.0, 20.0, 40.0, 40.0]
     figure = draw.accuracy_and_cost(cost, budget.curves(record), draw.BUDGET_COLOURS)
