@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from leuk_lib.figures.models import LEGEND_OUTSIDE, OURS, THEIRS, percent
+from leuk_lib.figures.models import LEGEND_OUTSIDE, OURS, PUBLISHED, THEIRS, percent
 from leuk_lib.figures.style import INK, MARKERS, PALETTE, PAPER, light_grid, new_figure
 
-COLUMN_COLOURS = (OURS, PALETTE[5])  # of the ladder: from FCMAE, from published weights
-BUDGET_COLOURS = (PALETTE[5], THEIRS)  # the full model on published weights, and the plain network
+COLUMN_COLOURS = (OURS, PUBLISHED)  # of the ladder: from FCMAE, from published weights
+BUDGET_COLOURS = (PUBLISHED, THEIRS)  # the full model on published weights, and the plain network
 
 
 def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figure:
