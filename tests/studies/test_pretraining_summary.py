@@ -128,6 +128,9 @@ def test_frozen_features(committed: StudyRecord) -> None:
 
 
 def test_the_committed_record_reads(committed: StudyRecord) -> None:
+    assert committed.params["image_size"] == 64 and PUBLISHED in set(
+        committed.table("labels")["arm"]
+    )  # as chapter 4 says
     shares = len(committed.params["label_shares"])
     assert f"of {shares} shares of the labels" in summary.labels_title(committed)
     assert len(summary.labels_table(committed)) == shares and "probes" in summary.probes_title(committed)
