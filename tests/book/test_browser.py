@@ -49,6 +49,13 @@ MATHS = "() => document.querySelectorAll('.math').length - document.querySelecto
 SETTLED = """async () => { await document.fonts.ready;
                           if (window.MathJax && MathJax.startup) await MathJax.startup.promise; }"""
 CUT = "() => [...document.querySelectorAll('article pre')].filter(p => p.scrollWidth > p.clientWidth + 1).map(p => p.innerText)"
+# How many links, buttons and folds of the page come before the first that a selector finds.
+BEFORE = """(selector) => {
+  const first = document.querySelector(selector);
+  return [...document.querySelectorAll("a[href], button, summary, [tabindex='0']")].filter(
+    (element) => element.checkVisibility() && first.compareDocumentPosition(element) & Node.DOCUMENT_POSITION_PRECEDING
+  ).length;
+}"""
 SKIPPED = "() => document.activeElement.textContent.trim()"
 SWITCH = "mode => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = mode }"
 # Contrast ratio (WCAG 2) of the running text against the page.
@@ -303,7 +310,7 @@ def test_the_pipeline_is_reached_and_opened_by_keyboard(reader: tuple[Watched, s
     assert all(link.is_visible() for link in links.all())
     assert watched.page.locator(f".leuk-{'upright' if width == 'desktop' else 'across'}").is_hidden()
     seen = []
-    for _ in range(15 + watched.page.locator("main table a").count()):  # the answers before it, a link each
+    for _ in range(watched.page.evaluate(BEFORE, f".leuk-{shape} a") + len(STAGES)):
         watched.page.keyboard.press("Tab")
         seen.append(watched.page.evaluate("() => document.activeElement.getAttribute('aria-label') || ''"))
         if "WPAT" in seen[-1]:
