@@ -120,7 +120,7 @@ def _refuse_second_writer(run: str, stage: str, folder: Path) -> None:
     """
     caller = os.environ.get(CALLER)
     if caller and lock.owner(paths.results_root() / lock.RESULTS_LOCK) != caller:
-        raise LeukError(f"stage {stage}: not started; the run that asked for it has ended, and another has begun")
+        raise LeukError(f"stage {stage}: not started; its run has ended, and another has begun")
     if owner := lock.writer(folder, WRITER):  # a notebook that was executed in another way
         raise LeukError(f"stage {stage} of run {run!r} is still being written by {owner}; wait for it or end it")
 

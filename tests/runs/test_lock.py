@@ -107,7 +107,7 @@ def test_a_stage_of_a_killed_run_does_not_start_once_another_run_has_begun(
         monkeypatch.setenv(execute.CALLER, lock.sign(handle, ", call 1"))
         execute._refuse_second_writer("r", "data", folder)
         lock.sign(handle, ", call 2")
-        with pytest.raises(LeukError, match="not started; the run that asked for it has ended"):
+        with pytest.raises(LeukError, match="not started; its run has ended"):
             execute.execute("data", {"run": "r"}, folder / "notebook.ipynb")
     assert [path.name for path in folder.iterdir()] == [execute.LOCK]
 
