@@ -94,13 +94,14 @@ def generate_pages(
     references = all_references()
     reproduced, agreement = reproduction.agreement(paths.run_folder(run), cards, references)
     times = reading.reading_times(root)
+    facts = run_facts(run, cards)
     texts = {
         "pipeline.md": pipeline.page_figure(
             stages, {spec.name: f"chapters/{chapter_name(spec)}.html" for spec in stages}
         ),
         "reading.md": pages.reading_line(times),
         "answers.md": _answers(stages),
-        "headline.md": _headline(run, stages, run_facts(run, cards)),
+        "headline.md": _headline(run, stages, facts),
         "agreement.md": agreement,
         "reproduction.md": reproduced,
         "tolerances.md": reproduction.tolerance_rules(read_rules()),
@@ -122,9 +123,6 @@ def generate_pages(
     shutil.rmtree(folder / "api", ignore_errors=True)  # Sphinx's autosummary writes these pages
     for name, text in texts.items():
         write_text(folder / name, text)
-    facts = {
-        **run_facts(run, cards),
-        "reading": {page: minutes for page, minutes in times.items() if page != "book/index"},
-    }
+    facts["reading"] = {page: minutes for page, minutes in times.items() if page != "book/index"}
     write_json(folder / "run.json", facts)
     return facts

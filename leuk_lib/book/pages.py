@@ -226,10 +226,11 @@ def answers_table(found: pd.DataFrame) -> str:
     """Return the landing page's answers from studies: how many questions have which answer, and a row per question.
 
     Args:
-        found: Columns question, cells ("real" or "rendered"), points, answer, target (notebook of the chapter).
+        found: Columns question, cells ("real" or "rendered"), points, answer, agree (whether all differences have
+            this answer), target (notebook of the chapter).
     """
-    real = found.loc[found["cells"] == "real", "answer"]
-    plain = real.where(~real.str.contains(" of "), "depends on the comparison")
+    real = found[found["cells"] == "real"]
+    plain = real["answer"].where(real["agree"], "depends on the comparison")
     counts = ", ".join(f"{word} in {count}" for word, count in plain.value_counts().items())
     rows = [
         (f"[{escape(row['question'])}](chapters/{row['target']})", row["answer"], row["points"], row["cells"])

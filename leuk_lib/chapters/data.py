@@ -372,7 +372,7 @@ def one_cell(cells: CellSet, stage: Notes) -> dict[str, Any] | None:
     cell = find_cell(cells, stage)
     if cell is None:
         return None
-    row = cells.table.loc[cell.position]
+    row = cells.table.iloc[cell.position]
     known = {"class": cell.label, "near-duplicates" if cell.group.startswith(INFERRED) else "group": cell.group}
     if cell.path:
         known["file" if cells.kind == "micrographs" else "number"] = cell.path

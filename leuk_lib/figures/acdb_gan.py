@@ -20,14 +20,13 @@ from leuk_lib.figures.style import (
     MARKERS,
     PALETTE,
     PAPER,
+    WIDTH,
     class_colours,
     headline,
     image_axes,
     light_grid,
     new_figure,
 )
-
-WIDTH = 5.0  # inches; on a phone, text of 8 points is then about 8 pixels high
 
 
 def gan_schematic() -> Figure:

@@ -54,7 +54,7 @@ def ladder_scores(scores: pd.DataFrame, columns: Sequence[Sequence[str]]) -> Fig
     parts = {"ladder": list(columns[0]), "published": [arm for column in columns[1:] for arm in column]}
     parts = {name: arms for name, arms in (parts | {"baselines": baselines}).items() if arms}
     order = [arm for arms in parts.values() for arm in arms]
-    colours = {arm: COLUMN_COLOURS[k] for k, column in enumerate(columns) for arm in column}
+    colours = _colours(columns, COLUMN_COLOURS)
     full = [column[-1] for column in columns]
     figure, ax = new_figure(6.4, 1.0 + 0.32 * len(order))
     for place, arm in enumerate(order):
@@ -79,6 +79,11 @@ def ladder_scores(scores: pd.DataFrame, columns: Sequence[Sequence[str]]) -> Fig
     return figure
 
 
+def _colours(columns: Sequence[Sequence[str]], of_column: Sequence[str]) -> dict[str, str]:
+    """Arm -> colour, for the arms of each column."""
+    return {arm: of_column[k] for k, column in enumerate(columns) for arm in column}
+
+
 def accuracy_and_cost(
     table: pd.DataFrame, curves: Sequence[Sequence[str]], curve_colours: Sequence[str] = COLUMN_COLOURS
 ) -> Figure:
@@ -90,7 +95,7 @@ def accuracy_and_cost(
         curve_colours: A colour per curve.
     """
     rows = table.set_index("arm")
-    colours = {arm: colour for curve, colour in zip(curves, curve_colours, strict=False) for arm in curve}
+    colours = _colours(curves, curve_colours)
     minutes, value = rows["cpu seconds"] / 60, 100 * rows["value"]
     figure, ax = new_figure(6.4, 4.2)
     for curve in curves:

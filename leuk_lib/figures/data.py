@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from leuk_lib.figures import one_cell as same
-from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, headline, image_axes, message, new_figure, pack
+from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, WIDTH, headline, image_axes, message, new_figure, pack
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -92,10 +92,7 @@ def mask_overlay(images: NDArray[np.uint8], masks: NDArray[np.uint8] | None, lab
             name = classes[position]
             ax.imshow(images[first[name]], interpolation="lanczos")
             ax.set_title(name.replace("_", "\n"), fontsize=9)
-            for level, colour in ((64, PALETTE[1]), (192, PALETTE[4])):
-                inside = masks[first[name]] > level
-                if inside.any() and not inside.all():
-                    ax.contour(masks[first[name]], levels=[level], colors=[colour], linewidths=1.8)
+            same.outlines(ax, masks[first[name]], 1.8)
     return figure
 
 
@@ -106,7 +103,7 @@ def class_balance(table: pd.DataFrame, groups: pd.DataFrame) -> Figure:
         table: as of ``chapters.data.class_table``.
         groups: as of ``chapters.data.group_table``.
     """
-    figure, ax = new_figure(5.0, 0.36 * len(table) + 1.5)
+    figure, ax = new_figure(WIDTH, 0.36 * len(table) + 1.5)
     y = np.arange(len(table))
     start = np.zeros(len(table))
     borders: list[tuple[float, float]] = []
@@ -140,7 +137,7 @@ def sizes(measured: pd.DataFrame) -> Figure:
     }
     columns = [c for c in names if c in measured]
     classes = list(dict.fromkeys(measured["label"]))
-    figure, axes = new_figure(5.0, 0.34 * len(classes) + 1.5, 1, len(columns), squeeze=False, sharey=True)
+    figure, axes = new_figure(WIDTH, 0.34 * len(classes) + 1.5, 1, len(columns), squeeze=False, sharey=True)
     for ax, column in zip(axes[0], columns, strict=True):
         _boxes(ax, measured, column, classes)
         ax.set_xlabel(names[column])
@@ -162,7 +159,7 @@ def stains(measured: pd.DataFrame, between: float) -> Figure:
         between: share of the variance within a class that lies between groups; NaN where it is not known.
     """
     column, classes = "nucleus OD red", list(dict.fromkeys(measured["label"]))
-    figure, ax = new_figure(5.0, 0.4 * len(classes) + 1.4)
+    figure, ax = new_figure(WIDTH, 0.4 * len(classes) + 1.4)
     _boxes(ax, measured, column, classes)
     groups = measured.groupby(["label", "group"])[column].agg(["mean", "size"]).reset_index()
     groups = groups[groups["size"] > 1]
@@ -192,7 +189,7 @@ def _class_axis(ax: Axes, positions: Iterable[int], classes: Iterable[str]) -> N
 
 def leak(probe: pd.DataFrame) -> Figure:
     """Draw the balanced accuracy from the frame alone, grouped and random splits: each repeat, mean and range."""
-    figure, ax = new_figure(5.0, 2.2)
+    figure, ax = new_figure(WIDTH, 2.2)
     chance = 1 / max(1, int(probe["classes"].max()))
     kinds = ("grouped", "random")
     for y, kind in enumerate(kinds):

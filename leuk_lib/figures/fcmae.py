@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from leuk_lib.figures import one_cell as same
 from leuk_lib.figures.models import OURS, PARTLY, PUBLISHED, THEIRS
-from leuk_lib.figures.style import INK, LEGEND, PALETTE, headline, image_axes, message, new_figure
+from leuk_lib.figures.style import INK, LEGEND, PALETTE, WIDTH, headline, image_axes, message, new_figure
 
 HIDDEN = 0.62  # grey level of a hidden patch
-WIDTH = 5.0  # inches; on a phone, text of 8 points is then about 8 pixels high
 #: Colour, line and marker of each encoder.
 CURVES: dict[str, tuple[str, str, str]] = {
     "random initialisation": (THEIRS, "--", "s"), "FCMAE": (PARTLY, "-", "^"), "FCMAE + contrast": (OURS, "-", "o"),

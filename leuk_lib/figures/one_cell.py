@@ -50,15 +50,21 @@ def no_cell() -> Figure:
     return message("The test part of this data set has no cell that could be followed.")
 
 
+def outlines(ax: Any, mask: Array, width: float = 1.4) -> None:
+    """Draw the outlines of cell and nucleus of a mask (H, W) that has them."""
+    for level, colour in OUTLINES:
+        if mask.min() <= level < mask.max():
+            ax.contour(mask, levels=[level], colors=[colour], linewidths=width)
+
+
 def picture(image: Array, mask: Array | None = None, heat: Array | None = None) -> Panel:
     """Show an image (H, W, 3), with the outlines of cell and nucleus, or under a heat map (H, W)."""
 
     def draw(ax: Any) -> None:
         image_axes(ax)
         ax.imshow(image, interpolation="nearest")
-        for level, colour in OUTLINES:
-            if mask is not None and mask.min() <= level < mask.max():
-                ax.contour(mask, levels=[level], colors=[colour], linewidths=1.4)
+        if mask is not None:
+            outlines(ax, mask)
         if heat is not None:
             overlay(ax, heat)
 

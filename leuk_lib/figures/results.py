@@ -11,9 +11,9 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from leuk_lib.figures import one_cell as same
+from leuk_lib.figures.models import OURS, THEIRS
 from leuk_lib.figures.style import INK, LEGEND, PALETTE, light_grid, new_figure
 
-FULL_COLOUR, BASELINE_COLOUR = PALETTE[0], PALETTE[6]
 NAMES = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1",
     "macro_auc": "macro AUC (one vs rest)",
@@ -43,11 +43,11 @@ def forest(scores: pd.DataFrame, full: str, metrics: Sequence[str] = ("accuracy"
         y = np.arange(len(models), dtype=float)
         for name, at in zip(models, y, strict=True):
             row = rows.loc[[name]]
-            colour, marker = (FULL_COLOUR, "D") if name == full else (BASELINE_COLOUR, "o")
+            colour, marker = (OURS, "D") if name == full else (THEIRS, "o")
             _whiskers(ax, row["value"], row["low"], row["high"], np.array([at]), colour, marker)
         reference = rows["value"].get(full)
         if reference is not None and np.isfinite(reference):
-            ax.axvline(reference, color=FULL_COLOUR, lw=0.7, ls=":", zorder=0)
+            ax.axvline(reference, color=OURS, lw=0.7, ls=":", zorder=0)
         ax.set_xlabel(NAMES.get(metric, metric.replace("_", " ")))
         ax.set_yticks(y, models)
         light_grid(ax, "x")
@@ -72,7 +72,7 @@ def differences(table: pd.DataFrame, full: str, metrics: Sequence[str] = ("accur
         for name, at in zip(baselines, y, strict=True):
             row = 100 * rows.loc[[name], ["difference", "low", "high"]].astype(float)
             low, high = row["low"].iloc[0], row["high"].iloc[0]
-            colour = PALETTE[2] if low > 0 else PALETTE[5] if high < 0 else BASELINE_COLOUR
+            colour = PALETTE[2] if low > 0 else PALETTE[5] if high < 0 else THEIRS
             marker = "^" if low > 0 else "v" if high < 0 else "o"
             _whiskers(ax, row["difference"], row["low"], row["high"], np.array([at]), colour, marker)
         ax.axvline(0, color=INK, lw=0.9)
@@ -96,7 +96,7 @@ def agreement(pairs: pd.DataFrame, model: str) -> Figure:
     for at, row in enumerate(rows.to_dict("records")):
         ours = model in (row["first"], row["second"])
         part = rows.loc[[at], ["kappa", "low", "high"]].astype(float)
-        colour, marker = (FULL_COLOUR, "D") if ours else (BASELINE_COLOUR, "o")
+        colour, marker = (OURS, "D") if ours else (THEIRS, "o")
         low, high = (part[end].fillna(part["kappa"]) for end in ("low", "high"))
         _whiskers(ax, part["kappa"], low, high, np.array([float(at)]), colour, marker)
     names = [f"{row['first']} and {row['second']}\n{row['cells']} cells" for row in rows.to_dict("records")]
@@ -145,7 +145,7 @@ def recalls(table: pd.DataFrame) -> Figure:
     y = np.arange(len(table), dtype=float)
     present = (table["n"] > 0).to_numpy()
     rows = table[present]
-    _whiskers(ax, rows["recall"], rows["low"], rows["high"], y[present], FULL_COLOUR)
+    _whiskers(ax, rows["recall"], rows["low"], rows["high"], y[present], OURS)
     for at in y[~present]:
         ax.text(0.5, at, "no cell in the test part", ha="center", va="center", fontsize=8, color=INK)
     labels = [f"{row['class']}\n{row['n']} cells, {row['groups']} groups" for row in table.to_dict("records")]
@@ -180,7 +180,7 @@ def reliability(before: pd.DataFrame, after: pd.DataFrame, temperature: float) -
             table["accuracy"],
             yerr=error,
             fmt="o-",
-            color=FULL_COLOUR,
+            color=OURS,
             ms=4,
             capsize=2,
             lw=1.2,
@@ -205,7 +205,7 @@ def abstention(curves: dict[str, pd.DataFrame], full: str) -> Figure:
     figure, ax = new_figure(6.2, 3.6)
     for position, (name, table) in enumerate(curves.items()):
         is_full = name == full
-        colour = FULL_COLOUR if is_full else PALETTE[1 + position % (len(PALETTE) - 1)]
+        colour = OURS if is_full else PALETTE[1 + position % (len(PALETTE) - 1)]
         ax.plot(
             table["coverage"],
             table["accuracy"],

@@ -14,6 +14,7 @@ PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
 PAPER = "#FCFCFB"
 INK = "#222222"
+WIDTH = 5.0  # inches; on a phone, text of 8 points is then about 8 pixels high
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 8}
 
 RC: Any = {

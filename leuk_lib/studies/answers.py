@@ -179,7 +179,7 @@ def short_answers(found: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per question: question, cells, points (all differences, such as "+1.9, -2.0"), answer (the word that all
-        share, or how often each is true), target (notebook of its chapter).
+        share, or how often each is true), agree (whether all share it), target (notebook of its chapter).
     """
     rows = []
     for (question, cells), part in found.groupby(["question", "cells"], sort=False):
@@ -188,7 +188,14 @@ def short_answers(found: pd.DataFrame) -> pd.DataFrame:
         points = ", ".join(f"{value:+.1f}" for value in part["value"])
         answer = str(counts.index[0]) if len(counts) == 1 else ", ".join(words)
         rows.append(
-            {"question": question, "cells": cells, "points": points, "answer": answer, "target": part["target"].iloc[0]}
+            {
+                "question": question,
+                "cells": cells,
+                "points": points,
+                "answer": answer,
+                "agree": len(counts) == 1,
+                "target": part["target"].iloc[0],
+            }
         )
     return pd.DataFrame(rows).sort_values(
         "cells", key=lambda column: column != "real", kind="stable", ignore_index=True

@@ -189,6 +189,7 @@ def test_the_landing_page_counts_the_answers_and_shows_real_cells_first(root: Pa
     found = pd.DataFrame(
         {"question": ["Does it help?", "Is it | better?", "On drawings?"], "cells": ["real", "real", "rendered"],
          "points": ["+1.0", "+3.0, -2.0", "+9.0"], "answer": ["better", "1 of 2 better, 1 of 2 worse", "inflated"],
+         "agree": [True, False, True],
          "target": ["02_alhe.ipynb", "05_wpat.ipynb", "07_leakage.ipynb"]}
     )  # fmt: skip
     text = pages.answers_table(found)
