@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from leuk_lib.book.pdf import find_browser
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOW = ("browser", "notebooks", "slow")  # markers
@@ -48,6 +49,15 @@ def real_data() -> Path:
         if (folder / "manifest.csv").exists():
             return folder
     pytest.skip("no ../shared/data beside the project (set LEUK_SHARED_DATA to the development images)")
+
+
+@pytest.fixture(scope="session")
+def smoke_run() -> Path:
+    """Folder of the finished smoke run, which tests read and do not change."""
+    folder = ROOT / "results" / "smear-smoke-s0"
+    if not (folder / STAGES[-1].name / "notebook.ipynb").exists():
+        pytest.skip("no finished smoke run in results/: `make test` makes one first (`leuk run --profile smoke`)")
+    return folder
 
 
 @pytest.fixture

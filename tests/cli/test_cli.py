@@ -107,10 +107,8 @@ def test_data_check_has_an_exit_code_for_clean_findings_and_unusable(
 
 
 @pytest.mark.notebooks
-def test_predict_and_compare_on_the_smoke_run(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    model = root / "results" / "smear-smoke-s0" / "wpat" / "model.safetensors"
-    if not model.exists():
-        pytest.skip("no finished smoke run in results/: `make test` makes one first (`leuk run --profile smoke`)")
+def test_predict_and_compare_on_the_smoke_run(smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    model = smoke_run / "wpat" / "model.safetensors"
     image = tmp_path / "a cell.png"
     cv2.imwrite(str(image), np.full((80, 60, 3), 200, np.uint8))
     assert main(["predict", str(image), "--model", str(model), "--json"]) == 0
@@ -132,20 +130,17 @@ def test_predict_and_compare_on_the_smoke_run(root: Path, tmp_path: Path, capsys
 
 @pytest.mark.notebooks
 def test_a_reference_of_the_smoke_run_agrees_with_it_and_names_what_was_changed(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    run = root / "results" / "smear-smoke-s0"
-    if not (run / "claims" / "notebook.ipynb").exists():
-        pytest.skip("no finished smoke run in results/: `make test` makes one first (`leuk run --profile smoke`)")
     file = tmp_path / "reference.json"
-    assert main(["reference", run.name, "--out", str(file)]) == 0
+    assert main(["reference", smoke_run.name, "--out", str(file)]) == 0
     assert file.stat().st_size < 300_000
-    assert main(["compare", run.name, str(file)]) == 0
+    assert main(["compare", smoke_run.name, str(file)]) == 0
     assert "equal to the bit" in capsys.readouterr().out
     record = json.loads(file.read_text())
     record["metrics"]["results"]["accuracy"]["value"] += 5
     record["cards"]["results"]["versions"]["torch"] = "1.0"
     file.write_text(json.dumps(record))
-    assert main(["compare", run.name, str(file)]) == 1
+    assert main(["compare", smoke_run.name, str(file)]) == 1
     output = capsys.readouterr().out
     assert "1 outside" in output and "not 1.0" in output

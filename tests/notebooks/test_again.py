@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,10 @@ RUN = "smear-smoke-s0"
 
 
 @pytest.fixture(scope="module")
-def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the finished smoke run."""
-    made = Path(os.environ.get("LEUK_RESULTS", root / "results")) / RUN
-    if not (made / STAGES[-1].name / "notebook.ipynb").exists():
-        pytest.skip("no finished smoke run in results/: `make test` makes one first (`leuk run --profile smoke`)")
+def finished(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with a copy of the finished smoke run."""
     folder = tmp_path_factory.mktemp("results")
-    shutil.copytree(made, folder / RUN)
+    shutil.copytree(smoke_run, folder / smoke_run.name)
     return folder
 
 

@@ -18,37 +18,29 @@ pytestmark = pytest.mark.notebooks
 RUN = "smear-smoke-s0"
 
 
-@pytest.fixture(scope="module")
-def run(root: Path) -> Path:
-    folder = root / "results" / RUN
-    if not (folder / STAGES[-1].name / "notebook.ipynb").exists():
-        pytest.skip("no finished smoke run in results/: `make test` makes one first (`leuk run --profile smoke`)")
-    return folder
-
-
 def digest(paths: pd.Series) -> str:
     return hashlib.sha256("\n".join(sorted(paths)).encode()).hexdigest()
 
 
-def test_every_stage_is_fresh(run: Path):
+def test_every_stage_is_fresh(smoke_run: Path):
     assert {spec.name: stage_state(RUN, spec.name, fingerprint) for spec in STAGES} == {
         spec.name: ("fresh", []) for spec in STAGES
     }
 
 
-def test_gan_gate_and_feature_network_read_the_training_part_only(run: Path):
-    cells = pd.read_csv(run / "data" / "cells.csv")
-    read = json.loads((run / "acdb_gan" / "read.json").read_text())
+def test_gan_gate_and_feature_network_read_the_training_part_only(smoke_run: Path):
+    cells = pd.read_csv(smoke_run / "data" / "cells.csv")
+    read = json.loads((smoke_run / "acdb_gan" / "read.json").read_text())
     assert read["sha256"] == digest(cells.loc[cells["split"] == "train", "path"])
     training = (cells["split"] == "train").sum()
     assert read["inner_train"]["cells"] + read["inner_held_out"]["cells"] == training
-    card = json.loads((run / "acdb_gan" / "card.json").read_text())
+    card = json.loads((smoke_run / "acdb_gan" / "card.json").read_text())
     assert any(read["sha256"] in note for note in card["notes"])
 
 
-def test_predictions_are_of_real_validation_and_test_cells_only(run: Path):
-    cells = pd.read_csv(run / "data" / "cells.csv")
-    predictions = pd.read_csv(run / "comparison" / "predictions.csv")
+def test_predictions_are_of_real_validation_and_test_cells_only(smoke_run: Path):
+    cells = pd.read_csv(smoke_run / "data" / "cells.csv")
+    predictions = pd.read_csv(smoke_run / "comparison" / "predictions.csv")
     for _, rows in predictions.groupby("model"):
         held_out = cells[cells["split"] != "train"]
         assert sorted(rows["index"]) == sorted(held_out.index)
@@ -61,37 +53,37 @@ def test_predictions_are_of_real_validation_and_test_cells_only(run: Path):
 OPEN = {".safetensors", ".csv", ".json", ".svg", ".pdf", ".png", ".md"}
 
 
-def test_no_group_is_on_two_sides(run: Path):
-    cells = pd.read_csv(run / "data" / "cells.csv")
+def test_no_group_is_on_two_sides(smoke_run: Path):
+    cells = pd.read_csv(smoke_run / "data" / "cells.csv")
     assert cells.groupby("group")["split"].nunique().max() == 1
 
 
-def test_the_test_part_is_opened_once_by_each_stage_that_scores_models(run: Path):
+def test_the_test_part_is_opened_once_by_each_stage_that_scores_models(smoke_run: Path):
     opened = {}
     for spec in STAGES:
-        notes = json.loads((run / spec.name / "card.json").read_text())["notes"]
+        notes = json.loads((smoke_run / spec.name / "card.json").read_text())["notes"]
         opened[spec.name] = sum("test part opened" in note for note in notes)
     assert opened == {spec.name: int(spec.name in ("wpat", "comparison", "trust")) for spec in STAGES}
 
 
-def test_outputs_are_open_formats_and_memory_stays_under_four_gigabytes(run: Path):
+def test_outputs_are_open_formats_and_memory_stays_under_four_gigabytes(smoke_run: Path):
     for spec in STAGES:
-        card = json.loads((run / spec.name / "card.json").read_text())
+        card = json.loads((smoke_run / spec.name / "card.json").read_text())
         assert {Path(name).suffix for name in card["outputs"]} <= OPEN
         assert card["peak_rss_mb"] < 4096
         for name in card["outputs"]:
             if name.endswith(".safetensors"):
-                with safe_open(str(run / spec.name / name), framework="pt") as handle:
+                with safe_open(str(smoke_run / spec.name / name), framework="pt") as handle:
                     assert list(handle.keys())
 
 
-def test_synthetic_cells_are_of_the_runs_size_and_classes(run: Path):
+def test_synthetic_cells_are_of_the_runs_size_and_classes(smoke_run: Path):
     with (
-        safe_open(str(run / "acdb_gan" / "synthetic.safetensors"), framework="pt") as made,
-        safe_open(str(run / "data" / "cells.safetensors"), framework="pt") as real,
+        safe_open(str(smoke_run / "acdb_gan" / "synthetic.safetensors"), framework="pt") as made,
+        safe_open(str(smoke_run / "data" / "cells.safetensors"), framework="pt") as real,
     ):
         images, labels = made.get_tensor("images"), made.get_tensor("labels")
         assert images.shape[1:] == real.get_tensor("images").shape[1:] and len(images) == len(labels)
         assert set(labels.tolist()) <= set(real.get_tensor("labels").tolist())
-    gate = pd.read_csv(run / "acdb_gan" / "gate.csv")
+    gate = pd.read_csv(smoke_run / "acdb_gan" / "gate.csv")
     assert len(labels) <= len(gate)

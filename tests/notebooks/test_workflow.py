@@ -67,14 +67,12 @@ class Copy:
 
 
 @pytest.fixture
-def finished(root: Path, tmp_path: Path) -> Copy:
+def finished(root: Path, smoke_run: Path, tmp_path: Path) -> Copy:
     """A copy with the finished smoke run in it."""
-    if not (root / "results" / RUN / ALL[-1] / "notebook.ipynb").exists():
-        pytest.skip("no finished smoke run in results/: `make test` makes one first (`leuk run --profile smoke`)")
     copy = Copy(root, tmp_path)
     shutil.copytree(
         root / "results", copy.results, copy_function=shutil.copy2, ignore=lambda folder, names: [
-            name for name in names if name == "checkpoints" or (Path(folder) == root / "results" and name not in (RUN, ".snakemake"))
+            name for name in names if name == "checkpoints" or (Path(folder) == root / "results" and name not in (smoke_run.name, ".snakemake"))
         ]
     )  # fmt: skip
     return copy
