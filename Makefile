@@ -83,7 +83,8 @@ $(AUDIT)/pip-audit: .ci/audit.lock $(READY)
 	@touch $@
 
 audit: $(AUDIT)/pip-audit ## known vulnerabilities of the locked packages, from the public database
-	@$(AUDIT)/pip-audit --require-hashes --disable-pip -r requirements.lock -r .ci/install.lock -r .ci/audit.lock
+	@for lock in requirements.lock .ci/install.lock .ci/audit.lock; do \
+	  $(AUDIT)/pip-audit --strict --require-hashes --disable-pip -r "$$lock"; done
 
 sbom: $(AUDIT)/pip-audit ## sbom.json: the locked packages with their hashes as a bill of materials (CycloneDX)
 	@$(AUDIT)/cyclonedx-py requirements --output-reproducible --of JSON -o sbom.json requirements.lock

@@ -7,12 +7,13 @@ import json
 import re
 import shlex
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 # What Markdown, MyST and tables read anywhere, and what they read at the start of a line; a backslash makes it text.
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|$~^]|&(?=#?\w+;))")
 _LINE_START = re.compile(r"^(?=[-+:%=])|^(\d+)(?=[.)](?:\s|$))")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
 def one_line(text: Any) -> str:
@@ -76,7 +77,25 @@ def cell(value: Any) -> Any:
     >>> cell("=1+1"), cell(-1), cell("AML")
     ("'=1+1", -1, 'AML')
     """
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def from_cell(value: Any) -> Any:
+    """Return what was quoted by :func:`cell`.
+
+    >>> from_cell("'=1+1"), from_cell("'AML"), from_cell(cell("'=1"))
+    ('=1+1', "'AML", "'=1")
+    """
+    return value[1:] if isinstance(value, str) and value.startswith("'") and _FORMULA.match(value) else value
+
+
+def cells(frame: Any, quote: Callable[[Any], Any] = cell) -> Any:
+    """Quote the texts and the column names of a data frame for a spreadsheet; ``from_cell`` undoes it."""
+    out = frame.rename(columns=quote)
+    for k, dtype in enumerate(frame.dtypes):
+        if dtype.kind not in "biufc":  # numbers keep the form in which they are written
+            out.isetitem(k, frame.iloc[:, k].map(quote))
+    return out
 
 
 def terminal(text: Any) -> str:
@@ -89,6 +108,18 @@ def terminal(text: Any) -> str:
         character if character == " " or not _is_hidden(character) else ascii(character)[1:-1]
         for character in str(text)
     )
+
+
+def terminal_json(value: Any) -> str:
+    r"""Write a value as JSON of several lines for a terminal, which shows no control codes; the JSON means the same.
+
+    >>> print(terminal_json(["a\x9b2J"]))
+    [
+     "a\u009b2J"
+    ]
+    """
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    return "".join(json.dumps(c)[1:-1] if c != "\n" and _is_hidden(c) else c for c in text)
 
 
 def terminal_table(frame: Any) -> Any:

@@ -9,6 +9,7 @@ import shlex
 import unicodedata
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,6 +92,13 @@ def test_a_terminal_shows_one_line_without_control_codes(name):
         assert not {unicodedata.category(character) for character in text} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
+@given(names | st.text(max_size=20))
+def test_json_in_a_terminal_shows_no_control_codes_and_means_the_same(name):
+    text = quoting.terminal_json({name: [name]})
+    assert json.loads(text) == {name: [name]}
+    assert not {unicodedata.category(c) for c in text.replace("\n", "")} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
 @pytest.mark.parametrize("name", ["a\nVerdict: clean", "\x1b[31m", "\u202egnp.exe", "\x9b1m", "a\u2028b"])
 def test_what_could_forge_a_line_becomes_visible(name):
     assert "\\" in quoting.terminal(name)
@@ -101,7 +109,18 @@ def test_a_spreadsheet_computes_nothing(name):
     stream = io.StringIO()
     csv.writer(stream).writerow([quoting.cell(name)])
     (row,) = csv.reader(io.StringIO(stream.getvalue()))
-    assert not row[0].startswith(("=", "+", "-", "@")) and row[0].removeprefix("'") == name.removeprefix("'")
+    assert not row[0].startswith(("=", "+", "-", "@"))
+    assert quoting.from_cell(row[0]) == name
+
+
+@given(st.lists(names.filter(bool), min_size=2, max_size=4, unique=True))
+def test_a_table_of_any_names_is_read_back_and_a_spreadsheet_computes_none_of_it(given_names):
+    frame = pd.DataFrame({name: [*given_names, ""] for name in given_names} | {"number": -1.5})
+    text = quoting.cells(frame).to_csv(index=False)
+    values = [value for row in csv.reader(io.StringIO(text)) for value in row if value != "-1.5"]
+    assert not any(value.startswith(("=", "+", "-", "@")) for value in values)
+    back = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(given_names, str), keep_default_na=False)
+    pd.testing.assert_frame_equal(quoting.cells(back, quoting.from_cell), frame, check_dtype=False)
 
 
 @given(names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -101,7 +100,7 @@ def check_images(
         )  # fmt: skip
     if csv:
         with atomic(csv) as temporary:
-            findings.map(quoting.cell).to_csv(temporary, index=False)
+            quoting.cells(findings).to_csv(temporary, index=False)
     if page:
         write_text(page, render_page(findings))
     print(render_text(findings))
@@ -120,7 +119,7 @@ def list_sets(
     from leuk_lib.data.catalog_text import as_records, detail_text, list_text
 
     if json_:
-        print(json.dumps(as_records(name), indent=1, ensure_ascii=False))
+        print(quoting.terminal_json(as_records(name)))
     else:
         print(detail_text(name) if name else list_text())
 
@@ -205,4 +204,4 @@ def split_folder(
         parts = repeated_splits(labels, groups, repeats, seed=seed)
     record = folds_record(parts, groups, seed, f"{folds}-fold" if folds else "70/10/20")
     print(f"{len(table)} cells, {len(set(groups))} groups, {len(parts)} x {record['kind']}, sha256 {record['sha256']}")
-    print(write_json(out, record))
+    print(quoting.terminal(write_json(out, record)))

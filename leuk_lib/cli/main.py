@@ -66,7 +66,7 @@ def run(
     }  # fmt: skip
     settings = [*(f"data.{name}={json.dumps(value)}" for name, value in reading.items() if value), *(set_ or [])]
     for name in workflow.run_stages(dataset, profile, _seeds(seeds), jobs, stage, run, settings, extra):
-        print(paths.run_folder(name))
+        print(quoting.terminal(paths.run_folder(name)))
 
 
 @app.command()
@@ -77,7 +77,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")])
     """
     from leuk_lib.runs.skeleton import lay_out
 
-    print(lay_out(folder))
+    print(quoting.terminal(lay_out(folder)))
 
 
 @app.command()
@@ -152,7 +152,9 @@ def compare(
             )
         other = closest
         if len(several := candidates(first["dataset"], first["profile"])) > 1:
-            print(f"compared with {other.name}, of {len(several)} references that of the most similar machine\n")
+            print(
+                f"compared with {quoting.terminal(other.name)}, of {len(several)} references that of the most similar machine\n"
+            )
     else:
         other = folder(reference)
     frame = compare_runs(folder(run), other)
@@ -192,7 +194,7 @@ def reference(
             f"note: run {run} was made with uncommitted changes, so its commit does not identify its code",
             file=sys.stderr,
         )
-    print(write_reference(paths.run_folder(run), out, machine=machine))
+    print(quoting.terminal(write_reference(paths.run_folder(run), out, machine=machine)))
 
 
 @app.command()
@@ -236,7 +238,7 @@ def export(
     from leuk_lib.wpat.export import export_onnx
 
     difference = export_onnx(_latest_model() if model is None else model, onnx)
-    print(f"{onnx}\nlargest difference from torch in the logits: {difference:.1e}")
+    print(f"{quoting.terminal(onnx)}\nlargest difference from torch in the logits: {difference:.1e}")
 
 
 def _latest_model() -> Path:
@@ -283,8 +285,8 @@ def run_one_study(
     with workflow.results_lock(paths.results_root() / "studies"), progress.of_command(f"study {name}", quiet):
         outcome = run_study(name, values, jobs)
     for title in outcome.tables:
-        print(f"\n{title}\n{outcome.table(title).to_string(index=False)}")
-    print(outcome.save() if record else "\nnot recorded: --record writes it for the book")
+        print(f"\n{title}\n{quoting.terminal_table(outcome.table(title)).to_string(index=False)}")
+    print(quoting.terminal(outcome.save()) if record else "\nnot recorded: --record writes it for the book")
 
 
 @study.command("verify")
@@ -317,7 +319,7 @@ def accept_study(
     from leuk_lib.studies.canary import accept
 
     for path in accept(name, reason):
-        print(path)
+        print(quoting.terminal(path))
 
 
 @app.command()
@@ -341,7 +343,7 @@ def book(
     with progress.of_command(f"book {name}", quiet):
         page = build_book(paths.project_root(), name, out, fingerprint=fingerprint, pdf=pdf)
     print(workflow.summary(name))
-    print(page)
+    print(quoting.terminal(page))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,21 +108,19 @@ def write_csv(predictions: Predictions, path: Path) -> None:
     columns = [column for column in table.columns if column not in ("predicted", "problem")]
     table = table[[*columns, "predicted", "problem"]].assign(use=predictions.card.use)
     with atomic(path) as temporary:
-        table.map(quoting.cell).to_csv(temporary, index=False)
+        quoting.cells(table).to_csv(temporary, index=False)
 
 
 def as_json(predictions: Predictions) -> str:
     """Return all predictions, the files that cannot be used, and the intended use, as JSON."""
-    return json.dumps(
+    return quoting.terminal_json(
         {
             "model": str(predictions.model),
             "use": predictions.card.use,
             "research_use": RESEARCH_USE,
             "predictions": predictions.table.to_dict(orient="records"),
             "unusable": [item._asdict() for item in predictions.unusable],
-        },
-        indent=1,
-        ensure_ascii=False,
+        }
     )
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from leuk_lib import quoting
 from leuk_lib.data.splits import EXTERNAL, PARTS, assert_disjoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
@@ -127,7 +128,7 @@ class CellSet:
         with atomic(Path(folder) / CELLS) as temporary:
             save_file(tensors, temporary, metadata=metadata)
         with atomic(Path(folder) / TABLE) as temporary:
-            self.table.to_csv(temporary, index=False)
+            quoting.cells(self.table).to_csv(temporary, index=False)
         return Path(folder) / CELLS, Path(folder) / TABLE
 
     def __len__(self) -> int:

@@ -75,7 +75,8 @@ def check_folder(
         about += found
     findings = pd.concat([folder.findings, as_table(about)], ignore_index=True)
     rank = findings["severity"].map({name: i for i, name in enumerate(SEVERITIES)})
-    findings = findings.assign(_rank=rank, kind=findings["finding"].map(kind_of))
+    kinds = {what: kind_of(what) for what in findings["finding"].unique()}  # a million rows may say the same
+    findings = findings.assign(_rank=rank, kind=findings["finding"].map(kinds))
     findings = findings.sort_values(["_rank", "path", "finding"], kind="stable")
     findings = findings.drop(columns="_rank").reset_index(drop=True)
     findings.attrs = {

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from leuk_lib import quoting
 from leuk_lib.runs import card as cards
 from leuk_lib.runs import code, display, files, hardware, lock, paths, processes
 from leuk_lib.runs.errors import LeukError
@@ -211,7 +212,7 @@ class Stage(Generic[P]):
         """Write a pandas data frame to ``<name>.csv``."""
         path = self._output(f"{name}.csv")
         with files.atomic(path) as temporary:
-            frame.to_csv(temporary, index=False, lineterminator="\n")
+            quoting.cells(frame).to_csv(temporary, index=False, lineterminator="\n")
         return self._register(path)
 
     def save_tensors(self, name: str, tensors: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> Path:

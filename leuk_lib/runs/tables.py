@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from leuk_lib import quoting
 from leuk_lib.runs.errors import LeukError
 
 MAX_WHOLE = 2**53  # above, floats are not exact
@@ -16,7 +17,7 @@ MAX_WHOLE = 2**53  # above, floats are not exact
 def read_table(
     path: Path, columns: Collection[str], advice: str, dtype: Mapping[str, type] | type = str
 ) -> pd.DataFrame:
-    """Read a table whose blank cells are empty texts.
+    """Read a table whose blank cells are empty texts; quoted cells (``quoting.cells``) are read as what they mean.
 
     Args:
         path: The CSV file.
@@ -34,6 +35,7 @@ def read_table(
     except (OSError, ValueError, OverflowError) as error:  # pandas' errors of parsing are ValueErrors
         reason = getattr(error, "strerror", None) or str(error)
         raise LeukError(f"{path}: not a readable table ({reason[:200]}); {advice}") from error
+    table = quoting.cells(table, quoting.from_cell)
     if missing := [name for name in columns if name not in table.columns]:
         raise LeukError(f"{path}: lacks column {', '.join(missing)}; {advice}")
     return table

@@ -66,6 +66,44 @@ def test_the_audit_is_scheduled(root: Path) -> None:
     assert made == ["sbom", "audit"] and workflow[True]["schedule"]  # YAML 1.1 reads the key "on" as True
 
 
+LOCKS = ["requirements.lock", ".ci/install.lock", ".ci/audit.lock"]
+
+
+@pytest.mark.parametrize("vulnerable", ["", *LOCKS])
+def test_an_audit_looks_at_every_lock_file_and_fails_if_one_of_them_does(
+    root: Path, tmp_path: Path, vulnerable: str
+) -> None:
+    tool = tmp_path / "audit" / "bin" / "pip-audit"
+    tool.parent.mkdir(parents=True)
+    (tmp_path / ".ready").touch()
+    # It refuses a package that stands twice, and lock files share some; without --strict it is content with packages
+    # that it could not look up.
+    tool.write_text(
+        f'#!/bin/bash\necho "$@" >> {tmp_path}/log\n[[ "$*" = *--strict* && "$*" != *" -r "*" -r "* ]] || exit 2\n'
+        f'{f"""[[ "$*" != *" {vulnerable}" ]]""" if vulnerable else "true"}\n'
+    )
+    tool.chmod(0o755)
+    done = subprocess.run(["make", "audit", f"VENV={tmp_path}"], cwd=root, capture_output=True, check=False)
+    assert bool(done.returncode) == bool(vulnerable), done.stderr
+    called = [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()]
+    assert called == LOCKS[: LOCKS.index(vulnerable) + 1 if vulnerable else None]
+
+
+@pytest.mark.parametrize(("docker", "code"), [("echo sha256:1", 0), ("exit 1", 1), ("true", 1)])
+def test_digests_that_cannot_be_had_fail_the_workflow(root: Path, tmp_path: Path, docker: str, code: int) -> None:
+    (script,) = [step["run"] for step in steps(root, "audit.yml") if "docker" in step.get("run", "")]
+    (tmp_path / "docker").write_text(f"#!/bin/bash\n{docker}\n")
+    (tmp_path / "docker").chmod(0o755)
+    (tmp_path / "Dockerfile").write_text((root / "Dockerfile").read_text())
+    done = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert min(done.returncode, 1) == code
+    if not code:
+        assert done.stdout == "python:3.11-slim-bookworm sha256:1\ndebian:12 sha256:1\n"
+
+
 def test_workflows_pin_actions_and_take_only_the_rights_they_need(root: Path) -> None:
     for path in sorted((root / ".github" / "workflows").glob("*.yml")):
         workflow = yaml.safe_load(path.read_text())

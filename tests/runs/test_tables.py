@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from damage import OTHER_FILES, one_line
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.params import StageParams
+from leuk_lib.runs.stage import Stage
 from leuk_lib.runs.tables import numbers, read_table
 
 
@@ -21,6 +25,18 @@ def test_texts_stay_texts_and_numbers_are_exact(tmp_path: Path):
     frame = read_table(path, ("label", "x"), "again")
     assert frame["label"].tolist() == ["NA", "007"]
     assert numbers(frame, "x", path, "again").tolist() == [0.1, 1e-320]
+
+
+def test_what_a_stage_writes_is_read_back_and_a_spreadsheet_computes_nothing(results: Path):
+    frame = pd.DataFrame({"label": ["=1+1", "'=x", "-"], "@y": ["", "a", "\tb"], "x": [-1.5, 0.1, -3.0]})
+    with Stage.begin("data", StageParams, {"run": "r"}) as stage:
+        path = stage.save_table("t", frame)
+        stage.record("x", 1)
+    cells = [cell for line in csv.reader(path.read_text().splitlines()) for cell in line[:2]]
+    assert len(cells) == 8 and not any(cell.startswith(("=", "-", "@", "\t")) for cell in cells)
+    read = read_table(path, ("label", "@y", "x"), "again")
+    assert read[["label", "@y"]].to_numpy().tolist() == frame[["label", "@y"]].to_numpy().tolist()
+    assert numbers(read, "x", path, "again").tolist() == frame["x"].tolist()
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "", "x", "1e999", "1,5"])
