@@ -1,7 +1,7 @@
 """Published weights: what they are called, what they were trained on, and how a file of them becomes a network.
 
-A network is named ``NAME`` (random weights), ``NAME@pretrained`` (the published weights) or ``NAME@FILE`` (weights from a
-file). NAME is a key of :data:`PUBLISHED` or any timm model, with or without timm's tag (``convnextv2_atto.fcmae``).
+A network is named ``NAME`` (random weights), ``NAME@pretrained`` (the published weights, with ``:COMMIT`` those of a commit
+of the hub's repository) or ``NAME@FILE`` (weights from a file). NAME is a key of :data:`PUBLISHED` or any timm model, with or without timm's tag (``convnextv2_atto.fcmae``).
 
 Where only weights can be meant, as for the encoder of stage fcmae, :func:`locate_encoder` takes NAME without ``@pretrained``,
 and also ``hf-hub:OWNER/REPO`` or a file.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -196,21 +197,29 @@ def licence_name(stated: str) -> str:
     return LICENCES.get(stated.lower(), stated)
 
 
-def locate(name: str, revision: str = "") -> Weights:
-    """The file of the weights of ``NAME@pretrained`` or ``NAME@FILE``; what is not here is fetched once.
+def locate(name: str) -> Weights:
+    """The file of the weights of ``NAME@pretrained[:COMMIT]`` or ``NAME@FILE``; what is not here is fetched once.
+
+    Without a commit the newest is taken; :attr:`Weights.revision` names it.
 
     A file has the licence and source of NAME if NAME says which weights it holds: a key of :data:`PUBLISHED`, or a timm
     name with its tag.
 
     Args:
         name: network and weights.
-        revision: commit of the hub's repository that is demanded; "" takes the newest and reports its commit.
 
     Raises:
         LeukError: where there are no such weights, or they cannot be fetched: the line names the file and where to put it.
     """
     base, weights = split_name(name)
     known = published(base)
+    weights, pinned, revision = weights.partition(":") if weights.startswith(f"{PRETRAINED}:") else (weights, "", "")
+    if pinned and not re.fullmatch("[0-9a-f]{7,40}", revision):
+        raise LeukError(
+            f"network {name!r}: {revision!r} is no commit; write {base}@{PRETRAINED}:COMMIT in hexadecimal", 2
+        )
+    if pinned and known.package:
+        raise LeukError(f"network {name!r}: its weights have the version of a package; write {base}@{PRETRAINED}", 2)
     if weights != PRETRAINED:
         path = _brought(f"network {name!r}", weights, base, f"; write {base}@{PRETRAINED} for the published weights")
         return _of_file(base, path, known if base in PUBLISHED or "." in base else None)

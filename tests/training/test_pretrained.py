@@ -126,6 +126,40 @@ def test_weights_of_another_network_are_counted_and_refused(resnet: tuple[torch.
         pretrained.create("resnet18", pretrained.locate(f"resnet18@{path}"), 4, 64)
 
 
+def test_a_commit_is_fetched_and_named(
+    resnet: tuple[torch.nn.Module, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def fetch(hub: str, file: str, revision: str | None = None) -> str:
+        folder = tmp_path / (revision or "newest")
+        folder.mkdir(exist_ok=True)
+        if file == "model.safetensors":
+            asked.append(revision)
+            (folder / file).write_bytes(resnet[1].read_bytes())
+        return str(folder / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    weights = pretrained.locate("resnet10t@pretrained:0123abc")
+    assert weights.revision == "0123abc" and ", commit 0123abc " in weights.sentence()
+    assert pretrained.locate("resnet10t@pretrained").revision == "newest"
+    assert asked == ["0123abc", None]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnet10t@pretrained:", "'' is no commit; write resnet10t@pretrained:COMMIT"),
+        ("resnet10t@pretrained:main", "'main' is no commit"),
+        ("efficientnet_lite0@pretrained:0123abc", "the version of a package"),
+    ],
+)
+def test_what_is_no_commit_is_refused(name: str, words: str):
+    with pytest.raises(LeukError, match=words) as caught:
+        pretrained.locate(name)
+    assert caught.value.exit_code == 2
+
+
 def test_weights_that_cannot_be_had_are_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment at import only
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
