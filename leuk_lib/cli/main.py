@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from leuk_lib.stages import STAGES
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_commands.app, name="data")
 
+SEED = re.compile(r"(?:0|[1-9][0-9]{0,18})")
 Dataset = Annotated[str, typer.Option(help="'smear' (rendered cells), a known data set, or a folder or file.")]
 Profile = Annotated[str, typer.Option(help="smoke, laptop, gpu or paper.")]
 Seeds = Annotated[str, typer.Option(help='One seed or several: "0 1 2".')]
@@ -28,10 +30,10 @@ RunName = Annotated[str | None, typer.Option("--run", help="Name of the run (def
 
 
 def _seeds(text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.replace(",", " ").split()] or [0]
-    except ValueError as error:
-        raise LeukError(f'seeds {text!r}: must be whole numbers, as in --seeds "0 1 2"') from error
+    words = text.replace(",", " ").split()
+    if not all(SEED.fullmatch(word) for word in words):  # int() would read "1_0" as 10
+        raise LeukError(f'seeds {text!r}: must be whole numbers, as in --seeds "0 1 2"')
+    return [int(word) for word in words] or [0]
 
 
 @app.command()

@@ -102,9 +102,12 @@ def read_cell(root: Path, size: int, entry: Entry) -> Cell | Finding:
 def read_mask(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8] | None, str]:
     """Read a mask with the values 0, 128 and 255; otherwise return what is wrong with it."""
     try:
-        mask = decode_file(path).image[..., 0]
+        decoded = decode_file(path)
     except Unreadable as error:
         return None, f"mask cannot be used: {error}"
+    if suspicious := next((key for key in decoded.findings if key.startswith("suspicious")), ""):
+        return None, f"mask cannot be used: {suspicious}"
+    mask = decoded.image[..., 0]
     if mask.shape != shape:
         return None, f"mask of {mask.shape[1]} x {mask.shape[0]} pixels does not fit"
     if not set(np.unique(mask).tolist()) <= {0, 128, 255}:

@@ -101,7 +101,8 @@ def decode(data: bytes, suffix: str = "") -> Decoded:
 
     PNG has checksums, and so has TIFF with deflate. JPEG has none: any warning of libjpeg about the coded pixels refuses
     the file, except surplus bytes after the last pixel, which are a finding. Of a TIFF, whatever can be checked is checked
-    (``tiff``). Damage inside the pixels of a BMP, WebP or uncompressed TIFF file of the right length cannot be detected.
+    (``tiff``). Damage inside the pixels of a BMP, WebP or uncompressed TIFF file of the right length, and in the palette of
+    a TIFF, cannot be detected.
 
     Args:
         data: The whole file.

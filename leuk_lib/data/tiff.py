@@ -2,8 +2,9 @@
 
 Libtiff decodes damaged strips without an error that reaches the caller, and does not look at their checksums. Each
 strip or tile is therefore decoded once more, only to see whether it gives exactly the bytes that the header announces:
-deflate and LZMA also have checksums; LZW and PackBits have none, but their codes must end with the last pixel, and LZW's
-must be those that an encoder writes for such pixels; JPEG has libjpeg's warnings. Uncompressed pixels cannot be checked.
+deflate also has a checksum, and LZMA may have one, which libtiff does not write; LZW and PackBits have none, but their
+codes must end with the last pixel, and LZW's must be those that an encoder writes for such pixels; JPEG has libjpeg's
+warnings. Uncompressed pixels and palettes cannot be checked.
 
 References:
     TIFF, revision 6.0 (1992). Adobe. Sections 9 (PackBits), 13 (LZW), 22 (JPEG); Technical Note 2 (JPEG in TIFF).
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leuk_lib.data.image_files import Unreadable, inflate_exactly
+from leuk_lib.data.image_files import PIECE, Unreadable, inflate_exactly
 from leuk_lib.data.strict_jpeg import jpeg_pixels
 
 # Tags.
@@ -53,21 +54,24 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
     if any(start + length > len(data) for start, length in zip(starts, lengths, strict=True)):
         raise Unreadable("truncated TIFF")
     compression = int(tags.get(COMPRESSION, NONE))
-    if int(tags.get(PHOTOMETRIC, 0)) == YCBCR and compression != JPEG:
-        return [UNCHECKED]  # subsampled: the announced bytes depend on more than the bits
+    # Subsampled: the announced bytes depend on more than the bits.
+    subsampled = int(tags.get(PHOTOMETRIC, 0)) == YCBCR and compression != JPEG
+    if subsampled and compression not in DEFLATE:
+        return [UNCHECKED]
     sizes = _expected(tags)
     if len(sizes) != len(starts):
         raise Unreadable("damaged TIFF: its strips do not fit its size")
-    view, usual = memoryview(data), True
+    view, usual, checked = memoryview(data), True, True
     for start, length, (columns, rows, row_bytes, full_rows) in zip(starts, lengths, sizes, strict=True):
         coded = view[start : start + length]
         least, most = rows * row_bytes, full_rows * row_bytes
         if compression == NONE:
             whole = length >= least
         elif compression in DEFLATE:
-            whole = inflate_exactly([coded], least, most)
+            whole = inflate_exactly([coded], *((1, 2 * most + PIECE) if subsampled else (least, most)))
         elif compression == LZMA:
-            whole = _lzma_exactly(coded, least, most)
+            whole, has_checksum = _lzma_exactly(coded, least, most)
+            checked = checked and has_checksum
         elif compression == LZW:
             if length > 1 and coded[0] == 0 and coded[1] & 1:  # codes in the reverse bit order, before TIFF 5.0
                 return [UNCHECKED]
@@ -83,7 +87,7 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
             return [UNCHECKED]
         if not whole:
             raise Unreadable("damaged TIFF: a strip does not give the pixels that its header announces")
-    return [] if usual else [SUSPICIOUS]
+    return [SUSPICIOUS] if not usual else [] if checked else [UNCHECKED]
 
 
 def _extents(tags: Mapping[int, Any]) -> tuple[list[int], list[int]]:
@@ -121,13 +125,14 @@ def _expected(tags: Mapping[int, Any]) -> list[tuple[int, int, int, int]]:
     return sizes
 
 
-def _lzma_exactly(coded: memoryview, least: int, most: int) -> bool:
+def _lzma_exactly(coded: memoryview, least: int, most: int) -> tuple[bool, bool]:
+    """Whether a stream is whole and gives ``least`` to ``most`` bytes, and whether it has a checksum."""
     decoder = lzma.LZMADecompressor()
     try:
         size = len(decoder.decompress(coded, max_length=most + 1))
     except lzma.LZMAError as error:
         raise Unreadable(f"damaged TIFF ({error})") from error
-    return decoder.eof and least <= size <= most
+    return decoder.eof and least <= size <= most, decoder.check not in (lzma.CHECK_NONE, lzma.CHECK_UNKNOWN)
 
 
 # LZW: the width of a code depends only on how many codes follow the last clear code, and so does its place.

@@ -15,6 +15,7 @@ Result = TypeVar("Result")
 Context = Callable[[], AbstractContextManager[None]]
 
 CHUNK = 32  # items that a process gets at a time
+MOST = 256  # processes
 LEAST = 512  # items from which on processes are worth their start of about a second; fewer are left to threads
 
 
@@ -40,7 +41,7 @@ def ordered_map(
     Args:
         work: A function of a module, or a ``functools.partial`` of one. In a process, OpenCV has one thread.
         items: What it is called with.
-        workers: Processes, or threads, at a time; 0: one per core that this process may use.
+        workers: Processes, or threads, at a time, at most ``MOST``; 0: one per core that this process may use.
         what: Name of the work in the progress (``progress.track``).
         unit: Name of an item in the progress.
         within: Context in which the work is done, in each process.
@@ -55,13 +56,15 @@ def _results(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, within: Context, least: int
 ) -> Iterator[Result]:
     if workers <= 1 or len(items) < least:
-        with within(), ThreadPoolExecutor(workers) as pool:
+        with within(), ThreadPoolExecutor(min(workers, MOST)) as pool:
             yield from pool.map(work, items)
         return
     from joblib import Parallel, delayed  # only where it is used: it takes a moment to load
 
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    parallel = Parallel(workers, backend="loky", return_as="generator", max_nbytes=None, batch_size=1)
+    parallel = Parallel(
+        min(workers, len(chunks), MOST), backend="loky", return_as="generator", max_nbytes=None, batch_size=1
+    )
     for part in parallel(delayed(_each)(work, chunk, within) for chunk in chunks):
         yield from part
 
