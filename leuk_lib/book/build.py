@@ -45,7 +45,11 @@ def book_inputs(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Path]
     library = sorted(Path(leuk_lib.__file__).parent.rglob("*.py"))
     cards = [paths.stage_folder(run, stage.name) / name for stage in stages for name in ("card.json", "metrics.json")]
     stem = f"{run.rsplit('-s', 1)[0]}-s*" if "-s" in run else run
-    siblings = sorted(paths.results_root().glob(f"{stem}/results/metrics.json"))
+    siblings = [
+        path
+        for name in ("card", "metrics")
+        for path in sorted(paths.results_root().glob(f"{stem}/results/{name}.json"))
+    ]
     settings = [root / name for name in ("_config.yml", "_toc.yml", "requirements.lock", "CITATION.cff")]
     notebooks = [executed_notebook(run, stage) for stage in stages]
     return [path for path in (*settings, *prose, *library, *cards, *siblings, *notebooks) if path.exists()]

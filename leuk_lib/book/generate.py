@@ -32,16 +32,22 @@ def copy_chapters(root: Path, run: str, stages: Sequence[StageSpec]) -> list[Pat
     return paths
 
 
-def sibling_runs(run: str, profile: str) -> dict[str, dict[str, Any]]:
-    """Return the metrics of stage ``results`` of every finished run whose name differs from ``run`` only in its seed."""
+def sibling_runs(run: str, profile: str) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Read the numbers of stage ``results`` of the runs whose names differ from ``run`` only in their seed.
+
+    Returns:
+        The numbers of the fresh ones, and why the other ones that have finished are left out.
+    """
     stem = run.rsplit("-s", 1)[0] if f"-{profile}-s" in run else None
     folders = sorted(paths.results_root().glob(f"{stem}-s*")) if stem else [paths.run_folder(run)]
-    metrics = {}
+    metrics, left_out = {}, {}
     for folder in folders:
-        path, card = folder / "results" / "metrics.json", read_card(folder.name, "results")
-        if path.exists() and card and card["state"] == "finished":
-            metrics[folder.name] = read_metrics(path.parent)
-    return metrics
+        state, reasons = stage_state(folder.name, "results")
+        if state == "fresh":
+            metrics[folder.name] = read_metrics(folder / "results")
+        elif state in ("stale", "damaged"):
+            left_out[folder.name] = f"{state}: {reasons[0]}" if state == "stale" else state
+    return metrics, left_out
 
 
 def run_facts(run: str, cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -87,7 +93,7 @@ def generate_pages(
     folder = root / "book" / "generated"
     cards = {stage.name: card for stage in stages if (card := read_card(run, stage.name)) is not None}
     states = {stage.name: stage_state(run, stage.name, fingerprint) for stage in stages}
-    siblings = sibling_runs(run, next(iter(cards.values()))["profile"])
+    siblings, left_out = sibling_runs(run, next(iter(cards.values()))["profile"])
     keys = pages.headline_keys(next(iter(siblings.values()), {}))
     path = paths.stage_folder(run, "results") / "metrics.json"
     results = read_metrics(path.parent) if path.is_file() else {}
@@ -117,7 +123,7 @@ def generate_pages(
         "benchmark.md": benchmark.page(
             read_published(root / "book" / "published.yml"), benchmark.run_facts(run, cards, len(siblings)), results
         ),
-        "seeds.md": pages.seeds_table(siblings, keys),
+        "seeds.md": pages.seeds_table(siblings, keys, left_out),
     }
     prints.copy_prints(folder / "prints", run, stages, cards)
     shutil.rmtree(folder / "api", ignore_errors=True)  # Sphinx's autosummary writes these pages

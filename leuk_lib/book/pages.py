@@ -178,10 +178,11 @@ def parameters(stages: Sequence[StageSpec]) -> str:
     return "\n".join(parts)
 
 
-def seeds_table(runs: Mapping[str, Metrics], keys: Sequence[str]) -> str:
+def seeds_table(runs: Mapping[str, Metrics], keys: Sequence[str], left_out: Mapping[str, str] | None = None) -> str:
     """Return a table of the same numbers over several seeds, with mean and sample standard deviation.
 
-    ``runs`` maps a run's name to the metrics of its stage ``results``. A key that no run has is left out.
+    ``runs`` maps a run's name to the metrics of its stage ``results``, ``left_out`` the name of a run that is not shown to
+    the reason. A key that no run has is left out.
     """
     names = sorted(runs)
     shown = [key for key in keys if any(key in runs[name] for name in names)]
@@ -196,7 +197,8 @@ def seeds_table(runs: Mapping[str, Metrics], keys: Sequence[str]) -> str:
             (escape(key.replace("_", " ")), *(number(v) for v in values), number(statistics.fmean(present)), spread)
         )
     header = ("number", *(code(name) for name in names), "mean", "standard deviation")
-    return table(header, rows, "l" + "r" * (len(header) - 1))
+    others = "; ".join(f"{code(name)} ({escape(why)})" for name, why in sorted((left_out or {}).items()))
+    return table(header, rows, "l" + "r" * (len(header) - 1)) + (f"\nNot shown: {others}.\n" if others else "")
 
 
 def headline_keys(metrics: Metrics, limit: int = 12) -> list[str]:

@@ -20,6 +20,7 @@ from leuk_lib import quoting
 from leuk_lib.data.splits import EXTERNAL, PARTS, assert_disjoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
+from leuk_lib.runs.numbers import parse_json
 from leuk_lib.runs.recorder import Notes
 from leuk_lib.runs.records import Record, check_record
 from leuk_lib.runs.tables import numbers, read_table
@@ -210,8 +211,8 @@ class CellSet:
 
 def _about(path: Path, metadata: dict[str, str]) -> About:
     try:
-        content = json.loads(metadata.get("cells", "null"))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(metadata.get("cells", "null"))
+    except ValueError as error:
         raise LeukError(f"{path}: damaged ({str(error)[:100]}); {AGAIN}") from error
     return About.model_validate(check_record(content, About, path, "the cells of stage data", AGAIN))
 

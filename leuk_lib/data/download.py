@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -274,6 +275,8 @@ def _sources(known: KnownSet, url: str | Sequence[str] | None, sha256: str | Seq
                 exit_code=2,
             )
         for position, value in enumerate(values):
+            if option == "--sha256" and not re.fullmatch("[0-9a-fA-F]{64}", value):
+                raise LeukError(f"--sha256 {value[:80]!r}: must be 64 hexadecimal digits", exit_code=2)
             changed = {"url": value} if option == "--url" else {"sha256": value.lower(), "md5": None}
             sources[position] = replace(sources[position], **changed)
     return sources

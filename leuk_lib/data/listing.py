@@ -37,6 +37,7 @@ from leuk_lib.data.tables import (
     read_manifest,
 )
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.numbers import parse_number
 from leuk_lib.runs.params import nearest
 from leuk_lib.runs.paths import user_path
 
@@ -515,7 +516,7 @@ def _read_names(
 
 def _check_scale(name: str, text: str) -> None:
     try:
-        good = not text or 0 < float(text) < float("inf")
+        good = not text or 0 < parse_number(text) < float("inf")
     except ValueError:
         good = False
     if not good:

@@ -20,6 +20,7 @@ from torch import Tensor
 from leuk_lib.fcmae.encoder import VARIANTS, Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
+from leuk_lib.runs.numbers import parse_json
 from leuk_lib.runs.tensors import check_digest, digest, named_tensors, read_tensors
 
 FORMAT = "leuk_lib.fcmae.encoder/1"
@@ -184,8 +185,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _config(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The metadata of a file of this library; empty for other files."""
     try:
-        config = json.loads(metadata.get(KEY, "{}"))
-    except (json.JSONDecodeError, RecursionError):
+        config = parse_json(metadata.get(KEY, "{}"))
+    except ValueError:
         return {}
     return config if isinstance(config, dict) and config.get("format") == FORMAT else {}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.numbers import parse_json
 
 AGAIN = "delete it and run its stage again"
 MAX_NAME = 255  # bytes of a file's name
@@ -146,14 +147,12 @@ def read_json(path: Path, advice: str = AGAIN) -> Any:
         LeukError: If the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise LeukError(f"{path}: no such file") from error
     except OSError as error:
         raise LeukError(f"{path}: cannot be read ({error.strerror}); check what it is and its rights") from error
-    except RecursionError as error:
-        raise LeukError(f"{path}: damaged (nested too deeply); {advice}") from error
-    except ValueError as error:  # no UTF-8, no JSON, or a number of thousands of digits
+    except ValueError as error:  # no UTF-8, no JSON, or a number that is not finite or has thousands of digits
         raise LeukError(f"{path}: damaged ({error}); {advice}") from error
 
 

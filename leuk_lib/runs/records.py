@@ -51,6 +51,8 @@ class Entry(Record):
     def _interval_is_whole(self) -> Entry:
         if (self.low is None) != (self.high is None):
             raise ValueError("an interval needs both low and high")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError("the low end of its interval lies above the high end")
         return self
 
 

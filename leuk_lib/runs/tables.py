@@ -10,6 +10,7 @@ import pandas as pd
 
 from leuk_lib import quoting
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.numbers import parse_number
 
 MAX_WHOLE = 2**53  # above, floats are not exact
 
@@ -72,6 +73,6 @@ def numbers(
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        return parse_number(text)
     except ValueError:
         return np.nan

@@ -23,6 +23,7 @@ from leuk_lib.data.image_lists import Unusable
 from leuk_lib.fcmae.encoder import Encoder, EncoderSpec
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
+from leuk_lib.runs.numbers import parse_json
 from leuk_lib.runs.tensors import check_digest, digest, named_tensors, read_tensors
 from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
 from leuk_lib.training.backbones import TimmBackbone
@@ -158,7 +159,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     if len(metadata.get("card", "")) > MAX_CARD:
         raise LeukError(f"model {path}: its card has more than {MAX_CARD} characters; {ADVICE}", 2)
     try:
-        values = json.loads(metadata.get("card", "{}"))
+        values = parse_json(metadata.get("card", "{}"))
         version, stated = (values.pop(key, None) if isinstance(values, dict) else None for key in ("format", DIGEST))
         if version not in (FORMAT, FORMAT_2, FORMAT_1):
             raise LeukError(f"model {path}: not a trained model (format {version!r}, expected {FORMAT!r}); {ADVICE}", 2)
@@ -173,7 +174,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}"
         raise LeukError(f"model {path}: its card cannot be used ({reason}); {ADVICE}", 2) from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise LeukError(f"model {path}: its card cannot be read ({error}); {ADVICE}", 2) from error
     return tensors, card
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from book import toys as fake
+from leuk_lib.book import pages
 from leuk_lib.book.gate import check_run, execution_problem, is_of_card
+from leuk_lib.book.generate import sibling_runs
 from leuk_lib.runs import files, paths
 from leuk_lib.runs.errors import LeukError
 
@@ -172,3 +174,20 @@ def test_a_number_edited_in_an_executed_notebook_is_refused_by_name(run: str, ha
     what = r"shows data\.accuracy = 0\.999, but metrics\.json has 0\.5" if hash_too else "is not the one whose hash"
     with pytest.raises(LeukError, match=f"chapter 01_data .* was edited: .*{what}"):
         check_run(run, STAGES)
+
+
+def test_edited_numbers_of_another_seed_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEUK_ROOT", str(tmp_path))
+    monkeypatch.delenv("LEUK_RESULTS", raising=False)
+    stage = fake.spec("results")
+    fake.make_project(tmp_path, (stage,))
+    for seed in range(3):
+        fake.finish_stage(stage, run=f"smear-smoke-s{seed}", metrics={"accuracy": 0.5})
+    edited = paths.stage_folder("smear-smoke-s1", "results") / "metrics.json"
+    edited.write_text(edited.read_text().replace("0.5", "0.999"))
+    card_path("smear-smoke-s2", "results").write_text("{}")
+    shown, left_out = sibling_runs("smear-smoke-s0", "smoke")
+    assert list(shown) == ["smear-smoke-s0"]
+    assert left_out == {"smear-smoke-s1": "stale: its output metrics.json was changed", "smear-smoke-s2": "damaged"}
+    text = pages.seeds_table(shown, ["accuracy"], left_out)
+    assert "0.999" not in text and "`smear-smoke-s1` (stale: its output metrics.json was changed)" in text

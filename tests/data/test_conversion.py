@@ -263,9 +263,10 @@ def test_the_manifest_may_state_scale_and_second_labels(tmp_path, results):
     assert set(cells.table["label2"]) == {"b"} and cells.table["um_per_px"].isna().sum() == 9
     mapped = list_folder(root, class_map={"b": "B"})
     assert {entry.label2 for entry in mapped.entries} == {"B"}
-    table.assign(um_per_px="-1").to_csv(root / "manifest.csv", index=False)
-    with pytest.raises(LeukError, match="um_per_px '-1' must be a positive number"):
-        list_folder(root)
+    for wrong in ("-1", "nan", "1_0", "\u0663"):
+        table.assign(um_per_px=wrong).to_csv(root / "manifest.csv", index=False)
+        with pytest.raises(LeukError, match=f"um_per_px '{wrong}' must be a positive number"):
+            list_folder(root)
 
 
 def test_plain_folders_get_no_new_columns(tmp_path, results):

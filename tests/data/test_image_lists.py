@@ -39,6 +39,13 @@ def test_files_folders_and_patterns(cells: Path):
     assert names(files, cells) == ["b/b1.png", "a/a0.png", "a/a1.png", "b/b0.png"] and not unusable
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(cells: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(cells)
+    files, unusable = find_images([name])
+    assert not files and [item.reason for item in unusable] == ["an empty name; name a file or a folder"]
+
+
 def test_a_file_whose_name_has_brackets_is_a_file(cells: Path):
     (cells / "a" / "a0.png").rename(cells / "a" / "a[0].png")
     assert names(find_images([cells / "a" / "a[0].png"])[0], cells) == ["a/a[0].png"]

@@ -126,7 +126,15 @@ def test_the_models_know_every_entry_of_a_new_card():
 
 @pytest.mark.parametrize(
     "entry",
-    [{"value": float("nan")}, {"value": True}, {"value": "1"}, {"value": 1, "low": 0}, {"value": 1, "n": -1}, {}],
+    [
+        {"value": 1, "low": 2, "high": 0},
+        {"value": float("nan")},
+        {"value": True},
+        {"value": "1"},
+        {"value": 1, "low": 0},
+        {"value": 1, "n": -1},
+        {},
+    ],
 )
 def test_a_number_is_finite_and_its_interval_whole(entry: dict[str, Any]):
     with pytest.raises(LeukError, match=r"metrics\.k"):

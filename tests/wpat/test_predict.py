@@ -178,7 +178,7 @@ def test_foreign_and_damaged_files_are_one_line(saved, tmp_path, harm):
         ("backbone", {}), ("backbone", {"architecture": "resnet1", "side": 32}),
         ("backbone", {"architecture": "test_resnet", "side": 10**6}), ("backbone", {"architecture": "test_resnet", "side": 32, "std": [1, 0, 1]}),
         ("backbone", {"architecture": "test_vit", "side": 32, "settings": {"embed_dim": 10**8}}), ("kind", "forest"), ("kind", "network"),
-        ("alhe_settings", []),
+        ("alhe_settings", []), ("origin", {"x": [float("nan")]}),
         ("stranger", 1),
     ],
 )  # fmt: skip

@@ -16,6 +16,7 @@ from leuk_lib.data.boxes.box import Box, Field
 from leuk_lib.data.boxes.files import FolderFiles, part_of_folders, without_image
 from leuk_lib.data.findings import Finding
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.numbers import parse_number
 
 COUNT = "Cell Numbers"
 CELL = re.compile(r"Cell_?\s?\d+", re.IGNORECASE)
@@ -73,7 +74,7 @@ def _box(path: PurePosixPath, name: str, entry: Any) -> Box:
     values = []
     for side in CORNERS:
         try:
-            values.append(float(entry[side]))
+            values.append(parse_number(entry[side]))
         except OverflowError:
             values.append(math.nan)
         except (KeyError, TypeError, ValueError):

@@ -11,6 +11,7 @@ from leuk_lib.data.boxes.files import FolderFiles, part_of_folders, without_imag
 from leuk_lib.data.findings import Finding
 from leuk_lib.data.layouts import part_of
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.numbers import parse_number
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 KNOWN = frozenset({"name", "bndbox", "part", "segm", "polygon"})
@@ -72,7 +73,7 @@ def _box(path: PurePosixPath, place: int, item: Element) -> Box | None:
     for side in CORNERS:
         text = (corners.findtext(side) or "").strip()
         try:
-            values.append(float(text))
+            values.append(parse_number(text))
         except ValueError:
             raise LeukError(
                 f"{path}: object {place}: {side} must be a number, got {text[:40]!r}", exit_code=2

@@ -17,6 +17,7 @@ from leuk_lib.data.boxes.box import Box, Field
 from leuk_lib.data.boxes.files import FolderFiles, part_of_folders, same_name, without_image
 from leuk_lib.data.findings import Finding
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.numbers import parse_number
 from leuk_lib.runs.yaml_files import parse_yaml
 
 CLASS_LISTS = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "labels.names")
@@ -33,7 +34,7 @@ def is_yolo(head: str) -> bool:
         if not words:
             continue
         try:
-            numbers = [float(word) for word in words]
+            numbers = [parse_number(word) for word in words]
         except ValueError:
             return False
         return len(numbers) >= 5 and words[0].removesuffix(".0").isdecimal()
@@ -105,7 +106,7 @@ def read_yolo(
 
 def _numbers(path: PurePosixPath, number: int, words: list[str]) -> list[float]:
     try:
-        row = [float(word) for word in words]
+        row = [parse_number(word) for word in words]
     except ValueError:
         raise LeukError(f"{path}, line {number}: must be numbers, got {' '.join(words)[:60]!r}", exit_code=2) from None
     if len(row) < 5:

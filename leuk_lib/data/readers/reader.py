@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from leuk_lib.data.findings import Finding
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.numbers import parse_number
 from leuk_lib.runs.params import nearest
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Options:
             LeukError: For anything else.
         """
         try:
-            value = float(self.text(name, str(default)))
+            value = parse_number(self.text(name, str(default)))
         except ValueError:
             value = float("nan")
         if not low <= value <= high:

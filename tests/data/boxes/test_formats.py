@@ -112,6 +112,10 @@ BOMB = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]>
             "<annotation><object><name>a</name><bndbox><xmin>x</xmin></bndbox></object></annotation>",
             "xmin must be a number",
         ),
+        (
+            "<annotation><object><name>a</name><bndbox><xmin>1_0</xmin></bndbox></object></annotation>",
+            "xmin must be a number, got '1_0'",
+        ),
         ('<?xml version="1.0" encoding="utf-16"?><annotation/>', "encoding utf-16"),
     ],
 )

@@ -1,0 +1,42 @@
+"""Numbers and JSON in texts from outside, read more strictly than Python reads them."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+
+def parse_number(text: Any) -> float:
+    """Read a number, as programs write it. ``float`` would also take "1_0" and the digits of other scripts.
+
+    Raises:
+        ValueError: For a text that is no such number.
+        TypeError: For what is neither a text nor a number.
+        OverflowError: For a whole number that no float can hold.
+
+    >>> parse_number("1e-3"), parse_number("nan")
+    (0.001, nan)
+    """
+    if isinstance(text, str) and ("_" in text or not text.isascii()):
+        raise ValueError(f"{text!r} is no number")
+    return float(text)
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON whose numbers are finite. Python's parser takes NaN, Infinity and 1e999.
+
+    Raises:
+        ValueError: For anything else, also for what is nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value

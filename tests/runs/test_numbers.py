@@ -1,0 +1,45 @@
+"""Numbers in texts from outside: read as they were meant, or refused."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leuk_lib.runs.numbers import parse_json, parse_number
+
+
+@pytest.mark.parametrize("text", ["1_0", "\u0663", "\uff11", "1\u00a0", "0x10", "", "1,5", "1e", "one"])
+def test_what_only_python_takes_for_a_number_is_none(text: str):
+    with pytest.raises(ValueError):
+        parse_number(text)
+
+
+@given(st.floats())
+def test_every_float_is_read_as_it_was_written(value: float):
+    for text in (repr(value), f" {value!r} ", value):
+        read = parse_number(text)
+        assert read == value or (math.isnan(read) and math.isnan(value))
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "[Infinity]", '{"x": -Infinity}', "1e999", "[-1e400]", "[" * 100_000, "1" * 5000]
+)
+def test_json_without_finite_numbers_is_refused_with_one_kind_of_error(text: str):
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(json_values)
+def test_other_json_is_read_as_python_reads_it(value: object):
+    assert parse_json(json.dumps(value)) == value
