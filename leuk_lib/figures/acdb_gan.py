@@ -292,4 +292,4 @@ def one_cell(
         title, missing = f"The nearest synthetic cell is {side} this cell than the nearest training cell is", ""
     panels[f"nearest training cell\n{real[0]}"] = same.picture(real[1])
     panels["distances"] = same.bars(lengths, "whitened features")
-    return same.row(title, panels, missing=missing, widths=[0.85] * (len(panels) - 1) + [1.5])
+    return same.row(title, panels, missing=missing, widths=[0.75] * (len(panels) - 1) + [1.5])

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 
-from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, light_grid, new_figure
+from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, WIDTH, headline, light_grid, new_figure
 
 NAMES = {"auc": "AUC", "recall": "recall (%)", "f1": "F1 (%)"}
 TESTS = {"p unpaired": "unpaired, as published", "p paired": "paired", "p corrected": "corrected for repeated splits"}
@@ -23,17 +23,20 @@ def published(values: Mapping[str, Mapping[str, Sequence[float]]], proposed: str
         proposed: name of the proposed model.
     """
     metrics = list(values[proposed])
-    figure, axes = new_figure(7.2, 2.8, 1, len(metrics), squeeze=False)
+    figure, axes = new_figure(WIDTH, 2.8, 1, len(metrics), squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):
         for position, lists in enumerate(values.values()):
             runs = np.asarray(lists[metric])
             offset = np.linspace(-0.18, 0.18, len(runs))
             ax.plot(position + offset, runs, MARKERS[position], color=PALETTE[position], ms=4, ls="")
             ax.plot([position - 0.32, position + 0.32], [runs.mean()] * 2, color=PALETTE[position], lw=1.4)
-        ax.set_xticks(range(len(values)), [f"{name}\n(proposed)" if name == proposed else name for name in values])
+        ax.set_xticks(range(len(values)), list(values))
         ax.set_ylabel(NAMES.get(metric, metric))
         ax.set_xlabel("model")
         light_grid(ax, "y")
+    highest = [max(values, key=lambda name: float(np.mean(values[name][metric]))) for metric in metrics]
+    leads = sum(name == proposed for name in highest)
+    headline(figure, f"The proposed model, {proposed}, has the highest mean in {leads} of {len(metrics)} measures")
     return figure
 
 
@@ -45,7 +48,7 @@ def p_values(tests: pd.DataFrame, proposed: str, level: float = 0.05) -> Figure:
         proposed: name of the proposed model.
         level: significance level to mark.
     """
-    figure, ax = new_figure(6.8, 0.9 + 0.34 * len(tests))
+    figure, ax = new_figure(WIDTH, 1.4 + 0.3 * len(tests))
     y = np.arange(len(tests), dtype=float)
     for position, (column, label) in enumerate(TESTS.items()):
         ax.plot(tests[column], y, MARKERS[position], color=PALETTE[position], ms=6, ls="", label=label)
@@ -60,8 +63,13 @@ def p_values(tests: pd.DataFrame, proposed: str, level: float = 0.05) -> Figure:
     )
     ax.set_ylim(len(tests) - 0.5, -0.8)
     ax.set_xlabel("p-value (logarithmic)")
-    ax.set_ylabel("comparison")
-    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=3, **LEGEND)
+    figure.legend(loc="outside lower center", ncols=2, **LEGEND)
+    below = {column: int((tests[column] < level).sum()) for column in TESTS}
+    headline(
+        figure,
+        f"p is below {level:g} in {below['p unpaired']} of {len(tests)} comparisons as published, in "
+        f"{below['p corrected']} after the correction",
+    )
     return figure
 
 
@@ -71,7 +79,7 @@ def f1_bound(check: pd.DataFrame) -> Figure:
     Args:
         check: columns model, run, recall, F1 (in %), exceeds.
     """
-    figure, ax = new_figure(7.0, 4.0)
+    figure, ax = new_figure(WIDTH, 4.6)
     low, high = check["recall"].min() - 2, min(100.0, check["recall"].max() + 2)
     recall = np.linspace(low, high, 200)
     bound = 100 * 2 * recall / (100 + recall)
@@ -91,7 +99,8 @@ def f1_bound(check: pd.DataFrame) -> Figure:
     ax.set_ylim(check["F1"].min() - 2, 100.5)
     ax.set_xlabel("macro recall R of a run (%)")
     ax.set_ylabel("macro F1 of the same run (%)")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **LEGEND)
+    figure.legend(loc="outside lower center", ncols=2, **LEGEND)
+    headline(figure, f"{len(beyond)} of {len(check)} published pairs lie above the largest possible F1")
     return figure
 
 
@@ -104,7 +113,7 @@ def interval_width(table: pd.DataFrame, p: float, marked: int, level: float = 0.
         marked: number of cells to mark.
         level: coverage, for the label.
     """
-    figure, ax = new_figure(6.0, 3.2)
+    figure, ax = new_figure(WIDTH, 3.4)
     ax.fill_between(
         table["n"],
         table["low"],
@@ -122,9 +131,11 @@ def interval_width(table: pd.DataFrame, p: float, marked: int, level: float = 0.
         xytext=(8, -4), textcoords="offset points", fontsize=8, va="top",
     )  # fmt: skip
     ax.set_xscale("log")
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     ax.yaxis.set_major_locator(MultipleLocator(0.05))
     ax.set_xlabel("independent test cells (logarithmic)")
     ax.set_ylabel("accuracy")
     ax.legend(loc="lower right", **LEGEND)
+    width = 100 * (row["high"] - row["low"])
+    headline(figure, f"With {row['n']:.0f} independent cells, the interval is {width:.1f} points wide")
     return figure

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
-from leuk_lib.figures.models import LEGEND_OUTSIDE, OURS, PUBLISHED, THEIRS, percent
-from leuk_lib.figures.style import INK, MARKERS, PALETTE, PAPER, light_grid, new_figure
+from leuk_lib.figures.models import OURS, PUBLISHED, THEIRS, percent
+from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, PAPER, WIDTH, headline, light_grid, new_figure
 
 COLUMN_COLOURS = (OURS, PUBLISHED)  # of the ladder: from FCMAE, from published weights
 BUDGET_COLOURS = (PUBLISHED, THEIRS)  # the full model on published weights, and the plain network
@@ -24,7 +25,7 @@ def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figur
     """
     table = scores[scores["metric"] == metric]
     models, splits = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["split"]))
-    figure, ax = new_figure(7, 0.45 * len(models) + 1.1)
+    figure, ax = new_figure(WIDTH, 0.4 * len(models) + 1.5)
     for number, split in enumerate(splits):
         part = table[table["split"] == split].set_index("model").reindex(models)
         places = np.arange(len(models)) + 0.18 * (number - (len(splits) - 1) / 2)
@@ -37,7 +38,9 @@ def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figur
     ax.invert_yaxis()
     ax.set_xlim(-2, 102)
     ax.set_xlabel(f"{metric.replace('_', ' ')} (%), 95 % interval over groups")
-    ax.legend(**LEGEND_OUTSIDE)
+    figure.legend(loc="outside lower center", ncols=len(splits), **LEGEND)
+    values = table[table["split"] == ("test" if "test" in splits else splits[-1])].set_index("model")["value"]
+    headline(figure, f"On test cells, {values.idxmax()} has the highest {metric.replace('_', ' ')}")
     return figure
 
 
@@ -56,18 +59,19 @@ def ladder_scores(scores: pd.DataFrame, columns: Sequence[Sequence[str]]) -> Fig
     order = [arm for arms in parts.values() for arm in arms]
     colours = _colours(columns, COLUMN_COLOURS)
     full = [column[-1] for column in columns]
-    figure, ax = new_figure(6.4, 1.0 + 0.32 * len(order))
+    figure, ax = new_figure(WIDTH, 1.4 + 0.3 * len(order))
     for place, arm in enumerate(order):
         value, low, high = 100 * table.loc[arm, ["value", "low", "high"]].to_numpy(dtype=float)
         colour, marker = colours.get(arm, THEIRS), "D" if arm in full else "o" if arm in ladder else "s"
         ax.hlines(place, low, high, color=colour, lw=1.6)
         ax.plot(value, place, marker, color=colour, ms=6.5 if arm in full else 5)
-        ax.text(high + 0.8, place, f"{value:.1f}", va="center", fontsize=8)
+        ax.text(high + 2, place, f"{value:.1f}", va="center", fontsize=8)
     ax.set_yticks(range(len(order)), order)
     ax.invert_yaxis()
-    ax.set_xlim(right=max(100.0, float(100 * table["high"].max())) + 4)
-    ax.set_xlabel(f"balanced accuracy, % (95 % interval, {int(table['n'].iloc[0])} test cells over all repetitions)")
-    ax.set_ylabel("model")
+    ax.set_xlim(right=max(100.0, float(100 * table["high"].max())) + 12)
+    ax.set_xlabel(
+        f"balanced accuracy, %, with 95 % intervals\n({int(table['n'].iloc[0])} test cells over all repetitions)"
+    )
     top = 0
     for name, arms in parts.items():
         middle = top + (len(arms) - 1) / 2
@@ -76,6 +80,8 @@ def ladder_scores(scores: pd.DataFrame, columns: Sequence[Sequence[str]]) -> Fig
         if top < len(order):
             ax.axhline(top - 0.5, color="#BBBBBB", lw=0.8)
     light_grid(ax, "x")
+    best = table["value"].idxmax()
+    headline(figure, f"On real cells, {best} is the most accurate: {100 * table.loc[best, 'value']:.1f} %")
     return figure
 
 
@@ -97,24 +103,28 @@ def accuracy_and_cost(
     rows = table.set_index("arm")
     colours = _colours(curves, curve_colours)
     minutes, value = rows["cpu seconds"] / 60, 100 * rows["value"]
-    figure, ax = new_figure(6.4, 4.2)
+    figure, ax = new_figure(WIDTH, 4.2)
     for curve in curves:
         ax.plot(minutes[list(curve)], value[list(curve)], color=colours[curve[0]], lw=1)
     for place, arm in enumerate(rows.index):
         colour = colours.get(arm, THEIRS)
         ax.vlines(minutes[arm], 100 * rows.loc[arm, "low"], 100 * rows.loc[arm, "high"], color=colour, lw=1.4)
         ax.plot(minutes[arm], value[arm], "o" if arm in colours else "s", color=colour, ms=5)
+        leftwards = arm not in colours and minutes[arm] ** 3 > minutes.min() ** 2 * minutes.max()
         ax.annotate(
-            str(arm), (minutes[arm], value[arm]), xytext=(5, 4 if place % 2 else -11), textcoords="offset points",
-            fontsize=8, color=colour,
+            str(arm), (minutes[arm], value[arm]), xytext=(-5 if leftwards else 5, 4 if place % 2 else -11),
+            textcoords="offset points", ha="right" if leftwards else "left", fontsize=8, color=colour,
         )  # fmt: skip
     ax.set_xscale("log")
+    ax.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
         axis_formatter("{x:g}")
     ax.set_xlabel("processor time on the cells (minutes, logarithmic)")
     ax.set_ylabel("balanced accuracy, %")
     light_grid(ax)
-    ax.margins(x=0.2)
+    ax.margins(x=0.3)
+    best = str(value.idxmax())
+    headline(figure, f"The most accurate, {best}, takes {minutes[best]:.1f} minutes; the quickest, {minutes.min():.1f}")
     return figure
 
 
@@ -124,10 +134,12 @@ def ladder_differences(tables: Mapping[str, pd.DataFrame]) -> Figure:
     Args:
         tables: Title -> columns arm, against, value, low, high (fractions).
     """
-    longest = max(len(table) for table in tables.values())
-    figure, axes = new_figure(8.6, 1.3 + 0.34 * longest, 1, len(tables), squeeze=False)
-    for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
-        names = [f"{arm} over {against}" for arm, against in zip(table["arm"], table["against"], strict=True)]
+    heights = [len(table) + 1.5 for table in tables.values()]
+    figure, axes = new_figure(
+        WIDTH, 0.9 + 0.32 * sum(heights), len(tables), 1, squeeze=False, sharex=True, height_ratios=heights
+    )
+    for ax, (title, table) in zip(axes[:, 0], tables.items(), strict=True):
+        names = [f"{arm}\nover {against}" for arm, against in zip(table["arm"], table["against"], strict=True)]
         value, low, high = (100 * table[name].to_numpy(dtype=float) for name in ("value", "low", "high"))
         for place in range(len(table)):
             significant = low[place] > 0 or high[place] < 0
@@ -138,7 +150,11 @@ def ladder_differences(tables: Mapping[str, pd.DataFrame]) -> Figure:
         ax.axvline(0, color=INK, lw=0.9)
         ax.set_yticks(range(len(table)), names)
         ax.set_ylim(len(table) - 0.5, -0.5)
-        ax.set_title(title)
+        ax.set_title(title, fontsize=9, loc="left")
         ax.set_xlabel("points of balanced accuracy")
+        ax.tick_params(labelbottom=True)
         light_grid(ax, "x")
+    every = pd.concat(tables.values())
+    above, below = int((every["low"] > 0).sum()), int((every["high"] < 0).sum())
+    headline(figure, f"Of {len(every)} differences, {above} lie clearly above zero and {below} below")
     return figure

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from leuk_lib.figures.models import LEGEND_OUTSIDE, percent
-from leuk_lib.figures.style import INK, MARKERS, PALETTE, new_figure
+from leuk_lib.figures.models import percent
+from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, WIDTH, headline, new_figure
 
 
 def leakage(inflation: Mapping[str, pd.DataFrame]) -> Figure:
@@ -21,7 +21,7 @@ def leakage(inflation: Mapping[str, pd.DataFrame]) -> Figure:
     rows = {title: table[["arm", "against"]].drop_duplicates() for title, table in inflation.items()}
     heights = [max(2, len(steps)) for steps in rows.values()]
     figure, axes = new_figure(
-        8.6, 0.42 * sum(heights) + 0.75 * len(rows), len(rows), 1, squeeze=False, height_ratios=heights, sharex=True
+        WIDTH, 0.55 * sum(heights) + 0.9 * len(rows), len(rows), 1, squeeze=False, height_ratios=heights, sharex=True
     )
     for ax, (title, table) in zip(axes[:, 0], inflation.items(), strict=True):
         steps = [tuple(pair) for pair in rows[title].itertuples(index=False, name=None)]
@@ -37,9 +37,27 @@ def leakage(inflation: Mapping[str, pd.DataFrame]) -> Figure:
                 values, places, xerr=bars, fmt=MARKERS[number % len(MARKERS)], color=PALETTE[number % len(PALETTE)], markersize=5, capsize=3,
                 linewidth=1.2, label=condition,
             )  # fmt: skip
-        ax.set_yticks(range(len(steps)), [f"{arm}\n− {against}" for arm, against in steps])
+        ax.set_yticks(range(len(steps)), [f"{_two_lines(arm)}\n− {_two_lines(against)}" for arm, against in steps])
         ax.set_ylim(len(steps) - 0.45, -0.55)
-        ax.set_title(title, fontsize=9, loc="left")
-        ax.legend(**LEGEND_OUTSIDE)
+        ax.legend(
+            title=title,
+            alignment="left",
+            title_fontsize=9,
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 1.0),
+            ncols=2,
+            **LEGEND,
+        )
     axes[-1, 0].set_xlabel("points of balanced accuracy, 95 % interval")
+    every = pd.concat(inflation.values())
+    raised = int((every["low"] > 0).sum())
+    headline(figure, f"{raised} of {len(every)} comparisons raise the score by more than chance; no model is better")
     return figure
+
+
+def _two_lines(name: str) -> str:
+    """Break a long name once, at the space nearest to its middle."""
+    if len(name) <= 24:
+        return name
+    at = min((k for k, letter in enumerate(name) if letter == " "), key=lambda k: abs(k - len(name) / 2))
+    return f"{name[:at]}\n{name[at + 1 :]}"

@@ -2,43 +2,62 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from leuk_lib.figures.models import overlay
-from leuk_lib.figures.style import INK, PALETTE, headline, image_axes, message, new_figure
+from leuk_lib.figures.style import INK, PALETTE, PAPER, RC, WIDTH, headline, image_axes, message
 
 Array = NDArray[Any]
 Panel = Callable[[Any], None]  # draws into axes
-SIDE = 1.9  # inches; side of a picture
+SIDE = 1.6  # inches; side of a picture
+ROOM = 3.0  # pictures in a row
 OUTLINES = ((64, PALETTE[1]), (192, PALETTE[4]))  # level of a mask -> colour: cell, nucleus
 
 
 def row(
-    title: str, *lines: Mapping[str, Panel], missing: str = "", widths: Sequence[float] = (), height: float = SIDE
+    title: str, *lines: Mapping[str, Panel], missing: str = "", widths: Sequence[float] = (), height: float = 1.3
 ) -> Figure:
-    """Draw panels under a message, in one row or more.
+    """Draw panels under a message, in rows of at most ``ROOM`` pictures.
 
     Args:
         title: What the figure says, in one sentence.
-        lines: Caption -> panel, one mapping per row, all of the same length.
+        lines: Caption -> panel, one mapping per row or more, all of the same length.
         missing: What could not be drawn for these cells, and why.
-        widths: Width of each column in units of a picture; by default 1.
-        height: Of a row, inches.
+        widths: Width of each panel in units of a picture; by default 1.
+        height: Of a row without a picture, inches.
     """
-    columns = list(widths) or [1.0] * len(lines[0])
-    width = SIDE * max(sum(columns), 2) + 0.3
-    second_line = len(title) > 10.5 * width
-    tall = (height + 0.4) * len(lines) + 0.4 + 0.2 * second_line + 0.25 * bool(missing)
-    figure, axes = new_figure(width, tall, len(lines), len(columns), squeeze=False, width_ratios=columns)
-    for ax, (caption, draw) in zip(axes.flat, (panel for line in lines for panel in line.items()), strict=True):
-        draw(ax)
-        ax.set_title(caption, fontsize=8)
+    sizes = list(widths) or [1.0] * len(lines[0])
+    rows: list[list[tuple[str, Panel, float]]] = []
+    for line in lines:
+        room = 0.0
+        for (caption, draw), size in zip(line.items(), sizes, strict=True):
+            if size > room + 1e-9:
+                rows.append([])
+                room = ROOM
+            rows[-1].append((caption, draw, size))
+            room -= size
+    tall = [SIDE * max(s for *_, s in part if s <= 1) if min(s for *_, s in part) <= 1 else height for part in rows]
+    with rc_context(RC):
+        figure = Figure(figsize=(WIDTH, sum(tall) + 0.55 * len(rows) + 0.5), layout="constrained", facecolor=PAPER)
+        grid = figure.add_gridspec(len(rows), 1, height_ratios=[extent + 0.4 for extent in tall])
+        for place, part in enumerate(rows):
+            parts = [size for *_, size in part]
+            if max(parts) <= 1 and sum(parts) < ROOM - 0.1:
+                parts.append(ROOM - sum(parts))  # pictures keep their size
+            inner = grid[place].subgridspec(1, len(parts), width_ratios=parts)
+            for column, (caption, draw, size) in enumerate(part):
+                ax = figure.add_subplot(inner[column])
+                draw(ax)
+                wrapped = [line for text in caption.split("\n") for line in textwrap.wrap(text, int(14 * SIDE * size))]
+                ax.set_title("\n".join(wrapped), fontsize=8)
     headline(figure, title)
     if missing:
         figure.supxlabel(missing, x=0.01, ha="left", fontsize=8)
@@ -139,9 +158,13 @@ def matrix(rows: Sequence[str], classes: Sequence[str], values: Array, truth: st
             )
             if chosen:
                 ax.add_patch(Rectangle((c - 0.47, r - 0.45), 0.94, 0.9, fill=False, edgecolor=INK, linewidth=1.2))
-        names = [name.replace("_", "\n") for name in classes]
+        many = len(classes) > 4
+        names = [name if many else name.replace("_", "\n") for name in classes]
         ax.set_xticks(
-            range(len(classes)), [f"{n}\n(truth)" if k == truth else n for n, k in zip(names, classes, strict=True)]
+            range(len(classes)),
+            [f"{n}\n(truth)" if k == truth else n for n, k in zip(names, classes, strict=True)],
+            rotation=35 if many else 0,
+            ha="right" if many else "center",
         )
         ax.set_yticks(range(len(rows)), rows)
         ax.tick_params(length=0)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from leuk_lib.figures import one_cell as same
 from leuk_lib.figures.models import OURS, THEIRS
-from leuk_lib.figures.style import INK, LEGEND, PALETTE, light_grid, new_figure
+from leuk_lib.figures.style import INK, LEGEND, PALETTE, WIDTH, headline, light_grid, new_figure
 
 NAMES = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1",
-    "macro_auc": "macro AUC (one vs rest)",
+    "macro_auc": "macro AUC\n(one vs rest)",
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def forest(scores: pd.DataFrame, full: str, metrics: Sequence[str] = ("accuracy"
         metrics: metrics to show.
     """
     models = list(dict.fromkeys(scores["model"]))
-    figure, axes = new_figure(7.4, 0.9 + 0.34 * len(models), 1, len(metrics), sharey=True, squeeze=False)
+    figure, axes = new_figure(WIDTH, 1.3 + 0.3 * len(models), 1, len(metrics), sharey=True, squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):
         rows = scores[scores["metric"] == metric].set_index("model").reindex(models)
         y = np.arange(len(models), dtype=float)
@@ -50,9 +50,12 @@ def forest(scores: pd.DataFrame, full: str, metrics: Sequence[str] = ("accuracy"
             ax.axvline(reference, color=OURS, lw=0.7, ls=":", zorder=0)
         ax.set_xlabel(NAMES.get(metric, metric.replace("_", " ")))
         ax.set_yticks(y, models)
+        ax.locator_params(axis="x", nbins=2)
         light_grid(ax, "x")
     axes[0][0].invert_yaxis()
-    axes[0][0].set_ylabel("model")
+    values = scores[scores["metric"] == metrics[0]].set_index("model")["value"]
+    rank = 1 + int((values > values[full]).sum())
+    headline(figure, f"In {NAMES.get(metrics[0], metrics[0])}, {full} is number {rank} of {len(models)} models")
     return figure
 
 
@@ -65,7 +68,8 @@ def differences(table: pd.DataFrame, full: str, metrics: Sequence[str] = ("accur
         metrics: metrics to show.
     """
     baselines = list(dict.fromkeys(table["baseline"]))
-    figure, axes = new_figure(7.0, 1.1 + 0.36 * max(1, len(baselines)), 1, len(metrics), sharey=True, squeeze=False)
+    rows_high = max(1, len(baselines))
+    figure, axes = new_figure(WIDTH, 1.5 + 0.3 * rows_high, 1, len(metrics), sharey=True, squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):
         rows = table[table["metric"] == metric].set_index("baseline").reindex(baselines)
         y = np.arange(len(baselines), dtype=float)
@@ -76,11 +80,17 @@ def differences(table: pd.DataFrame, full: str, metrics: Sequence[str] = ("accur
             marker = "^" if low > 0 else "v" if high < 0 else "o"
             _whiskers(ax, row["difference"], row["low"], row["high"], np.array([at]), colour, marker)
         ax.axvline(0, color=INK, lw=0.9)
-        ax.set_xlabel(f"{NAMES.get(metric, metric)}:\n{full} minus baseline (points)")
+        ax.set_xlabel(f"{NAMES.get(metric, metric)} (points)")
         ax.set_yticks(y, baselines)
+        ax.locator_params(axis="x", nbins=4)
         light_grid(ax, "x")
     axes[0][0].invert_yaxis()
-    axes[0][0].set_ylabel("baseline")
+    first = table[table["metric"] == metrics[0]]
+    above, below = int((first["low"] > 0).sum()), int((first["high"] < 0).sum())
+    measure = NAMES.get(metrics[0], metrics[0])
+    headline(
+        figure, f"In {measure}, {full} is clearly ahead of {above} and clearly behind {below} of {len(first)} baselines"
+    )
     return figure
 
 
@@ -92,7 +102,7 @@ def agreement(pairs: pd.DataFrame, model: str) -> Figure:
         model: name of the model.
     """
     rows = pairs[np.isfinite(pairs["kappa"].astype(float))].reset_index(drop=True)
-    figure, ax = new_figure(6.4, 1.1 + 0.36 * max(1, len(rows)))
+    figure, ax = new_figure(WIDTH, 1.3 + 0.36 * max(1, len(rows)))
     for at, row in enumerate(rows.to_dict("records")):
         ours = model in (row["first"], row["second"])
         part = rows.loc[[at], ["kappa", "low", "high"]].astype(float)
@@ -104,8 +114,10 @@ def agreement(pairs: pd.DataFrame, model: str) -> Figure:
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.axvline(1, color=INK, lw=0.7, ls=":")
     ax.set_xlabel("Cohen's kappa (0: chance, 1: full agreement)")
-    ax.set_ylabel("readers")
     light_grid(ax, "x")
+    if len(rows):
+        best = rows.loc[rows["kappa"].astype(float).idxmax()]
+        headline(figure, f"{best['first']} and {best['second']} agree most: kappa {best['kappa']:.2f}")
     return figure
 
 
@@ -115,23 +127,24 @@ def confusion(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
     k = len(classes)
-    figure, ax = new_figure(2.6 + 0.55 * k, 1.9 + 0.5 * k)
-    image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure, ax = new_figure(WIDTH, 1.6 + 0.45 * k)
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for i in range(k):
         for j in range(k):
             if total[i, 0]:
                 text = f"{100 * share[i, j]:.0f} %\n{counts[i, j]}"
-                ax.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if share[i, j] > 0.5 else INK)
+                ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.5 else INK)
     for i in np.flatnonzero(total[:, 0] == 0).tolist():
-        ax.text((k - 1) / 2, i, "no cell in the test part", ha="center", va="center", fontsize=7, color=INK)
+        ax.text((k - 1) / 2, i, "no cell in the test part", ha="center", va="center", fontsize=8, color=INK)
     slanted = k > 4 or max(map(len, classes)) > 8
     ax.set_xticks(range(k), classes, rotation=35 if slanted else 0, ha="right" if slanted else "center")
-    ax.set_yticks(range(k), [f"{name} (n = {n})" for name, n in zip(classes, total[:, 0], strict=True)])
+    ax.set_yticks(range(k), [f"{name}\nn = {n}" for name, n in zip(classes, total[:, 0], strict=True)])
     ax.set_xlabel("predicted class")
     ax.set_ylabel("true class")
-    bar = figure.colorbar(image, ax=ax, shrink=0.8, format=PercentFormatter(1.0, decimals=0))
-    bar.set_label("share of the true class", fontsize=9)
-    bar.ax.tick_params(labelsize=8)
+    errors = np.where(np.eye(k, dtype=bool), 0.0, share)
+    true, taken = np.unravel_index(int(errors.argmax()), errors.shape)
+    found = f"The most frequent error: {100 * errors.max():.0f} % of {classes[true]} are taken for {classes[taken]}"
+    headline(figure, found if errors.any() else "No class is taken for another")
     return figure
 
 
@@ -141,7 +154,7 @@ def recalls(table: pd.DataFrame) -> Figure:
     Args:
         table: columns class, n, groups, recall, low, high; a class without a cell is labelled so.
     """
-    figure, ax = new_figure(6.4, 1.0 + 0.34 * len(table))
+    figure, ax = new_figure(WIDTH, 1.2 + 0.36 * len(table))
     y = np.arange(len(table), dtype=float)
     present = (table["n"] > 0).to_numpy()
     rows = table[present]
@@ -152,10 +165,12 @@ def recalls(table: pd.DataFrame) -> Figure:
     ax.set_yticks(y, labels)
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.set_xlim(0, 1.02)
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.set_xlabel("recall (share of the class's cells that are classified correctly)")
-    ax.set_ylabel("class")
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    ax.set_xlabel("recall: share of the class's cells that are recognised")
     light_grid(ax, "x")
+    if len(rows):
+        lowest = rows.loc[rows["recall"].idxmin()]
+        headline(figure, f"{lowest['class']} has the lowest recall: {100 * lowest['recall']:.0f} %")
     return figure
 
 
@@ -167,7 +182,7 @@ def reliability(before: pd.DataFrame, after: pd.DataFrame, temperature: float) -
         after: the same after scaling.
         temperature: the temperature, for the title.
     """
-    figure, axes = new_figure(7.0, 3.5, 1, 2, sharex=True, sharey=True)
+    figure, axes = new_figure(WIDTH, 3.3, 1, 2, sharex=True, sharey=True)
     lowest = min(before["confidence"].min(), after["confidence"].min(), before["low"].min(), after["low"].min(), 0.5)
     for ax, table, title in (
         (axes[0], before, "before scaling"),
@@ -186,12 +201,14 @@ def reliability(before: pd.DataFrame, after: pd.DataFrame, temperature: float) -
             lw=1.2,
             label="bins of equal counts",
         )
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title, fontsize=9)
         ax.set_xlabel("stated confidence")
         ax.set_xlim(max(0.0, lowest - 0.05), 1.02)
         ax.set_ylim(max(0.0, lowest - 0.05), 1.02)
     axes[0].set_ylabel("observed accuracy")
-    axes[0].legend(loc="upper left", **LEGEND)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, **LEGEND)
+    gaps = [np.average(np.abs(t["accuracy"] - t["confidence"]), weights=t["n"]) for t in (before, after)]
+    headline(figure, f"The mean gap to the diagonal is {gaps[0]:.3f} before scaling and {gaps[1]:.3f} after")
     return figure
 
 
@@ -202,7 +219,7 @@ def abstention(curves: dict[str, pd.DataFrame], full: str) -> Figure:
         curves: name of a model -> columns coverage, accuracy, low, high.
         full: name of the full model.
     """
-    figure, ax = new_figure(6.2, 3.6)
+    figure, ax = new_figure(WIDTH, 3.8)
     for position, (name, table) in enumerate(curves.items()):
         is_full = name == full
         colour = OURS if is_full else PALETTE[1 + position % (len(PALETTE) - 1)]
@@ -221,12 +238,19 @@ def abstention(curves: dict[str, pd.DataFrame], full: str) -> Figure:
                 table["coverage"], table["low"], table["high"], color=colour, alpha=0.18, lw=0, label="interval"
             )
     ax.set_xlim(1.02, 0)
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.set_xlabel("coverage: cells that the model decides (the others go to a human)")
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    ax.set_xlabel("coverage: cells that the model decides (others go to a human)")
     ax.set_ylabel("accuracy on these cells")
-    ax.legend(loc="lower right", **LEGEND)
+    figure.legend(loc="outside lower center", ncols=2, **LEGEND)
     light_grid(ax)
+    ours = curves[full]
+    whole, half = (ours.loc[(ours["coverage"] - share).abs().idxmin()] for share in (1.0, 0.5))
+    headline(
+        figure,
+        f"Deciding {100 * half['coverage']:.0f} % of the cells, {full} is right in {100 * half['accuracy']:.0f} %; "
+        f"deciding all, in {100 * whole['accuracy']:.0f} %",
+    )
     return figure
 
 
@@ -256,5 +280,5 @@ def one_cell(
     return same.row(
         f"{right} of {len(probs)} models recognise this cell as {truth}; {said} ({100 * table[0].max():.0f} %)",
         {f"{truth}, raw": same.picture(image), "stated probability (%)": same.matrix(list(probs), columns, table[:, kept], truth)},
-        widths=(1, 0.6 + 0.38 * len(columns) + 0.035 * max(map(len, probs))), height=max(same.SIDE, 0.24 * len(probs) + 0.6),
+        widths=(1, same.ROOM), height=0.24 * len(probs) + 0.6,
     )  # fmt: skip

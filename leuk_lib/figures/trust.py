@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from leuk_lib.figures import one_cell as same
-from leuk_lib.figures.models import LEGEND_OUTSIDE, OURS, THEIRS, overlay, percent
-from leuk_lib.figures.style import INK, MARKERS, PALETTE, PAPER, image_axes, light_grid, new_figure
+from leuk_lib.figures.models import OURS, THEIRS, overlay, percent
+from leuk_lib.figures.style import (
+    INK,
+    LEGEND,
+    MARKERS,
+    PALETTE,
+    PAPER,
+    WIDTH,
+    headline,
+    image_axes,
+    light_grid,
+    message,
+    new_figure,
+)  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -27,7 +40,9 @@ def robustness(table: pd.DataFrame, units: Mapping[str, str], full: str, measure
         measure: Name of the score.
     """
     kinds, models = list(units), list(dict.fromkeys(table["model"]))
-    figure, axes = new_figure(8.6, 5.2, 2, -(-len(kinds) // 2), sharey=True, squeeze=False)
+    figure, axes = new_figure(
+        WIDTH, 1.2 + 1.7 * -(-len(kinds) // 2), -(-len(kinds) // 2), 2, sharey=True, squeeze=False
+    )
     unshifted = table[table["kind"] == "none"]
     for ax, kind in zip(axes.flat[: len(kinds)], kinds, strict=True):
         for position, model in enumerate(models):
@@ -41,15 +56,18 @@ def robustness(table: pd.DataFrame, units: Mapping[str, str], full: str, measure
                 lw=1.9 if model == full else 1.2, ls="-" if model == full else ("--", "-.", ":")[position % 3],
                 label=model,
             )  # fmt: skip
-        ax.set_title(kind)
+        ax.set_title(kind, fontsize=9)
         ax.set_xlabel(units[kind])
         light_grid(ax, "y")
     for ax in axes.flat[len(kinds) :]:
         ax.axis("off")
-    for row in axes:
-        row[0].set_ylabel(f"{measure}, %")
+    figure.supylabel(f"{measure}, %", fontsize=9)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(models))
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, **LEGEND)
+    ours = table[table["model"] == full]
+    strongest = ours[ours["kind"] != "none"].sort_values("strength").groupby("kind", sort=False)["value"].last()
+    loss = 100 * (float(ours.loc[ours["kind"] == "none", "value"].iloc[0]) - strongest)
+    headline(figure, f"Of the strongest shifts, {loss.idxmax()} costs {full} most: {loss.max():.0f} points")
     return figure
 
 
@@ -60,9 +78,9 @@ def calibration(table: pd.DataFrame, full: str) -> Figure:
         table: Columns arm, measure (ece, nll, brier), moment (before, after), value, low, high.
         full: The arm to emphasise.
     """
-    names = {"ece": "adaptive calibration error", "nll": "negative log likelihood", "brier": "Brier score"}
+    names = {"ece": "calibration\nerror", "nll": "log loss\n(nats)", "brier": "Brier\nscore"}
     arms = list(dict.fromkeys(table["arm"]))
-    figure, axes = new_figure(8.6, 1.4 + 0.42 * len(arms), 1, len(names), sharey=True)
+    figure, axes = new_figure(WIDTH, 1.6 + 0.34 * len(arms), 1, len(names), sharey=True)
     markers: dict[str, dict[str, Any]] = {"before": {"marker": "o", "mfc": PAPER}, "after": {"marker": "D"}}
     for ax, (measure, label) in zip(axes, names.items(), strict=True):
         for place, arm in enumerate(arms):
@@ -72,14 +90,18 @@ def calibration(table: pd.DataFrame, full: str) -> Figure:
                 ax.plot([row["low"], row["high"]], [place + offset] * 2, color=colour, lw=1.2)
                 ax.plot(row["value"], place + offset, color=colour, mew=1.3, ms=5, **marker)
         ax.set_xlim(left=0)
-        ax.set_xlabel(f"{label}\n(lower is better)")
+        ax.set_xlabel(label)
+        ax.locator_params(axis="x", nbins=3)
         light_grid(ax, "x")
     axes[0].set_yticks(range(len(arms)), arms)
     axes[0].invert_yaxis()
     for moment, marker in markers.items():
         axes[0].plot([], [], color=INK, mew=1.3, ms=5, ls="", label=f"{moment} temperature scaling", **marker)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, **LEGEND)
+    errors = table[table["measure"] == "ece"].pivot(index="arm", columns="moment", values="value")
+    lower = int((errors["after"] < errors["before"]).sum())
+    headline(figure, f"Scaling lowers the calibration error of {lower} of {len(arms)} models (lower is better)")
     return figure
 
 
@@ -93,8 +115,9 @@ def gallery(rows: Mapping[str, pd.DataFrame], images: Array, maps: Mapping[str, 
         shown: Number of columns.
     """
     lines = 1 + len(maps)
+    side = (WIDTH - 0.3) / shown
     figure, axes = new_figure(
-        1.35 * shown + 0.4, 1.52 * lines * len(rows) + 0.2, lines * len(rows), shown, squeeze=False
+        WIDTH, ((side + 0.06) * lines + 0.55) * len(rows) + 0.4, lines * len(rows), shown, squeeze=False
     )
     for block, (title, table) in enumerate(rows.items()):
         for column in range(shown):
@@ -108,8 +131,9 @@ def gallery(rows: Mapping[str, pd.DataFrame], images: Array, maps: Mapping[str, 
             row = table.iloc[column]
             position = int(row["position"])
             part[0].imshow(images[position])
-            arrow = "" if row["label"] == row["predicted"] else f"\n→ {row['predicted']}"
-            part[0].set_title(f"{row['label']}{arrow} {100 * row['probability']:.0f} %", fontsize=7)
+            names = [row["label"]] if row["label"] == row["predicted"] else [row["label"], f"→ {row['predicted']}"]
+            titles = [line for name in names for line in textwrap.wrap(name, int(14 * side))]
+            part[0].set_title("\n".join([*titles, f"{100 * row['probability']:.0f} %"]), fontsize=8)
             for ax, values in zip(part[1:], maps.values(), strict=True):
                 ax.imshow(images[position])
                 overlay(ax, values[position])
@@ -117,6 +141,7 @@ def gallery(rows: Mapping[str, pd.DataFrame], images: Array, maps: Mapping[str, 
                 part[0].set_ylabel(title, fontsize=8)
                 for ax, method in zip(part[1:], maps, strict=True):
                     ax.set_ylabel(method, fontsize=8)
+    headline(figure, "Where WPAT looks when it is right and when it is wrong")
     return figure
 
 
@@ -128,12 +153,9 @@ def shares(summary: pd.DataFrame) -> Figure:
             without masks.
     """
     if summary.empty:
-        figure, ax = new_figure(6, 1.0)
-        ax.axis("off")
-        ax.text(0.5, 0.5, "These cells have no masks of cell and nucleus.", ha="center", va="center")
-        return figure
+        return message("These cells have no masks of cell and nucleus.")
     measures = [("share", "share of attribution (%)"), ("pointing", "highest pixel inside (%)")]
-    figure, axes = new_figure(8.5, 2.9, 1, 2, sharey=True)
+    figure, axes = new_figure(WIDTH, 3.6, 1, 2, sharey=True)
     regions, methods = list(dict.fromkeys(summary["region"])), list(dict.fromkeys(summary["method"]))
     for ax, (measure, label) in zip(axes, measures, strict=True):
         for number, method in enumerate(methods):
@@ -148,7 +170,13 @@ def shares(summary: pd.DataFrame) -> Figure:
         ax.set_ylim(len(regions) - 0.4, -0.6)
         ax.set_xlim(-2, 102)
         ax.set_xlabel(label)
-    axes[1].legend(labelspacing=1.4, **LEGEND_OUTSIDE)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, labelspacing=1, **LEGEND)
+    share = summary[summary["measure"] == "share"].groupby(["method", "region"], sort=False)["value"].first()
+    first, last = (100 * float(share[method, regions[0]]) for method in (methods[0], methods[-1]))
+    headline(
+        figure,
+        f"{methods[0].capitalize()} has {first:.0f} % of its weight on the {regions[0]}, the map “{methods[-1]}” {last:.0f} %",
+    )
     return figure
 
 
@@ -158,7 +186,7 @@ def sanity(table: pd.DataFrame) -> Figure:
     Args:
         table: Columns method, randomised, value, low, high.
     """
-    figure, ax = new_figure(7, 3.1)
+    figure, ax = new_figure(WIDTH, 3.5)
     parts = list(dict.fromkeys(table["randomised"]))
     ax.axhline(0, color=INK, linewidth=0.8)
     for number, (method, part) in enumerate(table.groupby("method", sort=False)):
@@ -174,7 +202,9 @@ def sanity(table: pd.DataFrame) -> Figure:
     ax.set_xlabel("randomised parts")
     ax.set_ylabel("rank correlation with\nthe trained model's map")
     ax.set_ylim(min(-0.35, float(table["low"].min()) - 0.05), 1.08)
-    ax.legend(**LEGEND_OUTSIDE)
+    figure.legend(loc="outside lower center", ncols=4, **LEGEND)
+    last = table[table["randomised"] == parts[-1]].set_index("method")["value"]
+    headline(figure, f"With all weights random, the correlation of {last.index[0]} is {last.iloc[0]:.2f}")
     return figure
 
 
@@ -206,4 +236,9 @@ def one_cell(
         }
         for k, name in enumerate(("as it is", "shifted"))
     ]  # fmt: skip
-    return same.row(f"Under a {shift}, the prediction for this cell {outcome}", *lines, widths=(1, 1, 1.4))
+    short = max(map(len, classes)) <= 8
+    return same.row(
+        f"Under a {shift}, the prediction for this cell {outcome}",
+        *lines,
+        widths=(0.8, 0.8, 1.4) if short else (1, 1, same.ROOM),
+    )

@@ -12,7 +12,7 @@ from matplotlib.patches import Polygon, Rectangle
 from numpy.typing import NDArray
 
 from leuk_lib.figures.models import overlay
-from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, headline, image_axes, new_figure
+from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, WIDTH, headline, image_axes, new_figure
 
 Array = NDArray[Any]
 
@@ -23,18 +23,19 @@ def architecture(tensors: pd.DataFrame) -> Figure:
     Args:
         tensors: Columns name, step, height, width, channels, in the order of the computation.
     """
-    figure, ax = new_figure(9.5, 3.9)
+    per_row = 5
+    rows = -(-len(tensors) // per_row)
+    figure, ax = new_figure(WIDTH, 1.0 + 1.05 * rows)
     steps = list(dict.fromkeys(tensors["step"]))
     colours = {step: PALETTE[i % len(PALETTE)] for i, step in enumerate(steps)}
     largest = float(np.maximum(tensors["height"], tensors["width"]).max())
-    site, channel = 1 / largest, 0.5 / float(tensors["channels"].max())
-    left, centres, labels = 0.0, [], []
-    for row in tensors.to_dict("records"):
+    site, channel = 0.62 / largest, 0.6 / float(tensors["channels"].max())
+    for position, row in enumerate(tensors.to_dict("records")):
         h, w, c = int(row["height"]), int(row["width"]), int(row["channels"])
         high, wide, deep = (max(extent, 0.006) for extent in (h * site, w * site, c * channel))
-        base = -high / 2
-        front = [(left, base), (left + deep, base), (left + deep, base + high), (left, base + high)]
         lean = 0.35 * wide
+        left, base = position % per_row - (deep + lean) / 2, -1.1 * (position // per_row) - (high + lean) / 2
+        front = [(left, base), (left + deep, base), (left + deep, base + high), (left, base + high)]
         top = [
             (left, base + high),
             (left + deep, base + high),
@@ -49,18 +50,21 @@ def architecture(tensors: pd.DataFrame) -> Figure:
         ]
         for corners, alpha in ((front, 0.55), (top, 0.35), (side, 0.8)):
             ax.add_patch(Polygon(corners, facecolor=colours[row["step"]], edgecolor=INK, linewidth=0.5, alpha=alpha))
-        centres.append(left + (deep + lean) / 2)
         size = f"{h}×{w}×{c}" if w > 1 else f"{h}×{c}"
-        labels.append(f"{row['name']}\n{size}")
-        left += max(deep + lean, 0.24) + 0.16
-    for place, text in zip(centres, labels, strict=True):
-        ax.text(place, -0.62, text, ha="center", va="top", fontsize=7, rotation=0)
-    ax.set_xlim(-0.12, left + 0.02)
-    ax.set_ylim(-0.95, 0.95)
+        label = f"{row['name']}\n{size}"
+        ax.text(position % per_row, -1.1 * (position // per_row) - 0.45, label, ha="center", va="top", fontsize=8)
+    ax.set_xlim(-0.5, per_row - 0.5)
+    ax.set_ylim(-1.1 * rows + 0.35, 0.5)
     ax.set_aspect("equal")
     ax.axis("off")
     handles = [Rectangle((0, 0), 1, 1, facecolor=colours[s], edgecolor=INK, linewidth=0.5, alpha=0.6) for s in steps]
-    ax.legend(handles, steps, loc="upper right", ncols=min(4, len(steps)), **LEGEND)
+    figure.legend(handles, steps, loc="outside lower center", ncols=min(4, len(steps)), **LEGEND)
+    first, last = (tensors.iloc[k] for k in (0, -1))
+    headline(
+        figure,
+        f"From {first['height']}×{first['width']}×{first['channels']} numbers of an image to {last['height']} logits "
+        f"in {len(tensors)} tensors",
+    )
     return figure
 
 
@@ -76,7 +80,7 @@ def windows(image: Array, strides: Sequence[int], side: int, region: Array, late
     """
     height, width = image.shape[:2]
     columns = max(len(strides) + 1, len(latents))
-    figure, axes = new_figure(1.75 * columns, 4.2, 2, columns, squeeze=False)
+    figure, axes = new_figure(WIDTH, 0.9 + 2 * WIDTH / columns, 2, columns, squeeze=False)
     for ax in axes.flat:
         image_axes(ax)
     for ax, stride in zip(axes[0], strides, strict=False):
@@ -91,7 +95,7 @@ def windows(image: Array, strides: Sequence[int], side: int, region: Array, late
         for y in range(0, height, stride):
             ax.axhline(y - 0.5, color=PALETTE[0], linewidth=0.25, alpha=0.6)
         count = -(-height // step) * -(-width // step)
-        ax.set_title(f"stride {stride} px: {count} window{'s' if count > 1 else ''}", fontsize=8)
+        ax.set_title(f"stride {stride} px:\n{count} window{'s' if count > 1 else ''}", fontsize=8)
     ax = axes[0, len(strides)]
     ax.imshow(image)
     overlay(ax, region)
@@ -115,7 +119,7 @@ def curves(history: pd.DataFrame, curve: pd.DataFrame, best_step: int) -> Figure
         curve: Columns step, val_loss, val_accuracy, val_recall; one row per evaluation.
         best_step: The selected step.
     """
-    figure, (left, right) = new_figure(9, 3.2, 1, 2)
+    figure, (left, right) = new_figure(WIDTH, 5.0, 2, 1, sharex=True)
     left.plot(
         history["step"] + 1, history["loss"], color=PALETTE[4], linewidth=0.6, alpha=0.6, label="training, one batch"
     )
@@ -131,8 +135,9 @@ def curves(history: pd.DataFrame, curve: pd.DataFrame, best_step: int) -> Figure
     right.set_ylim(-2, 102)
     for ax in (left, right):
         ax.axvline(best_step, color=INK, linestyle="--", linewidth=1, label="selected")
-        ax.set_xlabel("optimiser step")
         ax.legend(**LEGEND)
+    right.set_xlabel("optimiser step")
+    headline(figure, f"The loss on validation cells is lowest at step {best_step} of {int(history['step'].max()) + 1}")
     return figure
 
 
@@ -142,7 +147,7 @@ def cost(table: pd.DataFrame) -> Figure:
     Args:
         table: Columns side, pixels, encoder, wpat, full_attention (GFLOP).
     """
-    figure, (left, right) = new_figure(9, 3.3, 1, 2)
+    figure, (left, right) = new_figure(WIDTH, 5.4, 2, 1, sharex=True)
     names = {"encoder": "encoder", "wpat": "WPAT without encoder", "full_attention": "full attention instead"}
     for number, (column, name) in enumerate(names.items()):
         line: dict[str, Any] = {
@@ -155,12 +160,19 @@ def cost(table: pd.DataFrame) -> Figure:
     for ax in (left, right):
         ax.set_xscale("log")
         ax.set_yscale("log")
-        ax.set_xlabel("image side (px)")
         ticks = table[table["side"].isin([64, 128, 256, 448])] if len(table) > 4 else table
         ax.set_xticks(ticks["pixels"], [f"{side}" for side in ticks["side"]])
         ax.minorticks_off()
     left.set_ylabel("operations per image (GFLOP)")
     right.set_ylabel("operations per pixel,\nrelative to the smallest image")
     right.set_yticks([1, 2, 5, 10, 20, 40], ["1", "2", "5", "10", "20", "40"])
+    right.set_xlabel("image side (px)")
     left.legend(**LEGEND)
+    per_pixel = table[["wpat", "full_attention"]].div(table["pixels"], axis=0)
+    grown = per_pixel.iloc[-1] / per_pixel.iloc[0]
+    headline(
+        figure,
+        f"From {table['side'].iloc[0]} to {table['side'].iloc[-1]} px, a pixel costs {grown['wpat']:.2f} times as much "
+        f"with WPAT, {grown['full_attention']:.1f} times with full attention",
+    )
     return figure

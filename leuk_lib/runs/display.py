@@ -14,6 +14,7 @@ from leuk_lib import quoting
 
 RESEARCH_USE = "Research software. Not a medical device; nothing on this page may be used for a diagnosis."
 RENDERED = "Rendered cells: the numbers show that the code works, not how well leukemia is recognised."
+INTERVAL = re.compile(r"\[[-−+]?[\d.]+(?:,| to) [-−+]?[\d.]+\]")
 SMOKE = "Smoke run: not a result. Sizes and steps are reduced so that all chapters run in minutes."
 
 
@@ -92,12 +93,17 @@ def table(frame: Any, caption: str = "") -> Html:
 
 
 def breakable(text: Any) -> str:
-    """Quote for HTML; a long name may break after ``_``, ``@`` and ``/``, so that a table is no wider than the page.
+    r"""Quote for HTML; a long name may break after ``_``, ``@`` and ``/``, so that a table is no wider than the page.
+
+    An interval stays in one line.
 
     >>> breakable("efficientnet_lite0")
     'efficientnet_<wbr>lite0'
+    >>> breakable("0.5 [0.4, 0.6]")
+    '0.5 [0.4,\xa00.6]'
     """
-    return re.sub(r"([_@/])(?=.)", r"\1<wbr>", quoting.html(text))
+    joined = INTERVAL.sub(lambda match: match.group().replace(" ", "\xa0"), quoting.html(text))
+    return re.sub(r"([_@/])(?=.)", r"\1<wbr>", joined)
 
 
 def folded(item: Html, summary: str, is_open: bool = False) -> Html:
