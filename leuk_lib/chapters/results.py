@@ -278,11 +278,14 @@ def calibration_table(
 
 
 def format_calibration(table: pd.DataFrame) -> pd.DataFrame:
-    """`calibration_table` for display: one row per model, ``value [low, high]`` per measure and moment."""
-    shown = table[table["moment"] != "change"]
-    names = {"temperature": "temperature", "nll": "log loss", "brier": "Brier score", "ece": "calibration error"}
-    moments = {"fitted": "", "before": ", before", "after": ", after"}
-    return _wide(shown.assign(head=shown["measure"].map(names) + shown["moment"].map(moments)), "head")
+    """`calibration_table` for display: two rows per model, with ``value [low, high]`` before scaling and after it."""
+    names = {"nll": "log loss", "brier": "Brier score", "ece": "calibration error"}
+    fitted = table[table["measure"] == "temperature"].set_index("model")["value"]
+    shown = table[table["measure"].isin(names)].assign(head=table["measure"].map(names))
+    before, after = (_wide(shown[shown["moment"] == moment], "head") for moment in ("before", "after"))
+    before.insert(1, "temperature", ["1 (before)"] * len(before))
+    after.insert(1, "temperature", [f"{fitted[name]:.3f}" for name in after["model"]])
+    return pd.concat([before, after]).sort_index(kind="stable").reset_index(drop=True)
 
 
 def vote_table(models: Mapping[str, Predictions], level: float = 0.95) -> tuple[pd.DataFrame, str]:

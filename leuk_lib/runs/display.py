@@ -69,7 +69,12 @@ def banner(lines: list[str], kind: str = "warning") -> Html:
 
 
 def table(frame: Any, caption: str = "") -> Html:
-    """Return an accessible HTML table of a data frame: caption, column scopes, numbers to four digits."""
+    """Return an accessible HTML table of a data frame: caption, column scopes, numbers to four digits.
+
+    The columns "low" and "high" after a number join it as "0.5 [0.4, 0.6]".
+    """
+    plain = f"{caption}\n{frame.to_string(index=False)}"
+    frame = _with_intervals(frame)
 
     def cell(value: Any) -> str:
         if isinstance(value, float):
@@ -89,7 +94,25 @@ def table(frame: Any, caption: str = "") -> Html:
         f'{quoting.html(caption or "table")}"><table class="table">{title}'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
-    return Html(markup, f"{caption}\n{frame.to_string(index=False)}")
+    return Html(markup, plain)
+
+
+def _with_intervals(frame: Any) -> Any:
+    """Join the columns "low" and "high" to the number in the column before them; fractions have three decimals."""
+    names = list(frame.columns)
+    if "low" not in names[1:] or names[names.index("low") :][:2] != ["low", "high"]:
+        return frame
+    name = names[names.index("low") - 1]
+    numbers = frame[[name, "low", "high"]].astype(float)
+    digits = ".3f" if numbers.abs().max().max() <= 1 else ".4g"
+
+    def joined(value: float, low: float, high: float) -> str:
+        if value != value:
+            return "–"
+        return f"{value:{digits}}" + ("" if low != low or high != high else f" [{low:{digits}}, {high:{digits}}]")
+
+    text = [joined(*row) for row in numbers.itertuples(index=False, name=None)]
+    return frame.assign(**{name: text}).drop(columns=["low", "high"]).rename(columns={name: f"{name} [interval]"})
 
 
 def breakable(text: Any) -> str:

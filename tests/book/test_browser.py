@@ -56,6 +56,14 @@ BEFORE = """(selector) => {
     (element) => element.checkVisibility() && first.compareDocumentPosition(element) & Node.DOCUMENT_POSITION_PRECEDING
   ).length;
 }"""
+# Cells with an interval that takes more than two lines, and tables that are cut at the right edge.
+LINES = """() => [...document.querySelectorAll('article td')].filter(cell =>
+    cell.checkVisibility({contentVisibilityAuto: true}) && /^[-+−]?[\\d.]+ \\[[^\\]]+\\]$/.test(cell.innerText.trim()))
+  .filter(cell => { const range = document.createRange(); range.selectNodeContents(cell);
+    return new Set([...range.getClientRects()].map(line => Math.round(line.top))).size > 2 }).map(cell => cell.innerText)"""
+CUT_TABLES = """() => [...document.querySelectorAll('article .leuk-table')].filter(table =>
+    table.checkVisibility({contentVisibilityAuto: true}) && table.scrollWidth > table.clientWidth + 1)
+  .map(table => table.innerText.slice(0, 80))"""
 SKIPPED = "() => document.activeElement.textContent.trim()"
 SWITCH = "mode => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = mode }"
 # Contrast ratio (WCAG 2) of the running text against the page.
@@ -208,6 +216,9 @@ def test_every_page_in_both_modes(html: Path, screenshots: Path, reader: tuple[W
         if "not a medical device" not in page.locator("footer.bd-footer-content").inner_text():
             note(f"{name}: its footer does not say that this is research software")
         watched.problems += [f"{name}: picture not shown: {source}" for source in page.evaluate(IMAGES)]
+        if width == "desktop":
+            watched.problems += [f"{name}: an interval over several lines: {cell}" for cell in page.evaluate(LINES)]
+            watched.problems += [f"{name}: a table is cut: {table}" for table in page.evaluate(CUT_TABLES)]
         if page.evaluate(MATHS) > 0:
             note(f"{name}: a formula was not rendered")
         for mode in MODES:
@@ -285,6 +296,16 @@ def test_axe_finds_what_is_planted(desk: Watched) -> None:
     desk.page.evaluate("() => document.querySelector('article').insertAdjacentHTML('beforeend', '<button></button>')")
     findings = " ".join(axe_findings(desk.page))
     assert "color-contrast" in findings and "button-name" in findings
+
+
+def test_broken_intervals_and_cut_tables_are_found(desk: Watched) -> None:
+    desk.open("book/index.html")
+    assert desk.page.evaluate(LINES) == desk.page.evaluate(CUT_TABLES) == []
+    desk.page.evaluate("""() => document.querySelector('article').insertAdjacentHTML('beforeend',
+      '<div class="leuk-table"><table><tr><td><div style="width: 4rem">-0.197 [-0.685, +0.396]</div></td></tr></table></div>'
+      + '<div class="leuk-table"><table><tr><td style="min-width: 90rem">wide</td></tr></table></div>')""")
+    assert desk.page.evaluate(LINES) == ["-0.197 [-0.685, +0.396]"]
+    assert desk.page.evaluate(CUT_TABLES) == ["wide"]
 
 
 def test_first_page_is_small(html: Path, playwright: object, chromium: Options, base: str) -> None:

@@ -69,3 +69,18 @@ def test_long_names_in_tables_may_break_and_stay_the_same_text():
     soup = BeautifulSoup(markup, "html.parser")
     assert [cell.get_text() for cell in soup.find_all(["th", "td"])] == ["p_mcnemar_holm", *names]
     assert [len(cell.find_all("wbr")) for cell in soup.find_all(["th", "td"])] == [2, 2, 2, 0, 0]
+
+
+def test_an_interval_stays_in_one_line_and_beside_its_number():
+    frame = pd.DataFrame({"model": ["a", "b", "c"], "accuracy": [0.5, 1.0, float("nan")]})
+    frame = frame.assign(low=[0.41, float("nan"), float("nan")], high=[0.59, float("nan"), float("nan")], n=[9, 9, 0])
+    cells = BeautifulSoup(display.table(frame).markup, "html.parser").find_all(["th", "td"])
+    assert [cell.get_text() for cell in cells] == [
+        "model", "accuracy [interval]", "n", "a", "0.500 [0.410,\xa00.590]", "9", "b", "1.000", "9", "c", "–", "0"
+    ]  # fmt: skip
+    assert "low" in display.table(frame).text
+    large = display.table(pd.DataFrame({"value": [12.0], "low": [1.23456], "high": [30.0]})).markup
+    assert "12 [1.235,\xa030]" in large
+    for names in (["low", "high"], ["value", "low", "n"]):
+        kept = BeautifulSoup(display.table(pd.DataFrame([[1.0] * len(names)], columns=names)).markup, "html.parser")
+        assert [head.get_text() for head in kept.find_all("th")] == names
