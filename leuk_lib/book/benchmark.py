@@ -165,7 +165,7 @@ def _task(entry: PublishedSet) -> str:
         "external": f"the test set {entry.test}",
         "patients": "a split by patients",
     }
-    size = f", {entry.test_n:,} {entry.unit}" if entry.test_n else f", {entry.unit}"
+    size = f", {entry.test_n:,} {entry.unit}" if entry.test_n else ""
     return f"{escape(entry.task[:1].upper() + entry.task[1:])}; {entry.classes} classes; {escape(where[entry.split])}{size}."
 
 

@@ -48,7 +48,8 @@ MATHS = "() => document.querySelectorAll('.math').length - document.querySelecto
 # Waits for formulas and fonts.
 SETTLED = """async () => { await document.fonts.ready;
                           if (window.MathJax && MathJax.startup) await MathJax.startup.promise; }"""
-CUT = "() => [...document.querySelectorAll('article pre')].filter(p => p.scrollWidth > p.clientWidth + 1).map(p => p.innerText)"
+CUT = """() => [...document.querySelectorAll('article pre')].filter(pre =>
+    pre.checkVisibility({contentVisibilityAuto: true}) && pre.scrollWidth > pre.clientWidth + 1).map(pre => pre.innerText)"""
 # How many links, buttons and folds of the page come before the first that a selector finds.
 BEFORE = """(selector) => {
   const first = document.querySelector(selector);
@@ -216,7 +217,8 @@ def test_every_page_in_both_modes(html: Path, screenshots: Path, reader: tuple[W
         if "not a medical device" not in page.locator("footer.bd-footer-content").inner_text():
             note(f"{name}: its footer does not say that this is research software")
         watched.problems += [f"{name}: picture not shown: {source}" for source in page.evaluate(IMAGES)]
-        if width == "desktop":
+        if width == "desktop" and not name.startswith(API):
+            watched.problems += [f"{name}: code is cut: {code[:80]}" for code in page.evaluate(CUT)]
             watched.problems += [f"{name}: an interval over several lines: {cell}" for cell in page.evaluate(LINES)]
             watched.problems += [f"{name}: a table is cut: {table}" for table in page.evaluate(CUT_TABLES)]
         if page.evaluate(MATHS) > 0:
