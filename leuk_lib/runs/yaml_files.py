@@ -7,6 +7,7 @@ aliases. PyYAML follows YAML 1.1, in which ``1:30`` is 90, ``010`` is 8, ``no`` 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ class _Loader(yaml.SafeLoader):
     Ten lines of aliases to aliases ("billion laughs") stand for 10^9 values: they are loaded in no time, and then
     validated, printed or written one by one.
     """
+
+    nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Stop at the value that is too many: a megabyte of them takes ten seconds and 350 MB to compose."""
+        self.nodes += 1
+        if self.nodes > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES} values")
+        return super().compose_node(parent, index)
 
     def get_single_data(self) -> Any:
         node = self.get_single_node()
@@ -64,8 +74,8 @@ class _PlainLoader(_Loader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that stands twice, of which PyYAML would keep the last."""
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [name for name in names if names.count(name) > 1]:
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [name for name, count in names.items() if count > 1]:
             raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
 

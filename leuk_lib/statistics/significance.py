@@ -107,12 +107,14 @@ def delong_covariance(positive: ArrayLike, scores: ArrayLike) -> tuple[Array, Ar
         Areas (M,) and covariance (M,M).
 
     Raises:
-        LeukError: fewer than two positive or two negative cells, shapes that do not match, or scores that are NaN or
-            infinite.
+        LeukError: labels other than 0 and 1, fewer than two positive or two negative cells, shapes that do not match, or
+            scores that are NaN or infinite.
 
     References:
         DeLong et al. 1988; Sun & Xu 2014 (see the module).
     """
+    if not np.isin(positive, (0, 1)).all():  # NaN would become True
+        raise LeukError("DeLong: needs a label, 0 or 1, for each cell")
     y = np.asarray(positive, dtype=bool)
     x = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     m, n = int(y.sum()), int((~y).sum())
@@ -206,7 +208,7 @@ def t_corrected(first: ArrayLike, second: ArrayLike, test_over_train: float) -> 
     if not np.isfinite(difference).all():
         raise LeukError("corrected t-test: a score is NaN or infinite")
     j = len(difference)
-    if j < 2 or not test_over_train > 0:
+    if j < 2 or not 0 < test_over_train < np.inf:
         raise LeukError(f"corrected t-test: needs at least two splits and a positive ratio, got {j}, {test_over_train}")
     if np.ptp(difference) <= ROUNDING * max(1.0, float(np.abs(difference).max())):
         raise LeukError("corrected t-test: all differences are equal, so their variance is unknown")
@@ -222,6 +224,9 @@ def holm(p_values: ArrayLike) -> Array:
     Args:
         p_values: (m,); NaN stay NaN and do not count.
 
+    Raises:
+        LeukError: a value is not in [0, 1].
+
     References:
         Holm 1979 (see the module).
 
@@ -230,7 +235,9 @@ def holm(p_values: ArrayLike) -> Array:
     """
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = p.copy()
-    known = np.isfinite(p)
+    known = ~np.isnan(p)
+    if not ((p[known] >= 0) & (p[known] <= 1 + ROUNDING)).all():
+        raise LeukError("Holm: a p-value is not in [0, 1]")
     order = np.argsort(p[known], kind="stable")
     # statsmodels' multipletests collects garbage in each call, which takes longer than all else in a table of results.
     steps = np.minimum(1, p[known][order] * np.arange(len(order), 0, -1))

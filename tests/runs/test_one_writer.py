@@ -23,6 +23,7 @@ from project import copy_stage_files
 pytestmark = pytest.mark.notebooks
 
 ROUNDS = 30
+WAIT = 600  # s; on a busy machine a round of half a minute takes several
 # While this cell runs, its process alone may change the folder: papermill saves before and after a cell, Snakemake removes
 # what a stage made earlier, a second notebook would write a card. Steps are written as a training writes its checkpoints;
 # the end of papermill is a request to stop, which is met a second later.
@@ -32,7 +33,8 @@ from leuk_lib.runs import paths
 from leuk_lib.runs.parent import end_is_sigterm
 
 asked = []
-signal.signal(signal.SIGTERM, lambda *_: asked.append(time.monotonic()))
+# Bound to its names: a kernel that ends slowly is asked again when they are gone.
+signal.signal(signal.SIGTERM, lambda *_, asked=asked, now=time.monotonic: asked.append(now()))
 
 def of_others():
     own = ("steps.txt", "state.json", f".state.{os.getpid()}.tmp.json")
@@ -88,7 +90,7 @@ class Run:
             self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 
     def end(self) -> int:
-        return self.process.wait(240)
+        return self.process.wait(WAIT)
 
     @property
     def said(self) -> str:
@@ -157,7 +159,7 @@ def test_whatever_is_killed_no_second_process_writes_while_the_first_lives(proje
             assert sum(line.startswith("leuk: ") for line in second.said.splitlines()) == 1, here
             assert any(text in second.said for text in REFUSED), here
         first.end()
-        _, alive = psutil.wait_procs(processes_of(results), timeout=120)
+        _, alive = psutil.wait_procs(processes_of(results), timeout=WAIT)
         for process in alive:
             process.kill()
         assert alive == [], here

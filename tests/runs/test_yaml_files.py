@@ -27,6 +27,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("[" * 3000, "nested too deeply"),
         ("x: 2001-13-45", "cannot be read"),
         ("- 1\n" * (MAX_VALUES + 1), "more than"),
+        ("[" + "1," * 500_000 + "]", "more than"),  # took 12 s
         ("# " + "x" * (1 << 20), "characters"),
         ("a: [1", "expected .* in line 1"),
         ("a: \x01", "unacceptable character"),

@@ -87,6 +87,13 @@ def test_scores_that_are_not_finite_are_refused(bad):
         sig.t_corrected([1, 2, bad], [1, 1, 1], 0.25)
     with pytest.raises(LeukError, match="0 or 1"):
         sig.mcnemar_exact([1, 0, bad], [1, 0, 1])
+    with pytest.raises(LeukError, match="a label, 0 or 1"):
+        sig.delong([1, bad, 0, 0], [1, 2, 3, 4], [1, 2, 3, 4])
+    with pytest.raises(LeukError, match="positive ratio"):
+        sig.t_corrected([1, 2, 4], [1, 1, 1], bad)
+    if not np.isnan(bad):  # which stands for a test that could not be made
+        with pytest.raises(LeukError, match=r"not in \[0, 1\]"):
+            sig.holm([0.5, bad])
 
 
 def test_delong_needs_both_classes():
@@ -138,6 +145,8 @@ def test_holm_of_wikipedia_and_nan():
     random = np.random.default_rng(0).random(20) ** 3
     assert sig.holm(random) == pytest.approx(multipletests(random, method="holm")[1])
     assert sig.holm([]).shape == (0,) and np.isnan(sig.holm([np.nan])).all()
+    with pytest.raises(LeukError, match=r"not in \[0, 1\]"):
+        sig.holm([0.5, -0.1])
     assert sig.holm([0.01, np.nan, 0.04]) == pytest.approx([0.02, np.nan, 0.04], nan_ok=True)
 
 
