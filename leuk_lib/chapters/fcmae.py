@@ -254,12 +254,18 @@ def measure_seconds(steps: Mapping[str, Callable[[], None]], repeats: int) -> di
     return seconds
 
 
-def peak_memory(step: Callable[[], None], device: str = "cpu") -> float:
+def peak_memory(step: Callable[[], None], device: str = "cpu", warm_up: bool = True) -> float:
     """Largest memory in MiB that a step holds beyond what was allocated before it: activations and gradients.
 
     Measured by torch's profiler on the CPU, and by CUDA's memory statistics on a GPU.
+
+    Args:
+        step: The step.
+        device: Where it runs.
+        warm_up: Whether to make one step before, because the first allocates the optimiser's state.
     """
-    step()  # the first step allocates the optimiser's state
+    if warm_up:
+        step()
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -285,7 +291,12 @@ def step_costs(params: FcmaeParams, size: int, batch: int = 16, repeats: int = 3
     for form, step in steps.items():
         ratios = [a / b for a, b in zip(seconds[form], seconds[VISIBLE], strict=True)]
         rows.append(
-            (form, 1e3 * statistics.median(seconds[form]), statistics.median(ratios), peak_memory(step, device))
+            (
+                form,
+                1e3 * statistics.median(seconds[form]),
+                statistics.median(ratios),
+                peak_memory(step, device, warm_up=False),
+            )
         )
     return pd.DataFrame(rows, columns=["form", "ms per step", "relative time", "peak MiB"])
 

@@ -239,6 +239,8 @@ def test_steps_are_timed_in_turns():
 
 def test_cost_table_has_all_forms():
     table = step_costs(small_params(), 16, batch=2, repeats=1)
+    again = step_costs(small_params(), 16, batch=2, repeats=2)
+    pd.testing.assert_series_equal(table["peak MiB"], again["peak MiB"], rtol=0.01)
     assert tuple(table["form"]) == FORMS and table["relative time"].iloc[0] == 1
     assert (table["peak MiB"] > 0).all()
     with pytest.raises(ValueError, match="none of"):
@@ -246,13 +248,18 @@ def test_cost_table_has_all_forms():
 
 
 def test_peak_memory_is_what_is_allocated_at_one_time():
+    calls = []
+
     def step():
+        calls.append(1)
         first = torch.zeros(1000, 1000)
         second = first + 1
         del first
         return second * 2
 
     assert peak_memory(step) == pytest.approx(8e6 / 2**20, rel=0.01)
+    assert peak_memory(step, warm_up=False) == pytest.approx(8e6 / 2**20, rel=0.01)
+    assert len(calls) == 3
 
 
 def test_visible_only_takes_at_most_two_thirds_of_the_dense_memory():

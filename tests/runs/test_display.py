@@ -11,6 +11,9 @@ import markdown_it
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from myst_nb.ext.glue import extract_glue_data_cell
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_output
 
 from leuk_lib.alhe import lut
 from leuk_lib.fcmae import encoder
@@ -84,3 +87,19 @@ def test_an_interval_stays_in_one_line_and_beside_its_number():
     for names in (["low", "high"], ["value", "low", "n"]):
         kept = BeautifulSoup(display.table(pd.DataFrame([[1.0] * len(names)], columns=names)).markup, "html.parser")
         assert [head.get_text() for head in kept.find_all("th")] == names
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-12, -3, 10**20])
+def test_a_glued_number_is_what_the_book_reads_and_is_not_shown(value: float, monkeypatch: pytest.MonkeyPatch):
+    shown: list[NotebookNode] = []
+
+    def display_in_cell(data: dict[str, str], raw: bool, metadata: dict[str, Any]) -> None:
+        assert raw
+        shown.append(new_output("display_data", data, metadata=metadata))
+
+    monkeypatch.setattr("IPython.display.display", display_in_cell)
+    display.glue("stage.key", value)
+    cell = new_code_cell(outputs=shown)
+    ((key, output),) = extract_glue_data_cell(cell)
+    assert key == "stage.key" and output["data"] == {"text/plain": repr(value)}
+    assert cell.outputs == []
