@@ -1,7 +1,7 @@
 """The built book in Chromium: every page in both colour modes, axe-core, search, links, keyboard, printing.
 
 Needs Chromium and a built book (``LEUK_BOOK_HTML`` or ``book/_build/html``); ``make book`` or ``make test`` builds one.
-Screenshots land in ``results/screenshots/``.
+Screenshots land in ``results/screenshots/``: of each state with a finding, and of all pages in ``make test-long``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +35,6 @@ FIRST_PAGE, FIRST_PAGE_BYTES = "book/index.html", 1_000_000
 API = "book/generated/"
 API_PAGE = f"{API}api/leuk_lib.quoting.html"
 Rules = Literal["all", "colours", "others"]
-Options = dict[str, Any]  # of Chromium
 COLOURS = ["color-contrast", "link-in-text-block"]  # most of axe-core's time
 # Scripts that report problems of the open page.
 IMAGES = """() => [...document.images].filter(i => getComputedStyle(i).display !== 'none' && i.naturalWidth === 0)
@@ -48,8 +46,16 @@ MATHS = "() => document.querySelectorAll('.math').length - document.querySelecto
 # Waits for formulas and fonts.
 SETTLED = """async () => { await document.fonts.ready;
                           if (window.MathJax && MathJax.startup) await MathJax.startup.promise; }"""
+# Waits until the page has seen its new size and the theme has met it, which it does 300 ms later.
+RESIZED = """() => new Promise(
+  (resolve) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(resolve, 350))))"""
 CUT = """() => [...document.querySelectorAll('article pre')].filter(pre =>
     pre.checkVisibility({contentVisibilityAuto: true}) && pre.scrollWidth > pre.clientWidth + 1).map(pre => pre.innerText)"""
+# Tables, formulas and code that reach beyond the text.
+WIDE = """() => { const edge = document.querySelector('article').getBoundingClientRect().right + 1;
+  return [...document.querySelectorAll('article table, article pre, article mjx-container svg')]
+    .filter(e => e.checkVisibility({contentVisibilityAuto: true}) && e.getBoundingClientRect().right > edge)
+    .map(e => e.tagName + ' ' + e.textContent.trim().slice(0, 80)) }"""
 # How many links, buttons and folds of the page come before the first that a selector finds.
 BEFORE = """(selector) => {
   const first = document.querySelector(selector);
@@ -65,7 +71,29 @@ LINES = """() => [...document.querySelectorAll('article td')].filter(cell =>
 CUT_TABLES = """() => [...document.querySelectorAll('article .leuk-table')].filter(table =>
     table.checkVisibility({contentVisibilityAuto: true}) && table.scrollWidth > table.clientWidth + 1)
   .map(table => table.innerText.slice(0, 80))"""
+MEASURED = "selector => axe.configure({ rules: [{ id: 'color-contrast', selector }] })"
+NEXT = "() => document.querySelector('a.right-next')?.href ?? ''"
 SKIPPED = "() => document.activeElement.textContent.trim()"
+# Marks the first, the middle and the last text of each kind. Texts of one kind have the same tags and classes up to the
+# root of the page and the same computed styles that decide on contrast, so that what holds for one holds for all.
+KINDS = """() => {
+  const numbers = new Map(), places = new Map(), kinds = new Map();
+  const number = text => numbers.get(text) ?? numbers.set(text, numbers.size).size - 1;
+  for (const element of document.querySelectorAll('*')) {
+    const style = getComputedStyle(element);
+    const place = number([places.get(element.parentElement), element.localName, element.getAttribute('class'),
+      style.backgroundColor, style.backgroundImage, style.opacity, style.position, style.filter].join('|'));
+    places.set(element, place);
+    element.removeAttribute('data-kind');
+    const text = [...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim());
+    if (!(text || element.matches('input, select, textarea, button')) || !element.checkVisibility()) continue;
+    const kind = [place, style.color, style.fontSize, style.fontWeight, style.textShadow].join('|');
+    kinds.set(kind, [...(kinds.get(kind) ?? []), element]);
+  }
+  for (const alike of kinds.values())
+    for (const index of [0, alike.length >> 1, alike.length - 1]) alike[index].dataset.kind = '';
+  return kinds.size;
+}"""
 SWITCH = "mode => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = mode }"
 # Contrast ratio (WCAG 2) of the running text against the page.
 CONTRAST = """() => {
@@ -133,50 +161,59 @@ def screenshots(root: Path) -> Path:
     return folder
 
 
-def browse(playwright: object, chromium: Options, base: str, mode: str, width: str) -> Iterator[Watched]:
-    """A new browser with a new user folder, watched for errors and requests to other machines."""
-    with tempfile.TemporaryDirectory() as user:
-        context = playwright.chromium.launch_persistent_context(
-            user, **chromium, color_scheme=mode,
-            viewport=dict(zip(("width", "height"), WIDTHS[width], strict=True)),
-        )  # fmt: skip
-        context.add_init_script(f"localStorage.setItem('mode', '{mode}'); localStorage.setItem('theme', '{mode}')")
-        page = context.pages[0]
-        watched = Watched(page, base)
-        note = watched.problems.append
-        page.on("pageerror", lambda error: note(f"{page.url}: script error: {error}"))
-        page.on(
-            "console", lambda message: note(f"{page.url}: console: {message.text}") if message.type == "error" else None
-        )
-        local = (base, "data:", "blob:", "about:")
-        page.on("request", lambda sent: None if sent.url.startswith(local) else note(f"{page.url}: asked {sent.url}"))
-        page.on("response", lambda got: note(f"{got.url}: status {got.status}") if got.status >= 400 else None)
-        yield watched
-        context.close()
+def size(width: str) -> dict[str, int]:
+    """The size of a screen, as Playwright takes it."""
+    across, down = WIDTHS[width]
+    return {"width": across, "height": down}
+
+
+def browse(browser: Any, base: str, mode: str = "light", width: str = "desktop") -> Iterator[Watched]:
+    """A page with a cache and a storage of its own, watched for errors and requests to other machines."""
+    context = browser.new_context(color_scheme=mode, viewport=size(width))
+    context.add_init_script(f"localStorage.setItem('mode', '{mode}'); localStorage.setItem('theme', '{mode}')")
+    context.set_default_timeout(120_000)  # ms; two cores may be busy with other things
+    page = context.new_page()
+    watched = Watched(page, base)
+    note = watched.problems.append
+    page.on("pageerror", lambda error: note(f"{page.url}: script error: {error}"))
+    page.on(
+        "console", lambda message: note(f"{page.url}: console: {message.text}") if message.type == "error" else None
+    )
+    local = (base, "data:", "blob:", "about:")
+    page.on("request", lambda sent: None if sent.url.startswith(local) else note(f"{page.url}: asked {sent.url}"))
+    page.on("response", lambda got: note(f"{got.url}: status {got.status}") if got.status >= 400 else None)
+    yield watched
+    context.close()
 
 
 @pytest.fixture(params=WIDTHS)
-def reader(
-    request: pytest.FixtureRequest, playwright: object, chromium: Options, base: str
-) -> Iterator[tuple[Watched, str]]:
-    for watched in browse(playwright, chromium, base, "light", request.param):
+def reader(request: pytest.FixtureRequest, browser: Any, base: str) -> Iterator[tuple[Watched, str]]:
+    for watched in browse(browser, base, width=request.param):
         yield watched, request.param
 
 
 @pytest.fixture
-def desk(playwright: object, chromium: Options, base: str) -> Iterator[Watched]:
-    yield from browse(playwright, chromium, base, "light", "desktop")
+def desk(browser: Any, base: str) -> Iterator[Watched]:
+    yield from browse(browser, base)
 
 
-def axe_findings(page: object, rules: Rules = "all") -> list[str]:
-    """Return the findings of axe-core of the grades that fail."""
+def axe_findings(page: Any, rules: Rules = "all", each: bool = False) -> list[str]:
+    """Return the findings of axe-core of the grades that fail.
+
+    Contrast is measured on three texts of each kind, or on ``each`` text.
+    """
     # Without preload, since axe looks for the sheet that theme.css imports in the wrong folder.
     options: dict[str, object] = {"resultTypes": ["violations"], "preload": False}
     if rules == "colours":
         options["runOnly"] = {"type": "rule", "values": COLOURS}
     elif rules == "others":
         options["rules"] = {name: {"enabled": False} for name in COLOURS}
-    violations = Axe().run(page, options=options).response["violations"]
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(Axe().axe_script)
+    if rules != "others":
+        assert page.evaluate(KINDS) > 0
+        page.evaluate(MEASURED, "*" if each else "[data-kind]")
+    violations = page.evaluate("options => axe.run(options).then(results => results.violations)", options)
     return [
         f"axe: {finding['id']} ({finding['impact']}): {finding['nodes'][0]['html'][:120]}"
         for finding in violations
@@ -202,67 +239,86 @@ def page_names(html: Path) -> list[str]:
     return [name for name in names if not name.startswith(("_static", "_modules")) and name != "index.html"]
 
 
-@pytest.mark.timeout(1500)
-@pytest.mark.slow
-def test_every_page_in_both_modes(html: Path, screenshots: Path, reader: tuple[Watched, str]) -> None:
-    watched, width = reader
+def look_at(watched: Watched, name: str, screenshots: Path, everything: bool) -> str:
+    """Open a page and note its problems in both modes at both widths and on paper, with a screenshot of each state that has some.
+
+    With ``everything``: loaded anew at each width, all rules in each state, contrast of each text, and all screenshots.
+
+    Returns:
+        The page to which its link "next" leads; empty without one.
+    """
     page, note = watched.page, watched.problems.append
-    for name in page_names(html):
-        watched.open(name)
-        if name.startswith("book/"):
-            if (titles := page.locator("article h1").count()) != 1:
-                note(f"{name}: {titles} titles")
-            if page.locator(".leuk-run-facts").count() != 1:
-                note(f"{name}: does not say which run it shows")
-        if "not a medical device" not in page.locator("footer.bd-footer-content").inner_text():
-            note(f"{name}: its footer does not say that this is research software")
-        watched.problems += [f"{name}: picture not shown: {source}" for source in page.evaluate(IMAGES)]
+    page.set_viewport_size(size("desktop"))
+    watched.open(name)
+    if name.startswith("book/"):
+        if (titles := page.locator("article h1").count()) != 1:
+            note(f"{name}: {titles} titles")
+        elif not page.locator("article h1").inner_text().strip():
+            note(f"{name}: its title is empty")
+        if page.locator(".leuk-run-facts").count() != 1:
+            note(f"{name}: does not say which run it shows")
+    if "not a medical device" not in page.locator("footer.bd-footer-content").inner_text():
+        note(f"{name}: its footer does not say that this is research software")
+    for width in WIDTHS:
+        if width != "desktop":
+            page.set_viewport_size(size(width))
+            page.evaluate(RESIZED)
+        if everything:
+            watched.open(name)
+        watched.problems += [f"{name}, {width}: picture not shown: {source}" for source in page.evaluate(IMAGES)]
         if width == "desktop" and not name.startswith(API):
             watched.problems += [f"{name}: code is cut: {code[:80]}" for code in page.evaluate(CUT)]
             watched.problems += [f"{name}: an interval over several lines: {cell}" for cell in page.evaluate(LINES)]
             watched.problems += [f"{name}: a table is cut: {table}" for table in page.evaluate(CUT_TABLES)]
         if page.evaluate(MATHS) > 0:
-            note(f"{name}: a formula was not rendered")
+            note(f"{name}, {width}: a formula was not rendered")
         for mode in MODES:
+            before = len(watched.problems)
             page.evaluate(SWITCH, mode)
             if page.evaluate(CONTRAST) < 7:
                 note(f"{name}: text is hard to read in {mode} mode")
-            if rules := rules_of(name, mode, width):
-                watched.problems += [f"{name}, {mode}, {width}: {finding}" for finding in axe_findings(page, rules)]
+            if rules := "all" if everything else rules_of(name, mode, width):
+                findings = axe_findings(page, rules, each=everything)
+                watched.problems += [f"{name}, {mode}, {width}: {finding}" for finding in findings]
             if (over := page.evaluate(OVERFLOW)) > 1:
                 note(f"{name}: {over} px wider than the {width} screen")
-            if name in (FIRST_PAGE, API_PAGE) or (not name.startswith(API) and (mode == "light" or width == "desktop")):
+            if everything or len(watched.problems) > before:
                 file = f"{name.removesuffix('.html').replace('/', '-')}-{width}-{mode}.png"
                 page.screenshot(path=screenshots / file, full_page=True)
-    assert API_PAGE in page_names(html) and watched.problems == []
+    if name.startswith("book/") and not name.startswith(API):  # the API reference is in no PDF
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": PAPER_WIDTH, "height": 1000})
+        watched.problems += [f"{name}: cut on paper: {wide}" for wide in page.evaluate(WIDE)]
+        page.emulate_media(media="screen")
+    return page.evaluate(NEXT).removeprefix(watched.base).split("#")[0]
 
 
-@pytest.mark.long
-def test_colours_of_all_api_pages(html: Path, desk: Watched) -> None:
-    names = [name for name in page_names(html) if name.startswith(API)]
-    for name in names:
-        desk.open(name)
-        for mode in MODES:
-            desk.page.evaluate(SWITCH, mode)
-            desk.problems += [f"{name}, {mode}: {finding}" for finding in axe_findings(desk.page, "colours")]
-    assert names and desk.problems == []
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    "everything",
+    [pytest.param(False, marks=pytest.mark.slow, id="each kind"), pytest.param(True, marks=pytest.mark.long, id="all")],
+)
+def test_every_page_in_both_modes_at_both_widths_and_on_paper(
+    html: Path, screenshots: Path, desk: Watched, everything: bool
+) -> None:
+    names = page_names(html)
+    following = {name: look_at(desk, name, screenshots, everything) for name in names}
+    walked = [FIRST_PAGE]
+    while name := following[walked[-1]]:
+        assert name not in walked, f"the next links form a cycle at {name}"
+        walked.append(name)
+    desk.problems += [f"no link leads to {name}" for name in names if name.startswith("book/") and name not in walked]
+    assert API_PAGE in names and any(name.startswith("book/chapters/") for name in names)
+    assert desk.problems == []
 
 
-def test_walk_from_the_first_page_to_the_last(html: Path, desk: Watched) -> None:
+def test_the_address_of_the_book_opens_the_first_page_which_leads_to_the_next(desk: Watched) -> None:
     desk.page.goto(desk.base)
-    desk.page.wait_for_url("**/book/index.html")
-    visited = [desk.page.url]
-    while (following := desk.page.locator("a.right-next")).count():
-        following.first.click()
-        desk.page.wait_for_load_state("load")
-        assert desk.page.url not in visited, f"the next links form a cycle at {desk.page.url}"
-        assert desk.page.locator("article h1").inner_text().strip()
-        visited.append(desk.page.url)
-    walked = {address.removeprefix(desk.base).split("#")[0] for address in visited}
-    chapters = {name for name in page_names(html) if name.startswith("book/chapters/")}
-    assert chapters and chapters <= walked
-    written = {name for name in page_names(html) if name.startswith("book/")}
-    assert written <= walked, f"no link leads to {sorted(written - walked)}"
+    desk.page.wait_for_url(f"**/{FIRST_PAGE}")
+    following = desk.page.evaluate(NEXT)
+    desk.page.locator("a.right-next").click()
+    desk.page.wait_for_url(following)
+    assert desk.page.locator("article h1").inner_text().strip()
     assert desk.problems == []
 
 
@@ -292,12 +348,34 @@ def test_colour_mode_can_be_switched_by_keyboard(desk: Watched) -> None:
     assert desk.problems == []
 
 
-def test_axe_finds_what_is_planted(desk: Watched) -> None:
-    desk.open("book/index.html")
-    desk.page.evaluate("() => { document.querySelector('article p').style.color = '#bbbbbb' }")
-    desk.page.evaluate("() => document.querySelector('article').insertAdjacentHTML('beforeend', '<button></button>')")
-    findings = " ".join(axe_findings(desk.page))
-    assert "color-contrast" in findings and "button-name" in findings
+# Faults of one text or of one kind of text in a page with many, with the rule of axe-core that finds each.
+PLANTED = {
+    "text.style.color = '#bbbbbb'": "color-contrast",
+    "text.style.background = '#666666'": "color-contrast",
+    "text.parentElement.style.backgroundColor = '#555555'": "color-contrast",
+    "text.style.opacity = 0.4": "color-contrast",
+    "text.className = 'pale'; sheet.textContent = '.pale { color: #bbbbbb }'": "color-contrast",
+    "sheet.textContent = '.highlight .c1 { color: #bbbbbb !important }'": "color-contrast",
+    "text.append(document.createElement('button'))": "button-name",
+}
+PLANT = """() => {
+  const texts = [...document.querySelectorAll('article section > p')], text = texts[texts.length - 3];
+  const sheet = document.head.appendChild(document.createElement('style'));
+  const inside = text.innerHTML, styled = [text, text.parentElement];
+  window.restore = () => {
+    sheet.remove(); text.innerHTML = inside; text.removeAttribute('class');
+    for (const element of styled) element.removeAttribute('style'); };
+  %s; return texts.length }"""
+
+
+def test_axe_finds_what_is_planted_among_many(desk: Watched) -> None:
+    desk.open("book/use/laptop.html")
+    for planted, rule in PLANTED.items():
+        assert desk.page.evaluate(PLANT % planted) > 8
+        found = axe_findings(desk.page, "all" if rule not in COLOURS else "colours")
+        assert any(finding.startswith(f"axe: {rule} ") for finding in found), planted
+        desk.page.evaluate("window.restore()")
+    assert axe_findings(desk.page) == []
 
 
 def test_broken_intervals_and_cut_tables_are_found(desk: Watched) -> None:
@@ -310,15 +388,14 @@ def test_broken_intervals_and_cut_tables_are_found(desk: Watched) -> None:
     assert desk.page.evaluate(CUT_TABLES) == ["wide"]
 
 
-def test_first_page_is_small(html: Path, playwright: object, chromium: Options, base: str) -> None:
+def test_first_page_is_small(desk: Watched) -> None:
     sizes: dict[str, int] = {}
-    for watched in browse(playwright, chromium, base, "light", "desktop"):
-        watched.page.on("requestfinished", lambda sent: sizes.update({sent.url: sent.sizes()["responseBodySize"]}))
-        watched.page.goto(watched.base + "book/index.html", wait_until="networkidle")
-        assert len(sizes) > 5
-        heavy = sorted(sizes.items(), key=lambda item: -item[1])[:5]
-        assert sum(sizes.values()) < FIRST_PAGE_BYTES, heavy
-        assert watched.problems == []
+    desk.page.on("requestfinished", lambda sent: sizes.update({sent.url: sent.sizes()["responseBodySize"]}))
+    desk.page.goto(desk.base + "book/index.html", wait_until="networkidle")
+    assert len(sizes) > 5
+    heavy = sorted(sizes.items(), key=lambda item: -item[1])[:5]
+    assert sum(sizes.values()) < FIRST_PAGE_BYTES, heavy
+    assert desk.problems == []
 
 
 def test_the_pipeline_is_reached_and_opened_by_keyboard(reader: tuple[Watched, str]) -> None:
@@ -377,24 +454,8 @@ def test_printed_pages_hold_the_text_and_nothing_else(desk: Watched, screenshots
     assert desk.problems == []
 
 
-#: Tables, formulas and code that reach beyond the text.
-WIDE = """() => { const edge = document.querySelector('article').getBoundingClientRect().right + 1;
-  return [...document.querySelectorAll('article table, article pre, article mjx-container svg')]
-    .filter(e => e.checkVisibility({contentVisibilityAuto: true}) && e.getBoundingClientRect().right > edge)
-    .map(e => e.tagName + ' ' + e.textContent.trim().slice(0, 80)) }"""
-
-
-def test_nothing_is_cut_on_paper(html: Path, desk: Watched) -> None:
-    desk.page.emulate_media(media="print")
-    desk.page.set_viewport_size({"width": PAPER_WIDTH, "height": 1000})
-    for path in sorted((html / "book").glob("[!g]*/*.html")):  # without the API reference, which is in no PDF
-        name = path.relative_to(html).as_posix()
-        desk.open(name)
-        assert desk.page.evaluate(WIDE) == [], name
-
-
-def test_search_works_from_the_disk_without_a_server(html: Path, playwright: object, chromium: Options) -> None:
-    for watched in browse(playwright, chromium, html.as_uri() + "/", "light", "desktop"):
+def test_search_works_from_the_disk_without_a_server(html: Path, browser: Any) -> None:
+    for watched in browse(browser, html.as_uri() + "/"):
         watched.page.context.set_offline(True)
         watched.page.goto(f"{html.as_uri()}/search.html?q=bootstrap")
         watched.page.wait_for_selector("#search-results li a", timeout=20_000)
