@@ -11,7 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -58,31 +59,109 @@ class Copy:
 
     def would_run(self, *words: str) -> list[str]:
         done = self.leuk("run", "--profile", "smoke", "--dry-run", *words)
-        jobs = set(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, flags=re.MULTILINE))
-        return [name for name in ALL if name in jobs]
+        return planned(done.stdout + done.stderr)
 
-    def edit(self, file: str, line: str) -> None:
-        path = self.root / file
-        path.write_text(f"{path.read_text()}\n{line}\n")
+
+def planned(output: str) -> list[str]:
+    """Stages that Snakemake's dry run names."""
+    jobs = set(re.findall(r"^(?:local)?rule (\w+):", output, flags=re.MULTILINE))
+    return [name for name in ALL if name in jobs]
+
+
+def copy_results(root: Path, smoke_run: Path, copy: Copy) -> None:
+    shutil.copytree(
+        root / "results", copy.results, copy_function=shutil.copy2, ignore=lambda folder, names: [
+            name for name in names if name == "checkpoints" or (Path(folder) == root / "results" and name not in (smoke_run.name, ".snakemake"))
+        ]
+    )  # fmt: skip
 
 
 @pytest.fixture
 def finished(root: Path, smoke_run: Path, tmp_path: Path) -> Copy:
     """A copy with the finished smoke run in it."""
     copy = Copy(root, tmp_path)
-    shutil.copytree(
-        root / "results", copy.results, copy_function=shutil.copy2, ignore=lambda folder, names: [
-            name for name in names if name == "checkpoints" or (Path(folder) == root / "results" and name not in (smoke_run.name, ".snakemake"))
-        ]
-    )  # fmt: skip
+    copy_results(root, smoke_run, copy)
     return copy
 
 
-def test_nothing_changed_runs_nothing(finished: Copy):
-    assert finished.would_run() == []
-    for path in finished.root.rglob("*.py"):
+# A process with the libraries loaded, a fork of which is `leuk run` and Snakemake for each line of arguments.
+PLANS = """
+import json, os, sys
+from pathlib import Path
+import snakemake.cli
+from leuk_lib import workflow
+from leuk_lib.cli.main import main
+from leuk_lib.runs import code
+
+for path in Path("leuk_lib").rglob("*.py"):
+    code.source_hash(path)  # takes a second for all; a file of other content is read again
+
+def snakemake_here(command, environment, stop, handle):
+    os.environ.update(environment)
+    try:
+        snakemake.cli.main(command[3:])
+    except SystemExit as end:
+        return end.code
+
+workflow.run_until_stopped = snakemake_here
+for line in sys.stdin:
+    if not (process := os.fork()):
+        code = 1
+        try:
+            out = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(out, 1), os.dup2(out, 2)
+            code = main(json.loads(line))
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+
+
+class Plans(Copy):
+    """A copy with the finished smoke run, where many changes are made and undone one after the other."""
+
+    def start(self) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ, "PYTHONPATH": str(self.root), "LEUK_ROOT": str(self.root), "LEUK_RESULTS": str(self.results),
+        }  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PLANS], cwd=self.root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )  # fmt: skip
+        return self.process
+
+    def would_run(self, *words: str) -> list[str]:
+        assert self.process.stdin and self.process.stdout
+        print(json.dumps(["run", "--profile", "smoke", "--dry-run", *words]), file=self.process.stdin, flush=True)
+        code, said = self.process.stdout.readline(), (self.root / "said.txt").read_text()
+        assert code == "0\n", said
+        return planned(said)
+
+    @contextmanager
+    def edited(self, file: str, line: str) -> Iterator[None]:
+        path = self.root / file
+        before = path.read_text()
+        path.write_text(f"{before}\n{line}\n")
+        try:
+            yield
+        finally:
+            path.write_text(before)
+
+
+@pytest.fixture(scope="module")
+def plans(root: Path, smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plans]:
+    copy = Plans(root, tmp_path_factory.mktemp("plans"))
+    copy_results(root, smoke_run, copy)
+    with copy.start() as process:
+        yield copy
+        process.stdin.close()
+
+
+def test_nothing_changed_runs_nothing(plans: Plans):
+    assert plans.would_run() == []
+    for path in plans.root.rglob("*.py"):
         path.touch()
-    assert finished.would_run() == []
+    assert plans.would_run() == []
 
 
 @pytest.mark.parametrize(
@@ -98,28 +177,31 @@ def test_nothing_changed_runs_nothing(finished: Copy):
         ("leuk_lib/cli/main.py", []),
     ],
 )
-def test_a_changed_module_runs_what_depends_on_it(finished: Copy, module: str, expected: list[str]):
-    finished.edit(module, "planted = True")
-    assert finished.would_run() == expected
+def test_a_changed_module_runs_what_depends_on_it(plans: Plans, module: str, expected: list[str]):
+    with plans.edited(module, "planted = True"):
+        assert plans.would_run() == expected
 
 
-def test_a_comment_runs_nothing(finished: Copy):
-    finished.edit("leuk_lib/runs/stage.py", "# a comment")
-    assert finished.would_run() == []
+def test_a_comment_runs_nothing(plans: Plans):
+    with plans.edited("leuk_lib/runs/stage.py", "# a comment"):
+        assert plans.would_run() == []
 
 
-def test_a_changed_parameter_runs_its_stage_and_what_follows(finished: Copy):
-    assert finished.would_run("--set", "wpat.checkpoint_every=49") == FROM_WPAT
-    assert finished.would_run("--set", "trust.shifted_cells=9") == ["trust", "results", "claims"]
-    assert finished.would_run("--set", "claims.threads=1") == ["claims"]
+def test_a_changed_parameter_runs_its_stage_and_what_follows(plans: Plans):
+    assert plans.would_run("--set", "wpat.checkpoint_every=49") == FROM_WPAT
+    assert plans.would_run("--set", "trust.shifted_cells=9") == ["trust", "results", "claims"]
+    assert plans.would_run("--set", "claims.threads=1") == ["claims"]
 
 
-def test_a_changed_notebook_runs_its_stage_and_what_follows(finished: Copy):
-    path = finished.root / "notebooks" / "09_results.ipynb"
+def test_a_changed_notebook_runs_its_stage_and_what_follows(plans: Plans):
+    path = plans.root / "notebooks" / "09_results.ipynb"
+    before = path.read_text()
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source += "\nOne more line."
     nbformat.write(notebook, path)
-    assert finished.would_run() == ["results", "claims"]
+    assert plans.would_run() == ["results", "claims"]
+    path.write_text(before)
+    assert plans.would_run() == []
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -140,12 +222,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     ids=["missing", "notebook", "no card", "by hand"],
 )
 def test_a_damaged_stage_runs_again_and_what_follows(
-    finished: Copy, damage: Callable[[Path], object], expected: list[str]
+    plans: Plans, smoke_run: Path, damage: Callable[[Path], object], expected: list[str]
 ):
-    damage(finished.results / RUN)
-    before = contents(finished.results / RUN)
-    assert finished.would_run() == expected
-    assert contents(finished.results / RUN) == before
+    run = plans.results / RUN
+    damage(run)
+    before = contents(run)
+    assert plans.would_run() == expected
+    assert contents(run) == before
+    for name in ("acdb_gan/synthetic.safetensors", "results/notebook.ipynb", "data/card.json", "claims/card.json"):
+        shutil.copy2(smoke_run / name, run / name)
 
 
 def change(path: Path, **values: object) -> None:
@@ -176,16 +261,16 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "my images"
 
 
-def test_a_changed_image_runs_the_data_stage_touching_it_does_not(root: Path, tmp_path: Path, images: Path):
-    copy = Copy(root, tmp_path)
-    words = ("data", "--dataset", str(images), "--profile", "smoke")
-    copy.leuk("run", *words)
-    assert copy.would_run(*words) == []
+def test_a_changed_image_runs_the_data_stage_touching_it_does_not(plans: Plans, images: Path):
+    words = ("data", "--dataset", str(images))
+    assert plans.would_run(*words) == ["data"]
+    plans.leuk("run", *words, "--profile", "smoke")
+    assert plans.would_run(*words) == []
     one = sorted(images.rglob("*.png"))[0]
     one.touch()
-    assert copy.would_run(*words) == []
+    assert plans.would_run(*words) == []
     cv2.imwrite(str(one), cv2.imread(str(one)) // 2)
-    assert copy.would_run(*words) == ["data"]
+    assert plans.would_run(*words) == ["data"]
 
 
 def test_odd_names_of_folders_and_runs_are_kept(root: Path, tmp_path: Path, images: Path):
@@ -196,22 +281,22 @@ def test_odd_names_of_folders_and_runs_are_kept(root: Path, tmp_path: Path, imag
 
 
 def test_a_failed_stage_keeps_its_partial_notebook_and_the_rerun_starts_there(finished: Copy):
-    path = finished.root / "notebooks" / "02_alhe.ipynb"
+    path = finished.root / "notebooks" / "10_claims.ipynb"
     good = path.read_text()
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(-1, nbformat.v4.new_code_cell("raise RuntimeError('planted')"))
     nbformat.write(notebook, path)
-    done = finished.leuk("run", "alhe", "--profile", "smoke", check=False)
-    assert done.returncode == 1 and "stage alhe failed: RuntimeError: planted" in done.stderr
+    done = finished.leuk("run", "claims", "--profile", "smoke", check=False)
+    assert done.returncode == 1 and "stage claims failed: RuntimeError: planted" in done.stderr
     folder = finished.results / RUN
-    partial = nbformat.read(folder / "alhe" / "partial.ipynb", as_version=4)
+    partial = nbformat.read(folder / "claims" / "partial.ipynb", as_version=4)
     assert any("planted" in str(cell.get("outputs")) for cell in partial.cells)
-    assert '"state": "failed"' in (folder / "alhe" / "card.json").read_text()
-    assert (folder / "data" / "notebook.ipynb").exists() and not (folder / "alhe" / "notebook.ipynb").exists()
+    assert '"state": "failed"' in (folder / "claims" / "card.json").read_text()
+    assert (folder / "results" / "notebook.ipynb").exists() and not (folder / "claims" / "notebook.ipynb").exists()
     path.write_text(good)
-    assert finished.would_run("alhe") == ["alhe"]
-    finished.leuk("run", "alhe", "--profile", "smoke")
-    assert (folder / "alhe" / "notebook.ipynb").exists() and not (folder / "alhe" / "partial.ipynb").exists()
+    assert finished.would_run("claims") == ["claims"]
+    finished.leuk("run", "claims", "--profile", "smoke")
+    assert (folder / "claims" / "notebook.ipynb").exists() and not (folder / "claims" / "partial.ipynb").exists()
 
 
 def test_seeds_run_in_parallel(root: Path, tmp_path: Path):
