@@ -1,4 +1,4 @@
-# make book | pdf | smoke | test | test-long | coverage | bench | lint | changelog | canaries | audit | sbom | clean | help
+# make book | pdf | smoke | test | test-library | test-long | coverage | bench | lint | changelog | canaries | audit | sbom | clean | help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -10,15 +10,17 @@ SEEDS   ?= 0
 JOBS    ?= 1
 SPLIT   ?=
 CPU     ?=
+SMOKE_JOBS ?= 2
 VENV    ?= .venv
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 AUDIT := $(VENV)/audit/bin
-WORKERS := -n 2 --dist loadfile --no-loadscope-reorder  # the slowest files first
+WORKERS := --dist loadfile --no-loadscope-reorder  # a file each at a time, the slowest first
+RUN_TESTS = $(shell grep -rlE 'mark\.(notebooks|browser)' tests --include='test_*.py')  # they read or make runs
 LOCK := $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help env book pdf smoke test test-long coverage lint bench changelog canaries audit sbom clean lock
+.PHONY: help env book pdf smoke test test-library test-long coverage lint bench changelog canaries audit sbom clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,18 +57,21 @@ lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without output
 	@$(BIN)/hadolint Dockerfile
 
 test: $(READY) ## environment, lint, types, smoke notebooks, book build, tests, browser
-	@$(MAKE) --no-print-directory -j 2 lint smoke
-	@$(BIN)/pytest --doctest-modules leuk_lib tests $(WORKERS)
+	@$(MAKE) --no-print-directory -j 3 SMOKE_JOBS=1 lint smoke test-library
+	@$(BIN)/pytest $(RUN_TESTS) $(WORKERS) -n 3 -m "(notebooks or browser) and not long"
+
+test-library: $(READY) ## the tests that need no run, which `make test` runs beside the linters and the smoke run
+	@$(BIN)/pytest --doctest-modules leuk_lib tests $(WORKERS) -n 2 -m "not (notebooks or browser or long)"
 
 smoke: $(READY) ## the smoke run and its book, which tests read
-	@$(BIN)/leuk run --profile smoke --jobs 2
+	@$(BIN)/leuk run --profile smoke --jobs $(SMOKE_JOBS)
 	@$(BIN)/leuk book --profile smoke
 
 test-long: smoke ## the tests marked "long": thousands of random cases, for nightly runs
-	@$(BIN)/pytest -m long $(WORKERS)
+	@$(BIN)/pytest -m long $(WORKERS) -n 2
 
 coverage: smoke ## the tests of `make test` with the share of lines that they run, which may not fall below the floor
-	@$(BIN)/pytest --doctest-modules leuk_lib tests $(WORKERS) --cov=leuk_lib --cov-report=term:skip-covered
+	@$(BIN)/pytest --doctest-modules leuk_lib tests $(WORKERS) -n 2 --cov=leuk_lib --cov-report=term:skip-covered
 
 bench: $(READY) ## speed ratios against named baselines, each in one process
 	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench"; done

@@ -15,7 +15,8 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
-SLOW = ("browser", "notebooks", "slow")  # markers
+RUNS = ("browser", "notebooks")  # markers of tests that read or make runs: `make test` runs them after the smoke run
+SLOW = (*RUNS, "slow")
 CHROMIUM_FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -29,7 +30,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have a slow test, so that no worker is left alone with one at the end."""
+    """Begin with the files that have a slow test, so that no worker is left alone with one at the end.
+
+    Raises:
+        pytest.UsageError: If a test reads the smoke run and has no marker that says so; it would be skipped.
+    """
+    for item in items:
+        if "smoke_run" in getattr(item, "fixturenames", ()) and not any(
+            mark.name in RUNS for mark in item.iter_markers()
+        ):
+            raise pytest.UsageError(f"{item.nodeid}: reads the smoke run; mark it as one of {', '.join(RUNS)}")
     slow = {item.path for item in items if any(mark.name in SLOW for mark in item.iter_markers())}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -111,6 +111,7 @@ def test_data_check_has_an_exit_code_for_clean_findings_and_unusable(
 
 
 @pytest.mark.notebooks
+@pytest.mark.notebooks
 def test_predict_and_compare_on_the_smoke_run(smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     model = smoke_run / "wpat" / "model.safetensors"
     image = tmp_path / "a cell.png"
@@ -132,6 +133,7 @@ def test_predict_and_compare_on_the_smoke_run(smoke_run: Path, tmp_path: Path, c
     assert "numbers are equal to the bit" in capsys.readouterr().out
 
 
+@pytest.mark.notebooks
 @pytest.mark.notebooks
 def test_a_reference_of_the_smoke_run_agrees_with_it_and_names_what_was_changed(
     smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
