@@ -270,7 +270,7 @@ def _list_images(
         _check_scale(name, extra["um_per_px"])
         entries.append(Entry(name, label, group, mask, external, part, tuple(ambiguous), in_manifest, **extra))
     entries, respelled = _one_spelling(entries)
-    for name in sorted(set(rows) - listed):
+    for name in sorted(name for name in rows if name not in listed):
         left_out.append((name, "in the manifest but not in the folder", "restore the file or delete its row"))
     if unlisted:
         notices += _without_images(bare, levels)
