@@ -27,12 +27,14 @@ def figures(smoke_run: Path, suffix: str) -> list[Path]:
     return sorted(smoke_run.glob(f"*/figures/*.{suffix}"))
 
 
+@pytest.mark.notebooks
 def test_text_of_line_art_is_readable_on_a_phone(smoke_run: Path):
     heights = {path.stem: text_on_a_phone(path.read_text(encoding="utf-8")) for path in figures(smoke_run, "svg")}
     assert len(heights) > 20
     assert {name: round(height, 1) for name, height in heights.items() if height < SMALLEST} == {}
 
 
+@pytest.mark.notebooks
 def test_figures_with_images_are_no_wider_than_their_text_allows(smoke_run: Path):
     paths = figures(smoke_run, "png")
     assert len(paths) > 10
@@ -41,6 +43,7 @@ def test_figures_with_images_are_no_wider_than_their_text_allows(smoke_run: Path
     assert {name: round(width, 2) for name, width in widths.items() if width > limit} == {}
 
 
+@pytest.mark.notebooks
 def test_line_art_has_a_message_in_bold(smoke_run: Path):
     without = []
     for path in figures(smoke_run, "svg"):
