@@ -54,8 +54,8 @@ class Finetuned:
     Attributes:
         model: The network with the selected weights, in eval mode.
         history: One row per step: step, loss, lr.
-        curve: One row per evaluation on the validation part: step, val_loss, val_accuracy, val_recall (balanced
-            accuracy over the classes present).
+        curve: One row per evaluation on the validation part, as `validation_scores`: step, val_loss, val_accuracy,
+            val_recall.
         best_step: Number of steps after which the selected weights were averaged.
         val_logits: Logits (n, K) of the validation part.
     """
@@ -198,12 +198,17 @@ def predict_logits(
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
-def validation_scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Cross-entropy, accuracy, and mean recall over the classes present, of logits (n, K) and labels (n,)."""
+def validation_scores(logits: Tensor, labels: Tensor, balanced: bool) -> dict[str, float]:
+    """Cross-entropy, accuracy, and mean recall over the classes present, of logits (n, K) and labels (n,).
+
+    The cross-entropy is the mean over the images, or, ``balanced``, over the classes present: training against class
+    imbalance serves balanced accuracy, and the plain mean would select weights for the common classes.
+    """
+    weights = 1 / torch.bincount(labels, minlength=logits.shape[1]).clamp(min=1).float() if balanced else None
     correct = (logits.argmax(dim=1) == labels).float()
     recalls = [correct[labels == k].mean() for k in labels.unique()]
     return {
-        "val_loss": float(F.cross_entropy(logits, labels)),
+        "val_loss": float(F.cross_entropy(logits, labels, weights)),
         "val_accuracy": float(correct.mean()),
         "val_recall": float(torch.stack(recalls).mean()),
     }
@@ -416,7 +421,7 @@ def finetune(
             loop.read()  # a training that has diverged ends before it is evaluated
             with fabric.autocast():
                 logits = predict_logits(average.model, val_images, fabric.device)
-            selection.update(step + 1, validation_scores(logits, val_labels), average.model)
+            selection.update(step + 1, validation_scores(logits, val_labels, params.balance != "none"), average.model)
             if params.patience and selection.since_best >= params.patience:
                 loop.stop()
 

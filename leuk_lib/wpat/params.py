@@ -94,7 +94,8 @@ class WpatParams(TrainParams):
     balance: Literal["weights", "sampling", "none"] = Field(
         "weights",
         description="against class imbalance: class weights in the loss, by the number of real and synthetic training "
-        "cells; or classes drawn with equal probability; or nothing",
+        "cells; or classes drawn with equal probability; or nothing. With either, the validation loss that selects the weights is "
+        "a mean over the classes",
     )
     max_weight: float = Field(
         10.0, ge=1, le=1000, description="largest class weight in the loss, in units of the smallest"

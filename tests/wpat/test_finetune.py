@@ -114,9 +114,32 @@ def test_selection_keeps_the_lowest_validation_loss():
 
 def test_scores_leave_absent_classes_out():
     logits = torch.eye(3)[[0, 0, 1, 1]]
-    scores = validation_scores(logits, torch.tensor([0, 0, 1, 0]))
+    scores = validation_scores(logits, torch.tensor([0, 0, 1, 0]), balanced=True)
     assert scores["val_accuracy"] == pytest.approx(0.75)
     assert scores["val_recall"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_against_imbalance_every_class_counts_as_much_in_the_loss_that_selects():
+    logits, labels = torch.tensor([[2.0, 0, 0], [1, 0, 0], [0, 0, 0], [0, 3, 0]]), torch.tensor([0, 0, 0, 1])
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    plain, balanced = (validation_scores(logits, labels, balanced)["val_loss"] for balanced in (False, True))
+    assert plain == pytest.approx(float(losses.mean()))
+    assert balanced == pytest.approx(float(losses[:3].mean() + losses[3]) / 2)
+
+
+@pytest.mark.parametrize("balance", ["weights", "sampling", "none"])
+def test_the_curve_has_the_loss_that_fits_the_training(balance, tiny, tmp_path):
+    images, labels, _ = blobs(24)
+    kept = torch.tensor([0, 1, 2, 3, 6, 9])  # four images of class 0, one of the others
+    val_images, val_labels = images[kept], labels[kept]
+    assert torch.bincount(val_labels).tolist() == [4, 1, 1]
+    params = tiny.model_copy(update={"balance": balance})
+    tuned = finetune(
+        images, labels, val_images, val_labels, _small_network(), params, tmp_path, "id", make_fabric(params)
+    )
+    balanced, plain = (validation_scores(tuned.val_logits, val_labels, choice)["val_loss"] for choice in (True, False))
+    found = tuned.curve.set_index("step")["val_loss"][tuned.best_step]
+    assert balanced != pytest.approx(plain) and found == pytest.approx(plain if balance == "none" else balanced)
 
 
 def _small_network():
@@ -135,7 +158,7 @@ def test_it_learns_and_the_result_is_the_best_evaluation(tiny, tmp_path):
     assert len(result.history) == 80 and result.curve["step"].tolist() == list(range(10, 90, 10))
     best = result.curve.set_index("step")["val_loss"]
     assert result.best_step == best.idxmin()
-    again = validation_scores(predict_logits(result.model, val_images, torch.device("cpu")), val_labels)
+    again = validation_scores(predict_logits(result.model, val_images, torch.device("cpu")), val_labels, balanced=True)
     assert again["val_loss"] == pytest.approx(best.min(), rel=1e-4)
     assert again["val_accuracy"] > 0.8
 
@@ -264,7 +287,7 @@ def test_patience_ends_training_and_a_second_call_trains_nothing(tiny, tmp_path,
             images, labels, val_images, val_labels, _small_network().eval(), params, tmp_path, "id", make_fabric(params)
         )
 
-    monkeypatch.setattr("leuk_lib.wpat.finetune.validation_scores", lambda logits, truth: {"val_loss": 1.0})
+    monkeypatch.setattr("leuk_lib.wpat.finetune.validation_scores", lambda logits, truth, balanced: {"val_loss": 1.0})
     stopped = run()
     assert (
         len(stopped.curve) == 4 and stopped.best_step == 2 and len(stopped.history) == 8
