@@ -71,10 +71,10 @@ def banner(lines: list[str], kind: str = "warning") -> Html:
 def table(frame: Any, caption: str = "") -> Html:
     """Return an accessible HTML table of a data frame: caption, column scopes, numbers to four digits.
 
-    The columns "low" and "high" after a number join it as "0.5 [0.4, 0.6]".
+    The columns "low" and "high" after a number join it as "0.5 [0.4, 0.6]". Few rows of many intervals become columns.
     """
     plain = f"{caption}\n{frame.to_string(index=False)}"
-    frame = _with_intervals(frame)
+    frame = _turned(_with_intervals(frame))
 
     def cell(value: Any) -> str:
         if isinstance(value, float):
@@ -103,6 +103,8 @@ def _with_intervals(frame: Any) -> Any:
     if "low" not in names[1:] or names[names.index("low") :][:2] != ["low", "high"]:
         return frame
     name = names[names.index("low") - 1]
+    if names.count(name) > 1 or frame[name].dtype.kind not in "iuf":
+        return frame
     numbers = frame[[name, "low", "high"]].astype(float)
     digits = ".3f" if numbers.abs().max().max() <= 1 else ".4g"
 
@@ -113,6 +115,17 @@ def _with_intervals(frame: Any) -> Any:
 
     text = [joined(*row) for row in numbers.itertuples(index=False, name=None)]
     return frame.assign(**{name: text}).drop(columns=["low", "high"]).rename(columns={name: f"{name} [interval]"})
+
+
+def _turned(frame: Any) -> Any:
+    """Exchange rows and columns if the intervals of a row, one per method, are too many for the width of a page."""
+    with_intervals = [frame.iloc[:, k].astype(str).str.contains(INTERVAL).any() for k in range(1, len(frame.columns))]
+    if sum(with_intervals) < 6 or len(frame) > 4:
+        return frame
+    turned = frame.iloc[:, 1:].T
+    turned.columns = list(frame.iloc[:, 0])
+    turned.insert(0, "method", list(frame.columns[1:]), allow_duplicates=True)
+    return turned
 
 
 def breakable(text: Any) -> str:

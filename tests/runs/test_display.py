@@ -103,3 +103,16 @@ def test_a_glued_number_is_what_the_book_reads_and_is_not_shown(value: float, mo
     ((key, output),) = extract_glue_data_cell(cell)
     assert key == "stage.key" and output["data"] == {"text/plain": repr(value)}
     assert cell.outputs == []
+
+
+def test_many_intervals_of_few_rows_become_columns():
+    methods = [f"m{k}" for k in range(6)]
+    frame = pd.DataFrame(
+        [["a", *["0.5 [0.4, 0.6]"] * 6], ["b", *["0.1 [0.0, 0.2]"] * 6]], columns=["test set", *methods]
+    )
+    rows = BeautifulSoup(display.table(frame).markup, "html.parser").find_all("tr")
+    text = [[cell.get_text().replace("\xa0", " ") for cell in row.find_all(["th", "td"])] for row in rows]
+    assert text[0] == ["method", "a", "b"] and text[6] == ["m5", "0.5 [0.4, 0.6]", "0.1 [0.0, 0.2]"]
+    for kept in (frame.iloc[:, :6], pd.concat([frame] * 3), pd.DataFrame(columns=frame.columns), pd.DataFrame()):
+        head = BeautifulSoup(display.table(kept).markup, "html.parser").find_all("th")
+        assert [cell.get_text() for cell in head] == list(kept.columns)
