@@ -39,8 +39,8 @@ def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figur
     ax.set_xlim(-2, 102)
     ax.set_xlabel(f"{metric.replace('_', ' ')} (%), 95 % interval over groups")
     figure.legend(loc="outside lower center", ncols=len(splits), **LEGEND)
-    values = table[table["split"] == ("test" if "test" in splits else splits[-1])].set_index("model")["value"]
-    headline(figure, f"On test cells, {values.idxmax()} has the highest {metric.replace('_', ' ')}")
+    shown = table[table["split"] == ("test" if "test" in splits else splits[-1])].set_index("model")["value"]
+    headline(figure, f"On test cells, {shown.idxmax()} has the highest {metric.replace('_', ' ')}")
     return figure
 
 
@@ -81,7 +81,7 @@ def ladder_scores(scores: pd.DataFrame, columns: Sequence[Sequence[str]]) -> Fig
             ax.axhline(top - 0.5, color="#BBBBBB", lw=0.8)
     light_grid(ax, "x")
     best = table["value"].idxmax()
-    headline(figure, f"On real cells, {best} is the most accurate: {100 * table.loc[best, 'value']:.1f} %")
+    headline(figure, f"On real cells, {best} is the most accurate: {100 * table['value'].max():.1f} %")
     return figure
 
 

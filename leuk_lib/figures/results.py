@@ -116,7 +116,7 @@ def agreement(pairs: pd.DataFrame, model: str) -> Figure:
     ax.set_xlabel("Cohen's kappa (0: chance, 1: full agreement)")
     light_grid(ax, "x")
     if len(rows):
-        best = rows.loc[rows["kappa"].astype(float).idxmax()]
+        best = rows.iloc[int(rows["kappa"].astype(float).argmax())]
         headline(figure, f"{best['first']} and {best['second']} agree most: kappa {best['kappa']:.2f}")
     return figure
 
@@ -142,7 +142,7 @@ def confusion(counts: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     ax.set_xlabel("predicted class")
     ax.set_ylabel("true class")
     errors = np.where(np.eye(k, dtype=bool), 0.0, share)
-    true, taken = np.unravel_index(int(errors.argmax()), errors.shape)
+    true, taken = divmod(int(errors.argmax()), k)
     found = f"The most frequent error: {100 * errors.max():.0f} % of {classes[true]} are taken for {classes[taken]}"
     headline(figure, found if errors.any() else "No class is taken for another")
     return figure
@@ -169,7 +169,7 @@ def recalls(table: pd.DataFrame) -> Figure:
     ax.set_xlabel("recall: share of the class's cells that are recognised")
     light_grid(ax, "x")
     if len(rows):
-        lowest = rows.loc[rows["recall"].idxmin()]
+        lowest = rows.iloc[int(rows["recall"].argmin())]
         headline(figure, f"{lowest['class']} has the lowest recall: {100 * lowest['recall']:.0f} %")
     return figure
 
@@ -245,7 +245,7 @@ def abstention(curves: dict[str, pd.DataFrame], full: str) -> Figure:
     figure.legend(loc="outside lower center", ncols=2, **LEGEND)
     light_grid(ax)
     ours = curves[full]
-    whole, half = (ours.loc[(ours["coverage"] - share).abs().idxmin()] for share in (1.0, 0.5))
+    whole, half = (ours.iloc[int((ours["coverage"] - share).abs().argmin())] for share in (1.0, 0.5))
     headline(
         figure,
         f"Deciding {100 * half['coverage']:.0f} % of the cells, {full} is right in {100 * half['accuracy']:.0f} %; "

@@ -168,8 +168,8 @@ def cost(table: pd.DataFrame) -> Figure:
     right.set_yticks([1, 2, 5, 10, 20, 40], ["1", "2", "5", "10", "20", "40"])
     right.set_xlabel("image side (px)")
     left.legend(**LEGEND)
-    per_pixel = table[["wpat", "full_attention"]].div(table["pixels"], axis=0)
-    grown = per_pixel.iloc[-1] / per_pixel.iloc[0]
+    each = table[["wpat", "full_attention"]].div(table["pixels"], axis=0)
+    grown = each.iloc[-1] / each.iloc[0]
     headline(
         figure,
         f"From {table['side'].iloc[0]} to {table['side'].iloc[-1]} px, a pixel costs {grown['wpat']:.2f} times as much "
