@@ -10,7 +10,7 @@ import sys
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,7 +28,16 @@ from leuk_lib.runs.execute import STOPPED
 from leuk_lib.runs.files import need_space, write_json
 from leuk_lib.runs.params import check
 from leuk_lib.runs.records import read_metrics
-from leuk_lib.stages import STAGES, StageSpec, load_profile, needed, parse_overrides, stage, stage_parameters
+from leuk_lib.stages import (
+    STAGES,
+    StageSpec,
+    card_parameters,
+    load_profile,
+    needed,
+    parse_overrides,
+    stage,
+    stage_parameters,
+)
 
 RUN_SPACE = 350_000_000  # bytes; the default run writes 550 MB, its largest stage 320 MB
 
@@ -173,15 +182,24 @@ def check_networks(backbones: Sequence[str] | None, baselines: Sequence[str] | N
     return settings
 
 
-def refused_notebooks(runs: Sequence[str], last: str) -> list[str]:
-    """Return the notebooks up to stage ``last`` that the book would refuse, for example because an output is damaged.
+def refused_notebooks(runs: Sequence[str], last: str, asked: Callable[[str, str], dict[str, Any]]) -> list[str]:
+    """Return the notebooks up to stage ``last`` that the book would refuse, or whose parameters are not those asked for.
 
-    Snakemake sees only that a notebook exists, not what was written next to it.
+    Snakemake sees only that a notebook exists, not what was written next to it. It compares parameters with notes of its
+    own, which a copied folder of results does not have.
+
+    Args:
+        runs: Names of the runs.
+        last: Name of the last stage.
+        asked: Maps a run and a stage to its parameters. The data set may have been moved: its content decides elsewhere.
     """
 
     def is_refused(run: str, spec: StageSpec) -> bool:
         try:
-            return chapter_problem(run, spec) is not None
+            if chapter_problem(run, spec) is not None:
+                return True
+            made = card.read_card(run, spec.name)
+            return made is None or {**made["params"], "dataset": ""} != {**asked(run, spec.name), "dataset": ""}
         except LeukError:
             return True
 
@@ -283,7 +301,11 @@ def run_stages(
         refuse_second_writer(runs, wanted)
         # Snakemake's --config would cut "cells #2" short and turn "007" into 7.
         config_file = write_json(paths.results_root() / ".config.json", config)
-        again = refused_notebooks(runs, last or STAGES[-1].name)
+        settings, seed_of = parse_overrides(overrides), dict(zip(runs, seeds, strict=True))
+        again = refused_notebooks(
+            runs, last or STAGES[-1].name,
+            lambda name, of: card_parameters(of, dataset, profile, seed_of[name], name, settings),
+        )  # fmt: skip
         command = snakemake_command(config_file, jobs, [*extra, *(["--forcerun", *again] if again else [])])
         returncode = run_until_stopped(command, environment, paths.results_root() / ".stop", handle)
     if returncode == STOPPED:

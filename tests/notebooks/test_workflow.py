@@ -193,6 +193,17 @@ def test_a_changed_parameter_runs_its_stage_and_what_follows(plans: Plans):
     assert plans.would_run("--set", "claims.threads=1") == ["claims"]
 
 
+def test_copied_results_run_again_with_other_parameters(plans: Plans):
+    notes = plans.results / ".snakemake"
+    notes.rename(kept := plans.root / "notes")
+    try:
+        assert plans.would_run() == []
+        assert plans.would_run("--set", "trust.shifted_cells=9") == ["trust", "results", "claims"]
+    finally:
+        shutil.rmtree(notes, ignore_errors=True)
+        kept.rename(notes)
+
+
 def test_a_changed_notebook_runs_its_stage_and_what_follows(plans: Plans):
     path = plans.root / "notebooks" / "09_results.ipynb"
     before = path.read_text()
