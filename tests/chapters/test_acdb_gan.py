@@ -261,10 +261,11 @@ def test_gated_cells_never_beat_the_remedy_they_are_added_to(study: StudyRecord)
 
 def test_the_gate_matters_only_where_many_cells_are_requested(study: StudyRecord) -> None:
     baselines = study.table("baselines").set_index(["arm", "against", "condition"])
-    assert baselines.loc[(FILLED_GATED, FILLED, TAIL), "low"] > 0.1  # "far higher"
-    for gated, ungated in ((GATED, UNGATED), (BOTH_GATED, BOTH)):
-        at_quota = baselines.loc[(gated, ungated)]
-        assert (at_quota["low"] < 0).all() and (at_quota["high"] > 0).all()  # "within chance"
+    assert (baselines.loc[(FILLED_GATED, FILLED)]["low"] > 0).all()  # "both measures are higher"
+    at_quota = baselines.loc[(GATED, UNGATED)]
+    assert (at_quota["low"] < 0).all() and (at_quota["high"] > 0).all()  # "not clearly better"
+    added = baselines.loc[(BOTH_GATED, BOTH), "low"]
+    assert added[TAIL] > 0 > added["macro F1"]  # "the higher tail recall, not clearly the higher macro F1"
 
 
 def test_the_gate_delivers_rare_cells_in_a_minority_of_cases(study: StudyRecord) -> None:
