@@ -7,7 +7,8 @@ PYTHON  ?= python3.11
 DATA    ?= smear
 PROFILE ?= laptop
 SEEDS   ?= 0
-JOBS    ?= 1
+# Chapters at a time; on a GPU one has it to itself.
+JOBS    ?= $(if $(filter laptop smoke,$(PROFILE)),2,1)
 SPLIT   ?=
 CPU     ?=
 SMOKE_JOBS ?= 2
@@ -39,7 +40,7 @@ $(READY): requirements.lock .ci/install.lock pyproject.toml
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
-book: $(READY) ## all notebooks, then the book: make book DATA=folder PROFILE=smoke SEEDS="0 1 2" JOBS=2 SPLIT=published
+book: $(READY) ## all notebooks, then the book: make book DATA=folder PROFILE=smoke SEEDS="0 1 2" JOBS=1 SPLIT=published
 	@$(BIN)/leuk run --dataset "$(DATA)" --profile $(PROFILE) --seeds "$(SEEDS)" --jobs $(JOBS) \
 	  $(if $(SPLIT),--split $(SPLIT))
 	@$(BIN)/leuk book --dataset "$(DATA)" --profile $(PROFILE) --seeds "$(SEEDS)"
