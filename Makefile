@@ -58,8 +58,8 @@ lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without output
 	@$(BIN)/hadolint Dockerfile
 
 test: $(READY) ## environment, lint, types, smoke notebooks, book build, tests, browser
-	@$(MAKE) --no-print-directory -j 3 SMOKE_JOBS=1 lint smoke test-library
-	@$(BIN)/pytest $(RUN_TESTS) $(WORKERS) -n 3 -m "(notebooks or browser) and not long"
+	@first=0; $(MAKE) --no-print-directory -k -j 3 SMOKE_JOBS=1 lint smoke test-library || first=$$?; \
+	  $(BIN)/pytest $(RUN_TESTS) $(WORKERS) -n 3 -m "(notebooks or browser) and not long" && exit $$first
 
 test-library: $(READY) ## the tests that need no run, which `make test` runs beside the linters and the smoke run
 	@$(BIN)/pytest --doctest-modules leuk_lib tests $(WORKERS) -n 2 -m "not (notebooks or browser or long)"
