@@ -1,4 +1,4 @@
-# make book | pdf | smoke | test | test-library | test-long | coverage | bench | lint | changelog | canaries | audit | sbom | clean | help
+# make book | pdf | smoke | test | test-library | test-runs | test-long | coverage | bench | lint | changelog | canaries | audit | sbom | clean | help
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -18,10 +18,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 AUDIT := $(VENV)/audit/bin
 WORKERS := --dist loadfile --no-loadscope-reorder  # a file each at a time, the slowest first
-RUN_TESTS = $(shell grep -rlE 'mark\.(notebooks|browser)' tests --include='test_*.py')  # they read or make runs
 LOCK := $(BIN)/uv pip compile -q --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate --no-header
 
-.PHONY: help env book pdf smoke test test-library test-long coverage lint bench changelog canaries audit sbom clean lock
+.PHONY: help env book pdf smoke test test-library test-runs test-long coverage lint bench changelog canaries audit sbom clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,10 +58,13 @@ lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without output
 
 test: $(READY) ## environment, lint, types, smoke notebooks, book build, tests, browser
 	@first=0; $(MAKE) --no-print-directory -k -j 3 SMOKE_JOBS=1 lint smoke test-library || first=$$?; \
-	  $(BIN)/pytest $(RUN_TESTS) $(WORKERS) -n 3 -m "(notebooks or browser) and not long" && exit $$first
+	  $(MAKE) --no-print-directory test-runs && exit $$first
 
 test-library: $(READY) ## the tests that need no run, which `make test` runs beside the linters and the smoke run
 	@$(BIN)/pytest --doctest-modules leuk_lib tests $(WORKERS) -n 2 -m "not (notebooks or browser or long)"
+
+test-runs: $(READY) ## the tests that read the smoke run and its book, or make runs
+	@$(BIN)/pytest tests $(WORKERS) -n 3 -m "(notebooks or browser) and not long"
 
 smoke: $(READY) ## the smoke run and its book, which tests read
 	@$(BIN)/leuk run --profile smoke --jobs $(SMOKE_JOBS)

@@ -203,24 +203,16 @@ def stage_parameters(
     name: str, dataset: str, profile: str, seed: int, run: str, overrides: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return the papermill parameters of one stage from its profile and overrides, checked against its model."""
-    _, common, values = _checked(name, dataset, profile, seed, run, overrides)
+    values = {**load_profile(profile)[name], **overrides.get(name, {})}
+    common = {"dataset": dataset, "profile": profile, "seed": seed, "run": run}
+    check(f"stage {name}", stage(name).params_model(), {**values, **common})
     return {**common, "stages": {name: values}}
 
 
-def card_parameters(
-    name: str, dataset: str, profile: str, seed: int, run: str, overrides: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Return all parameters of one stage, as its run card will have them."""
-    return _checked(name, dataset, profile, seed, run, overrides)[0].model_dump(mode="json")
-
-
-def _checked(
-    name: str, dataset: str, profile: str, seed: int, run: str, overrides: Mapping[str, Mapping[str, Any]]
-) -> tuple[StageParams, dict[str, Any], dict[str, Any]]:
-    """The validated parameters of a stage, those that all stages have, and those that its profile and overrides set."""
-    values = {**load_profile(profile)[name], **overrides.get(name, {})}
-    common = {"dataset": dataset, "profile": profile, "seed": seed, "run": run}
-    return check(f"stage {name}", stage(name).params_model(), {**values, **common}), common, values
+def card_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all parameters of one stage, as its run card has them, from what `stage_parameters` returned."""
+    common = {key: value for key, value in given.items() if key != "stages"}
+    return stage(name).params_model()(**common, **given["stages"][name]).model_dump(mode="json")
 
 
 @functools.cache

@@ -304,7 +304,9 @@ def run_stages(
         settings, seed_of = parse_overrides(overrides), dict(zip(runs, seeds, strict=True))
         again = refused_notebooks(
             runs, last or STAGES[-1].name,
-            lambda name, of: card_parameters(of, dataset, profile, seed_of[name], name, settings),
+            lambda name, of: card_parameters(
+                of, stage_parameters(of, dataset, profile, seed_of[name], name, settings)
+            ),
         )  # fmt: skip
         command = snakemake_command(config_file, jobs, [*extra, *(["--forcerun", *again] if again else [])])
         returncode = run_until_stopped(command, environment, paths.results_root() / ".stop", handle)

@@ -290,14 +290,8 @@ def step_costs(params: FcmaeParams, size: int, batch: int = 16, repeats: int = 3
     rows = []
     for form, step in steps.items():
         ratios = [a / b for a, b in zip(seconds[form], seconds[VISIBLE], strict=True)]
-        rows.append(
-            (
-                form,
-                1e3 * statistics.median(seconds[form]),
-                statistics.median(ratios),
-                peak_memory(step, device, warm_up=False),
-            )
-        )
+        memory = peak_memory(step, device, warm_up=False)
+        rows.append((form, 1e3 * statistics.median(seconds[form]), statistics.median(ratios), memory))
     return pd.DataFrame(rows, columns=["form", "ms per step", "relative time", "peak MiB"])
 
 

@@ -63,7 +63,7 @@ def _shown(name: str) -> str:
 
 def _found(name: str) -> tuple[list[Path], list[Unusable]]:
     """The files that a name stands for, and what gives none."""
-    if not name.strip():  # an unset variable of a shell would else mean the current folder
+    if not name.strip():  # otherwise an unset variable of a shell would mean the current folder
         return [], [Unusable(name, "an empty name; name a file or a folder")]
     path = user_path(name)
     if path.is_dir():

@@ -54,7 +54,7 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
     if any(start + length > len(data) for start, length in zip(starts, lengths, strict=True)):
         raise Unreadable("truncated TIFF")
     compression = int(tags.get(COMPRESSION, NONE))
-    # Subsampled: the announced bytes depend on more than the bits.
+    # Subsampled pixels: how many bytes a strip gives depends on more than the header's bits.
     subsampled = int(tags.get(PHOTOMETRIC, 0)) == YCBCR and compression != JPEG
     if subsampled and compression not in DEFLATE:
         return [UNCHECKED]
@@ -65,10 +65,12 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
     for start, length, (columns, rows, row_bytes, full_rows) in zip(starts, lengths, sizes, strict=True):
         coded = view[start : start + length]
         least, most = rows * row_bytes, full_rows * row_bytes
+        if subsampled:
+            least, most = 1, 2 * most + PIECE
         if compression == NONE:
             whole = length >= least
         elif compression in DEFLATE:
-            whole = inflate_exactly([coded], *((1, 2 * most + PIECE) if subsampled else (least, most)))
+            whole = inflate_exactly([coded], least, most)
         elif compression == LZMA:
             whole, has_checksum = _lzma_exactly(coded, least, most)
             checked = checked and has_checksum
@@ -87,7 +89,9 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
             return [UNCHECKED]
         if not whole:
             raise Unreadable("damaged TIFF: a strip does not give the pixels that its header announces")
-    return [SUSPICIOUS] if not usual else [] if checked else [UNCHECKED]
+    if not usual:
+        return [SUSPICIOUS]
+    return [] if checked else [UNCHECKED]
 
 
 def _extents(tags: Mapping[int, Any]) -> tuple[list[int], list[int]]:

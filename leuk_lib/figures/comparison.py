@@ -39,8 +39,9 @@ def comparison(scores: pd.DataFrame, metric: str = "balanced_accuracy") -> Figur
     ax.set_xlim(-2, 102)
     ax.set_xlabel(f"{metric.replace('_', ' ')} (%), 95 % interval over groups")
     figure.legend(loc="outside lower center", ncols=len(splits), **LEGEND)
-    shown = table[table["split"] == ("test" if "test" in splits else splits[-1])].set_index("model")["value"]
-    headline(figure, f"On test cells, {shown.idxmax()} has the highest {metric.replace('_', ' ')}")
+    named = "test" if "test" in splits else splits[-1]
+    shown = table[table["split"] == named].set_index("model")["value"]
+    headline(figure, f"On {named} cells, {shown.idxmax()} has the highest {metric.replace('_', ' ')}")
     return figure
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from leuk_lib.figures.style import LEGEND, PALETTE
+from leuk_lib.figures.style import PALETTE
 
-LEGEND_OUTSIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), **LEGEND}
 OURS, THEIRS = PALETTE[0], PALETTE[6]  # the full model, its baselines
 PUBLISHED, PARTLY = PALETTE[5], PALETTE[4]  # from published weights; the full model's method without one of its parts
 

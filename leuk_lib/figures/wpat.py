@@ -119,24 +119,24 @@ def curves(history: pd.DataFrame, curve: pd.DataFrame, best_step: int) -> Figure
         curve: Columns step, val_loss, val_accuracy, val_recall; one row per evaluation.
         best_step: The selected step.
     """
-    figure, (left, right) = new_figure(WIDTH, 5.0, 2, 1, sharex=True)
-    left.plot(
+    figure, (upper, lower) = new_figure(WIDTH, 5.0, 2, 1, sharex=True)
+    upper.plot(
         history["step"] + 1, history["loss"], color=PALETTE[4], linewidth=0.6, alpha=0.6, label="training, one batch"
     )
     smooth = history["loss"].rolling(max(1, len(history) // 20), min_periods=1).mean()
-    left.plot(history["step"] + 1, smooth, color=PALETTE[0], linewidth=1.5, label="training, running mean")
-    left.plot(curve["step"], curve["val_loss"], color=PALETTE[1], marker="o", markersize=4, label="validation")
-    left.set_ylabel("cross-entropy (nats)")
-    right.plot(
+    upper.plot(history["step"] + 1, smooth, color=PALETTE[0], linewidth=1.5, label="training, running mean")
+    upper.plot(curve["step"], curve["val_loss"], color=PALETTE[1], marker="o", markersize=4, label="validation")
+    upper.set_ylabel("cross-entropy (nats)")
+    lower.plot(
         curve["step"], 100 * curve["val_recall"], color=PALETTE[1], marker="o", markersize=4, label="mean recall"
     )
-    right.plot(curve["step"], 100 * curve["val_accuracy"], color=PALETTE[2], marker="s", markersize=4, label="accuracy")
-    right.set_ylabel("validation (%)")
-    right.set_ylim(-2, 102)
-    for ax in (left, right):
+    lower.plot(curve["step"], 100 * curve["val_accuracy"], color=PALETTE[2], marker="s", markersize=4, label="accuracy")
+    lower.set_ylabel("validation (%)")
+    lower.set_ylim(-2, 102)
+    for ax in (upper, lower):
         ax.axvline(best_step, color=INK, linestyle="--", linewidth=1, label="selected")
         ax.legend(**LEGEND)
-    right.set_xlabel("optimiser step")
+    lower.set_xlabel("optimiser step")
     headline(figure, f"The loss on validation cells is lowest at step {best_step} of {int(history['step'].max()) + 1}")
     return figure
 
@@ -147,32 +147,31 @@ def cost(table: pd.DataFrame) -> Figure:
     Args:
         table: Columns side, pixels, encoder, wpat, full_attention (GFLOP).
     """
-    figure, (left, right) = new_figure(WIDTH, 5.4, 2, 1, sharex=True)
+    figure, (upper, lower) = new_figure(WIDTH, 5.4, 2, 1, sharex=True)
     names = {"encoder": "encoder", "wpat": "WPAT without encoder", "full_attention": "full attention instead"}
+    per_pixel = table[list(names)].div(table["pixels"], axis=0)
+    grown = per_pixel / per_pixel.iloc[0]
     for number, (column, name) in enumerate(names.items()):
         line: dict[str, Any] = {
             "color": PALETTE[number], "marker": MARKERS[number], "markersize": 4, "linewidth": 1.3, "label": name,
             "linestyle": "--" if column == "full_attention" else "-",
         }  # fmt: skip
-        left.plot(table["pixels"], table[column], **line)
-        per_pixel = table[column] / table["pixels"]
-        right.plot(table["pixels"], per_pixel / per_pixel.iloc[0], **line)
-    for ax in (left, right):
+        upper.plot(table["pixels"], table[column], **line)
+        lower.plot(table["pixels"], grown[column], **line)
+    for ax in (upper, lower):
         ax.set_xscale("log")
         ax.set_yscale("log")
         ticks = table[table["side"].isin([64, 128, 256, 448])] if len(table) > 4 else table
         ax.set_xticks(ticks["pixels"], [f"{side}" for side in ticks["side"]])
         ax.minorticks_off()
-    left.set_ylabel("operations per image (GFLOP)")
-    right.set_ylabel("operations per pixel,\nrelative to the smallest image")
-    right.set_yticks([1, 2, 5, 10, 20, 40], ["1", "2", "5", "10", "20", "40"])
-    right.set_xlabel("image side (px)")
-    left.legend(**LEGEND)
-    each = table[["wpat", "full_attention"]].div(table["pixels"], axis=0)
-    grown = each.iloc[-1] / each.iloc[0]
+    upper.set_ylabel("operations per image (GFLOP)")
+    lower.set_ylabel("operations per pixel,\nrelative to the smallest image")
+    lower.set_yticks([1, 2, 5, 10, 20, 40], ["1", "2", "5", "10", "20", "40"])
+    lower.set_xlabel("image side (px)")
+    upper.legend(**LEGEND)
     headline(
         figure,
-        f"From {table['side'].iloc[0]} to {table['side'].iloc[-1]} px, a pixel costs {grown['wpat']:.2f} times as much "
-        f"with WPAT, {grown['full_attention']:.1f} times with full attention",
+        f"From {table['side'].iloc[0]} to {table['side'].iloc[-1]} px, a pixel costs {grown['wpat'].iloc[-1]:.2f} times as "
+        f"much with WPAT, {grown['full_attention'].iloc[-1]:.1f} times with full attention",
     )
     return figure

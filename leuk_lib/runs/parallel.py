@@ -55,16 +55,15 @@ def ordered_map(
 def _results(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, within: Context, least: int
 ) -> Iterator[Result]:
+    workers = min(workers, MOST)
     if workers <= 1 or len(items) < least:
-        with within(), ThreadPoolExecutor(min(workers, MOST)) as pool:
+        with within(), ThreadPoolExecutor(workers) as pool:
             yield from pool.map(work, items)
         return
     from joblib import Parallel, delayed  # only where it is used: it takes a moment to load
 
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    parallel = Parallel(
-        min(workers, len(chunks), MOST), backend="loky", return_as="generator", max_nbytes=None, batch_size=1
-    )
+    parallel = Parallel(min(workers, len(chunks)), backend="loky", return_as="generator", max_nbytes=None, batch_size=1)
     for part in parallel(delayed(_each)(work, chunk, within) for chunk in chunks):
         yield from part
 

@@ -29,7 +29,7 @@ class _Loader(yaml.SafeLoader):
     nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Stop at the value that is too many: a megabyte of them takes ten seconds and 350 MB to compose."""
+        """Refuse more than ``MAX_VALUES`` values as soon as they are met: a megabyte takes ten seconds and 350 MB."""
         self.nodes += 1
         if self.nodes > MAX_VALUES:
             raise yaml.YAMLError(f"more than {MAX_VALUES} values")

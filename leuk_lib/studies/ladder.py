@@ -703,7 +703,7 @@ def rates_table(record: StudyRecord) -> pd.DataFrame:
     wide.insert(0, "chosen", trials[trials["chosen"]].set_index("arm")["rate"])
     return (
         wide.rename(columns=lambda name: name if name == "chosen" else f"{name:g}")
-        .rename_axis(columns=None)
+        .rename_axis(index="model", columns=None)
         .reset_index()
     )
 

@@ -1,7 +1,8 @@
 """Published weights: what they are called, what they were trained on, and how a file of them becomes a network.
 
 A network is named ``NAME`` (random weights), ``NAME@pretrained`` (the published weights, with ``:COMMIT`` those of a commit
-of the hub's repository) or ``NAME@FILE`` (weights from a file). NAME is a key of :data:`PUBLISHED` or any timm model, with or without timm's tag (``convnextv2_atto.fcmae``).
+of the hub's repository) or ``NAME@FILE`` (weights from a file). NAME is a key of :data:`PUBLISHED` or any timm model, with
+or without timm's tag (``convnextv2_atto.fcmae``).
 
 Where only weights can be meant, as for the encoder of stage fcmae, :func:`locate_encoder` takes NAME without ``@pretrained``,
 and also ``hf-hub:OWNER/REPO`` or a file.
@@ -213,16 +214,16 @@ def locate(name: str) -> Weights:
     """
     base, weights = split_name(name)
     known = published(base)
-    weights, pinned, revision = weights.partition(":") if weights.startswith(f"{PRETRAINED}:") else (weights, "", "")
+    kind, pinned, revision = weights.partition(":")
+    if kind != PRETRAINED:
+        path = _brought(f"network {name!r}", weights, base, f"; write {base}@{PRETRAINED} for the published weights")
+        return _of_file(base, path, known if base in PUBLISHED or "." in base else None)
     if pinned and not re.fullmatch("[0-9a-f]{7,40}", revision):
         raise LeukError(
             f"network {name!r}: {revision!r} is no commit; write {base}@{PRETRAINED}:COMMIT in hexadecimal", 2
         )
     if pinned and known.package:
         raise LeukError(f"network {name!r}: its weights have the version of a package; write {base}@{PRETRAINED}", 2)
-    if weights != PRETRAINED:
-        path = _brought(f"network {name!r}", weights, base, f"; write {base}@{PRETRAINED} for the published weights")
-        return _of_file(base, path, known if base in PUBLISHED or "." in base else None)
     if known.package:
         return _weights(base, _packaged(base, known), known, "")
     if not known.hub:

@@ -202,7 +202,7 @@ def validation_scores(logits: Tensor, labels: Tensor, balanced: bool) -> dict[st
     """Cross-entropy, accuracy, and mean recall over the classes present, of logits (n, K) and labels (n,).
 
     The cross-entropy is the mean over the images, or, ``balanced``, over the classes present: training against class
-    imbalance serves balanced accuracy, and the plain mean would select weights for the common classes.
+    imbalance serves balanced accuracy, and in the plain mean the common classes decide.
     """
     weights = 1 / torch.bincount(labels, minlength=logits.shape[1]).clamp(min=1).float() if balanced else None
     correct = (logits.argmax(dim=1) == labels).float()

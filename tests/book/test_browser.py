@@ -1,7 +1,7 @@
 """The built book in Chromium: every page in both colour modes, axe-core, search, links, keyboard, printing.
 
 Needs Chromium and a built book (``LEUK_BOOK_HTML`` or ``book/_build/html``); ``make book`` or ``make test`` builds one.
-Screenshots land in ``results/screenshots/``: of each state with a finding, and of all pages in ``make test-long``.
+Screenshots are written to ``results/screenshots/``: of each state with a finding, and in ``make test-long`` of all pages.
 """
 
 from __future__ import annotations
@@ -242,7 +242,8 @@ def page_names(html: Path) -> list[str]:
 def look_at(watched: Watched, name: str, screenshots: Path, everything: bool) -> str:
     """Open a page and note its problems in both modes at both widths and on paper, with a screenshot of each state that has some.
 
-    With ``everything``: loaded anew at each width, all rules in each state, contrast of each text, and all screenshots.
+    If ``everything`` is true, the page is loaded again at each width, all rules are applied in each state, the contrast of
+    every text is measured, and there is a screenshot of every state.
 
     Returns:
         The page to which its link "next" leads; empty without one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leuk_lib.runs.records import read_metrics
 from leuk_lib.stages import load_profile, parse_overrides, stage, stage_parameters
 
 CHAPTERS = ("alhe", "acdb_gan", "fcmae", "wpat")
@@ -34,9 +36,7 @@ class Exercise:
     @property
     def overrides(self) -> dict[str, dict[str, Any]]:
         """The parameters that the command sets, per stage."""
-        return parse_overrides(
-            [value for flag, value in zip(self.command, self.command[1:], strict=False) if flag == "--set"]
-        )
+        return parse_overrides([value for flag, value in itertools.pairwise(self.command) if flag == "--set"])
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -84,5 +84,4 @@ def exercises(name: str) -> list[Exercise]:
 
 def metrics(run: Path, name: str) -> dict[str, float]:
     """The numbers that a stage of a run recorded."""
-    entries = json.loads((run / name / "metrics.json").read_text(encoding="utf-8"))["metrics"]
-    return {key: entry["value"] for key, entry in entries.items()}
+    return {key: entry["value"] for key, entry in read_metrics(run / name).items()}
