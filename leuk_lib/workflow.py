@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from leuk_lib.book.gate import chapter_problem, executed_notebook
 from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.listing import list_folder
 from leuk_lib.data.params import DataParams
-from leuk_lib.runs import card, execute, lock, paths, progress
+from leuk_lib.runs import card, execute, lock, paths, progress, schedule
 from leuk_lib.runs import stage as stage_contract
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.execute import STOPPED
@@ -216,7 +217,7 @@ def refuse_second_writer(runs: Sequence[str], stages: Iterable[StageSpec]) -> No
     for run in runs:
         for spec in stages:
             folder = paths.stage_folder(run, spec.name)
-            for name in (stage_contract.LOCK, execute.LOCK):
+            for name in (stage_contract.LOCK, lock.NOTEBOOK_LOCK):
                 if owner := lock.writer(folder, name):
                     raise LeukError(
                         f"stage {spec.name} of run {run!r} is still being written by {owner}; wait for it or end it"
@@ -294,7 +295,11 @@ def run_stages(
     if run:
         config["run"] = run
     need_space(paths.results_root(), RUN_SPACE)
-    environment = {**os.environ, "LEUK_ROOT": str(paths.project_root()), "LEUK_RESULTS": str(paths.results_root())}
+    inputs = {spec.name: list(spec.inputs) for spec in wanted}
+    plan = schedule.Plan(runs, inputs, schedule.reference_seconds(dataset, profile), jobs, time.time())
+    environment = {
+        **os.environ, "LEUK_ROOT": str(paths.project_root()), "LEUK_RESULTS": str(paths.results_root()), **plan.to_environment(),
+    }  # fmt: skip
     with results_lock(paths.results_root()) as handle:
         # First the signature, then the search (see `execute._refuse_second_writer`).
         environment[execute.CALLER] = lock.sign(handle, f", call {uuid.uuid4().hex}")

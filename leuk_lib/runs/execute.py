@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 import argparse
+import functools
 import json
 import os
 import signal
@@ -23,13 +24,12 @@ from leuk_lib.quoting import papermill_path
 from leuk_lib.runs import card, code, files, lock, paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.processes import ENDED, STOPPED
-from leuk_lib.runs.records import Reference, read_record
+from leuk_lib.runs.schedule import Plan
 from leuk_lib.runs.stage import LOCK as WRITER
 from leuk_lib.runs.threads import prepare_libraries
 
 PARTIAL = "partial.ipynb"
 CHECK_EVERY = 0.5  # s between two looks for a request to stop
-LOCK = ".notebook.lock"  # in a stage's folder; held by the process that writes the executed notebook, and by its kernel
 CALLER = "LEUK_CALLER"  # environment variable: what the `leuk run` that starts stages wrote into the results' lock
 
 
@@ -60,7 +60,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
         )
     partial = out.with_name(PARTIAL)
     run = parameters.get("run", "default")
-    handle = lock.hold(partial.parent, LOCK, f"the notebook of stage {stage} in {partial.parent}")
+    handle = lock.hold(partial.parent, lock.NOTEBOOK_LOCK, f"the notebook of stage {stage} in {partial.parent}")
     _refuse_second_writer(run, stage, partial.parent)
     start = time.perf_counter()
     state = partial.with_name("progress.json")
@@ -70,7 +70,10 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     if progress.STOP not in os.environ:  # not started by `leuk run`
         stop.unlink(missing_ok=True)
         named[progress.STOP] = str(stop)
-    monitor = progress.Monitor(state, f"{run}: {stage}", *expected_seconds(stage, parameters))
+    plan = Plan.from_environment()
+    monitor = progress.Monitor(
+        state, f"{run}: {stage}", functools.partial(plan.time_left, run, stage) if plan else None
+    )
     try:
         with files.refusals(partial), progress.environment(named), progress.shown(monitor), _stoppable(monitor):
             papermill.execute_notebook(
@@ -108,7 +111,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     card.seal(run, stage, partial)
     with files.refusals(out):
         partial.replace(out)
-    lock.release(partial.parent, LOCK)
+    lock.release(partial.parent, lock.NOTEBOOK_LOCK)
     return time.perf_counter() - start
 
 
@@ -134,18 +137,6 @@ def _manager_of_kernels_that_inherit(handle: int) -> type:
             await super().start_kernel(**settings, pass_fds=(handle,))
 
     return Manager
-
-
-def expected_seconds(stage: str, parameters: dict[str, Any]) -> tuple[float, float]:
-    """Seconds of a stage, and of the stages after it, in the reference run of this data set and profile; 0 without one."""
-    file = paths.reference_file(str(parameters.get("dataset", "smear")), str(parameters.get("profile", "laptop")))
-    try:
-        cards = read_record(file, Reference, "a reference", "write it again").get("cards", {})
-    except LeukError:  # most data sets have none
-        return 0.0, 0.0
-    order = list(paths.stage_notebooks())
-    times = [cards.get(each, {}).get("seconds") for each in order[order.index(stage) :]]
-    return (times[0], sum(times[1:])) if all(times) else (0.0, 0.0)
 
 
 @contextmanager

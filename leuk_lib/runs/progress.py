@@ -139,12 +139,11 @@ class Monitor:
     Args:
         file: The progress file.
         subject: What the line is about, such as "smear-laptop-s0: wpat".
-        expected: Seconds of the whole stage in the reference run, or 0.
-        later: Seconds of the stages after it in the reference run, or 0.
+        time_left: Maps the seconds since the start to those until all is done.
     """
 
-    def __init__(self, file: Path, subject: str, expected: float = 0.0, later: float = 0.0) -> None:
-        self.file, self.subject, self.expected, self.later = file, subject, expected, later
+    def __init__(self, file: Path, subject: str, time_left: Callable[[float], float] | None = None) -> None:
+        self.file, self.subject, self.time_left = file, subject, time_left
         self.start = time.time()
         self._first: dict[str, Any] = {}
 
@@ -171,9 +170,8 @@ class Monitor:
         job = self.read(JOB)
         if job is not None and now - job["time"] < STALE:
             parts.append(_steps(job))
-        if self.expected:
-            left = max(self.expected - elapsed, 0.0) + self.later
-            parts.append(f"all: about {clock(left)} left by the reference's times")
+        if self.time_left:
+            parts.append(f"all: about {clock(self.time_left(elapsed))} left by the reference's times")
         return " · ".join(parts)
 
     @property

@@ -85,7 +85,7 @@ def test_the_same_kernel_may_begin_again_and_the_end_frees_the_folder(results: P
 def test_a_second_notebook_is_not_executed_beside_the_first(results: Path, tmp_path: Path):
     code = (
         "import time; from pathlib import Path; from leuk_lib.runs import execute, lock;"
-        f"lock.hold(Path({str(tmp_path)!r}), execute.LOCK, 'x'); print('held', flush=True); time.sleep(60)"
+        f"lock.hold(Path({str(tmp_path)!r}), lock.NOTEBOOK_LOCK, 'x'); print('held', flush=True); time.sleep(60)"
     )
     first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
@@ -109,7 +109,7 @@ def test_a_stage_of_a_killed_run_does_not_start_once_another_run_has_begun(
         lock.sign(handle, ", call 2")
         with pytest.raises(LeukError, match="not started; its run has ended"):
             execute.execute("data", {"run": "r"}, folder / "notebook.ipynb")
-    assert [path.name for path in folder.iterdir()] == [execute.LOCK]
+    assert [path.name for path in folder.iterdir()] == [lock.NOTEBOOK_LOCK]
 
 
 def test_leuk_run_signs_the_results_before_it_looks_for_writers(results: Path, monkeypatch: pytest.MonkeyPatch):
@@ -135,7 +135,7 @@ def test_a_notebook_is_not_executed_beside_one_that_runs_in_jupyter(results: Pat
         before = sorted(path.name for path in (results / "r/data").iterdir())
         with pytest.raises(LeukError, match=f"stage data of run 'r' is still being written by process {writer.pid}"):
             execute.execute("data", {"run": "r"}, results / "r/data/notebook.ipynb")
-        assert sorted({path.name for path in (results / "r/data").iterdir()} - {execute.LOCK}) == before
+        assert sorted({path.name for path in (results / "r/data").iterdir()} - {lock.NOTEBOOK_LOCK}) == before
     finally:
         writer.kill()
 
@@ -168,12 +168,12 @@ def test_the_kernel_of_a_killed_notebook_keeps_others_out(
         process.kill()
         process.wait()
     try:
-        assert lock.writer(folder, execute.LOCK) == f"process {process.pid} on {socket.gethostname()}"
+        assert lock.writer(folder, lock.NOTEBOOK_LOCK) == f"process {process.pid} on {socket.gethostname()}"
         with pytest.raises(LeukError, match=r"the notebook of stage toy in .* is being written"):
             execute.execute("toy", {"run": "r"}, folder / "notebook.ipynb")
     finally:
         (tmp_path / "end").touch()
-    soon(lambda: not lock.writer(folder, execute.LOCK))
+    soon(lambda: not lock.writer(folder, lock.NOTEBOOK_LOCK))
 
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(results: Path):

@@ -15,7 +15,7 @@ import nbformat
 import psutil
 import pytest
 
-from leuk_lib.runs import card, execute, lock
+from leuk_lib.runs import card, lock
 from leuk_lib.runs.stage import LOCK
 from leuk_lib.workflow import results_lock
 from project import copy_stage_files
@@ -170,7 +170,7 @@ def test_whatever_is_killed_no_second_process_writes_while_the_first_lives(proje
         assert not (results / "violations.txt").exists(), here + (results / "violations.txt").read_text()
         assert_in_order(folder / "steps.txt")
         assert [path for path in results.rglob("*.tmp*") if ".snakemake" not in path.parts] == [], here
-        assert lock.writer(folder, LOCK) == lock.writer(folder, execute.LOCK) == ""
+        assert lock.writer(folder, LOCK) == lock.writer(folder, lock.NOTEBOOK_LOCK) == ""
         with results_lock(results):
             pass
         outcomes.append(code)

@@ -26,7 +26,7 @@ def file(tmp_path, monkeypatch):
 
 
 def test_the_line_has_step_total_values_and_time_left(file):
-    monitor = Monitor(file, "run: wpat", expected=60, later=30)
+    monitor = Monitor(file, "run: wpat", lambda elapsed: 90 - elapsed)
     report("WPAT", 1, 11, loss=1.5)
     monitor.line()
     content = json.loads(file.read_text())
