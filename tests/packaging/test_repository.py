@@ -33,7 +33,11 @@ def test_links_and_files_exist(root: Path, page: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, "book/use/laptop.md", "book/use/own_data.md", "book/use/gpu.md", "book/maintain/extend.md"]
+    "page",
+    [
+        *PAGES,
+        *(f"book/{page}.md" for page in ("use/laptop", "use/own_data", "use/gpu", "use/weights", "maintain/extend")),
+    ],
 )
 def test_commands_that_are_named_exist(root: Path, page: str) -> None:
     text = (root / page).read_text(encoding="utf-8")
