@@ -16,6 +16,14 @@ from leuk_lib.studies.record import StudyRecord, record_file
 
 PBC, RENDERED = "pbc_barcelona_128", "smear"
 VERDICTS = {"helps": "better", "harms": "worse", "inconclusive": "inconclusive"}
+TEST_CELLS = "test cells"
+#: Conditions and arms of the records, as a reader knows them.
+CONDITIONS = {
+    "test": TEST_CELLS, "same": "unchanged test cells", "tail recall": "recall of rare classes",
+    "0.1": "a tenth of the labels", "1": "all labels", "k-NN": "k-NN probe", "linear": "linear probe",
+    "slides differ, colour": "colour histogram", "slides differ, test_resnet": "small ResNet",
+}  # fmt: skip
+ARMS = {"none": "no enhancement", "nothing": "no remedy"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ def differences(records: Mapping[str, StudyRecord], questions: Iterable[Question
         questions: what is asked.
 
     Returns:
-        A row per answer: question, cells ("real" or "rendered"), compared, on (test cells, or the measure), value, low, high
+        A row per answer: question, cells ("real" or "rendered"), compared, on (the cells, labels or measure), value, low, high
         (percentage points), verdict ("helps", "harms" or "inconclusive"), read as (in words), study, target (notebook of its
         chapter).
     """
@@ -145,8 +153,8 @@ def differences(records: Mapping[str, StudyRecord], questions: Iterable[Question
             rows.append(
                 {
                     "question": question.text, "cells": "rendered" if question.dataset == RENDERED else "real",
-                    "compared": f"{row['arm']} over {row['against']}",
-                    "on": {"test": "test cells"}.get(row["condition"], row["condition"]),
+                    "compared": f"{row['arm']} over {ARMS.get(row['against'], row['against'])}",
+                    "on": CONDITIONS.get(row["condition"], row["condition"]),
                     "value": value, "low": low, "high": high, "verdict": kind, "read as": question.read_as[kind],
                     "study": question.study, "target": notebooks[question.stage],
                 }
@@ -156,7 +164,7 @@ def differences(records: Mapping[str, StudyRecord], questions: Iterable[Question
 
 def forest_rows(found: pd.DataFrame) -> pd.DataFrame:
     """The rows of :func:`differences` for a forest plot: what was compared names the cells or measure where they differ."""
-    beside = found["on"].map(lambda on: "" if on == "test cells" else f", {on}")
+    beside = found["on"].map(lambda on: "" if on == TEST_CELLS else f", {on}")
     return found.assign(compared=found["compared"] + beside)
 
 

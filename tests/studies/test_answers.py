@@ -80,6 +80,13 @@ def test_a_row_of_the_forest_plot_names_its_cells_where_they_are_not_the_test_pa
     assert found["compared"].tolist() == ["a over b"] * 2
 
 
+def test_a_reader_needs_no_name_of_the_code() -> None:
+    found = answers.differences({name: load_record(ROOT / name) for name in answers.files()})
+    words = {*found["on"], *found["compared"]}
+    assert not [word for word in words if "_" in word.replace("efficientnet_lite0@pretrained", "") or word[0].isdigit()]
+    assert "a tenth of the labels" in words and "ALHE over no enhancement" in words
+
+
 def test_the_strongest_baseline_is_the_studys_own_choice() -> None:
     question = Question("?", "toy", "baselines", "wpat", strongest=True)
     rows = [difference("ours", name, 0.1, 0.05) for name in ("weak", "strong")]
