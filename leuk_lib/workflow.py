@@ -304,6 +304,7 @@ def run_stages(
         # First the signature, then the search (see `execute._refuse_second_writer`).
         environment[execute.CALLER] = lock.sign(handle, f", call {uuid.uuid4().hex}")
         refuse_second_writer(runs, wanted)
+        plan.forget()
         # Snakemake's --config would cut "cells #2" short and turn "007" into 7.
         config_file = write_json(paths.results_root() / ".config.json", config)
         settings, seed_of = parse_overrides(overrides), dict(zip(runs, seeds, strict=True))
@@ -314,7 +315,8 @@ def run_stages(
             ),
         )  # fmt: skip
         command = snakemake_command(config_file, jobs, [*extra, *(["--forcerun", *again] if again else [])])
-        returncode = run_until_stopped(command, environment, paths.results_root() / ".stop", handle)
+        with schedule.drawn(plan):
+            returncode = run_until_stopped(command, environment, paths.results_root() / ".stop", handle)
     if returncode == STOPPED:
         raise LeukError(f"stopped; the same command continues {', '.join(runs)}", STOPPED)
     if returncode:
@@ -359,7 +361,7 @@ def run_until_stopped(command: Sequence[str], environment: Mapping[str, str], st
                     process.wait()
                     return STOPPED
                 stop.touch()
-                print("\nstopping after the present step; Ctrl-C again: at once", file=sys.stderr, flush=True)
+                progress.say("\nstopping after the present step; Ctrl-C again: at once")
     finally:
         stop.unlink(missing_ok=True)
         if previous is not None:

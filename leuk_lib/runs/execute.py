@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import _thread
 import argparse
-import functools
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,7 +23,7 @@ from leuk_lib.quoting import papermill_path
 from leuk_lib.runs import card, code, files, lock, paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.processes import ENDED, STOPPED
-from leuk_lib.runs.schedule import Plan
+from leuk_lib.runs.schedule import PROGRESS, Plan
 from leuk_lib.runs.stage import LOCK as WRITER
 from leuk_lib.runs.threads import prepare_libraries
 
@@ -63,19 +62,20 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     handle = lock.hold(partial.parent, lock.NOTEBOOK_LOCK, f"the notebook of stage {stage} in {partial.parent}")
     _refuse_second_writer(run, stage, partial.parent)
     start = time.perf_counter()
-    state = partial.with_name("progress.json")
-    state.unlink(missing_ok=True)
+    state = partial.with_name(PROGRESS)
+    with files.refusals(state):
+        state.write_bytes(b"")
     named = {progress.PROGRESS: str(state)}  # for the kernel, which inherits the environment
     stop = Path(os.environ.get(progress.STOP) or partial.with_name("stop"))
     if progress.STOP not in os.environ:  # not started by `leuk run`
         stop.unlink(missing_ok=True)
         named[progress.STOP] = str(stop)
     plan = Plan.from_environment()
-    monitor = progress.Monitor(
-        state, f"{run}: {stage}", functools.partial(plan.time_left, run, stage) if plan else None
-    )
+    monitor = progress.Monitor(state, f"{run}: {stage}", time_left=plan.time_left if plan else None)
+    drawn = plan is not None and sys.stderr.isatty()  # by `leuk run`, for all stages
+    shown = nullcontext() if drawn else progress.shown(monitor)
     try:
-        with files.refusals(partial), progress.environment(named), progress.shown(monitor), _stoppable(monitor):
+        with files.refusals(partial), progress.environment(named), shown, _stoppable(monitor):
             papermill.execute_notebook(
                 papermill_path(notebook),
                 papermill_path(partial),
@@ -178,16 +178,16 @@ def main() -> int:
     run = arguments.parameters.get("run", "default")
     if progress.stop_requested():
         return STOPPED
-    print(f"{run}: {arguments.stage} …", file=sys.stderr, flush=True)
+    progress.say(f"{run}: {arguments.stage} …")
     prepare_libraries()
     # Start the kernel of the environment that runs this module.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     try:
         seconds = execute(arguments.stage, arguments.parameters, arguments.out.resolve())
     except LeukError as error:
-        print(f"{run}: {error}", file=sys.stderr, flush=True)
+        progress.say(f"{run}: {error}")
         return error.exit_code
-    print(f"{run}: {arguments.stage} done in {seconds:.0f} s", file=sys.stderr, flush=True)
+    progress.say(f"{run}: {arguments.stage} done in {seconds:.0f} s")
     return 0
 
 

@@ -14,10 +14,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TextIO, TypeVar
+from typing import Annotated, Any, Protocol, TextIO, TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -32,6 +32,7 @@ IN_COMMAND = "LEUK_IN_COMMAND"  # set while a command shows the progress itself:
 WRITE_EVERY = 0.3  # s between two writes of the file
 LINE_EVERY = 30.0  # s between two lines of a log
 REDRAW_EVERY = 0.5  # s between two drawings of a terminal's line
+ERASE = "\r\033[J"  # of a terminal: to the beginning of the line, and erase all from there on
 STALE = 60.0  # s after which a report no longer says what is done now
 JOB = ".job"  # ends the name of the file to which the jobs of a command report
 
@@ -133,18 +134,37 @@ def _steps(content: Mapping[str, Any]) -> str:
     return f"{content['what']} {content['step']}{of}" if of or content["step"] else str(content["what"])
 
 
+def in_all(left: float) -> str:
+    """Say the seconds that a run still takes."""
+    return f"all: about {clock(left)} left by the reference's times"
+
+
+class Shown(Protocol):
+    """What can be shown while it changes."""
+
+    def lines(self) -> Sequence[str]:
+        """Describe the present state."""
+
+
 class Monitor:
     """Reads a progress file and describes it in one line.
 
     Args:
         file: The progress file.
         subject: What the line is about, such as "smear-laptop-s0: wpat".
-        time_left: Maps the seconds since the start to those until all is done.
+        start: When the work began, seconds since 1970; now by default.
+        time_left: Returns the seconds until all is done, or None if nobody knows.
     """
 
-    def __init__(self, file: Path, subject: str, time_left: Callable[[float], float] | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        subject: str,
+        start: float | None = None,
+        time_left: Callable[[], float | None] | None = None,
+    ) -> None:
         self.file, self.subject, self.time_left = file, subject, time_left
-        self.start = time.time()
+        self.start = time.time() if start is None else start
         self._first: dict[str, Any] = {}
 
     def read(self, suffix: str = "") -> dict[str, Any] | None:
@@ -170,9 +190,13 @@ class Monitor:
         job = self.read(JOB)
         if job is not None and now - job["time"] < STALE:
             parts.append(_steps(job))
-        if self.time_left:
-            parts.append(f"all: about {clock(self.time_left(elapsed))} left by the reference's times")
+        if self.time_left and (left := self.time_left()) is not None:
+            parts.append(in_all(left))
         return " · ".join(parts)
+
+    def lines(self) -> list[str]:
+        """Return the line as a list."""
+        return [self.line()]
 
     @property
     def training(self) -> bool:
@@ -200,8 +224,8 @@ def repeated(action: Callable[[], bool | None], every: float) -> Iterator[None]:
 
 
 @contextmanager
-def shown(monitor: Monitor, stream: TextIO | None = None) -> Iterator[None]:
-    """Show a monitor's line while the body runs: redrawn in a terminal, every half minute in a log; not if quiet."""
+def shown(monitor: Shown, stream: TextIO | None = None) -> Iterator[None]:
+    """Show a monitor's lines while the body runs: redrawn in a terminal, every half minute in a log; not if quiet."""
     out = stream or sys.stderr
     if os.environ.get(QUIET):
         yield
@@ -209,8 +233,12 @@ def shown(monitor: Monitor, stream: TextIO | None = None) -> Iterator[None]:
     redraw = out.isatty()
 
     def draw() -> None:
-        line = monitor.line()
-        out.write(f"\r\033[K{line[: _width() - 1]}" if redraw else f"{line}\n")
+        lines = monitor.lines()
+        if redraw:  # the cursor stays at the first line, where whatever is printed next begins
+            cut = "\n".join(line[: _width() - 1] for line in lines)
+            out.write(f"{ERASE}{cut}\r" + (f"\033[{len(lines) - 1}A" if lines[1:] else ""))
+        else:
+            out.write("".join(f"{line}\n" for line in lines))
         out.flush()
 
     try:
@@ -218,8 +246,13 @@ def shown(monitor: Monitor, stream: TextIO | None = None) -> Iterator[None]:
             yield
     finally:
         if redraw:
-            out.write("\r\033[K")
+            out.write(ERASE)
             out.flush()
+
+
+def say(text: str) -> None:
+    """Print a line to stderr, in a terminal in the place of the lines that are being shown."""
+    print(f"{ERASE if sys.stderr.isatty() else ''}{text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -1,25 +1,29 @@
 """The time left of a run: the rest of its stages, scheduled over the notebooks that run at the same time.
 
-``leuk run`` writes what it was asked for into the environment of its stages, each of which shows the time left.
+In a terminal ``leuk run`` draws a line per running stage. In a log each stage writes its own, with the time left of the
+run: ``leuk run`` writes what it was asked for into their environment.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from leuk_lib.runs import lock, paths
+from leuk_lib.runs import lock, paths, progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.records import Reference, read_record
 
 Task = TypeVar("Task")
 
 PLAN = "LEUK_PLAN"  # environment variable: a `Plan` as JSON
+PROGRESS = "progress.json"  # in a stage's folder, while its notebook is executed
 START = 7.0  # s until a kernel has started and imported the libraries, on two idle cores; no card counts them
 
 
@@ -42,8 +46,8 @@ class Plan:
     began: float
 
     def to_environment(self) -> dict[str, str]:
-        """Return the environment variable; none if the reference run lacks a stage."""
-        return {PLAN: json.dumps(asdict(self))} if self.inputs.keys() <= self.seconds.keys() else {}
+        """Return the plan as an environment variable."""
+        return {PLAN: json.dumps(asdict(self))}
 
     @classmethod
     def from_environment(cls) -> Plan | None:
@@ -51,39 +55,80 @@ class Plan:
         text = os.environ.get(PLAN)
         return cls(**json.loads(text)) if text else None
 
-    def time_left(self, run: str, stage: str, elapsed: float, now: float | None = None) -> float:
-        """Return the seconds until all stages are done, if the rest is as fast as what this call has finished.
+    def running(self) -> dict[tuple[str, str], float]:
+        """Return run and stage of each notebook that is being executed, and when that began, seconds since 1970."""
+        tasks = [(run, stage) for run in self.runs for stage in self.inputs]
+        folders = {task: paths.stage_folder(*task) for task in tasks}
+        return {
+            task: modified(folder / lock.NOTEBOOK_LOCK)
+            for task, folder in folders.items()
+            if (folder / PROGRESS).exists()
+        }
+
+    def forget(self) -> None:
+        """Remove what stages of a killed call have left, before the first stage of this one."""
+        for run in self.runs:
+            for stage in self.inputs:
+                (paths.stage_folder(run, stage) / PROGRESS).unlink(missing_ok=True)
+
+    def time_left(self, now: float | None = None) -> float | None:
+        """Return the seconds until all stages are done, or None if the reference lacks one of them.
 
         A stage is done if its notebook is there and is newer than those that it reads. Which other stages changed code or
-        parameters will repeat, only Snakemake knows; they count as done until then.
+        parameters will repeat, only Snakemake knows; they count as done until then. The rest is as fast, compared with the
+        reference, as what this call has finished.
 
         Args:
-            run: The run of the asking stage.
-            stage: The asking stage.
-            elapsed: Seconds since it began.
             now: The present time, seconds since 1970.
         """
-        now = time.time() if now is None else now
+        if not self.inputs.keys() <= self.seconds.keys():
+            return None
+        now, running = time.time() if now is None else now, self.running()
         after = {
-            (name, each): [(name, read) for read in self.inputs[each]] for name in self.runs for each in self.inputs
+            (run, stage): [(run, each) for each in self.inputs[stage]] for run in self.runs for stage in self.inputs
         }
-        running, done, rest, measured, expected = {(run, stage): elapsed}, {}, [], 0.0, 0.0
+        done: dict[tuple[str, str], float] = {}
+        measured, expected = 0.0, 0.0
         for task, inputs in after.items():
             folder = paths.stage_folder(*task)
-            began, ended = modified(folder / lock.NOTEBOOK_LOCK), modified(folder / "notebook.ipynb")
-            if task not in running and lock.writer(folder, lock.NOTEBOOK_LOCK):
-                running[task] = now - began
+            ended = modified(folder / "notebook.ipynb")
             if task in running or not ended or any(done.get(each, now) > ended for each in inputs):
-                rest.append(task)
                 continue
             done[task] = ended
-            if began >= self.began:
+            if (began := modified(folder / lock.NOTEBOOK_LOCK)) >= self.began:
                 measured += ended - began
                 expected += START + self.seconds[task[1]]
         pace = measured / expected if expected else 1.0
-        seconds = {task: pace * (START + self.seconds[task[1]]) for task in rest}
-        left = {task: max(each - running.get(task, 0.0), 0.0) for task, each in seconds.items()}
+        left = {
+            task: max(pace * (START + self.seconds[task[1]]) - (now - running.get(task, now)), 0.0)
+            for task in after
+            if task not in done
+        }
         return makespan(left, after, self.jobs, running)
+
+
+class RunMonitor:
+    """Describes a call of ``leuk run``: one line per stage that is being executed, and the time left."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._monitors: dict[tuple[str, str, float], progress.Monitor] = {}
+
+    def lines(self) -> list[str]:
+        """Describe the present state."""
+        present = {(*task, began): began for task, began in self.plan.running().items()}
+        self._monitors = {
+            key: self._monitors.get(key)
+            or progress.Monitor(paths.stage_folder(*key[:2]) / PROGRESS, f"{key[0]}: {key[1]}", began)
+            for key, began in present.items()
+        }
+        left = self.plan.time_left()
+        return [monitor.line() for monitor in self._monitors.values()] + ([progress.in_all(left)] if left else [])
+
+
+def drawn(plan: Plan) -> AbstractContextManager[None]:
+    """Draw the stages while the body runs, in a terminal; in a log each stage writes lines of its own."""
+    return progress.shown(RunMonitor(plan)) if sys.stderr.isatty() else nullcontext()
 
 
 def modified(path: Path) -> float:

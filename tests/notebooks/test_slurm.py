@@ -120,7 +120,9 @@ def test_a_job_at_its_time_limit_continues_and_ctrl_c_cancels_it(site: Site):
         site.wait_for(lambda: site.jobs()[-1]["JobID"] != first)
         assert [job["State"] for job in site.jobs() if job["JobID"] == first] == ["TIMEOUT"]
         progress = site.stage / "progress.json"
-        site.wait_for(lambda: site.jobs()[-1]["State"] == "RUNNING" and progress.exists())
+        site.wait_for(
+            lambda: site.jobs()[-1]["State"] == "RUNNING" and progress.exists() and progress.stat().st_size > 0
+        )
         assert "Trying to restart" in site.log.read_text()
     finally:
         workflow.send_signal(signal.SIGINT)

@@ -39,6 +39,10 @@ for step in loop:
 """
 
 
+def reported(state: Path) -> bool:
+    return state.exists() and state.stat().st_size > 0
+
+
 @pytest.mark.parametrize("code", [LOOP, "import time\nPath = None\ntime.sleep(600)"], ids=["training", "anything else"])
 def test_one_signal_stops_with_a_line_and_saves_a_training(tmp_path: Path, code: str):
     toy_project(tmp_path, code)
@@ -49,7 +53,7 @@ def test_one_signal_stops_with_a_line_and_saves_a_training(tmp_path: Path, code:
     try:
         state, partial = out.with_name("progress.json"), out.with_name("partial.ipynb")
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not (state.exists() if code == LOOP else partial.exists()):
+        while time.monotonic() < deadline and not (reported(state) if code == LOOP else partial.exists()):
             time.sleep(0.2)
         time.sleep(1)
         children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]

@@ -26,7 +26,7 @@ def file(tmp_path, monkeypatch):
 
 
 def test_the_line_has_step_total_values_and_time_left(file):
-    monitor = Monitor(file, "run: wpat", lambda elapsed: 90 - elapsed)
+    monitor = Monitor(file, "run: wpat", time_left=lambda: 70.0)
     report("WPAT", 1, 11, loss=1.5)
     monitor.line()
     content = json.loads(file.read_text())
@@ -72,7 +72,7 @@ def test_a_terminal_redraws_one_line_and_a_log_gets_lines(file, monkeypatch):
     for stream in (terminal, log):
         with shown(Monitor(file, "run: wpat"), stream):
             time.sleep(0.2)
-    assert "\n" not in terminal.getvalue() and terminal.getvalue().endswith("\r\033[K")
+    assert "\n" not in terminal.getvalue() and terminal.getvalue().endswith(progress.ERASE)
     lines = log.getvalue().splitlines()
     assert len(lines) > 2 and all("WPAT 1/10" in line for line in lines)
     monkeypatch.setenv(progress.QUIET, "1")
@@ -80,6 +80,23 @@ def test_a_terminal_redraws_one_line_and_a_log_gets_lines(file, monkeypatch):
     with shown(Monitor(file, "run: wpat"), silent):
         time.sleep(0.05)
     assert not silent.getvalue()
+
+
+def test_several_lines_are_redrawn_in_their_place_and_what_is_printed_takes_it(monkeypatch, capsys):
+    class Two:
+        def lines(self):
+            return ["gan 1/9", "fcmae 5/9"]
+
+    monkeypatch.setattr(progress, "REDRAW_EVERY", 0.01)
+    terminal = Terminal()
+    with shown(Two(), terminal):
+        time.sleep(0.1)
+    drawing = f"{progress.ERASE}gan 1/9\nfcmae 5/9\r\033[1A"  # then one line up, where the next drawing begins
+    assert terminal.getvalue().replace(drawing, "") == progress.ERASE
+    progress.say("gan done")
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    progress.say("gan done")
+    assert capsys.readouterr().err == "gan done\n" and terminal.getvalue() == f"{progress.ERASE}gan done\n"
 
 
 def test_outside_of_a_run_nothing_is_written_and_nobody_stops(monkeypatch):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leuk_lib.runs import lock, paths, schedule
-from leuk_lib.runs.schedule import START, Plan, makespan
+from leuk_lib.runs.schedule import START, Plan, RunMonitor, makespan
 from leuk_lib.stages import STAGES
 
 INPUTS = {"data": [], "gan": ["data"], "fcmae": ["data"], "wpat": ["gan", "fcmae"]}
@@ -39,66 +39,91 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     return Plan(["r"], INPUTS, SECONDS, 2, NOW - 1000)
 
 
+def put(stage: str, name: str, moment: float) -> None:
+    path = paths.stage_folder("r", stage) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (NOW + moment, NOW + moment))
+
+
+def runs(stage: str, began: float) -> None:
+    put(stage, lock.NOTEBOOK_LOCK, began)
+    put(stage, schedule.PROGRESS, 0)
+    (paths.stage_folder("r", stage) / "notebook.ipynb").unlink(missing_ok=True)  # as Snakemake does
+
+
 def finished(stage: str, began: float, ended: float) -> None:
-    folder = paths.stage_folder("r", stage)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, moment in ((lock.NOTEBOOK_LOCK, began), ("notebook.ipynb", ended)):
-        (folder / name).touch()
-        os.utime(folder / name, (NOW + moment, NOW + moment))
+    put(stage, lock.NOTEBOOK_LOCK, began)
+    put(stage, "notebook.ipynb", ended)
+    (paths.stage_folder("r", stage) / schedule.PROGRESS).unlink(missing_ok=True)
 
 
 def test_stages_that_run_beside_each_other_count_once(plan: Plan):
     finished("data", -50, -30)
-    assert plan.time_left("r", "gan", 30, NOW) == 370 + 300
-    assert plan.time_left("r", "fcmae", 30, NOW) == 400 + 300  # the GAN has not begun
+    runs("gan", -30)
+    assert plan.time_left(NOW) == 370 + 300
+    runs("fcmae", -10)
+    assert plan.time_left(NOW) == 370 + 300
     finished("fcmae", -160, -10)
-    assert plan.time_left("r", "gan", 150, NOW) == 250 + 300
-    assert plan.time_left("r", "gan", 999, NOW) == 300
+    runs("gan", -150)
+    assert plan.time_left(NOW) == 250 + 300
+    runs("gan", -999)
+    assert plan.time_left(NOW) == 300
 
 
-def test_another_running_stage_is_known_by_its_lock(plan: Plan):
-    finished("data", -130, -110)
-    folder = paths.stage_folder("r", "gan")
-    hold = (
-        f"import sys; from pathlib import Path; from leuk_lib.runs import lock;"
-        f"lock.hold(Path({str(folder)!r}), lock.NOTEBOOK_LOCK, 'x'); print('held', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout and other.stdout.readline() == "held\n"
-        os.utime(folder / lock.NOTEBOOK_LOCK, (NOW - 100, NOW - 100))
-        assert plan.time_left("r", "fcmae", 0, NOW) == 300 + 300
+def test_a_stage_that_has_not_begun_takes_its_whole_time(plan: Plan):
+    assert plan.time_left(NOW) == 20 + 400 + 300
+    finished("data", -50, -30)
+    runs("fcmae", -30)
+    assert plan.time_left(NOW) == 400 + 300
 
 
 def test_what_was_made_before_its_inputs_will_run_again(plan: Plan):
     finished("wpat", -90, -80)
     finished("fcmae", -200, -150)
     finished("data", -50, -30)
-    assert plan.time_left("r", "gan", 0, NOW) == 400 + 300
+    runs("gan", 0)
+    assert plan.time_left(NOW) == 400 + 300
 
 
 def test_this_machine_is_as_fast_as_it_was_so_far(plan: Plan):
+    runs("gan", -30)
     finished("data", -70, -30)  # twice as long as in the reference
-    assert plan.time_left("r", "gan", 30, NOW) == 770 + 600
+    assert plan.time_left(NOW) == 770 + 600
     finished("data", -1040, -30)  # by an earlier call: says nothing
-    assert plan.time_left("r", "gan", 30, NOW) == 370 + 300
+    assert plan.time_left(NOW) == 370 + 300
 
 
 def test_jobs_are_shared_by_all_runs(plan: Plan):
-    both = Plan(["r", "s"], INPUTS, SECONDS, 2, NOW)
     # The GAN of r ends at 420 s, its FCMAE at 170, then the GAN of s at 570, its FCMAE and WPAT of r at 720.
-    assert both.time_left("r", "data", 0, NOW) == 720 + 300
-    alone = Plan(["r"], INPUTS, SECONDS, 1, NOW)
-    assert alone.time_left("r", "data", 0, NOW) == 20 + 400 + 150 + 300
+    assert Plan(["r", "s"], INPUTS, SECONDS, 2, NOW).time_left(NOW) == 720 + 300
+    assert Plan(["r"], INPUTS, SECONDS, 1, NOW).time_left(NOW) == 20 + 400 + 150 + 300
 
 
-def test_a_plan_reaches_the_stages_only_if_every_stage_has_a_time(plan: Plan, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_shows_a_line_per_running_stage_and_the_time_left(plan: Plan):
+    monitor = RunMonitor(plan)
+    finished("data", -50, -30)
+    runs("gan", -30)
+    runs("fcmae", -10)
+    (paths.stage_folder("r", "gan") / schedule.PROGRESS).write_text(
+        json.dumps({"what": "ACDB-GAN", "step": 5, "total": 9, "time": NOW})
+    )
+    gan, fcmae, left = monitor.lines()
+    assert gan.startswith("r: gan ") and gan.endswith(" · ACDB-GAN 5/9") and fcmae.startswith("r: fcmae ")
+    assert re.fullmatch(r"all: about [\d:]+ left by the reference's times", left)
+    plan.forget()  # all processes were killed, and the next call begins
+    assert len(monitor.lines()) == 1 and plan.running() == {}
+    for stage in INPUTS:
+        finished(stage, -50, -30)
+    assert monitor.lines() == []
+    assert RunMonitor(Plan(["r"], INPUTS, {}, 2, NOW)).lines() == []  # no reference of this data set
+
+
+def test_the_plan_reaches_the_stages(plan: Plan, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(schedule.PLAN, raising=False)
     assert Plan.from_environment() is None
     for name, value in plan.to_environment().items():
         monkeypatch.setenv(name, value)
     assert Plan.from_environment() == plan
-    assert Plan(["r"], INPUTS, {"data": 1.0}, 2, NOW).to_environment() == {}
     assert set(schedule.reference_seconds("smear", "laptop")) == {spec.name for spec in STAGES}
     assert schedule.reference_seconds("/none", "laptop") == {}
