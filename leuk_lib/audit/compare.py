@@ -11,6 +11,7 @@ import pandas as pd
 
 from leuk_lib.audit.reference import Rules, candidates, load_run, read_rules
 from leuk_lib.runs.code import is_presentation
+from leuk_lib.runs.hardware import NUMERIC_FLAGS
 
 COLUMNS = ["stage", "metric", "value", "reference", "difference", "tolerance", "rule", "verdict", "cause", "detail"]
 VERDICTS = ("equal", "within", "outside", "missing")
@@ -45,7 +46,11 @@ def hardware_changes(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list
         if here == there:
             continue
         if name == "cpu_flags":
-            flags, flags_then = set(here.split()), set(there.split())
+            flags, flags_then = (
+                {flag for flag in text.split() if NUMERIC_FLAGS.fullmatch(flag)} for text in (here, there)
+            )
+            if flags == flags_then:  # earlier cards list smep, too, which computes nothing
+                continue
             only = {"with": flags - flags_then, "without": flags_then - flags}
             words = [f"{word} {_few(sorted(part))}" for word, part in only.items() if part]
             changed.append(f"instruction sets {', '.join(words)}")

@@ -35,17 +35,21 @@ def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
         settings: Further arguments of `Fabric`.
 
     Raises:
-        LeukError: CUDA is required but not available, or several devices are required in a single process.
+        LeukError: CUDA is required but not available, several devices are required in a single process, machines start
+            different numbers of processes, or the processes cannot meet.
     """
     if params.accelerator == "cuda" and not torch.cuda.is_available():
         raise LeukError("accelerator = 'cuda': no CUDA device is available; use accelerator = 'cpu' or 'auto'")
-    if params.devices > 1 and "RANK" not in os.environ:
+    started = "RANK" in os.environ  # by torchrun or another launcher
+    if params.devices > 1 and not started:
         raise LeukError(
             f"devices = {params.devices}: a notebook runs in one process; train with "
             f"python -m leuk_lib.runs.script STAGE … -p devices {params.devices}, which starts the others"
         )
     refuse_other_number("training", params.devices)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", params.devices)) if started else 1  # processes on this machine
+    if params.devices % here:
+        raise LeukError(f"devices = {params.devices}: {here} processes on this machine; start equally many on each")
     if params.accelerator != "cpu" and torch.cuda.is_available() and here > torch.cuda.device_count():
         raise LeukError(
             f"devices = {params.devices}: {here} processes on this machine, which has {torch.cuda.device_count()} GPUs; "
@@ -60,9 +64,19 @@ def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
     precision: Any = "32-true" if tf32 else params.precision
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `srun` command is available")  # on a login node, for one process
-        fabric = Fabric(accelerator=params.accelerator, devices=params.devices, precision=precision, **settings)
+        machines = params.devices // here
+        fabric = Fabric(
+            accelerator=params.accelerator, devices=here, num_nodes=machines, precision=precision, **settings
+        )
     set_tf32(tf32)
-    fabric.launch()
+    try:
+        fabric.launch()
+    except torch.distributed.DistError as error:  # the port is taken, or others did not come
+        place = f"{os.environ.get('MASTER_ADDR', 'this machine')}:{os.environ.get('MASTER_PORT', '')}"
+        raise LeukError(
+            f"devices = {params.devices}: the processes cannot meet at {place} ({(str(error).splitlines() or [''])[0][:200]}); "
+            "name an address that all of them reach, and a free port"
+        ) from error
     return fabric
 
 

@@ -121,6 +121,7 @@ HARDWARE = {
         ({"cpu_capability": "AVX512"}, "hardware: cpu capability AVX512 not AVX2"),
         ({"cpu_flags": "avx avx2 avx512f"}, "hardware: instruction sets with avx512f, without fma"),
         ({"blas": "openblas 0.3.30 (SkylakeX)"}, "hardware: blas openblas 0.3.30 (SkylakeX) not openblas 0.3.30 (Zen)"),
+        ({"cpu_flags": "avx avx2 fma smep"}, compare.NO_CAUSE),  # no instructions that compute
         ({"cuda": "13.0"}, compare.NO_CAUSE),
         ({}, compare.NO_CAUSE),
     ],

@@ -47,7 +47,10 @@ class Site:
             "--default-resources", "slurm_account=lab", "slurm_partition=main", *options,
         ]  # fmt: skip
         with self.log.open("wb") as log:
-            return subprocess.Popen(command, cwd=self.root, env=self.environment, stdout=log, stderr=log)
+            return subprocess.Popen(
+                command, cwd=self.root, env=self.environment, stdout=log, stderr=log,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if tests run in the background
+            )  # fmt: skip
 
     def finish(self, *options: str, stage: str = "fcmae", settings: str = "[]") -> int:
         return self.submit(*options, stage=stage, settings=settings).wait(1500)

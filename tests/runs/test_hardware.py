@@ -20,7 +20,7 @@ cpu family\t: 25
 model\t\t: 17
 model name\t: AMD EPYC
 stepping\t: 1
-flags\t\t: fpu avx512f sse4_2 avx fma bmi2 amx_tile
+flags\t\t: fpu avx512f sse4_2 smep avx fma bmi2 amx_tile
 
 processor\t: 1
 model name\t: another

@@ -1,11 +1,15 @@
-"""Precision and determinism on CUDA are what the parameters say; their switches can be read without a GPU."""
+"""Precision, determinism and processes are what the parameters say; the switches of CUDA can be read without a GPU."""
 
 import os
+import socket
+from typing import Any
 
 import pytest
 import torch
 
+from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import TrainParams
+from leuk_lib.training import fabric
 from leuk_lib.training.fabric import make_fabric, set_tf32
 
 
@@ -34,3 +38,39 @@ def test_a_workspace_that_is_set_is_left_alone(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     make_fabric(TrainParams(accelerator="cpu"))
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def started_by_a_launcher(monkeypatch: pytest.MonkeyPatch, world: int, here: int, port: int = 0) -> None:
+    """Set what torchrun sets in the first process."""
+    values = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": here, "MASTER_PORT": port}
+    for name, value in {**values, "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_each_machine_uses_its_own_processes_only(monkeypatch: pytest.MonkeyPatch):
+    asked: dict[str, Any] = {}
+
+    class Asked:
+        def __init__(self, **settings: Any) -> None:
+            asked.update(settings)
+
+        def launch(self) -> None:
+            pass
+
+    monkeypatch.setattr(fabric, "Fabric", Asked)
+    started_by_a_launcher(monkeypatch, world=4, here=2)
+    make_fabric(TrainParams(accelerator="cpu", devices=4))
+    assert (asked["devices"], asked["num_nodes"], asked["strategy"]) == (2, 2, "ddp")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(LeukError, match="devices = 4: 3 processes on this machine; start equally many on each"):
+        make_fabric(TrainParams(accelerator="cpu", devices=4))
+
+
+def test_a_port_that_is_taken_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        started_by_a_launcher(monkeypatch, world=2, here=2, port=port)
+        with pytest.raises(
+            LeukError, match=rf"devices = 2: the processes cannot meet at 127\.0\.0\.1:{port} \(.+; name"
+        ):
+            make_fabric(TrainParams(accelerator="cpu", devices=2, threads=1))

@@ -100,6 +100,25 @@ def test_two_gloo_processes_give_the_single_process_losses(reference: Reference,
 
 
 @pytest.mark.long
+def test_two_machines_with_a_process_each_give_the_single_process_losses(reference: Reference, tmp_path: Path):
+    """Two launchers that meet on the loopback, as on the page about GPUs."""
+    method, _, losses, _ = reference
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
+        "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1", str(SCRIPT), method, str(tmp_path),
+        "--processes", "2",
+    ]  # fmt: skip
+    machines = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    lines = [line for machine in machines for line in machine.communicate(timeout=500)[0].splitlines()]
+    assert [machine.returncode for machine in machines] == [0, 0]
+    (together,) = [line.removeprefix("losses ") for line in lines if line.startswith("losses ")]
+    assert_equal_losses(losses, json.loads(together))
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
