@@ -186,15 +186,14 @@ def page_rows(table: pd.DataFrame) -> list[str]:
 
 def main(only: str = "") -> None:
     """Count the trainings whose stage or name contains ``only``, and write their rows into the table."""
-    table = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["stage", "training"])
-    order = [(training.stage, training.name) for training in trainings()]
-    for training in trainings():
-        if only not in f"{training.stage} {training.name}":
+    kept = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["stage", "training"])
+    parts = dict(list(kept.groupby(["stage", "training"])))
+    present = {(training.stage, training.name): training for training in trainings()}
+    for pair, training in present.items():
+        if only not in " ".join(pair):
             continue
-        others = table[(table["stage"] != training.stage) | (table["training"] != training.name)]
-        table = pd.concat([others, pd.DataFrame(rows(training))])
-        position = [order.index(pair) for pair in zip(table["stage"], table["training"], strict=True)]
-        table = table.iloc[sorted(range(len(table)), key=lambda row: (position[row], table["accumulate"].iloc[row]))]
+        parts[pair] = pd.DataFrame(rows(training))
+        table = pd.concat([parts[each] for each in present if each in parts])
         table.to_csv(TABLE, index=False)
         print("\n".join(page_rows(table)), flush=True)
 

@@ -38,6 +38,7 @@ class Site:
         self.results = results
         self.environment = {**login, "LEUK_ROOT": str(root), "LEUK_RESULTS": str(results), "OMP_NUM_THREADS": "1"}
         self.log = results / "snakemake.log"
+        self.workflows: list[subprocess.Popen[bytes]] = []
 
     def submit(self, *options: str, stage: str = "fcmae", settings: str = "[]") -> subprocess.Popen[bytes]:
         self.results.mkdir(parents=True, exist_ok=True)
@@ -47,10 +48,12 @@ class Site:
             "--default-resources", "slurm_account=lab", "slurm_partition=main", *options,
         ]  # fmt: skip
         with self.log.open("wb") as log:
-            return subprocess.Popen(
+            workflow = subprocess.Popen(
                 command, cwd=self.root, env=self.environment, stdout=log, stderr=log,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if tests run in the background
             )  # fmt: skip
+        self.workflows.append(workflow)
+        return workflow
 
     def finish(self, *options: str, stage: str = "fcmae", settings: str = "[]") -> int:
         return self.submit(*options, stage=stage, settings=settings).wait(1500)
@@ -64,7 +67,7 @@ class Site:
         lines = self.output("sacct", "-X", "-n", "-P", f"--format={','.join(names)}").splitlines()
         return [dict(zip(names, line.split("|"), strict=True)) for line in lines]
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 900) -> None:
+    def wait_for(self, condition: Callable[[], object], seconds: float = 1500) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.log.read_text()[-3000:]
@@ -78,8 +81,12 @@ class Site:
 
 
 @pytest.fixture
-def site(root: Path, tmp_path: Path, login: dict[str, str]) -> Site:
-    return Site(root, tmp_path / "results", login)
+def site(root: Path, tmp_path: Path, login: dict[str, str]) -> Iterator[Site]:
+    site = Site(root, tmp_path / "results", login)
+    yield site
+    for workflow in site.workflows:  # of a test that failed
+        workflow.kill()
+    site.output("scancel", "--user", "root")
 
 
 def test_each_stage_is_a_job_with_the_resources_of_the_profile(site: Site):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -89,6 +91,27 @@ def test_the_table_is_what_is_counted_and_no_step_waits_or_convolves_in_float32(
     assert usage.waits_of(1) == []
     if TRAININGS[name].params.precision == "bf16-mixed":
         assert not [place for place in usage.wide if place.startswith("convolution")]
+
+
+def test_the_script_writes_counted_rows_and_keeps_those_of_other_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    chosen = list(TRAININGS.values())[:3]
+
+    def rows(training: gpu_memory.Training) -> Iterator[dict[str, Any]]:
+        own = KEPT[(KEPT["stage"] == training.stage) & (KEPT["training"] == training.name)]
+        yield from own.to_dict("records")
+
+    monkeypatch.setattr(gpu_memory, "TABLE", tmp_path / "table.csv")
+    monkeypatch.setattr(gpu_memory, "trainings", lambda: chosen)
+    monkeypatch.setattr(gpu_memory, "rows", rows)
+    gpu_memory.main()
+    written = gpu_memory.TABLE.read_text()
+    assert written == KEPT.head(4).to_csv(index=False)  # three trainings, one in two rows
+    gone = KEPT.tail(1).to_csv(index=False, header=False)
+    gpu_memory.TABLE.write_text(written.replace("0.31", "9.99") + gone)
+    gpu_memory.main("class verifier")
+    assert gpu_memory.TABLE.read_text() == written
 
 
 def test_the_page_has_the_rows_of_the_table():
