@@ -13,7 +13,7 @@ from pathlib import Path
 
 # Instruction sets for which torch, NumPy, MKL, oneDNN or OpenBLAS have code of their own.
 NUMERIC_FLAGS = re.compile(
-    r"sse4_[12]|avx.*|fma|f16c|amx_.*|bf16|i8mm|asimd|asimdhp|asimddp|asimdfhm|sve.*|sme(?!p).*|vsx.*|vx.*"
+    r"sse4_[12]|avx.*|fma|f16c|amx_.*|bf16|i8mm|asimd|asimdhp|asimddp|asimdfhm|s[mv]e(?!p).*|vsx.*|vx.*"
 )
 MAX_TEXT = 1000
 
