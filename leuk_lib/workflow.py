@@ -116,7 +116,8 @@ def understood(dataset: str, values: Mapping[str, Any]) -> list[str]:
             exit_code=2,
         )
     known = f"{groups} patients or slides" if groups else "no patients or slides known"
-    left_out = f"; {len(listing.left_out)} files not used" if listing.left_out else ""
+    unused = len(listing.left_out) + len(listing.missing)
+    left_out = f"; {unused} files not used" if unused else ""
     lines = [f"{listing.root}: {counts}; {known}{left_out}", *(f"  {line}" for line in listing.understood)]
     parts = Counter(entry.part for entry in listing.entries if entry.part and not entry.external)
     return [*lines, *announce(params, parts)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from leuk_lib.data.catalog import KNOWN_SETS
@@ -74,11 +75,12 @@ def check_folder(
         understood += lines
         about += found
     findings = pd.concat([folder.findings, as_table(about)], ignore_index=True)
-    rank = findings["severity"].map({name: i for i, name in enumerate(SEVERITIES)})
+    rank = pd.Categorical(findings["severity"], categories=SEVERITIES).codes
+    # DataFrame.sort_values makes a table of a million different paths first.
+    order = np.lexsort([findings["finding"].to_numpy(object), findings["path"].to_numpy(object), rank])
+    findings = findings.iloc[order].reset_index(drop=True)
     kinds = {what: kind_of(what) for what in findings["finding"].unique()}  # a million rows may say the same
-    findings = findings.assign(_rank=rank, kind=findings["finding"].map(kinds))
-    findings = findings.sort_values(["_rank", "path", "finding"], kind="stable")
-    findings = findings.drop(columns="_rank").reset_index(drop=True)
+    findings = findings.assign(kind=findings["finding"].map(kinds))
     findings.attrs = {
         "root": str(folder.root),
         "classes": {str(k): int(v) for k, v in folder.table["label"].value_counts().sort_index().items()},

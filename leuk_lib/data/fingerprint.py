@@ -9,7 +9,7 @@ from pathlib import Path
 from leuk_lib.data.catalog import KNOWN_SETS, home
 from leuk_lib.data.conversion import content_hash
 from leuk_lib.data.image_files import hash_of
-from leuk_lib.data.listing import NO_CLASS, list_content
+from leuk_lib.data.listing import MISSING, NO_CLASS, list_content
 from leuk_lib.data.readers import choose, recognised
 from leuk_lib.data.smear import VERSION
 from leuk_lib.data.tables import EXTRA
@@ -51,6 +51,8 @@ def fingerprint(dataset: str) -> str:
         digest.update("\x1f".join(finding).encode())
         if finding[1].startswith(NO_CLASS):  # a table or a pattern of names may give it one
             digest.update(hash_of(listing.root / finding[0]).encode())
+    for name in listing.missing:
+        digest.update("\x1f".join([name, *MISSING]).encode())
     return digest.hexdigest()
 
 

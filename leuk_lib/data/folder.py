@@ -18,9 +18,9 @@ from leuk_lib.data.cell_files import Cell, read_cell, read_mask
 from leuk_lib.data.decode import decode_file, quiet_decoders
 from leuk_lib.data.duplicates import Match, components, exact_copies, find_matches
 from leuk_lib.data.field_of_view import BAR, FALSE_ALARMS
-from leuk_lib.data.findings import ACROSS_PARTS, Finding, Severity, as_table
+from leuk_lib.data.findings import ACROSS_PARTS, Finding, Severity, as_table, repeated
 from leuk_lib.data.layouts import role_of
-from leuk_lib.data.listing import Entry, Listing, list_folder
+from leuk_lib.data.listing import MISSING, Entry, Listing, list_folder
 from leuk_lib.data.perceptual_hash import ORIENTATIONS, THUMB
 from leuk_lib.data.scale import ScalePlan, plan_scale, to_field
 from leuk_lib.data.tables import EXTRA
@@ -120,7 +120,9 @@ def read_folder(
         table=table,
         images=np.stack([c.image for c in cells]) if cells else np.zeros((0, size, size, 3), np.uint8),
         masks=_all_masks(cells, findings),
-        findings=as_table(findings),
+        findings=pd.concat(
+            [as_table(findings), repeated(listing.missing, MISSING[0], "error", MISSING[1])], ignore_index=True
+        ),
         grouped_by=grouped_by,
         understood=(*listing.understood, *plan.understood),
         name=listing.name or listing.root.name,

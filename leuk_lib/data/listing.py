@@ -44,6 +44,7 @@ from leuk_lib.runs.paths import user_path
 MASKS = "masks"
 NOT_CELLS = {MASKS, "LICENSES", "licenses", "__MACOSX"}
 NO_CLASS = "no class"  # how the finding about an image without one begins
+MISSING = ("in the manifest but not in the folder", "restore the file or delete its row")  # finding, advice
 AMBIGUOUS_MASK = "its mask's name fits several images"
 AMBIGUOUS_GROUP = "its name in metadata.csv fits several images or groups"
 
@@ -89,6 +90,7 @@ class Listing:
         root: The folder, resolved.
         entries: Sorted by path.
         left_out: (path, finding, advice) of the files that are not used. These texts are part of the fingerprint.
+        missing: Sorted paths in the manifest at which there is no file; ``MISSING`` says so of each.
         understood: How the folder was read, in lines for a person: the role of each level of folders, what was ignored.
         notices: (path, finding, advice) about files that are used.
         grouped_by: Where given groups come from: "manifest" (or ``metadata.csv``), "folder names", "file names", …
@@ -104,6 +106,7 @@ class Listing:
     grouped_by: str = "manifest"
     name: str = ""
     findings: tuple[Finding, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 def list_folder(
@@ -270,8 +273,6 @@ def _list_images(
         _check_scale(name, extra["um_per_px"])
         entries.append(Entry(name, label, group, mask, external, part, tuple(ambiguous), in_manifest, **extra))
     entries, respelled = _one_spelling(entries)
-    for name in sorted(name for name in rows if name not in listed):
-        left_out.append((name, "in the manifest but not in the folder", "restore the file or delete its row"))
     if unlisted:
         notices += _without_images(bare, levels)
     notices += _unused_masks(root, {entry.mask for entry in entries})
@@ -284,6 +285,7 @@ def _list_images(
     return Listing(
         root, tuple(entries), tuple(left_out), (*stated.notes, *described), tuple(notices), " and ".join(sorted(sources, reverse=True)) or "manifest",
         findings=(*stated.findings, *stated.contradictions(), *respelled, *_unread_tables(root, files, stated.tables)),
+        missing=tuple(sorted(name for name in rows if name not in listed)),
     )  # fmt: skip
 
 

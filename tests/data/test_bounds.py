@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ import zlib
 
 import pytest
 
+from data.toys import coded, picture
+from leuk_lib.data.check import check_folder
 from leuk_lib.data.image_files import inflate_exactly
 from leuk_lib.data.tables import EXTRA, METADATA, read_groups, read_manifest
 
@@ -78,3 +81,41 @@ def test_a_manifest_of_a_million_rows_takes_seconds(large):
     read_manifest(large)
     assert tracemalloc.get_traced_memory()[1] < 25_000_000
     tracemalloc.stop()
+
+
+def missing_files(root, rows):
+    """Write a manifest of files that are missing, each with a mask, beside two small images."""
+    for name in ("AML", "CML"):
+        (root / name).mkdir(parents=True)
+        (root / name / "0.png").write_bytes(coded(picture(ord(name[0]))))
+    lines = [f"AML/cell_{k:07d}.png,AML,patient{k // 200},masks/AML/cell_{k:07d}.png" for k in range(rows)]
+    (root / "manifest.csv").write_text("\n".join(["path,label,group,mask", *lines]))
+
+
+def test_a_manifest_whose_files_are_missing_takes_bytes_per_row(tmp_path):
+    """230 bytes at the peak; with an object of several fields for each finding it was 400."""
+    missing_files(tmp_path / "few", 1)
+    missing_files(tmp_path / "many", 20_000)
+    check_folder(tmp_path / "few", workers=1)  # imports what is needed
+    tracemalloc.start()
+    findings = check_folder(tmp_path / "many", workers=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    findings = findings[findings["severity"] == "error"]
+    assert findings["path"].tolist() == [f"AML/cell_{k:07d}.png" for k in range(20_000)]
+    assert set(findings["finding"]) == {"in the manifest but not in the folder"}
+    assert peak / 20_000 < 320
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit")
+def test_a_million_missing_files_take_ten_seconds_and_500_mb(tmp_path):
+    missing_files(tmp_path / "cells", 1_000_000)
+    command = [sys.executable, "-m", "leuk_lib.cli.main", "data", "check", str(tmp_path / "cells"), "--quiet"]
+    with (tmp_path / "out.txt").open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+    out = (tmp_path / "out.txt").read_text()
+    assert os.waitstatus_to_exitcode(status) == 1 and "in the manifest but not in the folder: 1000000;" in out, out
+    assert used.ru_maxrss * 1024 < 500e6
+    assert used.ru_utime + used.ru_stime < 10
