@@ -471,9 +471,14 @@ def trial_name(arm: str, rate: float) -> str:
     return f"rate-{rate:g}-{slug(arm)}"
 
 
-def chosen_rates(trials: pd.DataFrame) -> pd.DataFrame:
-    """Mark the learning rate of each model with the lowest validation loss, the first of equals: column chosen."""
-    best = trials.groupby("arm", sort=False)["loss"].idxmin()
+def chosen_rates(trials: pd.DataFrame, by: Sequence[str] = ("arm",)) -> pd.DataFrame:
+    """Mark the learning rate with the lowest validation loss of each model, the first of equals: column chosen.
+
+    Args:
+        trials: Columns rate, loss, and those of ``by``.
+        by: Columns that tell the models apart.
+    """
+    best = trials.groupby(list(by), sort=False)["loss"].idxmin()
     return trials.assign(chosen=trials.index.isin(best))
 
 
