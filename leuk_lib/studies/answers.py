@@ -112,8 +112,12 @@ QUESTIONS = (
         {"arm": ("FCMAE + contrast",), "condition": ("1",)},
     ),
     Question(
-        "Do published weights help with a tenth of the labels, at 64 px and the same learning rate?", "pretraining", "label_gains", "fcmae",
+        "Do published weights help with a tenth of the labels?", "pretraining", "label_gains", "fcmae",
         {"arm": ("published weights",), "condition": ("0.1",)},
+    ),
+    Question(
+        "Do published weights help with all labels?", "pretraining", "label_gains", "fcmae",
+        {"arm": ("published weights",), "condition": ("1",)},
     ),
     Question(
         "Are frozen features better after pretraining than before?", "pretraining", "gains", "fcmae",

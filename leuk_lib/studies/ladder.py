@@ -689,15 +689,26 @@ def test_cells_summary(record: StudyRecord) -> str:
 
 def rates_summary(record: StudyRecord) -> str:
     """Say how the learning rates were chosen."""
+    return describe_rates(record, "Every trained model", record.params["rate_steps"])
+
+
+def describe_rates(record: StudyRecord, models: str, steps: int) -> str:
+    """Say what was tried and chosen, and for how many models a rate outside the range may be better.
+
+    Args:
+        record: With a table of :func:`chosen_rates`, ``rates``.
+        models: Subject of the first sentence.
+        steps: Optimiser steps of a trial.
+    """
     trials = record.table("rates")
-    tries = trials.groupby("arm").size()
-    rates = ", ".join(f"{rate:g}" for rate in sorted(trials["rate"].unique()))
-    chosen, tried = trials[trials["chosen"]]["rate"], trials["rate"]
-    lowest, highest = (int((chosen == end).sum()) for end in (tried.min(), tried.max()))
+    tried = sorted(trials["rate"].unique())
+    chosen = trials.loc[trials["chosen"], "rate"]
+    lowest, highest = (int((chosen == end).sum()) for end in (tried[0], tried[-1]))
     return (
-        f"Every trained model had {tries.iloc[0]} tries: {record.params['rate_steps']} steps with the peak learning rates "
-        f"{rates}. The rate with the lowest loss on the validation cells of repetition {record.params['seeds'][0]} was taken: "
-        f"the lowest for {lowest}, the highest for {highest} of {len(chosen)} models, for which a rate outside may be better."
+        f"{models} had {len(tried)} tries: {steps} steps with the peak learning rates "
+        f"{', '.join(f'{rate:g}' for rate in tried)}. The rate with the lowest loss on the validation cells of repetition "
+        f"{record.params['seeds'][0]} was taken: the lowest for {lowest}, the highest for {highest} of {len(chosen)} models, "
+        "for which a rate outside may be better."
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from leuk_lib.runs.recorder import Recorder
+from leuk_lib.studies.ladder import describe_rates
 from leuk_lib.studies.paired import read_differences, record_differences, verdict
 from leuk_lib.studies.pretraining import CONTRAST, PIXELS, PUBLISHED, SCRATCH
 from leuk_lib.studies.record import StudyRecord
@@ -83,6 +84,20 @@ def labels_table(record: StudyRecord) -> pd.DataFrame:
     """Format the differences between the starts: a row per share of the labels, a column per pair of starts."""
     table = record.table("label_gains")
     return read_differences(table.assign(condition=table["condition"].map(percent)), "share of the labels")
+
+
+def rates_summary(record: StudyRecord) -> str:
+    """Say how the learning rates of fine-tuning were chosen."""
+    return describe_rates(record, "Every start, with every share of the labels,", record.params["tune_steps"])
+
+
+def rates_table(record: StudyRecord) -> pd.DataFrame:
+    """The chosen learning rates: a row per share of the labels, a column per start."""
+    trials = record.table("rates")
+    chosen = trials[trials["chosen"]].assign(condition=lambda table: table["condition"].map(percent))
+    wide = chosen.pivot(index="condition", columns="arm", values="rate")
+    wide = wide.reindex(index=chosen["condition"].unique(), columns=chosen["arm"].unique())
+    return wide.map("{:g}".format).rename_axis(index="share of the labels", columns=None).reset_index()
 
 
 def probes_table(record: StudyRecord) -> pd.DataFrame:
