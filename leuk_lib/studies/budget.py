@@ -17,16 +17,15 @@ from pydantic import Field, field_validator
 from leuk_lib.evaluation.baselines import display_name
 from leuk_lib.studies.ladder import (
     FRACTIONS,
-    GOALS,
     PUBLISHED_FULL,
     Ladder,
     LadderParams,
     chosen_rates,
-    interval,
     outcomes_of,
     trial_name,
     write_cells,
 )
+from leuk_lib.studies.ladder_summary import GOALS, interval
 from leuk_lib.studies.paired import between, scores, verdict
 from leuk_lib.studies.record import StudyRecord
 from leuk_lib.studies.study import Row, Study, StudyParams, slug

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from leuk_lib.runs.recorder import Recorder
-from leuk_lib.studies.ladder import describe_rates
+from leuk_lib.studies.ladder_summary import describe_rates
 from leuk_lib.studies.paired import read_differences, record_differences, verdict
 from leuk_lib.studies.pretraining import CONTRAST, PIXELS, PUBLISHED, SCRATCH
 from leuk_lib.studies.record import StudyRecord

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from leuk_lib.figures import comparison as draw
-from leuk_lib.studies import budget, ladder
+from leuk_lib.studies import budget, ladder_summary
 from leuk_lib.studies import record as records
 from leuk_lib.studies.budget import Budget, BudgetParams, name_of
 from leuk_lib.studies.ladder import PUBLISHED_FULL
@@ -82,7 +82,7 @@ def test_the_summary_names_the_goal_each_difference_and_its_cost(tables):
 
 def test_scores_and_differences_go_into_the_metrics(tables):
     kept = {}
-    ladder.record_models(
+    ladder_summary.record_models(
         SimpleNamespace(record=lambda key, *entry: kept.update({key: entry})), made_record("budget", tables)
     )
     assert len(kept) == 4 + 3 and kept["budget_published_alhe_2_steps"][0] == 0.75

@@ -13,7 +13,7 @@ import torch
 from leuk_lib.evaluation.robustness import STRENGTHS, UNITS
 from leuk_lib.figures import comparison as draw
 from leuk_lib.figures import trust
-from leuk_lib.studies import ladder
+from leuk_lib.studies import ladder, ladder_summary
 from leuk_lib.studies import record as records
 from leuk_lib.studies.ladder import FULL, PUBLISHED_FULL, PUBLISHED_STEPS, STEPS, LadderParams, SplitCells
 from leuk_lib.studies.study import slug
@@ -112,37 +112,37 @@ def record() -> records.StudyRecord:
 
 
 def test_sentences_say_what_the_numbers_say(record):
-    steps = ladder.steps_summary(record).splitlines()
+    steps = ladder_summary.steps_summary(record).splitlines()
     assert "+ FCMAE over backbone: +30.0 [" in steps[0] and "helps" in steps[0] and "inconclusive" in steps[2]
-    full = ladder.full_model_summary(record)
+    full = ladder_summary.full_model_summary(record)
     assert "ahead of weak; behind strong" in full and "95.0 % is missed" in full and "strong, with 100.0" in full
-    published = ladder.full_model_summary(record, PUBLISHED_FULL)
+    published = ladder_summary.full_model_summary(record, PUBLISHED_FULL)
     assert "ahead of weak; not clearly different from strong" in published and "97.5 % is reached" in published
-    columns = ladder.columns_summary(record).splitlines()
+    columns = ladder_summary.columns_summary(record).splitlines()
     assert "published over + FCMAE: +0.0" in columns[0] and "helps" in columns[2]
-    robust = ladder.robustness_summary(record)
+    robust = ladder_summary.robustness_summary(record)
     assert f"{FULL} against strong, of 30 shifts: ahead under 0, behind under 30" in robust
     assert f"{PUBLISHED_FULL} against strong, of 30 shifts: ahead under 0, behind under 0" in robust
     assert f"{FULL}, change from none (80.0 %)" in robust and "blur -80" in robust
-    assert "strong: temperature" in ladder.calibration_summary(record)
-    rates = ladder.rates_summary(record)
+    assert "strong: temperature" in ladder_summary.calibration_summary(record)
+    rates = ladder_summary.rates_summary(record)
     assert "3 tries: 9 steps" in rates and "0.0005, 0.001, 0.002" in rates and "repetition 0" in rates
     assert "the lowest for 0, the highest for 0 of 9 models" in rates
-    assert (ladder.rates_table(record)["chosen"] == 1e-3).all()
-    assert "better than they are" in ladder.test_cells_summary(record)
+    assert (ladder_summary.rates_table(record)["chosen"] == 1e-3).all()
+    assert "better than they are" in ladder_summary.test_cells_summary(record)
 
 
 def test_tables_and_metrics_are_made_of_the_record(record):
-    wide = ladder.external_table(record)
+    wide = ladder_summary.external_table(record)
     assert wide[["source", "cells"]].to_numpy().tolist() == [["elsewhere", 60]] and wide["strong"][0].startswith(
         "100.0"
     )
-    small = ladder.small_sets_table(record)
+    small = ladder_summary.small_sets_table(record)
     assert small[["set", "cells", "patients"]].to_numpy().tolist() == [["ours", 6, 4]]
     assert small[FULL][0].startswith("66.7 [") and small["strong"][0].startswith("100.0 [")
-    differences = ladder.difference_table(record.table("baselines"))
+    differences = ladder_summary.difference_table(record.table("baselines"))
     assert differences["comparison"].tolist() == [f"{FULL} over weak", f"{FULL} over strong"]
-    cost = ladder.cost_table(record).set_index("arm")["cpu seconds"]
+    cost = ladder_summary.cost_table(record).set_index("arm")["cpu seconds"]
     assert cost["+ WPAT"] == 4.0 and cost["published"] == 1.0 and "weak" not in cost
     kept: dict[str, float] = {}
 
@@ -153,7 +153,7 @@ def test_tables_and_metrics_are_made_of_the_record(record):
             assert n == 120 and low <= value <= high
             kept[key] = value
 
-    ladder.record_models(Stage(), record)
+    ladder_summary.record_models(Stage(), record)
     assert kept["ladder_alhe"] == pytest.approx(0.8) and kept["ladder_alhe_minus_strong"] == pytest.approx(-0.2)
     assert len(kept) == 9 + 5 + 3 + 4
 
@@ -180,9 +180,9 @@ def test_markers_of_differences_show_their_sign(record):
 def test_figures_are_drawn_with_named_axes(record):
     drawn = [
         draw.ladder_scores(record.table("scores"), [list(STEPS), list(PUBLISHED_STEPS)]),
-        draw.accuracy_and_cost(ladder.cost_table(record), [list(STEPS), list(PUBLISHED_STEPS)]),
+        draw.accuracy_and_cost(ladder_summary.cost_table(record), [list(STEPS), list(PUBLISHED_STEPS)]),
         draw.ladder_differences({"steps": record.table("steps"), "baselines": record.table("baselines")}),
-        trust.robustness(ladder.shift_curves(record), UNITS, FULL, "balanced accuracy"),
+        trust.robustness(ladder_summary.shift_curves(record), UNITS, FULL, "balanced accuracy"),
         trust.calibration(record.table("calibration"), FULL),
     ]
     for figure in drawn:
@@ -218,7 +218,7 @@ def test_every_kind_of_job_runs_and_the_outcome_has_all_models(canary):
     assert [row["probs"] for row in again] == [row["probs"] for row in whole.rows["majority-0"][1:]]
     record = made_record("ladder", tables, params.model_dump())
     fewest, most = tables["pretraining"]["test"].min(), tables["pretraining"]["test"].max()
-    summary = ladder.test_cells_summary(record)
+    summary = ladder_summary.test_cells_summary(record)
     assert "repetitions 0, 1" in summary and f"{fewest} to {most} cells" in summary
 
 
@@ -259,7 +259,7 @@ def test_the_lead_under_shifts_counts_clear_wins_minus_clear_losses_against_the_
         def table(self, name: str) -> pd.DataFrame:
             return {"shifts_gaps": pd.DataFrame(rows)}[name]
 
-    assert ladder.shifts_lead(Record()) == (-0.25, None, None, 4)
+    assert ladder_summary.shifts_lead(Record()) == (-0.25, None, None, 4)
     kept = {}
-    ladder.record_shifts(SimpleNamespace(record=lambda key, *entry: kept.update({key: entry})), Record())
+    ladder_summary.record_shifts(SimpleNamespace(record=lambda key, *entry: kept.update({key: entry})), Record())
     assert kept == {"ladder_shifts_lead": (-0.25, None, None, 4)}
