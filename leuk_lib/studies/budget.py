@@ -171,7 +171,7 @@ def summary(record: StudyRecord) -> str:
     outcome = "reached" if float(by_arm[full]["value"]) >= goal else "missed"
     sentences = [
         f"{full}: {interval(by_arm[full])} % balanced accuracy; {plain}: {interval(by_arm[plain])} %. "
-        f"The project's goal of {100 * goal:.1f} % is {outcome}."
+        f"The goal set before the study, {100 * goal:.1f} %, is {outcome}."
     ]
     for row in record.table("gains").to_dict("records"):
         ratio = by_arm[row["arm"]]["cpu seconds"] / by_arm[row["against"]]["cpu seconds"]

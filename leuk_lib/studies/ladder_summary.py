@@ -102,7 +102,7 @@ def full_model_summary(record: StudyRecord, full: str = FULL) -> str:
     outcome = "reached" if float(score["value"]) >= goal else "missed"
     return (
         f"Full model ({full}): {interval(score)} % balanced accuracy ({int(score['n'])} test cells over "
-        f"{int(score['seeds'])} repetitions); the project's goal of {100 * goal:.1f} % is {outcome}.\n"
+        f"{int(score['seeds'])} repetitions); the goal set before the study, {100 * goal:.1f} %, is {outcome}.\n"
         f"It is {'; '.join(ranks)}.\n"
         f"The baseline with the lowest validation loss is {best}, with {interval(by_arm[best])} %: the full model minus "
         f"it is {interval(against, signed=True)} points."

@@ -69,7 +69,7 @@ def test_tables_hold_the_known_answers(tables):
 def test_the_summary_names_the_goal_each_difference_and_its_cost(tables):
     record = made_record("budget", tables, {"steps": [2, 4], "published": PLAIN})
     text = budget.summary(record)
-    assert "100.0" in text.splitlines()[0] and "goal of 97.5 % is reached" in text
+    assert "100.0" in text.splitlines()[0] and "goal set before the study, 97.5 %, is reached" in text
     assert "-25.0" in text and "0.50 times the processor time" in text
     assert text.endswith(f"{name_of(PUBLISHED_FULL, 4)}: 4, {name_of(PLAIN, 4)}: 4.")
     cost = budget.cost_table(record)
