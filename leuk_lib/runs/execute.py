@@ -8,6 +8,7 @@ from __future__ import annotations
 import _thread
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -151,10 +152,12 @@ def _stoppable(monitor: progress.Monitor) -> Iterator[None]:
         if progress.stop_requested():
             raise KeyboardInterrupt
         Path(os.environ[progress.STOP]).touch()
+        _leave_reports_to_this_module()
 
     def interrupt() -> bool:
         due = progress.stop_requested() and not monitor.training
         if due:
+            _leave_reports_to_this_module()
             _thread.interrupt_main()
         return due
 
@@ -166,6 +169,12 @@ def _stoppable(monitor: progress.Monitor) -> Iterator[None]:
     finally:
         for number, earlier in previous.items():
             signal.signal(number, earlier)
+
+
+def _leave_reports_to_this_module() -> None:
+    """Silence asyncio and papermill, which add a traceback when a stop ends the kernel before its cell."""
+    for name in ("asyncio", "papermill"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def main() -> int:

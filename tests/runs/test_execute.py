@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from leuk_lib.runs import progress
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.execute import execute
+from leuk_lib.runs.execute import _stoppable, execute
 from project import toy_project
 
 pytestmark = pytest.mark.notebooks
@@ -67,3 +69,21 @@ def test_one_signal_stops_with_a_line_and_saves_a_training(tmp_path: Path, code:
     assert (tmp_path / "checkpoints").is_dir() == (code == LOOP)
     psutil.wait_procs([psutil.Process(pid) for pid in children if psutil.pid_exists(pid)], timeout=20)
     assert not any(psutil.pid_exists(pid) for pid in children)
+
+
+def test_a_stop_is_reported_by_this_module_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    loggers = [logging.getLogger(name) for name in ("asyncio", "papermill")]
+    levels = [logger.level for logger in loggers]
+    monitor = progress.Monitor(tmp_path / "progress.json", "toy")
+    request = tmp_path / "stop"
+    try:
+        with progress.environment({progress.STOP: str(request)}), pytest.raises(KeyboardInterrupt), _stoppable(monitor):
+            loggers[0].error("before")
+            request.touch()
+            time.sleep(30)
+        for logger in loggers:
+            logger.error("Task exception was never retrieved")
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    assert [record.message for record in caplog.records] == ["before"]
