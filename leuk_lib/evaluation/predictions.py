@@ -28,7 +28,8 @@ class Predictions:
         classes: names of the K classes.
 
     Raises:
-        LeukError: shapes that do not match, labels outside 0 to K - 1, or rows that are no probabilities.
+        LeukError: shapes that do not match, classes of one name, labels outside 0 to K - 1, or rows that are no
+            probabilities.
     """
 
     labels: NDArray[np.int64]
@@ -42,7 +43,9 @@ class Predictions:
             raise LeukError(
                 f"predictions: {n} labels, {k} classes, probabilities {self.probs.shape}, groups {self.groups.shape}"
             )
-        if n and (self.labels.min() < 0 or self.labels.max() >= k):
+        if len(set(self.classes)) < k:
+            raise LeukError("predictions: two classes have the same name")
+        if not np.isin(self.labels, np.arange(k)).all():
             raise LeukError(f"predictions: labels must be 0 to {k - 1}")
         if not np.isfinite(self.probs).all() or (self.probs < 0).any() or (abs(self.probs.sum(1) - 1) > 1e-3).any():
             raise LeukError("predictions: every row of probabilities must be finite, not negative and sum to 1")

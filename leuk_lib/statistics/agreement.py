@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import NO_INTERVAL, Spread, share
+from leuk_lib.statistics.intervals import NO_INTERVAL, Spread, names_of, share
 
 Array = NDArray[np.float64]
 
@@ -102,9 +102,9 @@ def agreement(
         level: coverage of the intervals.
 
     Raises:
-        LeukError: the lengths differ.
+        LeukError: the lengths differ, or a cell has no label.
     """
-    a, b = np.asarray(first).astype(str), np.asarray(second).astype(str)
+    a, b = (names_of(labels, "label") for labels in (first, second))
     if not len(a) == len(b) == len(groups) == len(bootstrap.index):
         raise LeukError(f"agreement: {len(a)} and {len(b)} labels of {len(groups)} cells; each cell needs both")
     names = np.unique(np.concatenate([a, b]))

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.statistics.intervals import UNKNOWN, Spread, t_interval
+from leuk_lib.statistics.intervals import UNKNOWN, Spread, names_of, t_interval
 
 Array = NDArray[np.float64]
 BLOCK_SIZE = 4_000_000  # largest number of elements of a (resamples, cells) block
@@ -74,7 +74,7 @@ class ClusterBootstrap:
         factors: what was drawn, for standard errors.
 
     Raises:
-        LeukError: there is no cell.
+        LeukError: there is no cell, or a cell has no group.
 
     >>> bootstrap = ClusterBootstrap(["a", "a", "b"], 100, np.random.default_rng(0))
     >>> bootstrap.weights.shape, sorted(set(bootstrap.sums(np.ones(3)).tolist()))
@@ -84,7 +84,7 @@ class ClusterBootstrap:
     def __init__(
         self, groups: ArrayLike, n_resamples: int, rng: np.random.Generator, labels: ArrayLike | None = None
     ) -> None:
-        self.names, self.index = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+        self.names, self.index = np.unique(names_of(groups), return_inverse=True)
         if not len(self.names):
             raise LeukError("bootstrap: there is no cell in this part")
         self.n_groups = len(self.names)
@@ -119,9 +119,14 @@ class ClusterBootstrap:
 
         Args:
             groups: (n,) group of each of the other cells.
+
+        Raises:
+            LeukError: a group is not among those that were resampled.
         """
-        part = copy.copy(self)
-        part.index = np.searchsorted(self.names, np.asarray(groups).astype(str))
+        part, names = copy.copy(self), names_of(groups)
+        if unknown := sorted(set(names.tolist()) - set(self.names.tolist())):
+            raise LeukError(f"bootstrap: group {unknown[0]!r} is not among those that were resampled")
+        part.index = np.searchsorted(self.names, names)
         return part
 
     def __len__(self) -> int:

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 from statsmodels.stats.proportion import proportion_confint
@@ -56,10 +57,14 @@ def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, floa
         n: number of trials; an effective size need not be whole.
         level: coverage in (0, 1).
 
+    Raises:
+        LeukError: another number of successes or level, or NaN.
+
     >>> low, high = wilson(15, 148)  # Newcombe 1998, table I
     >>> round(low, 4), round(high, 4)
     (0.0624, 0.1605)
     """
+    _check_trials("Wilson's interval", successes, n, level)
     low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
     return max(0.0, float(low)), min(1.0, float(high))
 
@@ -72,14 +77,23 @@ def clopper_pearson(successes: float, n: float, level: float = 0.95) -> tuple[fl
         n: number of trials; an effective size need not be whole.
         level: coverage in (0, 1), never below it.
 
+    Raises:
+        LeukError: another number of successes or level, or NaN.
+
     >>> low, high = clopper_pearson(15, 148)  # Newcombe 1998, table I
     >>> round(low, 4), round(high, 4)
     (0.0578, 0.1617)
     """
+    _check_trials("Clopper and Pearson's interval", successes, n, level)
     tail = (1 - level) / 2
     low = 0.0 if successes <= EXACT else float(special.betaincinv(successes, n - successes + 1, tail))
     high = 1.0 if n - successes <= EXACT else float(special.betainccinv(successes + 1, n - successes, tail))
     return low, high
+
+
+def _check_trials(name: str, successes: float, n: float, level: float) -> None:
+    if not (0 <= successes <= n and 0 < n < np.inf and 0 <= level <= 1):  # false for NaN
+        raise LeukError(f"{name}: {successes} of {n} at level {level}; needs 0 to n of n > 0 and a level of 0 to 1")
 
 
 def korn_graubard(hits: ArrayLike, groups: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
@@ -271,7 +285,26 @@ def _equal_sizes(sizes: NDArray[np.int64]) -> float:
 
 def _numbered(groups: ArrayLike) -> NDArray[np.int64]:
     """Number of each cell's group (N,), from 0."""
-    return np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+    return np.unique(names_of(groups), return_inverse=True)[1]
+
+
+def names_of(values: ArrayLike, what: str = "group") -> NDArray[np.str_]:
+    """Groups or labels of cells as strings, in which a missing one would be a name like any other.
+
+    Args:
+        values: (N,).
+        what: what each cell needs, for the message.
+
+    Raises:
+        LeukError: a value is None or NaN.
+
+    >>> names_of([1, 2]).tolist()
+    ['1', '2']
+    """
+    array = np.asarray(values)
+    if array.dtype.kind in "fO" and (missing := int(pd.isna(array).sum())):
+        raise LeukError(f"{missing} of {array.size} cells have no {what}")
+    return array.astype(str)
 
 
 def share(hits: ArrayLike, groups: ArrayLike) -> Rate:

@@ -33,7 +33,8 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, weights: NDArray[Any] 
         The temperature; 1 where none is better, as for a model with constant output.
 
     Raises:
-        LeukError: there is no cell, or a logit is NaN or infinite.
+        LeukError: there is no cell, a logit is NaN or infinite, a label is no column, or the weights are negative, all 0
+            or not finite.
 
     >>> z = np.log([[0.9, 0.1]] * 4)  # stated 0.9, right 3 times in 4: logits of ln 9 should be ln 3, half as large
     >>> round(fit_temperature(z, [0, 0, 0, 1]), 4)
@@ -47,6 +48,13 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike, weights: NDArray[Any] 
             f"temperature: {int((~np.isfinite(z)).any(axis=1).sum())} of {len(z)} cells have logits that are "
             "NaN or infinite"
         )
+    fits = z.ndim == 2 and columns.shape == z.shape[:1] and columns.dtype.kind in "iu"
+    if not fits or not np.isin(columns, np.arange(z.shape[1])).all():
+        raise LeukError(f"temperature: needs a label of 0 to K - 1 for each of {len(z)} cells")
+    if weights is not None and not (
+        weights.shape == columns.shape and (weights >= 0).all() and 0 < weights.sum() < np.inf
+    ):
+        raise LeukError(f"temperature: needs a weight for each of {len(z)} cells, not negative and not all 0")
     z = z - z.max(axis=1, keepdims=True)  # the largest is 0 at every temperature, so that no exponential overflows
     true = z[np.arange(len(z)), columns]
 

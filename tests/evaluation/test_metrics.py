@@ -137,6 +137,10 @@ def test_invalid_predictions_are_refused():
         Predictions(np.array([0]), np.array([[0.9, 0.9]]), np.array(["a"]), ("x", "y"))
     with pytest.raises(LeukError, match="labels"):
         Predictions(np.array([2]), np.array([[0.5, 0.5]]), np.array(["a"]), ("x", "y"))
+    with pytest.raises(LeukError, match="labels"):
+        Predictions(np.array([np.nan]), np.array([[0.5, 0.5]]), np.array(["a"]), ("x", "y"))
+    with pytest.raises(LeukError, match="same name"):
+        Predictions(np.array([0]), np.array([[0.5, 0.5]]), np.array(["a"]), ("x", "x"))
 
 
 def test_predictions_are_read_exactly_in_any_order(tmp_path):

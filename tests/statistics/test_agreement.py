@@ -98,3 +98,5 @@ def test_lengths_must_fit():
     groups = np.array(["p", "q"])
     with pytest.raises(LeukError, match="each cell needs both"):
         agreement(["a", "b"], ["a"], groups, bootstrap(groups))
+    with pytest.raises(LeukError, match="1 of 2 cells have no label"):
+        agreement(["a", "b"], ["a", None], groups, bootstrap(groups))

@@ -108,6 +108,8 @@ def test_the_same_resamples_serve_other_cells_of_the_groups():
     part = bootstrap.of_cells(["c", "a"])
     np.testing.assert_array_equal(part.sums(np.array([1.0, 0.0])), bootstrap.weights[:, 2])
     assert len(bootstrap.index) == 4
+    with pytest.raises(LeukError, match="'bb' is not among"):
+        bootstrap.of_cells(["a", "bb"])
 
 
 @pytest.mark.parametrize(("groups", "scale"), [(20, "log"), (21, "linear")])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 from scipy import stats
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.statistics import intervals
+from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.statistics.intervals import Rate, Spread, clopper_pearson, korn_graubard, wilson
 
 
@@ -73,6 +75,27 @@ def test_the_error_of_a_share_is_the_cluster_robust_one_of_statsmodels():
 def test_hits_are_zero_or_one(bad):
     with pytest.raises(LeukError, match="0 or 1"):
         korn_graubard([1, bad, 0], ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("interval", [wilson, clopper_pearson])
+@pytest.mark.parametrize(
+    "values",
+    [(np.nan, 10), (11, 10), (-1, 10), (5, np.nan), (5, np.inf), (0, 0), (5, 10, np.nan), (5, 10, 1.5)],
+    ids=str,
+)
+def test_numbers_that_are_no_trials_are_refused(interval, values):
+    """max(0, NaN) is 0: 11 of 10 successes had the interval 0 to 1."""
+    with pytest.raises(LeukError, match="needs 0 to n of n > 0"):
+        interval(*values)
+
+
+@pytest.mark.parametrize("groups", [["a", None, None], [1.0, np.nan, np.nan], pd.Series(["a", None, None])])
+def test_cells_without_a_group_are_refused(groups):
+    """They would be the cells of one patient called None."""
+    with pytest.raises(LeukError, match="2 of 3 cells have no group"):
+        korn_graubard([1, 0, 1], groups)
+    with pytest.raises(LeukError, match="2 of 3 cells have no group"):
+        ClusterBootstrap(groups, 10, np.random.default_rng(0))
 
 
 def test_one_group_has_no_interval():

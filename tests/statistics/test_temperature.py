@@ -52,3 +52,16 @@ def test_what_cannot_be_fitted_is_refused(bad):
         fit_temperature([[0.0, 1.0], [bad, 0.0]], [0, 1])
     with pytest.raises(LeukError, match="no cell"):
         fit_temperature(np.zeros((0, 2)), [])
+
+
+@pytest.mark.parametrize("labels", [[0, -1], [0, 2], [0], [0.0, 1.0], [0.0, np.nan]])
+def test_labels_are_columns_one_for_each_cell(labels):
+    """A label of -1 would be the last class, and one label that of all cells."""
+    with pytest.raises(LeukError, match="label of 0 to K - 1"):
+        fit_temperature([[0.0, 1.0], [1.0, 0.0]], labels)
+
+
+@pytest.mark.parametrize("weights", [[1, np.nan], [1, np.inf], [2, -1], [0, 0], [1]])
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(LeukError, match="weight for each of 2 cells"):
+        fit_temperature([[0.0, 1.0], [1.0, 0.0]], [0, 1], np.array(weights, dtype=float))
