@@ -1,6 +1,7 @@
 """Compiled networks train as the others do; without a compiler there is one line."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,10 +49,13 @@ def test_a_machine_without_a_compiler_is_recognised(root: Path, tmp_path: Path):
     assert done.stdout.startswith("refused: torch_compile = true: PyTorch cannot compile for cpu here"), done.stdout
 
 
+COMPILER = os.environ.get("CXX", "g++")
 SETTINGS: dict[str, dict[str, float]] = {"fcmae": {"contrast": 0.0}, "gan": {}, "wpat": {}}
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not shutil.which(COMPILER), reason=f"no {COMPILER}: apt-get install g++ python3-dev")
 @pytest.mark.parametrize("method", SETTINGS)
 def test_a_compiled_training_has_the_losses_of_one_that_is_not(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
