@@ -78,9 +78,12 @@ def plan_scale(
         where: The data folder, for messages.
 
     Raises:
-        LeukError: For a scale that no light microscope has; and where ``field_um`` is given, if the scale of some images is
+        LeukError: For a scale that no light microscope has, also NaN and less than 0; and where ``field_um`` is given, if the scale of some images is
             unknown, or if it is many times what the images show.
     """
+    for name, value in (("um_per_px", um_per_px), ("field_um", field_um)):
+        if not 0 <= value < np.inf:
+            raise LeukError(f"{where}: {name} = {value} must be a positive number, or 0", exit_code=2)
     scale = np.nan_to_num(np.asarray(known, dtype=np.float64))
     shorter = np.asarray(sides, dtype=np.int64)
     wrong = scale[(scale != 0) & ((scale < PLAUSIBLE[0]) | (scale > PLAUSIBLE[1]))]

@@ -16,6 +16,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_json
 from leuk_lib.runs.records import Record, read_record
 from leuk_lib.runs.seeds import derive
+from leuk_lib.runs.tables import check_complete, names_of
 
 PARTS = ("train", "val", "test")
 EXTERNAL = "external:"  # prefix of the part of cells in an external test set, as in "external:TestB"
@@ -51,14 +52,16 @@ def split_groups(
         (N,) part of each cell, from 0.
 
     Raises:
-        LeukError: For unequal lengths, no cells, fractions that do not sum to 1, and a fixed part beyond them.
+        LeukError: For unequal lengths, no cells, cells without a label or group, fractions that do not sum to 1, and a
+            fixed part beyond them.
 
     Example:
         >>> split_groups(["AML"] * 4 + ["ALL"] * 4, ["p1", "p1", "p2", "p2", "p3", "p3", "p4", "p4"], (0.5, 0.5))
         array([0, 0, 1, 1, 1, 1, 0, 0])
     """
-    label_of, group_of = np.asarray(labels), np.asarray(groups).astype(str)
+    label_of, group_of = np.asarray(labels), names_of(groups)
     target = np.asarray(fractions, dtype=np.float64)
+    check_complete(labels, "label")
     if label_of.ndim != 1 or label_of.shape != group_of.shape or label_of.size == 0:
         raise LeukError(f"split: {label_of.shape} labels and {group_of.shape} groups; each cell needs one of both")
     if target.ndim != 1 or not (target > 0).all() or not abs(target.sum() - 1) <= 1e-6:
@@ -132,7 +135,7 @@ def _fill_empty(
 def unsplittable(labels: ArrayLike, groups: ArrayLike, parts: int = 3) -> list[str]:
     """List the classes in fewer groups than parts, which stay in training."""
     label_of = np.asarray(labels)
-    counts, _, _ = _class_counts(label_of, np.asarray(groups).astype(str))
+    counts, _, _ = _class_counts(label_of, names_of(groups))
     return [str(name) for name in np.unique(label_of)[_too_few(counts, parts)]]
 
 
@@ -159,7 +162,7 @@ def k_folds(labels: ArrayLike, groups: ArrayLike, k: int = 5, seed: int = 0, rep
     Raises:
         LeukError: For k below 2 or above the number of groups, and if no class has ``k`` groups.
     """
-    label_of, group_of = np.asarray(labels), np.asarray(groups).astype(str)
+    label_of, group_of = np.asarray(labels), names_of(groups)
     if not 2 <= k <= len(np.unique(group_of)):
         raise LeukError(f"folds: k = {k} must be from 2 to the number of groups, {len(np.unique(group_of))}")
     few = np.isin(label_of.astype(str), unsplittable(label_of, group_of, k))
@@ -180,7 +183,7 @@ def assert_disjoint(parts: ArrayLike, groups: ArrayLike) -> None:
     Raises:
         LeukError: With the first group that is in more than one part.
     """
-    part_of, group_of = np.asarray(parts), np.asarray(groups).astype(str)
+    part_of, group_of = np.asarray(parts), names_of(groups)
     pairs = np.unique(np.stack([group_of, part_of.astype(str)], axis=1), axis=0)
     names, number = np.unique(pairs[:, 0], return_counts=True)
     if (number > 1).any():
@@ -200,7 +203,7 @@ def split_record(parts: ArrayLike, groups: ArrayLike, fractions: Sequence[float]
         LeukError: If a group is in two parts.
     """
     assert_disjoint(parts, groups)
-    part_of, group_of = np.asarray(parts), np.asarray(groups).astype(str)
+    part_of, group_of = np.asarray(parts), names_of(groups)
     if part_of.dtype.kind in "iu":
         part_of = np.array(PARTS)[part_of]
     part_of = part_of.astype(str)
@@ -224,7 +227,7 @@ def folds_record(folds: NDArray[np.int64], groups: ArrayLike, seed: int, kind: s
         seed: Seed of the folds.
         kind: Description, such as "5-fold".
     """
-    group_of = np.asarray(groups).astype(str)
+    group_of = names_of(groups)
     repeats = []
     for row in folds:
         assert_disjoint(row, group_of)

@@ -54,13 +54,13 @@ def apply_temperature(probs: Array, temperature: float) -> Array:
         (N,K) scaled probabilities; the order of the classes in each row stays.
 
     Raises:
-        LeukError: the temperature is not positive.
+        LeukError: the temperature is not positive and finite.
 
     >>> apply_temperature(np.array([[0.8, 0.2]]), 2.0).round(4)  # square roots, normalised
     array([[0.6667, 0.3333]])
     """
-    if not temperature > 0:
-        raise LeukError(f"temperature {temperature}: must be positive")
+    if not 0 < temperature < np.inf:
+        raise LeukError(f"temperature {temperature}: must be positive and finite")
     return softmax(log_probs(probs) / temperature, axis=1)
 
 

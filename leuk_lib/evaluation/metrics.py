@@ -85,9 +85,14 @@ def equal_count_bins(confidence: Array, bins: int) -> NDArray[np.int64]:
     Returns:
         (N,) bin of each cell, 0 the least confident.
 
+    Raises:
+        LeukError: less than one bin.
+
     >>> equal_count_bins(np.array([0.9, 0.5, 0.6, 0.8]), 2)
     array([1, 0, 0, 1])
     """
+    if bins < 1:
+        raise LeukError(f"bins of equal counts: needs at least one, got {bins}")
     if not len(confidence):
         return np.zeros(0, dtype=np.int64)
     edges = np.quantile(confidence, np.linspace(0, 1, min(bins, len(confidence)) + 1)[1:-1], method="higher")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from leuk_lib import quoting
 from leuk_lib.runs.errors import LeukError
@@ -76,3 +77,28 @@ def _number(text: str) -> float:
         return parse_number(text)
     except ValueError:
         return np.nan
+
+
+def check_complete(values: ArrayLike, what: str = "group") -> None:
+    """Check that each cell has a group, label or the like: as a string a missing one would be a name like any other.
+
+    Args:
+        values: (N,).
+        what: What each cell needs, for the message.
+
+    Raises:
+        LeukError: If a value is None or NaN.
+    """
+    array = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=object)  # numpy's texts hold no NaN
+    if array.dtype.kind in ("f", "O") and (missing := int(pd.isna(array).sum())):
+        raise LeukError(f"{missing} of {array.size} cells have no {what}")
+
+
+def names_of(values: ArrayLike, what: str = "group") -> NDArray[np.str_]:
+    """Return groups or labels (N,) as strings, after ``check_complete``.
+
+    >>> names_of([1, 2]).tolist()
+    ['1', '2']
+    """
+    check_complete(values, what)
+    return np.asarray(values).astype(str)

@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.tables import names_of
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import NO_INTERVAL, Spread, names_of, share
+from leuk_lib.statistics.intervals import NO_INTERVAL, Spread, share
 
 Array = NDArray[np.float64]
 

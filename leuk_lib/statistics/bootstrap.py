@@ -33,7 +33,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.statistics.intervals import UNKNOWN, Spread, names_of, t_interval
+from leuk_lib.runs.tables import names_of
+from leuk_lib.statistics.intervals import UNKNOWN, Spread, t_interval
 
 Array = NDArray[np.float64]
 BLOCK_SIZE = 4_000_000  # largest number of elements of a (resamples, cells) block

@@ -33,12 +33,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 from statsmodels.stats.proportion import proportion_confint
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.tables import names_of
 
 NO_INTERVAL = (float("nan"), float("nan"))
 EXACT = 1e-12  # variances and distances from 0 and 1 below this are 0
@@ -286,25 +286,6 @@ def _equal_sizes(sizes: NDArray[np.int64]) -> float:
 def _numbered(groups: ArrayLike) -> NDArray[np.int64]:
     """Number of each cell's group (N,), from 0."""
     return np.unique(names_of(groups), return_inverse=True)[1]
-
-
-def names_of(values: ArrayLike, what: str = "group") -> NDArray[np.str_]:
-    """Groups or labels of cells as strings, in which a missing one would be a name like any other.
-
-    Args:
-        values: (N,).
-        what: what each cell needs, for the message.
-
-    Raises:
-        LeukError: a value is None or NaN.
-
-    >>> names_of([1, 2]).tolist()
-    ['1', '2']
-    """
-    array = np.asarray(values)
-    if array.dtype.kind in "fO" and (missing := int(pd.isna(array).sum())):
-        raise LeukError(f"{missing} of {array.size} cells have no {what}")
-    return array.astype(str)
 
 
 def share(hits: ArrayLike, groups: ArrayLike) -> Rate:

@@ -88,6 +88,14 @@ def test_a_scale_that_no_microscope_has_is_refused(value: float):
         plan_scale([0.1, value], [300, 300], 64)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+@pytest.mark.parametrize("name", ["um_per_px", "field_um"])
+def test_a_length_that_is_none_is_refused(name: str, value: float):
+    """A field of NaN micrometres was announced and planned."""
+    with pytest.raises(LeukError, match=f"{name} = {value} must be a positive number, or 0"):
+        plan_scale([0.1, 0.1], [300, 300], 64, **{name: value})
+
+
 def test_a_field_far_beyond_the_images_is_refused():
     with pytest.raises(LeukError, match="more than 8 times the 3 µm"):
         plan_scale([0.1, 0.01], [300, 300], 64, field_um=50)

@@ -218,6 +218,20 @@ def test_bad_input_is_one_line(labels, groups, fractions):
         split_groups(labels, groups, fractions)
 
 
+@pytest.mark.parametrize("groups", [["a", None, None, "b"], [1, 2, np.nan, np.nan], [None, "a", "b", np.nan]])
+def test_cells_without_a_group_or_label_are_refused(groups):
+    """They would all be cells of one patient called "nan"."""
+    labels = ["x", "x", "y", "y"]
+    for split in (split_groups, unsplittable, lambda labels, groups: k_folds(labels, groups, 2)):
+        with pytest.raises(LeukError, match="2 of 4 cells have no group"):
+            split(labels, groups)
+    for check in (assert_disjoint, lambda parts, groups: split_record(parts, groups, (0.5, 0.5), 0)):
+        with pytest.raises(LeukError, match="2 of 4 cells have no group"):
+            check([0, 1, 0, 1], groups)
+    with pytest.raises(LeukError, match="2 of 4 cells have no label"):
+        split_groups(groups, labels)
+
+
 def test_a_leak_is_named_and_the_record_has_a_hash():
     with pytest.raises(LeukError, match="'b'"):
         assert_disjoint([0, 0, 1], ["a", "b", "b"])

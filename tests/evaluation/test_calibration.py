@@ -59,6 +59,9 @@ def test_scaling_improves_nll_brier_and_ece():
 def test_temperature_one_is_the_identity():
     probs = made_up().probs
     assert calibration.apply_temperature(probs, 1.0) == pytest.approx(probs)
+    for temperature in (0.0, np.inf, np.nan):
+        with pytest.raises(LeukError, match="positive and finite"):
+            calibration.apply_temperature(probs, temperature)
 
 
 def test_constant_predictions_stay_finite():

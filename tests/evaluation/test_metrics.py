@@ -80,6 +80,8 @@ def test_bins_of_equal_counts(seed, bins):
 
 def test_equal_confidences_share_a_bin():
     assert set(metrics.equal_count_bins(np.full(20, 0.7), 5)) == {0}
+    with pytest.raises(LeukError, match="at least one, got 0"):
+        metrics.equal_count_bins(np.full(20, 0.7), 0)
 
 
 @pytest.mark.parametrize(
