@@ -57,14 +57,14 @@ lint: $(READY) ## ruff, codespell, mypy, import-linter, notebooks without output
 	@$(BIN)/hadolint Dockerfile
 
 test: $(READY) ## environment, lint, types, smoke notebooks, book build, tests, browser
-	@first=0; $(MAKE) --no-print-directory -k -j 3 SMOKE_JOBS=1 lint smoke test-library || first=$$?; \
-	  $(MAKE) --no-print-directory test-runs && exit $$first
+	@$(MAKE) --no-print-directory -k -j 3 SMOKE_JOBS=1 lint test-runs test-library
 
 test-library: $(READY) ## the tests that need no run, which `make test` runs beside the linters and the smoke run
 	@$(BIN)/pytest --doctest-modules leuk_lib tests $(WORKERS) -n 2 -m "not (notebooks or browser or long)"
 
-test-runs: $(READY) ## the tests that read the smoke run and its book, or make runs
-	@$(BIN)/pytest tests $(WORKERS) -n 3 -m "(notebooks or browser) and not long"
+test-runs: smoke ## the smoke run and its book, then the tests that read them or make runs
+	@$(BIN)/pytest $$(grep -rlE 'mark\.(notebooks|browser)' tests --include='test_*.py') $(WORKERS) -n 2 \
+	  -m "(notebooks or browser) and not long"
 
 smoke: $(READY) ## the smoke run and its book, which tests read
 	@$(BIN)/leuk run --profile smoke --jobs $(SMOKE_JOBS)

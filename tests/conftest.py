@@ -15,7 +15,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = ("browser", "notebooks")  # markers of tests that read or make runs: `make test` runs them after the smoke run
+RUNS = ("browser", "notebooks")  # markers of tests that read or make runs: `make test-runs` makes the smoke run first
 SLOW = (*RUNS, "slow")
 CHROMIUM_FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

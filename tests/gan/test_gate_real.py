@@ -17,7 +17,7 @@ from leuk_lib.data.loading import load_dataset
 from leuk_lib.data.splits import split_groups
 from leuk_lib.gan.controls import controls, noisy, shifted
 from leuk_lib.gan.features import FrozenFeatures
-from leuk_lib.gan.gate import Gate
+from leuk_lib.gan.gate import Gate, ImageLogits
 from leuk_lib.training.fabric import make_fabric
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import WpatParams
@@ -38,21 +38,33 @@ COPIES = {
 }
 
 
+Cells = tuple[torch.Tensor, np.ndarray]
+
+
 class Real(NamedTuple):
     gate: Gate
     frozen: FrozenFeatures
-    train: tuple[torch.Tensor, np.ndarray]
-    holdout: tuple[torch.Tensor, np.ndarray]
-    fresh: tuple[torch.Tensor, np.ndarray]
+    train: Cells
+    holdout: Cells
+    fresh: Cells
 
 
-@pytest.fixture(scope="module")
-def real(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
-    """Eight types of the Barcelona set at 32 px, with a small class verifier trained for seconds."""
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.long)], ids=["alone", "verifier"])
+def real(request: pytest.FixtureRequest, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
+    """Eight types of the Barcelona set at 32 px: the gate alone, or with a small class verifier trained for seconds."""
     data = load_dataset(str(real_data / "pbc_barcelona_128"), size=32, workers=1)
     images = torch.from_numpy(np.ascontiguousarray(data.images.transpose(0, 3, 1, 2)))
     part = split_groups(data.labels, data.table["group"].to_numpy(), (0.55, 0.2, 0.25), 0)
     train, holdout, fresh = ((images[torch.from_numpy(part == k)], data.labels[part == k]) for k in range(3))
+    frozen = FrozenFeatures(Colours())
+    gate = Gate.fit(
+        frozen.embed(train[0]), train[1], frozen.embed(holdout[0]), holdout[1], 8, train[0], holdout[0],
+        verifier=trained_verifier(train, holdout, tmp_path_factory.mktemp("verifier")) if request.param else None,
+    )  # fmt: skip
+    return Real(gate, frozen, train, holdout, fresh)
+
+
+def trained_verifier(train: Cells, holdout: Cells, folder: Path) -> ImageLogits:
     settings = WpatParams(
         threads=1,
         accelerator="cpu",
@@ -68,14 +80,9 @@ def real(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
     torch.manual_seed(0)
     verifier = finetune(
         train[0], torch.from_numpy(train[1]), holdout[0], torch.from_numpy(holdout[1]), timm.create_model("test_resnet", num_classes=8),
-        settings, tmp_path_factory.mktemp("verifier"), "id", make_fabric(settings), n_classes=8, label="verifier",
+        settings, folder, "id", make_fabric(settings), n_classes=8, label="verifier",
     ).model  # fmt: skip
-    frozen = FrozenFeatures(Colours())
-    gate = Gate.fit(
-        frozen.embed(train[0]), train[1], frozen.embed(holdout[0]), holdout[1], 8, train[0], holdout[0],
-        verifier=FrozenFeatures(verifier, turns=4).embed,
-    )  # fmt: skip
-    return Real(gate, frozen, train, holdout, fresh)
+    return FrozenFeatures(verifier, turns=4).embed
 
 
 def test_real_cells_that_set_no_limit_pass(real: Real) -> None:

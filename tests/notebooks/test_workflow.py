@@ -57,10 +57,6 @@ class Copy:
         assert not check or done.returncode == 0, done.stderr
         return done
 
-    def would_run(self, *words: str) -> list[str]:
-        done = self.leuk("run", "--profile", "smoke", "--dry-run", *words)
-        return planned(done.stdout + done.stderr)
-
 
 def planned(output: str) -> list[str]:
     """Stages that Snakemake's dry run names."""
@@ -74,14 +70,6 @@ def copy_results(root: Path, smoke_run: Path, copy: Copy) -> None:
             name for name in names if name == "checkpoints" or (Path(folder) == root / "results" and name not in (smoke_run.name, ".snakemake"))
         ]
     )  # fmt: skip
-
-
-@pytest.fixture
-def finished(root: Path, smoke_run: Path, tmp_path: Path) -> Copy:
-    """A copy with the finished smoke run in it."""
-    copy = Copy(root, tmp_path)
-    copy_results(root, smoke_run, copy)
-    return copy
 
 
 # A process with the libraries loaded, a fork of which is `leuk run` and Snakemake for each line of arguments.
@@ -130,12 +118,16 @@ class Plans(Copy):
         )  # fmt: skip
         return self.process
 
-    def would_run(self, *words: str) -> list[str]:
+    def ask(self, *words: str) -> str:
+        """Return what a command prints that changes nothing, in a fork of the process."""
         assert self.process.stdin and self.process.stdout
-        print(json.dumps(["run", "--profile", "smoke", "--dry-run", *words]), file=self.process.stdin, flush=True)
+        print(json.dumps(words), file=self.process.stdin, flush=True)
         code, said = self.process.stdout.readline(), (self.root / "said.txt").read_text()
         assert code == "0\n", said
-        return planned(said)
+        return said
+
+    def would_run(self, *words: str) -> list[str]:
+        return planned(self.ask("run", "--profile", "smoke", "--dry-run", *words))
 
     @contextmanager
     def edited(self, file: str, line: str) -> Iterator[None]:
@@ -233,30 +225,32 @@ def contents(folder: Path) -> dict[str, bytes]:
     ids=["missing", "notebook", "no card", "by hand"],
 )
 def test_a_damaged_stage_runs_again_and_what_follows(
-    plans: Plans, smoke_run: Path, damage: Callable[[Path], object], expected: list[str]
+    plans: Plans, tmp_path: Path, damage: Callable[[Path], object], expected: list[str]
 ):
     run = plans.results / RUN
+    names = ("acdb_gan/synthetic.safetensors", "results/notebook.ipynb", "data/card.json", "claims/card.json")
+    kept = {name: shutil.copy2(run / name, tmp_path / name.replace("/", "-")) for name in names}
     damage(run)
     before = contents(run)
     assert plans.would_run() == expected
     assert contents(run) == before
-    for name in ("acdb_gan/synthetic.safetensors", "results/notebook.ipynb", "data/card.json", "claims/card.json"):
-        shutil.copy2(smoke_run / name, run / name)
+    for name, copy in kept.items():
+        shutil.copy2(copy, run / name)
 
 
 def change(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_a_run_repairs_itself(finished: Copy):
-    lost = finished.results / RUN / "claims" / "verdicts.csv"
+def test_a_run_repairs_itself(plans: Plans):
+    lost = plans.results / RUN / "claims" / "verdicts.csv"
     before = lost.read_bytes()
     lost.unlink()
-    assert finished.would_run("alhe") == []  # a stage that is not requested is not repaired
-    assert "its output verdicts.csv is missing" in finished.leuk("status").stdout
-    finished.leuk("run", "--profile", "smoke")
-    assert lost.read_bytes() == before and finished.would_run() == []
-    assert len(re.findall(r" fresh$", finished.leuk("status").stdout, flags=re.MULTILINE)) == len(ALL)
+    assert plans.would_run("alhe") == []  # a stage that is not requested is not repaired
+    assert "its output verdicts.csv is missing" in plans.ask("status", "--run", RUN)
+    plans.leuk("run", "--profile", "smoke")
+    assert lost.read_bytes() == before and plans.would_run() == []
+    assert len(re.findall(r" fresh$", plans.ask("status", "--run", RUN), flags=re.MULTILINE)) == len(ALL)
 
 
 @pytest.fixture
@@ -291,22 +285,22 @@ def test_odd_names_of_folders_and_runs_are_kept(root: Path, tmp_path: Path, imag
     assert "output: 007/data/notebook.ipynb" in done.stdout + done.stderr
 
 
-def test_a_failed_stage_keeps_its_partial_notebook_and_the_rerun_starts_there(finished: Copy):
-    path = finished.root / "notebooks" / "10_claims.ipynb"
+def test_a_failed_stage_keeps_its_partial_notebook_and_the_rerun_starts_there(plans: Plans):
+    path = plans.root / "notebooks" / "10_claims.ipynb"
     good = path.read_text()
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(-1, nbformat.v4.new_code_cell("raise RuntimeError('planted')"))
     nbformat.write(notebook, path)
-    done = finished.leuk("run", "claims", "--profile", "smoke", check=False)
+    done = plans.leuk("run", "claims", "--profile", "smoke", check=False)
     assert done.returncode == 1 and "stage claims failed: RuntimeError: planted" in done.stderr
-    folder = finished.results / RUN
+    folder = plans.results / RUN
     partial = nbformat.read(folder / "claims" / "partial.ipynb", as_version=4)
     assert any("planted" in str(cell.get("outputs")) for cell in partial.cells)
     assert '"state": "failed"' in (folder / "claims" / "card.json").read_text()
     assert (folder / "results" / "notebook.ipynb").exists() and not (folder / "claims" / "notebook.ipynb").exists()
     path.write_text(good)
-    assert finished.would_run("claims") == ["claims"]
-    finished.leuk("run", "claims", "--profile", "smoke")
+    assert plans.would_run("claims") == ["claims"]
+    plans.leuk("run", "claims", "--profile", "smoke")
     assert (folder / "claims" / "notebook.ipynb").exists() and not (folder / "claims" / "partial.ipynb").exists()
 
 
