@@ -177,6 +177,14 @@ def _leave_reports_to_this_module() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+def without_grammar() -> None:
+    """Spare the next import of papermill 1.3 s: jsonschema builds a parser of international addresses if it finds this one.
+
+    No field of a notebook has that format.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # a module that cannot be found
+
+
 def main() -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -189,6 +197,7 @@ def main() -> int:
         return STOPPED
     progress.say(f"{run}: {arguments.stage} …")
     prepare_libraries()
+    without_grammar()
     # Start the kernel of the environment that runs this module.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     try:

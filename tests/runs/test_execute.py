@@ -28,6 +28,14 @@ def test_a_kernel_that_dies_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "results" / "notebook.ipynb").exists()
 
 
+def test_papermill_is_imported_without_a_parser_that_takes_a_second_to_build():
+    code = (
+        "from leuk_lib.runs.execute import without_grammar; without_grammar(); import papermill, sys; "
+        "assert 'jsonschema' in sys.modules and 'lark' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 LOOP = """
 import time
 from pathlib import Path
@@ -54,7 +62,7 @@ def test_one_signal_stops_with_a_line_and_saves_a_training(tmp_path: Path, code:
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         state, partial = out.with_name("progress.json"), out.with_name("partial.ipynb")
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and not (reported(state) if code == LOOP else partial.exists()):
             time.sleep(0.2)
         time.sleep(1)
