@@ -168,4 +168,4 @@ def fuzz_table(path: Path, read: Callable[[], Any], times: int, seed: int = 1) -
 
 
 #: Numbers of mutations in the tests, and in ``make test-long``.
-TIMES = [40, pytest.param(2000, marks=pytest.mark.long)]
+TIMES = [40, pytest.param(2000, marks=[pytest.mark.long, pytest.mark.timeout(7200)])]

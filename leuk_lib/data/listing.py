@@ -167,8 +167,11 @@ def list_folder(
                 "* for this level, as in */class, to use the copies",
                 exit_code=2,
             )
+        why = Counter(what for name, what, _ in listing.left_out if _is_image(name)).most_common(1)
         raise LeukError(
-            f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))}); see "
+            f"data set {root}: no image in class folders ({', '.join(sorted(IMAGES))})"
+            + (f", and {why[0][1]} left out ({why[0][0]})" if why else "")
+            + "; see "
             + (f"`leuk data list {known.name}`" if known else "data/README.md"),
             exit_code=2,
         )
@@ -199,6 +202,8 @@ def _list_images(
     notices: list[tuple[str, str, str]] = []
     files, bare = _walk(root, left_out)
     has_masks = (root / MASKS).is_dir()
+    if os.path.lexists(root / MASKS) and not has_masks:
+        raise LeukError(f"{root / MASKS}: is no folder; restore it, or remove it to do without masks", exit_code=2)
     key_counts = Counter(key for file in files if file.suffix.lower() in IMAGES for key in image_keys(file))
     groups, unused = read_groups(root, key_counts)
     if unused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
@@ -83,48 +84,52 @@ def read_manifest(root: Path) -> Mapping[str, Mapping[str, str]]:
         ``root``; empty without a manifest.
 
     Raises:
-        LeukError: If the file in ``root`` cannot be read or lacks the columns path and label, if two rows about one image
-            contradict each other, or if a value holds a line break or a control character.
+        LeukError: If the file in ``root`` is no file, cannot be read, lacks the columns path and label or has one twice, if
+            a row has more values than there are columns, if two rows about one image contradict each other, or if a value
+            holds a line break or a control character.
     """
+    _check_file(root / MANIFEST)
     for folder in (root, root.parent):
         file = folder / MANIFEST
         if not file.is_file():
             continue
         rows = _read_rows(file)
-        columns = {name: k for k, name in enumerate(next(rows, []))}
+        header = next(rows, [])
         first = next(rows, None)
-        if first is None or not {"path", "label"} <= set(columns):
+        if first is None or not {"path", "label"} <= set(header):
             if folder == root:
                 raise LeukError(
                     f"{file}: needs the columns path and label, separated by a comma (mask, group, part, external "
-                    f"optional); it has {', '.join(map(repr, columns)) or 'none'}",
+                    f"optional); it has {', '.join(map(repr, header)) or 'none'}",
                     exit_code=2,
                 )
             continue  # above the data folder, a file of that name may belong to something else
         prefix = "" if folder == root else f"{root.name}/"
         prefix = path_key(prefix) + "/" if prefix else ""
-        by_path = _manifest_rows(file, chain([first], rows), columns, prefix)
+        by_path = _manifest_rows(file, chain([first], rows), header, prefix)
         if by_path or folder == root:
             return by_path
     return {}
 
 
-def _manifest_rows(file: Path, rows: Iterable[list[str]], columns: Mapping[str, int], prefix: str) -> dict[str, Row]:
+def _manifest_rows(file: Path, rows: Iterable[list[str]], header: list[str], prefix: str) -> dict[str, Row]:
     own = ("label", "group", "part", "external", *EXTRA)
+    columns = {name: k for k, name in enumerate(header)}
+    _check_columns(file, header, ("path", "mask", *own, *GROUP_COLUMNS))
     if "group" not in columns and (people := [name for name in GROUP_COLUMNS if name in columns]):
         columns = {**columns, "group": columns[people[0]]}
     present = [name for name in (*own, "foreign") if name in columns]  # "foreign": external's earlier name
     values_of = itemgetter(*(columns[name] for name in present))
     path_place, mask_place = columns["path"], columns.get("mask", -1)
-    width = max(columns.values()) + 1
     by_path: dict[str, Row] = {}
     without_mask: dict[str | tuple[str, ...], Row] = {}
     for row in rows:
-        if len(row) < width:
-            row += [""] * (width - len(row))
+        row += [""] * (len(header) - len(row))
         name = path_key(row[path_place])
         if not name.startswith(prefix):
             continue
+        if len(row) > len(header):
+            _check_width(file, header, row)
         name = name[len(prefix) :]
         values = values_of(row)
         made = without_mask.get(values)
@@ -152,6 +157,29 @@ def _manifest_rows(file: Path, rows: Iterable[list[str]], columns: Mapping[str, 
     return by_path
 
 
+def _check_file(file: Path) -> None:
+    """Refuse what has the name of a table and is none, such as a link to a disk that is not there."""
+    if os.path.lexists(file) and not file.is_file():
+        raise LeukError(f"{file}: is no file; restore it, or remove it to do without", exit_code=2)
+
+
+def _check_columns(file: Path, header: list[str], used: Iterable[str]) -> None:
+    for name in set(used):
+        if header.count(name) > 1:
+            raise LeukError(
+                f"{file}: has the column {name} {header.count(name)} times; keep the right one", exit_code=2
+            )
+
+
+def _check_width(file: Path, header: list[str], row: list[str]) -> None:
+    """Refuse values beyond the columns: a comma that no quotes enclose has moved those before them."""
+    if any(row[len(header) :]):
+        raise LeukError(
+            f"{file}: row {row[0]!r} has {len(row)} values for {len(header)} columns; put a value with a comma in quotes",
+            exit_code=2,
+        )
+
+
 def _check_plain(file: Path, name: str, column: str, value: str) -> None:
     if not is_plain(value):
         raise LeukError(
@@ -171,13 +199,17 @@ def read_groups(root: Path, images: Collection[str]) -> tuple[dict[str, set[str]
         Groups by image key (``image_keys``), and the names in rows that fit no image; both empty without the file.
 
     Raises:
-        LeukError: If the file cannot be read or lacks a column with the file or one with the group.
+        LeukError: If the file is none or cannot be read, lacks a column with the file or one with the group or has it
+            twice, or if a row has more values than there are columns.
     """
     file = root / METADATA
+    _check_file(file)
     if not file.is_file():
         return {}, []
     rows = _read_rows(file)
-    columns = {name.strip().lower().replace(" ", "_"): k for k, name in enumerate(next(rows, []))}
+    header = [name.strip().lower().replace(" ", "_") for name in next(rows, [])]
+    columns = {name: k for k, name in enumerate(header)}
+    _check_columns(file, header, (*FILE_COLUMNS, *GROUP_COLUMNS))
     name_column = next((columns[c] for c in FILE_COLUMNS if c in columns), None)
     group_column = next((columns[c] for c in GROUP_COLUMNS if c in columns), None)
     if name_column is None and group_column is not None:
@@ -193,6 +225,7 @@ def read_groups(root: Path, images: Collection[str]) -> tuple[dict[str, set[str]
     groups: dict[str, set[str]] = {}
     unused = []
     for row in rows:
+        _check_width(file, header, row)
         name, group = (row[k].strip() if k < len(row) else "" for k in (name_column, group_column))
         if group:
             if not is_plain(group):
@@ -212,6 +245,6 @@ def _read_rows(file: Path) -> Iterator[list[str]]:
     """Yield the lines of a CSV file that are not empty."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as handle:
-            yield from filter(None, csv.reader(handle))
+            yield from filter(None, csv.reader(handle, strict=True))  # a quote without end would hold all further rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LeukError(f"{file}: cannot be read as CSV ({error})", exit_code=2) from error

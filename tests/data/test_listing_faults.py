@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 
 import pytest
@@ -160,4 +161,56 @@ def test_a_manifest_value_with_a_line_break_is_refused(tmp_path):
     root = folder(tmp_path / "mine")
     (root / "manifest.csv").write_text('path,label\na/a0.png,"a\nVerdict: clean"\n')
     with pytest.raises(LeukError, match="holds a line break or a control character"):
+        list_folder(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('path,label,group\na/a0.png,a,p0\na/a1.png,a,"p1\nb/b0.png,b,p2\n', "unexpected end of data"),
+        ("path,label,group,group\na/a0.png,a,p0,q\n", "the column group 2 times"),
+        ("path,path,label\na/a0.png,b/b0.png,a\n", "the column path 2 times"),
+        ("path,label,group\na/a0.png,a, type 2,p0\n", "4 values for 3 columns"),
+    ],
+)
+def test_a_manifest_that_can_be_read_in_two_ways_is_refused(tmp_path, text, why):
+    """An open quote held all further rows, the last of two columns won, and a comma moved the patient."""
+    root = folder(tmp_path / "cells")
+    (root / "manifest.csv").write_text(text)
+    with pytest.raises(LeukError, match=why):
+        list_folder(root)
+    (root / "manifest.csv").unlink()
+    (root / "metadata.csv").write_text(text.replace("label", "note"))
+    with pytest.raises(LeukError, match=why):
+        list_folder(root)
+
+
+def test_empty_values_beyond_the_columns_are_no_fault(tmp_path):
+    root = folder(tmp_path / "cells")
+    (root / "manifest.csv").write_text("path,label,group\na/a0.png,a,p0,,\n")
+    assert list_folder(root).entries[0].group == "p0"
+
+
+@pytest.mark.parametrize("kind", ["link to nothing", "folder", "pipe"])
+@pytest.mark.parametrize("name", ["manifest.csv", "metadata.csv", "masks"])
+def test_what_only_has_the_name_of_a_table_is_refused(tmp_path, name, kind):
+    """A link to a disk that is not there: groups and masks were lost without a word."""
+    path = folder(tmp_path / "cells") / name
+    if kind == "folder" and name == "masks":
+        path.write_text("")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "missing")
+    with pytest.raises(LeukError, match=f"{name}: is no f"):
+        list_folder(tmp_path / "cells")
+
+
+def test_why_no_image_can_be_used_is_said(tmp_path):
+    root = folder(tmp_path / "cells")
+    rows = [f"{name}/{name}{k}.png,{name},../../elsewhere.png" for name in "ab" for k in range(4)]
+    (root / "manifest.csv").write_text("\n".join(["path,label,mask", *rows]))
+    with pytest.raises(LeukError, match=r"8 left out \(its mask lies outside the folder\)"):
         list_folder(root)
