@@ -30,6 +30,8 @@ STRIPS = ((273, 279), (324, 325))  # offsets and byte counts of strips, of tiles
 
 NONE, LZW, JPEG, DEFLATE, PACKBITS, LZMA = 1, 5, 7, (8, 32946), 32773, 34925
 WHITE_IS_ZERO, YCBCR = 0, 6
+# YCbCrCoefficients and ReferenceBlackWhite as all usual programs write them; others may be damage, which no checksum covers.
+USUAL_COLOURS = {529: (0.299, 0.587, 0.114), 532: (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)}
 UNSIGNED, FLOAT = 1, 3
 UNCHECKED, SUSPICIOUS = "unchecked TIFF", "suspicious TIFF"
 # A brightest value below it, of 16 bits, is taken for levels of fewer bits: bright fields have bright parts.
@@ -44,7 +46,7 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
         data: The whole file.
 
     Returns:
-        The finding "unchecked TIFF" if its compression cannot be checked, or "suspicious TIFF" if no usual encoder writes
+        The finding "unchecked TIFF" if its compression or how it codes colours cannot be checked, or "suspicious TIFF" if no usual encoder writes
         its LZW codes, else nothing.
 
     Raises:
@@ -56,7 +58,7 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
     compression = int(tags.get(COMPRESSION, NONE))
     # Subsampled pixels: how many bytes a strip gives depends on more than the header's bits.
     subsampled = int(tags.get(PHOTOMETRIC, 0)) == YCBCR and compression != JPEG
-    if subsampled and compression not in DEFLATE:
+    if subsampled and (compression not in DEFLATE or not _has_usual_colours(tags)):
         return [UNCHECKED]
     sizes = _expected(tags)
     if len(sizes) != len(starts):
@@ -92,6 +94,11 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
     if not usual:
         return [SUSPICIOUS]
     return [] if checked else [UNCHECKED]
+
+
+def _has_usual_colours(tags: Mapping[int, Any]) -> bool:
+    found = {tag: np.atleast_1d(np.asarray(tags.get(tag, usual), np.float64)) for tag, usual in USUAL_COLOURS.items()}
+    return all(len(found[tag]) == len(usual) and np.allclose(found[tag], usual) for tag, usual in USUAL_COLOURS.items())
 
 
 def _extents(tags: Mapping[int, Any]) -> tuple[list[int], list[int]]:

@@ -160,6 +160,16 @@ def test_a_tiff_whose_compression_has_no_checksum_and_no_rules_is_named(compress
     assert "unchecked TIFF" in decode(data).findings
 
 
+@pytest.mark.parametrize("tag", [529, 532])
+def test_unusual_colours_of_ycbcr_pixels_are_named(tag: int):
+    """They stand among the tags, which no checksum covers: 2 of 420 damaged files had other pixels without a finding."""
+    image, usual = picture(1), {529: (0.299, 0.587, 0.114), 532: (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)}
+    options = {"mode": "YCbCr", "compression": "tiff_adobe_deflate"}
+    assert "unchecked TIFF" not in decode(coded(image, "TIFF", **options, tiffinfo=usual)).findings
+    changed = usual | {tag: tuple(2 * value + 1 for value in usual[tag])}
+    assert "unchecked TIFF" in decode(coded(image, "TIFF", **options, tiffinfo=changed)).findings
+
+
 def test_an_lzma_strip_with_a_checksum_is_checked():
     data = bytes(range(200)) * 6
     for check, expected in ((lzma.CHECK_NONE, ["unchecked TIFF"]), (lzma.CHECK_CRC32, []), (lzma.CHECK_CRC64, [])):
