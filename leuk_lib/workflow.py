@@ -326,7 +326,7 @@ def run_stages(
 
 
 def run_until_stopped(command: Sequence[str], environment: Mapping[str, str], stop: Path, handle: int) -> int:
-    """Run Snakemake; Ctrl-C or SIGTERM asks its stages to stop, a second one kills them.
+    """Run Snakemake; Ctrl-C or SIGTERM asks its stages to stop, a second Ctrl-C kills them.
 
     Snakemake gets a session of its own, so that the terminal's Ctrl-C reaches only this process. Stages that have not
     started end at once when they see the file ``stop``.
@@ -346,7 +346,8 @@ def run_until_stopped(command: Sequence[str], environment: Mapping[str, str], st
     )
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        if not stop.exists():  # a cluster may send it twice
+            raise KeyboardInterrupt
 
     previous = None
     if threading.current_thread() is threading.main_thread():

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,9 @@ def test_the_first_interrupt_asks_for_a_stop_and_the_second_kills(tmp_path: Path
     process.send_signal(signal.SIGINT)
     if not heeds:
         soon(stop.exists)
+        process.send_signal(signal.SIGTERM)  # a cluster may send it to a run that is stopping
+        time.sleep(0.3)
+        assert process.poll() is None and is_running(int(pid_file.read_text()))
         process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors and "stopping after the present step" in errors

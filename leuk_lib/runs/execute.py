@@ -144,12 +144,13 @@ def _manager_of_kernels_that_inherit(handle: int) -> type:
 def _stoppable(monitor: progress.Monitor) -> Iterator[None]:
     """Turn SIGINT and SIGTERM into a request to stop, and interrupt what does not check for one.
 
-    A training ends by itself after its present step. Anything else, or a second signal, is interrupted.
+    A training ends by itself after its present step. Anything else is interrupted, and so is a training by a second SIGINT.
     """
     previous = {}
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if progress.stop_requested():
+        # SLURM sends SIGTERM twice at a time limit: to all processes of a job, and by its srun.
+        if progress.stop_requested() and number == signal.SIGINT:
             raise KeyboardInterrupt
         Path(os.environ[progress.STOP]).touch()
         _leave_reports_to_this_module()

@@ -37,6 +37,8 @@ def test_half_the_interval_is_the_tolerance_if_there_is_one(rules, value, low, w
         ("wpat.loss", {"value": -2.0}, "relative", 0.04),
         ("acdb_gan.gate_own", {"value": 0.5, "n": 40}, "proportion", 0.148005),  # scipy: binomtest(20, 40)
         ("wpat.wpat_val_balanced_accuracy", {"value": 0.5, "n": 40}, "proportion", 0.148005),
+        ("wpat.temperature", {"value": 2.0}, "relative", 0.4),
+        ("results.nll", {"value": 2.0, "low": 1.9, "high": 2.1}, "half_interval", 0.1),
         ("acdb_gan.gate_own", {"value": 0.5}, "relative", 0.01),
         ("acdb_gan.gate_exact", {"value": 0.0, "n": 40}, "relative", 0),
         ("data.frame", {"value": 0.2, "low": 0.1, "high": 0.3}, "half_interval", 0.1),

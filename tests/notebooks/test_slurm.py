@@ -123,7 +123,7 @@ def test_a_cancelled_training_is_saved_ends_snakemake_and_goes_on_to_the_same_we
 
 
 def test_a_job_at_its_time_limit_continues_and_ctrl_c_cancels_it(site: Site):
-    workflow = site.submit("--set-resources", "fcmae:runtime=1", settings='["fcmae.steps=200000"]')
+    workflow = site.submit("--set-resources", "fcmae:runtime=3", settings='["fcmae.steps=200000"]')
     try:
         site.wait_for(site.trains)
         first = site.jobs()[-1]["JobID"]

@@ -79,6 +79,21 @@ def test_one_signal_stops_with_a_line_and_saves_a_training(tmp_path: Path, code:
     assert not any(psutil.pid_exists(pid) for pid in children)
 
 
+def test_sigterm_may_come_twice_and_sigint_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """SLURM sends SIGTERM twice at a time limit; a training that is about to write its checkpoint goes on."""
+    monitor = progress.Monitor(tmp_path / "progress.json", "toy")
+    monkeypatch.setattr(progress.Monitor, "training", True)
+    monkeypatch.setenv(progress.STOP, str(tmp_path / "stop"))
+    monkeypatch.setattr("leuk_lib.runs.execute._leave_reports_to_this_module", lambda: None)
+    with pytest.raises(KeyboardInterrupt), _stoppable(monitor):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert progress.stop_requested()
+        (tmp_path / "survived").touch()
+        os.kill(os.getpid(), signal.SIGINT)
+    assert (tmp_path / "survived").exists()
+
+
 def test_a_stop_is_reported_by_this_module_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     loggers = [logging.getLogger(name) for name in ("asyncio", "papermill")]
     levels = [logger.level for logger in loggers]
