@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from leuk_lib.fcmae.encoder import VARIANTS, Encoder
 from leuk_lib.fcmae.params import FcmaeParams
-from leuk_lib.fcmae.weights import load_backbone, read_origin, with_stem_stride
+from leuk_lib.fcmae.weights import load_backbone, with_stem_stride
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.training.pretrained import UNKNOWN, Weights, find_file, locate_encoder
+from leuk_lib.training.pretrained import Weights, find_file, locate_encoder
 
 FAMILY = "convnextv2_"  # of timm's names
 
@@ -53,7 +52,6 @@ def load_start(params: FcmaeParams) -> Start | None:
     weights = locate_encoder(params.weights, params.weights_revision, f"{FAMILY}*")
     encoder = load_backbone(weights.path)
     _check_variant(params, encoder.variant)
-    weights = _with_own_origin(weights, read_origin(weights.path))
     resampled = with_stem_stride(encoder, params.stem_stride)
     return Start(resampled, weights, params.model_copy(update={"variant": encoder.variant}), encoder.stem_stride)
 
@@ -68,12 +66,3 @@ def _check_variant(params: FcmaeParams, variant: str) -> None:
             f"{variant!r} (or leave it at {default!r}), or choose other weights",
             2,
         )
-
-
-def _with_own_origin(weights: Weights, origin: Mapping[str, Any] | None) -> Weights:
-    """Licence and source of a file of this library whose training started from other weights."""
-    if origin is None or weights.licence != UNKNOWN:
-        return weights
-    source = f"{weights.source} of this library, started from {origin.get('name', '?')}, {origin.get('source', '?')}"
-    seen = tuple(str(name) for name in origin.get("trained_on", ()))
-    return replace(weights, licence=str(origin.get("licence", UNKNOWN)), source=source, trained_on=seen)

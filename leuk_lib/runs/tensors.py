@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from leuk_lib.runs.errors import LeukError
@@ -53,6 +53,15 @@ def read_tensors(path: Path, what: str, advice: str, exit_code: int = 1) -> tupl
         if isinstance(error, pickle.UnpicklingError):  # torch's own message advises to run the code
             reason = "more than plain tensors; it was not executed: save the state dict alone"
         raise LeukError(f"{what} {path}: damaged or foreign ({reason}); {advice}", exit_code) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors; empty for other files, also damaged ones."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
 
 
 def named_tensors(content: Any, source: str, advice: str, exit_code: int = 1) -> dict[str, Tensor]:

@@ -28,9 +28,10 @@ from torch.nn import functional as F
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_file
+from leuk_lib.runs.numbers import parse_json
 from leuk_lib.runs.params import nearest
 from leuk_lib.runs.paths import project_root, user_path
-from leuk_lib.runs.tensors import named_tensors, read_tensors
+from leuk_lib.runs.tensors import named_tensors, read_metadata, read_tensors
 from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD
 
 PRETRAINED = "pretrained"
@@ -38,6 +39,8 @@ HUB = "hf-hub:"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")  # of files of weights
 UNKNOWN = "not stated"
 ADVICE = "name the network that they were made for: NAME@FILE"
+#: What a network has seen that an earlier run trained.
+EARLIER = "training cells of an earlier run, which may be test cells of this one"
 FIXED_SIDE = 224  # px, input of a network of fixed input size with published weights
 
 
@@ -113,18 +116,19 @@ class Weights:
         )
 
     def _warning(self, data_sets: Iterable[str]) -> str:
-        known = {_plain(name) for name in self.trained_on}
-        both = sorted({name for name in data_sets if _plain(name) in known})
+        both = sorted(
+            {name for name in data_sets if any(set() < _words(seen) <= _words(name) for seen in self.trained_on)}
+        )
         return f" ({', '.join(both)} among them: its figures there are too good)" if both else ""
 
     def concerns(self, data_sets: Iterable[str] = ()) -> bool:
-        """Whether results need a warning: a licence with limits, or a network that has seen one of ``data_sets``."""
-        return self.licence not in (*FREE, UNKNOWN) or bool(self._warning(data_sets))
+        """Whether results need a warning: a licence with limits, or a network that has seen, or may have, the cells."""
+        return self.licence not in (*FREE, UNKNOWN) or EARLIER in self.trained_on or bool(self._warning(data_sets))
 
 
-def _plain(name: str) -> str:
-    """A data set's name or folder, for comparison: ``/data/Raabin_WBC`` and ``raabin-wbc`` are the same."""
-    return Path(name).name.casefold().replace("_", "-").replace(" ", "-")
+def _words(name: str) -> set[str]:
+    """Words of a data set's name or of its folder's: ``AML-Cytomorphology_LMU`` has those of ``aml-lmu``."""
+    return set(re.findall("[a-z0-9]+", Path(name).name.casefold()))
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -244,10 +248,33 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 
 def _of_file(name: str, path: Path, known: Published | None) -> Weights:
-    """Weights from a file that the user names; ``known`` is what the file is said to hold, if anything."""
-    if known is None:
-        return _weights(name, path, Published("", UNKNOWN, "a file"), "")
-    return _weights(name, path, replace(known, source=f"{known.source}, brought as a file"), "")
+    """Weights from a file that the user names; ``known`` is what the file is said to hold, if anything.
+
+    A file of an earlier run states itself which weights its training started from, with their licence.
+    """
+    if (card := _run_card(path)) is not None:
+        origin = card["origin"] if isinstance(card.get("origin"), dict) else {}
+        started = f", started from {origin.get('name', '?')}, {origin.get('source', '?')}" if origin else ""
+        licence = str(origin.get("licence") or (known.licence if known else UNKNOWN))
+        seen = (*map(str, origin.get("trained_on") or ()), EARLIER)
+        known = Published("", licence, f"a file of an earlier run{started}", trained_on=tuple(dict.fromkeys(seen)))
+    elif known is None:
+        known = Published("", UNKNOWN, "a file")
+    else:
+        known = replace(known, source=f"{known.source}, brought as a file")
+    return _weights(name, path, known, "")
+
+
+def _run_card(path: Path) -> dict[str, Any] | None:
+    """What the metadata of an encoder or model of this library say; None for other files, also damaged ones."""
+    for entry in read_metadata(path).values():
+        try:
+            card = parse_json(entry)
+        except ValueError:
+            continue
+        if isinstance(card, dict) and str(card.get("format", "")).startswith("leuk_lib."):
+            return card
+    return None
 
 
 def _brought(subject: str, file: str, name: str, advice: str = "") -> Path:
@@ -550,9 +577,11 @@ def fitting_state(model: nn.Module, weights: Weights) -> dict[str, Tensor]:
     heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier)) or ("\0",)
     body = [key for key in target if not key.startswith(heads)]
     state = read_state(weights)
-    if weights.name in PUBLISHED and not set(state) & set(target) and 0 <= len(state) - len(body) <= 2:
+    pairs = list(zip(body, state, strict=False))
+    same = all(ours.rpartition(".")[2] == theirs.rpartition(".")[2] for ours, theirs in pairs)  # weight, bias, ...
+    if weights.name in PUBLISHED and same and not set(state) & set(target) and 0 <= len(state) - len(body) <= 2:
         # The same tensors in the same order under other names, the classifier's weight and bias last.
-        state = dict(zip(body, state.values(), strict=False))
+        state = {ours: state[theirs] for ours, theirs in pairs}
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
         state = state if convert is None else convert(state, model)

@@ -115,6 +115,7 @@ def test_the_licence_follows_an_encoder_that_was_trained_further(tmp_path):
     assert read_origin(path) == origin
     start = load_start(FcmaeParams(weights=str(path)))
     assert start.weights.licence == NON_COMMERCIAL and "convnextv2_atto.fcmae" in start.weights.source
+    assert "training cells of an earlier run" in origin_sentence(start.facts())
     assert read_origin(save_backbone(encoder(), tmp_path / "random.safetensors")) is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,9 @@ def test_a_vision_transformer_sees_images_at_its_own_size(tmp_path: Path):
     assert "bccd" in weights.trained_on
     assert "too good" in weights.sentence(["bccd"]) and "too good" not in weights.sentence(["pbc"])
     assert "Raabin_WBC among them" in weights.sentence(["pbc", "/data/Raabin_WBC".rpartition("/")[2]])
-    assert weights.concerns(["/data/AML LMU"]) and not weights.concerns(["pbc", "smear"])
+    assert weights.concerns(["/data/AML LMU"]) and not weights.concerns(["pbc", "smear", "wbc", ""])
+    for folder in ("PKG - AML-Cytomorphology_LMU", "BCCD_Dataset", "segmentation_WBC-master", "raabin-wbc.zip"):
+        assert folder in weights.sentence([f"/data/{folder}"]).rpartition("(")[2]  # as others name their copies
     assert weights.sha256[:12] in weights.sentence()
 
 
@@ -219,6 +222,43 @@ def test_a_file_has_the_licence_of_the_weights_that_its_name_states(resnet: tupl
     assert "timm/convnextv2_atto.fcmae, brought as a file" in non_commercial.sentence()
     plain = pretrained.locate(f"resnet10t@{path}")
     assert plain.licence == "not stated" and not plain.concerns()
+
+
+def card_of_a_run(form: str, origin: object) -> str:
+    return json.dumps({"format": f"leuk_lib.{form}", "origin": origin})
+
+
+@pytest.mark.parametrize(("key", "form"), [("card", "wpat.model/3"), ("encoder", "fcmae.encoder/1")])
+def test_a_file_of_an_earlier_run_keeps_its_licence_and_has_seen_cells(
+    resnet: tuple[torch.nn.Module, Path], tmp_path: Path, key: str, form: str
+):
+    origin = {"name": "a.b", "source": "the hub", "licence": "CC BY-NC 4.0 (no commercial use)", "trained_on": ["bccd"]}
+    state = pretrained.read_state(pretrained.locate(f"resnet10t@{resnet[1]}"))
+    path = tmp_path / "resnet10t.safetensors"
+    for name in (f"resnet10t@{path}", f"resnet18.a1_in1k@{path}"):
+        save_file(state, str(path), metadata={key: card_of_a_run(form, origin)})
+        weights = pretrained.locate(name)
+        assert weights.licence == origin["licence"] and weights.concerns()
+        assert "an earlier run, started from a.b, the hub" in weights.source
+        assert weights.trained_on == ("bccd", pretrained.EARLIER) and pretrained.EARLIER in weights.sentence()
+    for nothing in (None, "?", {}):
+        save_file(state, str(path), metadata={key: card_of_a_run(form, nothing)})
+        weights = pretrained.locate(f"resnet10t@{path}")
+        assert weights.licence == "not stated" and weights.trained_on == (pretrained.EARLIER,) and weights.concerns()
+    save_file(state, str(path), metadata={"card": "no JSON", "format": "pt"})
+    assert not pretrained.locate(f"resnet10t@{path}").trained_on
+
+
+@pytest.mark.skipif(importlib.util.find_spec(CARRIER) is None, reason=f"{CARRIER} is not installed")
+def test_tensors_of_one_shape_in_another_order_are_refused(tmp_path: Path):
+    """Weight and bias of a norm have the same shape: names say which is which, where the order does not."""
+    state = pretrained.read_state(pretrained.locate("efficientnet_lite0@pretrained"))
+    names = list(state)
+    first = next(i for i, name in enumerate(names) if name.endswith(".bias"))
+    names[first - 1], names[first] = names[first], names[first - 1]
+    torch.save({name: state[name] for name in names}, tmp_path / "other.pth")
+    with pytest.raises(LeukError, match="do not fit efficientnet_lite0"):
+        pretrained.create("efficientnet_lite0", pretrained.locate(f"efficientnet_lite0@{tmp_path}/other.pth"), 2, 64)
 
 
 @pytest.mark.parametrize(("stated", "said"), [("mit", "MIT"), (None, "not stated")])
