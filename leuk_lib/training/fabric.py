@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.memory import keep_freed_memory
 from leuk_lib.runs.processes import refuse_other_number
 
 if TYPE_CHECKING:
@@ -57,9 +58,11 @@ def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
         )
     if params.devices > 1:
         settings = {"strategy": "ddp", **settings}
+    keep_freed_memory()
     torch.set_num_threads(params.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # else every new tensor is written twice
     tf32 = params.precision == TF32
     precision: Any = "32-true" if tf32 else params.precision
     with warnings.catch_warnings():

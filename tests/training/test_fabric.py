@@ -34,6 +34,18 @@ def test_cublas_has_the_workspace_that_determinism_needs(monkeypatch):
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and torch.are_deterministic_algorithms_enabled()
 
 
+def test_no_new_tensor_is_filled_before_it_is_written():
+    make_fabric(TrainParams(accelerator="cpu"))
+    assert torch.are_deterministic_algorithms_enabled() and not torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_a_training_keeps_the_memory_that_it_has_freed(monkeypatch):
+    kept = []
+    monkeypatch.setattr(fabric, "keep_freed_memory", lambda: kept.append(True))
+    make_fabric(TrainParams(accelerator="cpu"))
+    assert kept == [True]
+
+
 def test_a_workspace_that_is_set_is_left_alone(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     make_fabric(TrainParams(accelerator="cpu"))
