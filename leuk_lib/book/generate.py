@@ -64,26 +64,33 @@ def run_facts(run: str, cards: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _answers(stages: Sequence[StageSpec]) -> str:
-    """Return what the studies answer, for the landing page, from the records that the stages read."""
-    if not set(answers.files()) <= {file for stage in stages for file in stage.files}:
-        return "This book reads no study.\n"
-    found = answers.differences({file: load_record(paths.project_root() / file) for file in answers.files()})
-    return pages.answers_table(answers.short_answers(found))
+def _landing(run: str, stages: Sequence[StageSpec], facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the landing page includes: a summary, the answers of the studies, and the figures of ``run``.
 
-
-def _headline(run: str, stages: Sequence[StageSpec], facts: Mapping[str, Any]) -> str:
-    """Return the landing page's figures, from the stages ``results`` and ``claims`` of ``run``, and what its cells are."""
+    Args:
+        run: Its stages ``results`` and ``claims`` hold the figures.
+        stages: Stages of the book; the records of studies that they read hold the answers.
+        facts: Facts of the run.
+    """
+    found = None
+    if set(answers.files()) <= {file for stage in stages for file in stage.files}:
+        records = {file: load_record(paths.project_root() / file) for file in answers.files()}
+        found = answers.short_answers(answers.differences(records))
     metrics, chapters = {}, {}
     for stage in stages:
         if stage.name in ("results", "claims"):
             metrics[stage.name] = read_metrics(paths.stage_folder(run, stage.name))
             chapters[stage.name] = f"chapters/{chapter_name(stage)}.ipynb"
+    answered = "This book reads no study.\n" if found is None else pages.answers_table(found)
     if set(metrics) != {"results", "claims"}:
-        return "This run has no results yet.\n"
-    return pages.whose_cells(facts["rendered"], facts["dataset"]) + pages.headline(
-        metrics["results"], metrics["claims"], chapters["results"], chapters["claims"]
-    )
+        return {"summary.md": "", "answers.md": answered, "headline.md": "This run has no results yet.\n"}
+    read = (metrics["results"], metrics["claims"])
+    addresses = (chapters["results"], chapters["claims"])
+    return {
+        "summary.md": pages.summary(found, *read, facts, addresses),
+        "answers.md": answered,
+        "headline.md": pages.whose_cells(facts["rendered"], facts["dataset"]) + pages.headline(*read, *addresses),
+    }
 
 
 def generate_pages(
@@ -106,8 +113,7 @@ def generate_pages(
             stages, {spec.name: f"chapters/{chapter_name(spec)}.html" for spec in stages}
         ),
         "reading.md": pages.reading_line(times),
-        "answers.md": _answers(stages),
-        "headline.md": _headline(run, stages, facts),
+        **_landing(run, stages, facts),
         "agreement.md": agreement,
         "reproduction.md": reproduced,
         "tolerances.md": reproduction.tolerance_rules(read_rules()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import pandas as pd
@@ -224,8 +224,8 @@ VERDICTS = {
 }
 
 
-def answers_table(found: pd.DataFrame) -> str:
-    """Return the landing page's answers from studies: how many questions have which answer, and a row per question.
+def answers_summary(found: pd.DataFrame) -> str:
+    """Return how many questions on real cells have which answer, and the answers to the first two, which are the widest.
 
     Args:
         found: Columns question, cells ("real" or "rendered"), points, answer, agree (whether all differences have
@@ -234,13 +234,58 @@ def answers_table(found: pd.DataFrame) -> str:
     real = found[found["cells"] == "real"]
     plain = real["answer"].where(real["agree"], "depends on the comparison")
     counts = ", ".join(f"{word} in {count}" for word, count in plain.value_counts().items())
-    rows = [
-        (f"[{escape(row['question'])}](chapters/{row['target']})", row["answer"], row["points"], row["cells"])
-        for row in found.to_dict("records")
-    ]  # fmt: skip
-    return f"**{len(real)} questions were studied on real cells: {counts}.**\n\n" + table(
-        ("question", "answer", "differences, points", "cells"), rows
+    first = " ".join(
+        f"{escape(row['question'])} *{row['answer'].capitalize()}* ({row['points']} points)."
+        for row in real.head(2).to_dict("records")
     )
+    return f"**On real cells**, {len(real)} questions were studied: {counts}. {first}"
+
+
+def answers_table(found: pd.DataFrame) -> str:
+    """Return the landing page's answers from studies: a row per question on real cells, then a line per other question.
+
+    Args:
+        found: As for :func:`answers_summary`.
+    """
+    linked = found.assign(
+        link=[f"[{escape(q)}](chapters/{at})" for q, at in zip(found["question"], found["target"], strict=True)]
+    )
+    real, rendered = linked[linked["cells"] == "real"], linked[linked["cells"] != "real"]
+    text = table(
+        ("question", "answer", "differences, points"),
+        list(real[["link", "answer", "points"]].itertuples(index=False, name=None)),
+    )
+    for row in rendered.to_dict("records"):
+        text += f"\nOn rendered cells, whose patients are known: {row['link']} *{row['answer'].capitalize()}* ({row['points']} points).\n"
+    return text
+
+
+def summary(
+    found: pd.DataFrame | None, results: Metrics, claims: Metrics, facts: Mapping[str, Any], addresses: Sequence[str]
+) -> str:
+    """Return what the landing page says first: what real cells show, what this run shows, and what cannot be known.
+
+    Args:
+        found: As for :func:`answers_summary`; None for a book that reads no study.
+        results: Metrics of stage ``results``.
+        claims: Metrics of stage ``claims``.
+        facts: Facts of the run: rendered, dataset.
+        addresses: Addresses of the chapters of results and of claims.
+    """
+    lines = [] if found is None else [answers_summary(found)]
+    whose = "rendered cells, drawn by a program" if facts["rendered"] else f"the cells of {code(facts['dataset'])}"
+    if main := main_result(results, addresses[0]):
+        lines.append(f"**This run**, on {whose}: {main}")
+    open_claims = claims.get("cannot_be_tested_here", {}).get("value", 0)
+    unknown = (
+        "**Not known**: how well the four leukemias of the paper are recognised, because its images are not public"
+    )
+    if open_claims:
+        unknown += (
+            f"; {glued(addresses[1], 'claims.cannot_be_tested_here')} of its claims cannot be tested on these data"
+        )
+    lines.append(f"{unknown}.")
+    return "".join(f"- {line}\n" for line in lines)
 
 
 def whose_cells(rendered: bool, dataset: str) -> str:
@@ -248,6 +293,11 @@ def whose_cells(rendered: bool, dataset: str) -> str:
     if rendered:
         return "The cells of this run are *rendered*, which means drawn by a program: these numbers are about no patient.\n\n"
     return f"The cells of this run are those of {code(dataset)}.\n\n"
+
+
+def glued(chapter: str, key: str, form: str = ":.0f") -> str:
+    """Return a role that shows a number of a chapter."""
+    return f"{{glue:text}}`{chapter}::{key}{form}`"
 
 
 def headline(results: Metrics, claims: Metrics, results_chapter: str, claims_chapter: str) -> str:
@@ -259,10 +309,6 @@ def headline(results: Metrics, claims: Metrics, results_chapter: str, claims_cha
         results_chapter: Address of the results chapter as seen from the landing page.
         claims_chapter: Address of the claims chapter as seen from the landing page.
     """
-
-    def glued(chapter: str, key: str, form: str = ":.0f") -> str:
-        return f"{{glue:text}}`{chapter}::{key}{form}`"
-
     rows = []
     for key, name in HEADLINE.items():
         if key not in results:
@@ -274,15 +320,14 @@ def headline(results: Metrics, claims: Metrics, results_chapter: str, claims_cha
             interval = f"{low} to {high}"
         count = glued(results_chapter, f"{full}.n") if "n" in entry else "–"
         rows.append((name, glued(results_chapter, full, ":.3f"), interval, count))
-    text = main_result(results, glued, results_chapter)
-    text += table(("on the test part", "value", "95 % interval", "n"), rows, "lrrr")
+    text = table(("on the test part", "value", "95 % interval", "n"), rows, "lrrr")
     verdicts = [f"{glued(claims_chapter, f'claims.{key}')} {word}" for key, word in VERDICTS.items() if key in claims]
     if verdicts:
         text += f"\nThe paper's claims and published figures: {', '.join(verdicts)}.\n"
     return text
 
 
-def main_result(results: Metrics, glued: Callable[[str, str, str], str], chapter: str) -> str:
+def main_result(results: Metrics, chapter: str) -> str:
     """State the run's main result. The words follow from the interval of the margin; the numbers are glued."""
     if not {"accuracy", "margin"} <= set(results) or "low" not in results["margin"]:
         return ""
@@ -294,15 +339,14 @@ def main_result(results: Metrics, glued: Callable[[str, str, str], str], chapter
     verdict = (
         "the full sequence is better" if margin["low"] > 0
         else "the baseline is better" if margin["high"] < 0
-        else "the interval of the difference includes zero, so neither is shown to be better"
+        else "neither is shown to be better, as the interval of the difference includes zero"
     )  # fmt: skip
     pipeline_accuracy, baseline_accuracy = (
         glued(chapter, f"results.{key}", ":.3f") for key in ("accuracy", f"accuracy_of_{baseline}")
     )
     return (
-        f"**Accuracy {pipeline_accuracy} for the full sequence, {baseline_accuracy} for the strongest baseline "
-        f"({code(baseline)}): {verdict}.** "
-        "The strongest baseline was selected on these test cells, which favours it slightly.\n\n"
+        f"accuracy {pipeline_accuracy} for the full sequence, {baseline_accuracy} for the strongest baseline "
+        f"({code(baseline)}, selected on these test cells): {verdict}."
     )
 
 

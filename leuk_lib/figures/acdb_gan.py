@@ -90,6 +90,8 @@ def trade_off(table: pd.DataFrame, controls: pd.DataFrame) -> Figure:
         ax.plot(100 * other.iloc[0], 100 * own.iloc[0], "*", color=INK, ms=12, label="the gate, all four tests")
         if not np.isnan([own.iloc[0], other.iloc[0]]).any():
             title = f"The gate accepts {100 * own.iloc[0]:.0f} % of the class's real cells, {100 * other.iloc[0]:.0f} % of others"
+            copies = controls.loc[controls["image"].str.startswith("training cells"), "accepted"]
+            title += f", {100 * copies.mean():.0f} % of copies" if copies.notna().any() else ""
     ax.set_xlabel("cells of other classes accepted, %")
     ax.set_ylabel("cells of the class accepted, %")
     ax.set_ylim(-3, 103)
@@ -125,8 +127,7 @@ def curves(history: pd.DataFrame, classes: Sequence[str], target: float) -> Figu
                 marker = {"marker": MARKERS[c % len(MARKERS)], "markevery": max(1, len(step) // 8), "ms": 4}
                 ax.plot(step, history[key], color=colours[name], label=name, **marker)
     axes[1, 0].axhline(target, color="#888888", lw=0.8, ls=":")
-    axes[1, 0].text(step.iloc[-1], target, "target", ha="right", va="bottom", fontsize=8)
-    axes[1, 0].set_title("r_t: mean sign of Δ", fontsize=8.5)
+    axes[1, 0].set_title("r_t: mean sign of Δ (dotted: target)", fontsize=8.5)
     axes[1, 1].set_title("p: probability of augmentation", fontsize=8.5)
     axes[1, 1].set_ylim(-0.03, 1.03)
     for ax in axes[1]:

@@ -208,7 +208,7 @@ def entropy_against_quality(summary: pd.DataFrame, measure: str, label: str) -> 
     of_measure = {name: part.set_index("method")["value"] for name, part in summary.groupby("measure")}
     ranks = of_measure[measure].rank(ascending=False)
     highest = str(of_measure["entropy"].idxmax())
-    headline(fig, f"The highest entropy has {highest}, number {ranks[highest]:.0f} of {len(methods)} in quality")
+    headline(fig, f"{highest} has the highest entropy and is number {ranks[highest]:.0f} of {len(methods)} in quality")
     for position, method in enumerate(methods):
         x, y = table.loc[("entropy", method)], table.loc[(measure, method)]
         ax.errorbar(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator
 
 from leuk_lib.figures.models import OURS, PUBLISHED, THEIRS, percent
@@ -115,6 +116,7 @@ def accuracy_and_cost(
         ax.annotate(
             str(arm), (minutes[arm], value[arm]), xytext=(-5 if leftwards else 5, 4 if place % 2 else -11),
             textcoords="offset points", ha="right" if leftwards else "left", fontsize=8, color=colour,
+            path_effects=[withStroke(linewidth=2.5, foreground=PAPER)], zorder=5,
         )  # fmt: skip
     ax.set_xscale("log")
     ax.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))

@@ -60,8 +60,6 @@ def group_sheet(images: NDArray[np.uint8], names: Sequence[str], per_group: int 
 
 def pair_sheet(images: NDArray[np.uint8], findings: Sequence[str]) -> Figure:
     """Draw the two images of each pair side by side, the finding above; images (2P, S, S, 3), findings (P)."""
-    if not findings:
-        return message("no two images of training and validation show the same thing")
     columns, rows = min(2, len(findings)), -(-len(findings) // 2)
     figure, axes = new_figure(2.3 * columns + 0.4, 1.75 * rows + 0.3, rows, columns, squeeze=False)
     headline(figure, "Images that show the same thing")

@@ -34,7 +34,7 @@ def leakage(inflation: Mapping[str, pd.DataFrame]) -> Figure:
             places += 0.17 * (number - (len(conditions) - 1) / 2)
             values, bars = percent(part)
             ax.errorbar(
-                values, places, xerr=bars, fmt=MARKERS[number % len(MARKERS)], color=PALETTE[number % len(PALETTE)], markersize=5, capsize=3,
+                values, places, xerr=bars, fmt=MARKERS[number % len(MARKERS)], color=PALETTE[(1 + number) % len(PALETTE)], markersize=5, capsize=3,
                 linewidth=1.2, label=condition,
             )  # fmt: skip
         ax.set_yticks(range(len(steps)), [f"{_two_lines(arm)}\n− {_two_lines(against)}" for arm, against in steps])

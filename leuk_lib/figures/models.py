@@ -14,6 +14,20 @@ OURS, THEIRS = PALETTE[0], PALETTE[6]  # the full model, its baselines
 PUBLISHED, PARTLY = PALETTE[5], PALETTE[4]  # from published weights; the full model's method without one of its parts
 
 
+def model_colour(name: str, full: str) -> str:
+    """Return the colour of a model, which is the same in all chapters.
+
+    Blue is the full model and the steps that lead to it; orange is another backbone or a start from published weights; a
+    baseline is grey.
+
+    >>> [model_colour(name, "+ ALHE") == OURS for name in ("+ ALHE", "+ WPAT", "published + ALHE", "resnet10t")]
+    [True, True, False, False]
+    """
+    if name in (full, "backbone") or name.startswith("+ "):
+        return OURS
+    return PUBLISHED if name.startswith(("published", "wpat on ")) else THEIRS
+
+
 def overlay(ax: Any, values: NDArray[Any]) -> None:
     """Draw a heat map over an image, transparent where its values are low.
 

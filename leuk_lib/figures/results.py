@@ -11,8 +11,8 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from leuk_lib.figures import one_cell as same
-from leuk_lib.figures.models import OURS, THEIRS
-from leuk_lib.figures.style import INK, LEGEND, PALETTE, WIDTH, headline, light_grid, new_figure
+from leuk_lib.figures.models import OURS, THEIRS, model_colour
+from leuk_lib.figures.style import INK, LEGEND, LINES, MARKERS, PALETTE, WIDTH, headline, light_grid, new_figure
 
 NAMES = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1",
@@ -43,7 +43,7 @@ def forest(scores: pd.DataFrame, full: str, metrics: Sequence[str] = ("accuracy"
         y = np.arange(len(models), dtype=float)
         for name, at in zip(models, y, strict=True):
             row = rows.loc[[name]]
-            colour, marker = (OURS, "D") if name == full else (THEIRS, "o")
+            colour, marker = model_colour(name, full), "D" if name == full else "o"
             _whiskers(ax, row["value"], row["low"], row["high"], np.array([at]), colour, marker)
         reference = rows["value"].get(full)
         if reference is not None and np.isfinite(reference):
@@ -222,15 +222,15 @@ def abstention(curves: dict[str, pd.DataFrame], full: str) -> Figure:
     figure, ax = new_figure(WIDTH, 3.8)
     for position, (name, table) in enumerate(curves.items()):
         is_full = name == full
-        colour = OURS if is_full else PALETTE[1 + position % (len(PALETTE) - 1)]
+        colour = model_colour(name, full)
         ax.plot(
             table["coverage"],
             table["accuracy"],
             color=colour,
-            marker="o" if is_full else "s",
+            marker="D" if is_full else MARKERS[position % 3],
             ms=3,
             lw=1.6 if is_full else 1.0,
-            ls="-" if is_full else "--",
+            ls="-" if is_full else LINES[position % 3],
             label=name,
         )
         if is_full:

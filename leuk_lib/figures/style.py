@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 # Colours of Okabe & Ito, ordered so that neighbours differ in lightness too.
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#B8A500", "#6A3D9A", "#333333"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*"]
+LINES = ["--", "-.", ":"]
 PAPER = "#FCFCFB"
 INK = "#222222"
 WIDTH = 5.0  # inches; on a phone, text of 8 points is then about 8 pixels high

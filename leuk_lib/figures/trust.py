@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from leuk_lib.figures import one_cell as same
-from leuk_lib.figures.models import OURS, THEIRS, overlay, percent
+from leuk_lib.figures.models import model_colour, overlay, percent
 from leuk_lib.figures.style import (
     INK,
     LEGEND,
+    LINES,
     MARKERS,
     PALETTE,
     PAPER,
@@ -48,12 +49,12 @@ def robustness(table: pd.DataFrame, units: Mapping[str, str], full: str, measure
         for position, model in enumerate(models):
             part = pd.concat([unshifted, table[table["kind"] == kind]])
             part = part[part["model"] == model].sort_values("strength")
-            colour = OURS if model == full else PALETTE[1 + position % (len(PALETTE) - 1)]
+            colour = model_colour(model, full)
             low, value, high = (100 * part[name].to_numpy(dtype=float) for name in ("low", "value", "high"))
             ax.fill_between(part["strength"], low, high, color=colour, alpha=0.13, lw=0)
             ax.plot(
                 part["strength"], value, color=colour, marker="D" if model == full else MARKERS[1 + position % 8], ms=4,
-                lw=1.9 if model == full else 1.2, ls="-" if model == full else ("--", "-.", ":")[position % 3],
+                lw=1.9 if model == full else 1.2, ls="-" if model == full else LINES[position % 3],
                 label=model,
             )  # fmt: skip
         ax.set_title(kind, fontsize=9)
@@ -84,7 +85,7 @@ def calibration(table: pd.DataFrame, full: str) -> Figure:
     markers: dict[str, dict[str, Any]] = {"before": {"marker": "o", "mfc": PAPER}, "after": {"marker": "D"}}
     for ax, (measure, label) in zip(axes, names.items(), strict=True):
         for place, arm in enumerate(arms):
-            colour = OURS if arm == full else THEIRS
+            colour = model_colour(arm, full)
             for offset, (moment, marker) in zip((-0.15, 0.15), markers.items(), strict=True):
                 row = table[(table["arm"] == arm) & (table["measure"] == measure) & (table["moment"] == moment)].iloc[0]
                 ax.plot([row["low"], row["high"]], [place + offset] * 2, color=colour, lw=1.2)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from numpy.typing import NDArray
 
-from leuk_lib.figures.models import overlay
+from leuk_lib.figures.models import OURS, THEIRS, overlay
 from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, WIDTH, headline, image_axes, new_figure
 
 Array = NDArray[Any]
@@ -151,9 +151,10 @@ def cost(table: pd.DataFrame) -> Figure:
     names = {"encoder": "encoder", "wpat": "WPAT without encoder", "full_attention": "full attention instead"}
     per_pixel = table[list(names)].div(table["pixels"], axis=0)
     grown = per_pixel / per_pixel.iloc[0]
+    colours = {"encoder": THEIRS, "wpat": OURS, "full_attention": PALETTE[2]}
     for number, (column, name) in enumerate(names.items()):
         line: dict[str, Any] = {
-            "color": PALETTE[number], "marker": MARKERS[number], "markersize": 4, "linewidth": 1.3, "label": name,
+            "color": colours[column], "marker": MARKERS[number], "markersize": 4, "linewidth": 1.3, "label": name,
             "linestyle": "--" if column == "full_attention" else "-",
         }  # fmt: skip
         upper.plot(table["pixels"], table[column], **line)

@@ -192,15 +192,35 @@ def test_the_landing_page_counts_the_answers_and_shows_real_cells_first(root: Pa
          "agree": [True, False, True],
          "target": ["02_alhe.ipynb", "05_wpat.ipynb", "07_leakage.ipynb"]}
     )  # fmt: skip
+    said = pages.answers_summary(found)
+    assert said.startswith(
+        "**On real cells**, 2 questions were studied: better in 1, depends on the comparison in 1. "
+        "Does it help? *Better* (+1.0 points). "
+    )
     text = pages.answers_table(found)
-    assert text.startswith("**2 questions were studied on real cells: better in 1, depends on the comparison in 1.**")
-    assert "| [Does it help?](chapters/02_alhe.ipynb) | better | +1.0 | real |" in text and "it \\| better" in text
+    assert "| [Does it help?](chapters/02_alhe.ipynb) | better | +1.0 |" in text and "it \\| better" in text
+    shown, rest = text.rsplit("|\n", 1)
+    assert "drawings" not in shown and rest.startswith("\nOn rendered cells, ") and "*Inflated* (+9.0 points)" in rest
     assert "drawn by a program" in pages.whose_cells(True, "smear") and "`mine`" in pages.whose_cells(False, "mine")
     page = (root / "book" / "index.md").read_text(encoding="utf-8")
-    order = [
-        page.index(part) for part in ("generated/answers.md", "generated/headline.md", "## What cannot be known here")
-    ]
+    parts = ("generated/summary.md", "generated/answers.md", "generated/headline.md", "## What cannot be known here")
+    order = [page.index(part) for part in parts]
     assert order == sorted(order) and page.index("{include}") + len("{include} ") == order[0]
+
+
+def test_the_summary_says_real_then_this_run_then_what_is_not_known() -> None:
+    found = pd.DataFrame(
+        {"question": ["Does it help?"], "cells": ["real"], "points": ["-1.0"], "answer": ["worse"], "agree": [True]}
+    )
+    margin = {"value": -0.1, "low": -0.2, "high": -0.05}
+    results = {"accuracy": {"value": 0.8}, "margin": margin, "ahead_of_colour": margin}
+    lines = pages.summary(
+        found, results, {"cannot_be_tested_here": {"value": 5}}, {"rendered": True}, ("r", "c")
+    ).splitlines()
+    assert [line.split("**")[1] for line in lines] == ["On real cells", "This run", "Not known"]
+    assert "rendered cells" in lines[1] and "`colour`" in lines[1] and lines[1].endswith("the baseline is better.")
+    assert "`c::claims.cannot_be_tested_here:.0f` of its claims" in lines[2]
+    assert len(pages.summary(None, {}, {}, {"rendered": False, "dataset": "mine"}, ("r", "c")).splitlines()) == 1
 
 
 def test_headline_leaves_out_what_a_run_lacks() -> None:

@@ -161,6 +161,8 @@ def test_titles_say_the_numbers() -> None:
     curve = pd.DataFrame({"class": ["a", "a"], "own": [0.0, 1.0], "other": [0.0, 1.0]})
     figure = figures.trade_off(curve, controls)
     assert said(figure) == "The gate accepts 70 % of the class's real cells, 18 % of others"
+    copies = pd.DataFrame({"image": ["training cells, exact", "training cells, mirrored"], "accepted": [0.0, 0.02]})
+    assert said(figures.trade_off(curve, pd.concat([controls, copies]))).endswith("18 % of others, 1 % of copies")
     (star,) = [line for line in figure.axes[0].lines if line.get_marker() == "*"]
     assert (star.get_xdata()[0], star.get_ydata()[0]) == pytest.approx((17.5, 70))
     assert "70 %" not in said(figures.trade_off(curve, controls.assign(accepted=np.nan)))

@@ -120,7 +120,7 @@ def test_headlines_say_what_the_numbers_say():
     rows = [(method, measure, v, v, v) for measure, row in values.items() for method, v in row.items()]
     summary = pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high"])
     said = figures.entropy_against_quality(summary, "cnr", "contrast").get_suptitle()
-    assert " ".join(said.split()) == "The highest entropy has CLAHE 2, number 3 of 3 in quality"
+    assert " ".join(said.split()) == "CLAHE 2 has the highest entropy and is number 3 of 3 in quality"
     costs = pd.DataFrame([("ALHE", 3.0, 1.5), ("CLAHE 2", 2.0, 1.0)], columns=["method", "ms", "over_clahe"])
     assert figures.cost(costs, 64).get_suptitle() == "ALHE takes 1.5 times as long as CLAHE"
 

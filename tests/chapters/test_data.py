@@ -103,7 +103,6 @@ def test_every_figure_draws_for_every_set(cells, tmp_path):
         "stains": figures.stains(measured, chapter.between_groups(measured)),
         "groups": figures.group_sheet(*chapter.sample_groups(cells, 5, 4)),
         "pairs": figures.pair_sheet(*chapter.duplicate_pairs(cells, example_findings(cells))),
-        "no pairs": figures.pair_sheet(*chapter.duplicate_pairs(cells, as_table([]))),
         "leak": figures.leak(chapter.leak_probe(cells, repeats=2)),
     }
     for name, figure in drawn.items():
