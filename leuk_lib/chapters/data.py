@@ -199,13 +199,11 @@ def cell_type_pictures(size: int = 96) -> dict[str, NDArray[np.uint8]]:
 
 
 def _morphology() -> pd.DataFrame:
-    """Cell types x quantities, as "low–high [source]"; a star marks numbers of ours for words of the source."""
+    """Quantities of each cell type, as "low–high [source]"; a star marks numbers of ours for words of the source."""
     table = pd.DataFrame(list(morphology_rows()))
     numbers = {name: i for i, name in enumerate(table["source"].unique(), 1)}
-    table["text"] = [f"{_limits(row)} [{numbers[row.source]}]" for row in table.itertuples()]
-    wide = table.pivot(index="cell type", columns="quantity", values="text")
-    wide = wide.reindex(index=list(CELL_TYPES), columns=list(QUANTITIES.values()))
-    return wide.fillna("–").reset_index()
+    table["limits"] = [f"{row.quantity}: {_limits(row)} [{numbers[row.source]}]" for row in table.itertuples()]
+    return table.groupby("cell type", sort=False)["limits"].agg("; ".join).reset_index()
 
 
 def _limits(limits: Any) -> str:

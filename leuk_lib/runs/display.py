@@ -71,7 +71,8 @@ def banner(lines: list[str], kind: str = "warning") -> Html:
 def table(frame: Any, caption: str = "") -> Html:
     """Return an accessible HTML table of a data frame: caption, column scopes, numbers to four digits.
 
-    The columns "low" and "high" after a number join it as "0.5 [0.4, 0.6]". Few rows of many intervals become columns.
+    The columns "low" and "high" after a number join it as "0.5 [0.4, 0.6]". A single wide row, and few rows of many
+    intervals, become columns.
     """
     plain = f"{caption}\n{frame.to_string(index=False)}"
     frame = _turned(_with_intervals(frame))
@@ -118,7 +119,9 @@ def _with_intervals(frame: Any) -> Any:
 
 
 def _turned(frame: Any) -> Any:
-    """Exchange rows and columns if the intervals of a row, one per method, are too many for the width of a page."""
+    """Exchange rows and columns of a single row that is wide, and of few rows with many intervals, one per method."""
+    if len(frame) == 1 and len(frame.columns) > 4:
+        return frame.iloc[0].rename("value").rename_axis("item").reset_index()
     with_intervals = [frame.iloc[:, k].astype(str).str.contains(INTERVAL).any() for k in range(1, len(frame.columns))]
     if sum(with_intervals) < 6 or len(frame) > 4:
         return frame

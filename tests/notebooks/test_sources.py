@@ -125,6 +125,15 @@ def test_code_either_shows_a_method_and_fits_the_page_or_folds_under_a_summary(s
 
 
 @by_stage
+def test_a_table_under_a_figure_is_folded(spec: StageSpec):
+    everything = nbformat.read(spec.notebook, as_version=4).cells
+    for figure, table in zip(everything, everything[1:], strict=False):
+        if "stage.show(" in figure.source and "stage.table(" in table.source:
+            shown = table.source.count("stage.table(")
+            assert table.source.count("display.folded(") >= shown, table.source
+
+
+@by_stage
 def test_every_table_and_figure_is_displayed(spec: StageSpec):
     """Jupyter displays the last expression of a cell only; elsewhere a table needs ``display.show``."""
     for cell in cells(spec, "code"):
