@@ -194,7 +194,10 @@ def test_the_atlas_is_balanced_without_the_test_part(cells):
 
 def test_the_morphology_table_names_its_sources(rendered):
     table = chapter.source_table(rendered)
-    assert table["cell type"].is_unique and table["limits"].str.match(r"cell diameter, µm: [\d.]+–[\d.]+\*? \[\d+\]; ").all()
+    assert (
+        table["cell type"].is_unique
+        and table["limits"].str.match(r"cell diameter, µm: [\d.]+–[\d.]+\*? \[\d+\]; ").all()
+    )
     references = chapter.reference_table(rendered)
     assert references["item"].str.startswith("[1]").any() and set(rendered.classes) <= set(references["item"])
 

@@ -105,6 +105,17 @@ def test_a_glued_number_is_what_the_book_reads_and_is_not_shown(value: float, mo
     assert cell.outputs == []
 
 
+def test_a_single_wide_row_becomes_two_columns():
+    frame = pd.DataFrame(
+        [{"stage": "alhe", "seconds": 8.5, "memory": 790, "device": "cpu", "low": 1, "profile": "smoke"}]
+    )
+    rows = BeautifulSoup(display.table(frame).markup, "html.parser").find_all("tr")
+    text = [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in rows]
+    assert text[:3] == [["item", "value"], ["stage", "alhe"], ["seconds", "8.5"]] and len(text) == 7
+    narrow = BeautifulSoup(display.table(frame.iloc[:, :4]).markup, "html.parser").find_all("th")
+    assert [cell.get_text() for cell in narrow] == ["stage", "seconds", "memory", "device"]
+
+
 def test_many_intervals_of_few_rows_become_columns():
     methods = [f"m{k}" for k in range(6)]
     frame = pd.DataFrame(
