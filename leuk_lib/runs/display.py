@@ -132,7 +132,7 @@ def _turned(frame: Any) -> Any:
 
 
 def breakable(text: Any) -> str:
-    r"""Quote for HTML; a long name may break after ``_``, ``@`` and ``/``, so that a table is no wider than the page.
+    r"""Quote for HTML; a long name may break after ``_``, ``@`` and ``/``, and a hash anywhere, so that a table is no wider than the page.
 
     An interval stays in one line.
 
@@ -142,7 +142,12 @@ def breakable(text: Any) -> str:
     '0.5 [0.4,\xa00.6]'
     """
     joined = INTERVAL.sub(lambda match: match.group().replace(" ", "\xa0"), quoting.html(text))
-    return re.sub(r"([_@/])(?=.)", r"\1<wbr>", joined)
+    return re.sub(r"([_@/]|[0-9a-f]{16})(?=.)", r"\1<wbr>", joined)
+
+
+def sentences(text: str) -> Html:
+    """Return a text with one paragraph per line."""
+    return Html("".join(f"<p>{quoting.html(line)}</p>" for line in text.splitlines()), text)
 
 
 def folded(item: Html, summary: str, is_open: bool = False) -> Html:

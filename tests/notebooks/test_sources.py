@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 
 import nbformat
 import pytest
@@ -127,7 +128,7 @@ def test_code_either_shows_a_method_and_fits_the_page_or_folds_under_a_summary(s
 @by_stage
 def test_a_table_under_a_figure_is_folded(spec: StageSpec):
     everything = nbformat.read(spec.notebook, as_version=4).cells
-    for figure, table in zip(everything, everything[1:], strict=False):
+    for figure, table in itertools.pairwise(everything):
         if "stage.show(" in figure.source and "stage.table(" in table.source:
             shown = table.source.count("stage.table(")
             assert table.source.count("display.folded(") >= shown, table.source

@@ -105,6 +105,12 @@ def test_a_glued_number_is_what_the_book_reads_and_is_not_shown(value: float, mo
     assert cell.outputs == []
 
 
+def test_sentences_are_a_paragraph_per_line_and_quoted():
+    said = display.folded(display.sentences("a < b\nand more"), "in words")
+    page = BeautifulSoup(said.markup, "html.parser")
+    assert [p.get_text() for p in page.find_all("p")] == ["a < b", "and more"] and repr(said) == "a < b\nand more"
+
+
 def test_a_single_wide_row_becomes_two_columns():
     frame = pd.DataFrame(
         [{"stage": "alhe", "seconds": 8.5, "memory": 790, "device": "cpu", "low": 1, "profile": "smoke"}]
