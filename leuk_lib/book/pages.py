@@ -238,7 +238,7 @@ def answers_summary(found: pd.DataFrame) -> str:
         f"{escape(row['question'])} *{row['answer'].capitalize()}* ({row['points']} points)."
         for row in real.head(2).to_dict("records")
     )
-    return f"**On real cells**, {len(real)} questions were studied: {counts}. {first}"
+    return f"**On real cells**, photographed from healthy donors, {len(real)} questions were studied: {counts}. {first}"
 
 
 def answers_table(found: pd.DataFrame) -> str:

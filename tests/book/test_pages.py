@@ -194,7 +194,8 @@ def test_the_landing_page_counts_the_answers_and_shows_real_cells_first(root: Pa
     )  # fmt: skip
     said = pages.answers_summary(found)
     assert said.startswith(
-        "**On real cells**, 2 questions were studied: better in 1, depends on the comparison in 1. "
+        "**On real cells**, photographed from healthy donors, 2 questions were studied: better in 1, depends on the "
+        "comparison in 1. "
         "Does it help? *Better* (+1.0 points). "
     )
     text = pages.answers_table(found)
