@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ def check_folder(
         understood += lines
         about += found
     findings = pd.concat([folder.findings, as_table(about)], ignore_index=True)
+    folder = replace(folder, findings=as_table([]))  # a million rows of it need not stay beside their copy
     rank = pd.Categorical(findings["severity"], categories=SEVERITIES).codes
     # DataFrame.sort_values makes a table of a million different paths first.
     order = np.lexsort([findings["finding"].to_numpy(object), findings["path"].to_numpy(object), rank])
