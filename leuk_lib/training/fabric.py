@@ -62,7 +62,7 @@ def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
     torch.set_num_threads(params.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # else every new tensor is written twice
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # else: filled with NaN
     tf32 = params.precision == TF32
     precision: Any = "32-true" if tf32 else params.precision
     with warnings.catch_warnings():
