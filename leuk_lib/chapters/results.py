@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from leuk_lib.data.splits import EXTERNAL
 from leuk_lib.evaluation import calibration, metrics
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.evaluation.resampling import rate_of, resampled_metrics, score_interval
+from leuk_lib.fcmae.weights import origin_sentence
 from leuk_lib.runs import paths, progress
 from leuk_lib.runs.display import Link
 from leuk_lib.runs.errors import LeukError
@@ -28,9 +29,11 @@ from leuk_lib.runs.params import nearest
 from leuk_lib.runs.recorder import Notes, Recorder
 from leuk_lib.runs.records import RunCard, read_metrics, read_record
 from leuk_lib.runs.seeds import numpy_rng
+from leuk_lib.runs.stage import Stage
 from leuk_lib.statistics import significance
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
 from leuk_lib.statistics.intervals import Rate, difference_interval, difference_p, format_interval, korn_graubard
+from leuk_lib.training.pretrained import is_limited, run_card
 
 Array = NDArray[np.float64]
 Entry = dict[str, Any]  # value, low, high, n
@@ -84,6 +87,15 @@ def part_of(predictions: Mapping[str, Mapping[str, Predictions]], split: str, fu
     if lacking:
         raise LeukError(f"predictions of model {lacking[0]!r} hold no split {split!r}; run 06_comparison.ipynb again")
     return {name: predictions[name][split] for name in order}
+
+
+def note_licences(stage: Stage[Any], folders: Iterable[Path]) -> None:
+    """Show the published weights that trained networks in these folders started from, if their licence has limits."""
+    files = sorted(path for folder in folders for path in folder.glob("*.safetensors"))
+    origins = [card["origin"] for card in map(run_card, files) if card and isinstance(card.get("origin"), dict)]
+    sentences = [origin_sentence(origin) for origin in origins if is_limited(str(origin.get("licence")))]
+    for sentence in dict.fromkeys(sentences):
+        stage.notice(sentence)
 
 
 def cautions(stage: Notes, predictions: Predictions) -> pd.DataFrame:

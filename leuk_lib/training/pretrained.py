@@ -123,12 +123,17 @@ class Weights:
 
     def concerns(self, data_sets: Iterable[str] = ()) -> bool:
         """Whether results need a warning: a licence with limits, or a network that has seen, or may have, the cells."""
-        return self.licence not in (*FREE, UNKNOWN) or EARLIER in self.trained_on or bool(self._warning(data_sets))
+        return is_limited(self.licence) or EARLIER in self.trained_on or bool(self._warning(data_sets))
 
 
 def _words(name: str) -> set[str]:
     """Words of a data set's name or of its folder's: ``AML-Cytomorphology_LMU`` has those of ``aml-lmu``."""
     return set(re.findall("[a-z0-9]+", Path(name).name.casefold()))
+
+
+def is_limited(licence: str) -> bool:
+    """Whether a licence forbids some uses, as far as it is known."""
+    return licence not in (*FREE, UNKNOWN)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -252,7 +257,7 @@ def _of_file(name: str, path: Path, known: Published | None) -> Weights:
 
     A file of an earlier run states itself which weights its training started from, with their licence.
     """
-    if (card := _run_card(path)) is not None:
+    if (card := run_card(path)) is not None:
         origin = card["origin"] if isinstance(card.get("origin"), dict) else {}
         started = f", started from {origin.get('name', '?')}, {origin.get('source', '?')}" if origin else ""
         licence = str(origin.get("licence") or (known.licence if known else UNKNOWN))
@@ -265,7 +270,7 @@ def _of_file(name: str, path: Path, known: Published | None) -> Weights:
     return _weights(name, path, known, "")
 
 
-def _run_card(path: Path) -> dict[str, Any] | None:
+def run_card(path: Path) -> dict[str, Any] | None:
     """What the metadata of an encoder or model of this library say; None for other files, also damaged ones."""
     for entry in read_metadata(path).values():
         try:

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from evaluation.toys import made_up
 from leuk_lib.chapters import claims as chapter_10
@@ -27,6 +29,8 @@ class FakeStage:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    notice = note
 
     def record(self, key, value, low=None, high=None, n=None, unit="") -> None:
         assert np.isfinite(value)
@@ -82,6 +86,23 @@ def test_any_number_of_classes_is_recorded(k):
     stage = FakeStage()
     chapter.record_metrics(stage, all_metrics(models(k, n=160)))
     assert {f"recall_class{c}" for c in range(k)} <= set(stage.numbers)
+
+
+def test_a_licence_with_limits_of_a_trained_network_is_shown_once(tmp_path):
+    limited = {
+        "name": "a.fcmae",
+        "source": "the hub",
+        "licence": "CC BY-NC 4.0 (no commercial use)",
+        "sha256": "ab" * 32,
+    }
+    free = limited | {"name": "b", "licence": "Apache-2.0"}
+    for name, origin in {"model": limited, "other": limited, "free": free, "random": None}.items():
+        card = json.dumps({"format": "leuk_lib.wpat.model/3", "origin": origin})
+        save_file({"w": torch.zeros(1)}, tmp_path / f"{name}.safetensors", metadata={"card": card})
+    save_file({"w": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    stage = FakeStage()
+    chapter.note_licences(stage, [tmp_path])
+    assert len(stage.notes) == 1 and "a.fcmae" in stage.notes[0] and "no commercial use" in stage.notes[0]
 
 
 def test_a_class_without_a_test_cell_becomes_a_note():
