@@ -165,7 +165,8 @@ def check_networks(backbones: Sequence[str] | None, baselines: Sequence[str] | N
         LeukError: For a baseline or backbone that does not exist, lacks weights or a package, or does not take the images
             or the weights.
     """
-    if not backbones and not baselines:
+    given = (("wpat", "backbones", backbones), ("comparison", "baselines", baselines))
+    if all(set(names or ()) <= set(stage(of).params_model().model_fields[key].default) for of, key, names in given):
         return []
     from leuk_lib.chapters.wpat import check_backbone
     from leuk_lib.evaluation.baselines import check_name, split_kind

@@ -144,3 +144,12 @@ def test_files_of_networks_get_absolute_paths_and_missing_packages_are_left_to_t
         "comparison": {"baselines": [*baselines[:2], f"knn:test_resnet@{tmp_path}/r.safetensors"]},
     }
     assert check_networks(["fcmae"], ["colour"], 32) == [] == check_networks(None, None, 32)
+
+
+def test_default_networks_are_not_worth_loading_timm() -> None:
+    script = (
+        "import sys; from leuk_lib.workflow import check_networks; "
+        "check_networks(['fcmae', 'efficientnet_lite0@pretrained'], ['colour', 'resnet10t'], 64); "
+        "sys.exit('timm' in sys.modules or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
