@@ -42,15 +42,22 @@ def load_start(params: FcmaeParams) -> Start | None:
 
     Raises:
         LeukError: There are no such weights, they cannot be fetched or read, are no ConvNeXt V2, or are of another
-            variant than the parameters name.
+            variant than their name or the parameters state.
     """
     if not params.weights:
         return None
     named = params.weights.partition("@")[0]
+    stated = ""
     if named.startswith(FAMILY) and find_file(params.weights) is None:  # before anything is fetched
-        _check_variant(params, named.removeprefix(FAMILY).partition(".")[0])
+        stated = named.removeprefix(FAMILY).partition(".")[0]
+        _check_variant(params, stated)
     weights = locate_encoder(params.weights, params.weights_revision, f"{FAMILY}*")
     encoder = load_backbone(weights.path)
+    if stated not in ("", encoder.variant):
+        raise LeukError(
+            f"weights {params.weights!r}: the file holds variant {encoder.variant}, not {stated} as named; bring the right file",
+            2,
+        )
     _check_variant(params, encoder.variant)
     resampled = with_stem_stride(encoder, params.stem_stride)
     return Start(resampled, weights, params.model_copy(update={"variant": encoder.variant}), encoder.stem_stride)

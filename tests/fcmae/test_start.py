@@ -109,6 +109,13 @@ def test_a_file_that_was_brought_by_hand_has_the_licence_of_its_name(tmp_path, h
     assert "timm/convnextv2_atto.fcmae" in start.weights.source
 
 
+def test_a_file_must_be_of_the_variant_that_its_name_states(tmp_path):
+    save_file(timm_model("atto").state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(LeukError, match="holds variant atto, not tiny as named") as caught:
+        load_start(FcmaeParams(weights=f"convnextv2_tiny.fcmae@{tmp_path}/model.safetensors"))
+    assert caught.value.exit_code == 2
+
+
 def test_the_licence_follows_an_encoder_that_was_trained_further(tmp_path):
     origin = {"name": "convnextv2_atto.fcmae", "source": "the hub", "licence": NON_COMMERCIAL, "sha256": "ab" * 32}
     path = save_backbone(encoder("atto", 2), tmp_path / "encoder.safetensors", {ORIGIN: origin})
