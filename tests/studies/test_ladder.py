@@ -115,9 +115,9 @@ def test_sentences_say_what_the_numbers_say(record):
     steps = ladder_summary.steps_summary(record).splitlines()
     assert "+ FCMAE over backbone: +30.0 [" in steps[0] and "helps" in steps[0] and "inconclusive" in steps[2]
     full = ladder_summary.full_model_summary(record)
-    assert "ahead of weak; behind strong" in full and "95.0 % is missed" in full and "strong, with 100.0" in full
+    assert "ahead of weak; behind strong" in full and "95.0 %, is missed" in full and "strong, with 100.0" in full
     published = ladder_summary.full_model_summary(record, PUBLISHED_FULL)
-    assert "ahead of weak; not clearly different from strong" in published and "97.5 % is reached" in published
+    assert "ahead of weak; not clearly different from strong" in published and "97.5 %, is reached" in published
     columns = ladder_summary.columns_summary(record).splitlines()
     assert "published over + FCMAE: +0.0" in columns[0] and "helps" in columns[2]
     robust = ladder_summary.robustness_summary(record)
