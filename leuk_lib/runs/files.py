@@ -136,6 +136,12 @@ def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def refuse_pipe(path: Path) -> None:
+    """Raise ``OSError`` for a pipe or a device in place of a file: reading it would not end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "a pipe or a device")
+
+
 def read_json(path: Path, advice: str = AGAIN) -> Any:
     """Read JSON.
 
@@ -147,6 +153,7 @@ def read_json(path: Path, advice: str = AGAIN) -> Any:
         LeukError: If the file is missing or damaged.
     """
     try:
+        refuse_pipe(path)
         return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise LeukError(f"{path}: no such file") from error

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import AGAIN
+from leuk_lib.runs.files import AGAIN, refuse_pipe
 from leuk_lib.runs.records import Moment, Record, check_record
 
 RESTORE = "restore it, for example with git"
@@ -95,6 +95,7 @@ def read_notebook(path: Path, advice: str = AGAIN) -> dict[str, Any]:
         LeukError: If the file is missing, or is no notebook.
     """
     try:
+        refuse_pipe(path)
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise LeukError(f"{path}: no such file; {advice}") from error

@@ -158,7 +158,7 @@ class Stage(Generic[P]):
                 )
         folder = paths.stage_folder(self.params.run, upstream)
         for name, digest in cards.results_of(card).items():
-            if not (folder / name).exists() or files.sha256_file(folder / name) != digest:
+            if not (folder / name).is_file() or files.sha256_file(folder / name) != digest:
                 raise LeukError(f"{folder / name} is missing or differs from what stage {upstream} wrote: {first}")
         self._card["inputs"][upstream] = cards.results_of(card)
         return folder

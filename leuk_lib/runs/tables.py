@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from leuk_lib import quoting
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import refuse_pipe
 from leuk_lib.runs.numbers import parse_number
 
 MAX_WHOLE = 2**53  # above, floats are not exact
@@ -31,6 +32,7 @@ def read_table(
         LeukError: If the file is missing, is no table, or lacks a column.
     """
     try:
+        refuse_pipe(path)
         table = pd.read_csv(path, dtype=dtype, keep_default_na=False)
     except FileNotFoundError as error:
         raise LeukError(f"{path}: no such file; {advice}") from error

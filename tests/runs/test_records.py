@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ from leuk_lib.book.gate import chapter_problem
 from leuk_lib.cli.main import main
 from leuk_lib.runs import card
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import read_json
+from leuk_lib.runs.notebooks import read_notebook
 from leuk_lib.runs.params import StageParams
 from leuk_lib.runs.records import Entry, Metrics, PublicCard, Reference, RunCard, check_record, read_metrics
 from leuk_lib.runs.stage import Stage
+from leuk_lib.runs.tables import read_table
 from leuk_lib.stages import STAGES
 
 
@@ -61,6 +65,19 @@ def fuzz(run: Path, name: str, times: int, seed: int) -> None:
 @pytest.mark.parametrize("name", ["card.json", "metrics.json"])
 def test_mutated_files_are_one_line(run: Path, name: str):
     fuzz(run, name, 40, 1)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["card.json", "metrics.json", "notebook.ipynb", "predictions.csv"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to itself"])
+def test_what_cannot_be_read_to_its_end_is_one_line(run: Path, name: str, kind: str):
+    """Every door waited for ever for what a pipe in place of a card would say; a device filled the memory."""
+    path = run / "data" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero" if kind == "device" else path)
+    doors(run)
+    for read in (read_json, read_notebook, functools.partial(read_table, columns=(), advice="")):
+        assert isinstance(one_line(functools.partial(read, path)), LeukError)
 
 
 @pytest.mark.long
