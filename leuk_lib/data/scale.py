@@ -78,8 +78,8 @@ def plan_scale(
         where: The data folder, for messages.
 
     Raises:
-        LeukError: For a scale that no light microscope has, also NaN and less than 0; and where ``field_um`` is given, if the scale of some images is
-            unknown, or if it is many times what the images show.
+        LeukError: For a scale that no light microscope has, also NaN and less than 0; and where ``field_um`` is given, if
+            the scale of some images is unknown, or if it is many times what the images show.
     """
     for name, value in (("um_per_px", um_per_px), ("field_um", field_um)):
         if not 0 <= value < np.inf:

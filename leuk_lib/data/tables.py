@@ -164,7 +164,7 @@ def _check_file(file: Path) -> None:
 
 
 def _check_columns(file: Path, header: list[str], used: Iterable[str]) -> None:
-    for name in set(used):
+    for name in used:
         if header.count(name) > 1:
             raise LeukError(
                 f"{file}: has the column {name} {header.count(name)} times; keep the right one", exit_code=2

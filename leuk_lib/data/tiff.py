@@ -46,8 +46,8 @@ def check_strips(tags: Mapping[int, Any], data: bytes) -> list[str]:
         data: The whole file.
 
     Returns:
-        The finding "unchecked TIFF" if its compression or how it codes colours cannot be checked, or "suspicious TIFF" if no usual encoder writes
-        its LZW codes, else nothing.
+        The finding "unchecked TIFF" if its compression or how it codes colours cannot be checked, or "suspicious TIFF" if
+        no usual encoder writes its LZW codes, else nothing.
 
     Raises:
         Unreadable: If a strip lies beyond the end of the file, or does not give the pixels that the header announces.

@@ -132,9 +132,9 @@ def _turned(frame: Any) -> Any:
 
 
 def breakable(text: Any) -> str:
-    r"""Quote for HTML; a long name may break after ``_``, ``@`` and ``/``, and a hash anywhere, so that a table is no wider than the page.
+    r"""Quote for HTML, with breaks in long names and hashes, so that a table is no wider than the page.
 
-    An interval stays in one line.
+    A name may break after ``_``, ``@`` and ``/``, a hash after 16 digits. An interval stays in one line.
 
     >>> breakable("efficientnet_lite0")
     'efficientnet_<wbr>lite0'

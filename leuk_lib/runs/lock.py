@@ -11,9 +11,8 @@ from pathlib import Path
 from leuk_lib.runs.errors import LeukError
 
 RESULTS_LOCK = ".lock"  # in the results folder; held by `leuk run` and by its Snakemake
-NOTEBOOK_LOCK = (
-    ".notebook.lock"  # in a stage's folder; held by the process that writes the executed notebook, and by its kernel
-)
+# In a stage's folder; held by the process that writes the executed notebook, and by its kernel.
+NOTEBOOK_LOCK = ".notebook.lock"
 _held: dict[Path, tuple[int, int]] = {}  # lock file -> its descriptor and the process that opened it
 
 

@@ -270,7 +270,8 @@ def record_shifts(stage: Recorder, record: StudyRecord) -> None:
 def shifts_lead(record: StudyRecord) -> tuple[float, float | None, float | None, int]:
     """Share of the shifts with the full model clearly ahead of a baseline, minus the share with it clearly behind.
 
-    The full model is that of FCMAE's column. "Clearly": the whole interval is on that side of 0. The baseline with the lowest difference counts.
+    The full model is that of FCMAE's column. "Clearly": the whole interval is on that side of 0. The baseline with the
+    lowest difference counts.
 
     Returns:
         What a stage records: the value in [-1, 1], no interval, and the number of shifts.

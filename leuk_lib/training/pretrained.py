@@ -582,11 +582,12 @@ def fitting_state(model: nn.Module, weights: Weights) -> dict[str, Tensor]:
     heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier)) or ("\0",)
     body = [key for key in target if not key.startswith(heads)]
     state = read_state(weights)
-    pairs = list(zip(body, state, strict=False))
-    same = all(ours.rpartition(".")[2] == theirs.rpartition(".")[2] for ours, theirs in pairs)  # weight, bias, ...
-    if weights.name in PUBLISHED and same and not set(state) & set(target) and 0 <= len(state) - len(body) <= 2:
-        # The same tensors in the same order under other names, the classifier's weight and bias last.
-        state = {ours: state[theirs] for ours, theirs in pairs}
+    if weights.name in PUBLISHED and not set(state) & set(target) and len(state) - len(body) in (0, 1, 2):
+        # Perhaps the same tensors in the same order under other names, the classifier's weight and bias last.
+        names = list(state)[: len(body)]
+        ours, theirs = ([name.rpartition(".")[2] for name in part] for part in (body, names))  # weight, bias, ...
+        if ours == theirs:
+            state = {name: state[other] for name, other in zip(body, names, strict=True)}
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
         state = state if convert is None else convert(state, model)
