@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from leuk_lib.chapters.wpat import Inputs, train_network
+from leuk_lib.chapters.wpat import Inputs, training_of
 from leuk_lib.evaluation.baselines import Task, display_name
 from leuk_lib.evaluation.predictions import read_prediction_table
 from leuk_lib.fcmae.weights import load_backbone
-from leuk_lib.runs.params import TrainParams, check
+from leuk_lib.runs.params import SeveralTrainings, check
 from leuk_lib.runs.records import CardParams, read_record
 from leuk_lib.runs.stage import Stage
 from leuk_lib.training import tuning
@@ -33,7 +33,7 @@ def params_of_wpat(stage: Stage[Any]) -> WpatParams:
     """
     card = stage.input("wpat") / "card.json"
     given = read_record(card, CardParams, "a run card", ADVICE)["params"]
-    own = {name: value for name, value in stage.params.model_dump().items() if name in TrainParams.model_fields}
+    own = {name: value for name, value in stage.params.model_dump().items() if name in SeveralTrainings.model_fields}
     return check(f"{card}: stage wpat", WpatParams, {**given, **own, "synthetic": False})
 
 
@@ -50,8 +50,11 @@ def baseline_task(
         tuned, of = tuning.trained_share(model)
         if tuned < of:
             stage.note(f"{label}: {tuned:,} of {of:,} parameters are trained ({tuned / of:.1%}), the others are frozen")
-        trained[label] = tuning.merged(train_network(stage, params, inputs, model, label, fabric).model)
+        trained[label] = tuning.merged(training_of(stage, params, inputs, model, label)(fabric).model)
         return trained[label]
+
+    def begin(model: nn.Module, label: str) -> None:
+        training_of(stage, params, inputs, model, label).begin(fabric)
 
     return Task(
         images=cells.images[inputs.train],
@@ -64,6 +67,7 @@ def baseline_task(
         seed=params.seed,
         encoder=load_backbone(inputs.encoder_path).to(fabric.device),
         fit=fit,
+        begin=begin,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from leuk_lib.runs.seeds import derive
 from leuk_lib.runs.stage import Stage
 from leuk_lib.runs.tensors import named_tensors, read_tensors
 from leuk_lib.training import pretrained
+from leuk_lib.training.ahead import Training, side_by_side
 from leuk_lib.training.augment import normalise
 from leuk_lib.training.backbones import Backbone, TimmBackbone
 from leuk_lib.training.fabric import Fabric
@@ -186,25 +188,32 @@ def wpat_names(backbones: Sequence[str]) -> dict[str, str]:
     return {"wpat": backbones[0], **further}
 
 
-def train_network(
-    stage: Stage[Any], params: WpatParams, inputs: Inputs, model: nn.Module, label: str, fabric: Fabric
-) -> Finetuned:
-    """Train a network with the parameters of WPAT; only WPAT (given as its backbone) gets the synthetic cells."""
+def training_of(
+    stage: Stage[Any], params: WpatParams, inputs: Inputs, model: nn.Module, label: str
+) -> Training[Finetuned]:
+    """The training of a network with the parameters of WPAT; only WPAT (given as its backbone) gets the synthetic cells."""
     is_wpat = isinstance(model, Backbone)
-    cells = inputs.cells
-    return finetune(
+    cells, folder = inputs.cells, stage.checkpoints / re.sub(r"[^\w.-]+", "_", label)
+    run = functools.partial(
+        finetune,
         cells.images[inputs.train], cells.labels[inputs.train], cells.images[inputs.val], cells.labels[inputs.val],
-        model, params, stage.checkpoints / re.sub(r"[^\w.-]+", "_", label), stage.identity, fabric,
+        model, params, folder, stage.identity,
         extra_images=inputs.synthetic_images if is_wpat else None,
         extra_labels=inputs.synthetic_labels if is_wpat else None,
         n_classes=inputs.n_classes, label=label,
     )  # fmt: skip
+    return Training(run, folder, params)
 
 
-def train_wpat(stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric, backbone: str = FCMAE) -> Finetuned:
-    """Train WPAT on a backbone, by default the pretrained encoder of stage ``fcmae``."""
-    label = "WPAT" if backbone == FCMAE else f"WPAT on {display_name(backbone)}"
-    return train_network(stage, stage.params, inputs, open_backbone(inputs, stage.params, backbone), label, fabric)
+def train_wpat(
+    stage: Stage[WpatParams], inputs: Inputs, fabric: Fabric, backbones: Sequence[str] = (FCMAE,)
+) -> dict[str, Finetuned]:
+    """Train WPAT on each backbone, by default on the pretrained encoder of stage ``fcmae``: name in tables -> result."""
+    trainings = {}
+    for name, backbone in wpat_names(backbones).items():
+        label = "WPAT" if backbone == FCMAE else f"WPAT on {display_name(backbone)}"
+        trainings[name] = training_of(stage, stage.params, inputs, open_backbone(inputs, stage.params, backbone), label)
+    return side_by_side(trainings, fabric)
 
 
 def available(names: Iterable[str], stage: Stage[Any]) -> list[str]:

@@ -60,6 +60,7 @@ class Task:
         seed: seed of random weights.
         encoder: maps standardised images (B,3,S,S) to a list of feature maps (B,C,h,w); for ``linear_probe``.
         fit: trains a network (module, name) and returns it; for timm's networks.
+        begin: given the same before ``fit`` is; it may begin to train in another process.
     """
 
     images: Tensor
@@ -72,6 +73,7 @@ class Task:
     seed: int
     encoder: nn.Module | None = None
     fit: Fit | None = None
+    begin: Callable[[nn.Module, str], None] | None = None
 
 
 def expand_classes(probs: Array, trained: Iterable[int], n_classes: int) -> Array:
@@ -278,27 +280,33 @@ def check_name(name: str, image_size: int = 0) -> pretrained.Weights | None:
     return weights
 
 
-def network(name: str, task: Task) -> Scorer:
-    """Train a timm network by ``task.fit``: the steps, batches and augmentation of WPAT.
+def build_network(name: str, task: Task) -> nn.Module:
+    """Return a timm network before its training.
 
     ``NAME`` starts from random weights, ``NAME@pretrained`` and ``NAME@FILE`` from published ones (``pretrained.locate``).
-    Of ``lora:NAME@…`` and ``last:NAME@…`` few weights are trained (``tuning.restrict``).
+    Of ``lora:NAME@…`` and ``last:NAME@…`` few weights will be trained (``tuning.restrict``).
 
     Raises:
-        LeukError: an unknown name, weights that are missing or do not fit, a network that cannot be tuned so, or a task
-            without ``fit``.
+        LeukError: an unknown name, weights that are missing or do not fit, or a network that cannot be tuned so.
     """
     weights = check_name(name)
-    if task.fit is None:
-        raise LeukError(f"baseline {name!r}: needs a training function")
     kind, network_name = split_kind(name)
     base, _ = pretrained.split_name(network_name)
     architecture, overrides = SMALL.get(base, (base, {}))
     torch.manual_seed(derive(task.seed, "baseline", name))
     model = pretrained.create(architecture, weights, task.n_classes, task.images.shape[-1], **overrides)
-    if kind in TUNED:
-        model = tuning.restrict(model, kind)
-    return network_scorer(tuning.merged(task.fit(model, display_name(name))))
+    return tuning.restrict(model, kind) if kind in TUNED else model
+
+
+def network(name: str, task: Task, model: nn.Module | None = None) -> Scorer:
+    """Train ``model``, by default that of ``build_network``, by ``task.fit``: steps, batches and augmentation of WPAT.
+
+    Raises:
+        LeukError: as ``build_network``, or a task without ``fit``.
+    """
+    if task.fit is None:
+        raise LeukError(f"baseline {name!r}: needs a training function")
+    return network_scorer(tuning.merged(task.fit(model or build_network(name, task), display_name(name))))
 
 
 def frozen(name: str, task: Task) -> Scorer:
@@ -372,7 +380,13 @@ def fit_baselines(names: Iterable[str], task: Task) -> dict[str, Scorer]:
     shown = [display_name(name) for name in names]
     if len(set(shown)) < len(shown):
         raise LeukError(f"baselines: two of {', '.join(shown)} have one name; rename a file of weights", 2)
-    return {short: _fit(name, task) for short, name in zip(shown, names, strict=True)}
+    models = {
+        name: build_network(name, task) for name in names if name not in BASELINES and split_kind(name)[0] not in FROZEN
+    }
+    if task.begin is not None:
+        for name in list(models)[:0:-1]:  # the first is trained here
+            task.begin(models[name], display_name(name))
+    return {short: _fit(name, models.get(name), task) for short, name in zip(shown, names, strict=True)}
 
 
 def display_name(name: str) -> str:
@@ -386,10 +400,10 @@ def display_name(name: str) -> str:
     return f"{base}@{PurePath(weights).name}" if weights else base
 
 
-def _fit(name: str, task: Task) -> Scorer:
-    if name in BASELINES:
-        return BASELINES[name](task)
-    return frozen(name, task) if split_kind(name)[0] in FROZEN else network(name, task)
+def _fit(name: str, model: nn.Module | None, task: Task) -> Scorer:
+    if model is not None:
+        return network(name, task, model)
+    return BASELINES[name](task) if name in BASELINES else frozen(name, task)
 
 
 def published_weights(names: Iterable[str]) -> dict[str, pretrained.Weights]:

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from leuk_lib.runs.params import TrainParams
+from leuk_lib.runs.params import SeveralTrainings
 
 
-class AcdbGanParams(TrainParams):
+class AcdbGanParams(SeveralTrainings):
     """Networks, training, sampling, quota and gate of ACDB-GAN."""
 
-    RENAMED: ClassVar[Mapping[str, str]] = {**TrainParams.RENAMED, "judge_steps": "verifier_steps"}
+    RENAMED: ClassVar[Mapping[str, str]] = {**SeveralTrainings.RENAMED, "judge_steps": "verifier_steps"}
 
     images: Literal["alhe", "raw"] = Field("alhe", description="enhanced images of stage alhe, or raw images")
     gan_size: Literal[16, 32, 64, 128] = Field(32, description="side of the generated images, px")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from leuk_lib.data.cellset import CellSet
 from leuk_lib.data.splits import split_groups
 from leuk_lib.gan import balance
 from leuk_lib.gan.deliver import Delivery, deliver
-from leuk_lib.gan.features import FrozenFeatures
+from leuk_lib.gan.features import FrozenFeatures, Whitening
 from leuk_lib.gan.gate import Gate
 from leuk_lib.gan.generate import generate, resize
 from leuk_lib.gan.params import AcdbGanParams
 from leuk_lib.gan.train import GanResult, train_gan
+from leuk_lib.gan.verifier import LinearDiscriminant
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.training.ahead import Training
 from leuk_lib.training.fabric import Fabric, make_fabric
 
 T = TypeVar("T")
@@ -68,7 +71,7 @@ def paths_digest(cells: CellSet, positions: NDArray[np.int64]) -> str:
 class AcdbGan:
     """ACDB-GAN on the training part of a cell set.
 
-    Call :meth:`fit_gate`, :meth:`train` and :meth:`deliver` in this order. Only training cells are read.
+    Call :meth:`freeze`, :meth:`fit_gate`, :meth:`train` and :meth:`deliver` in this order. Only training cells are read.
 
     Attributes:
         images_train: Inner-training cells at the GAN's resolution (N,3,S,S) uint8.
@@ -76,8 +79,8 @@ class AcdbGan:
         images_holdout: Held-out cells (H,3,S,S) uint8.
         labels_holdout: Their labels (H,).
         real_counts: Cells of the whole training part per class, (K,).
-        frozen: The feature network, after ``fit_gate``; likewise ``features_train`` (N,D), ``features_holdout`` (H,D)
-            and ``recall`` (K,), the shrunk held-out recall.
+        frozen: The feature network, after ``freeze``; likewise ``features_train`` (N,D), ``features_holdout`` (H,D)
+            and ``recall`` (K,), the shrunk held-out recall of a linear discriminant on these features.
     """
 
     frozen: FrozenFeatures
@@ -109,26 +112,36 @@ class AcdbGan:
             self.images_holdout, torch.from_numpy(self.labels_holdout),
         )  # fmt: skip
 
-    def fit_gate(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor], verifier: nn.Module | None = None) -> None:
-        """Freeze the networks, fit the gate, and measure the held-out recall.
+    def freeze(self, encoder: nn.Module, pool: Callable[[Tensor], Tensor]) -> None:
+        """Freeze the feature network, and measure the held-out recall.
 
         Args:
             encoder: The feature network.
             pool: Maps standardised images to its features (N,D).
-            verifier: Maps standardised images to logits (N,K). Without it, a linear discriminant on the features gives
-                the class probabilities.
         """
         self.frozen = FrozenFeatures(encoder, pool)
         self.features_train = self.frozen.embed(self.images_train)
         self.features_holdout = self.frozen.embed(self.images_holdout)
-        self._gate = gate = Gate.fit(
+        whitening = Whitening.fit(self.features_train)
+        holdout = whitening(self.features_holdout)
+        head = LinearDiscriminant.fit(
+            whitening(self.features_train), self.labels_train, holdout, self.labels_holdout, len(self.cells.classes)
+        )
+        self.recall = balance.shrunk_recall(*head.recalled(holdout, self.labels_holdout))
+
+    def fit_gate(self, verifier: nn.Module | None = None) -> None:
+        """Fit the gate.
+
+        Args:
+            verifier: Maps standardised images to logits (N,K). Without it, a linear discriminant on the features gives
+                the class probabilities.
+        """
+        self._gate = Gate.fit(
             self.features_train, self.labels_train, self.features_holdout, self.labels_holdout, len(self.cells.classes),
             self.images_train, self.images_holdout, k=self.params.knn,
             verifier=None if verifier is None else FrozenFeatures(verifier, turns=4).embed,
             groups_holdout=self.cells.groups[self.split.holdout.numpy()],
         )  # fmt: skip
-        hits, counts = gate.head.recalled(gate.whitening(self.features_holdout), self.labels_holdout)
-        self.recall = balance.shrunk_recall(hits, counts)
 
     @property
     def gate(self) -> Gate:
@@ -140,13 +153,21 @@ class AcdbGan:
         """Numbers of the classes that the gate has limits for; all classes before it is fitted."""
         return set(range(len(self.cells.classes))) if self._gate is None else set(self._gate.limits)
 
+    def begin(self, folder: Path, identity: str) -> None:
+        """Begin what ``train`` does in another process, if there is room for one (``Training.begin``)."""
+        self._training(folder, identity).begin(self.fabric)
+
     def train(self, folder: Path, identity: str) -> GanResult:
         """Train the GAN on the inner-training cells, or continue from a checkpoint in ``folder``."""
-        self._trained = train_gan(
-            self.images_train, torch.from_numpy(self.labels_train), len(self.cells.classes), self.params, folder,
-            identity, self.fabric, getattr(self, "recall", None),
-        )  # fmt: skip
+        self._trained = self._training(folder, identity)(self.fabric)
         return self._trained
+
+    def _training(self, folder: Path, identity: str) -> Training[GanResult]:
+        run = functools.partial(
+            train_gan, self.images_train, torch.from_numpy(self.labels_train), len(self.cells.classes), self.params, folder,
+            identity, recall=getattr(self, "recall", None),
+        )  # fmt: skip
+        return Training(run, folder, self.params)
 
     @property
     def trained(self) -> GanResult:

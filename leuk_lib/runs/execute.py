@@ -66,6 +66,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
     state = partial.with_name(PROGRESS)
     with files.refusals(state):
         state.write_bytes(b"")
+        progress.forget(state, progress.JOB)
     named = {progress.PROGRESS: str(state)}  # for the kernel, which inherits the environment
     stop = Path(os.environ.get(progress.STOP) or partial.with_name("stop"))
     if progress.STOP not in os.environ:  # not started by `leuk run`
@@ -106,7 +107,7 @@ def execute(stage: str, parameters: dict[str, Any], out: Path) -> float:
             f"training continues from its last checkpoint (notebook so far: {partial})"
         ) from error
     finally:
-        state.unlink(missing_ok=True)
+        progress.forget(state, "", progress.JOB)
     # The card, which the kernel has written, gets the notebook's hash before the notebook gets its name: whatever is
     # interrupted here, the book never shows a notebook that does not fit its card.
     card.seal(run, stage, partial)

@@ -86,6 +86,11 @@ def release(folder: Path, name: str) -> None:
         os.close(handle)
 
 
+def held() -> list[int]:
+    """Return the descriptors of the locks that this process holds; a child process that inherits them holds the locks, too."""
+    return [handle for handle, process in _held.values() if process == os.getpid()]
+
+
 def writer(folder: Path, name: str) -> str:
     """Return the other process that holds the lock of ``folder``, such as "process 12 on host", or ""."""
     path = folder.resolve() / name

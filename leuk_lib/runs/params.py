@@ -68,6 +68,18 @@ class TrainParams(StageParams):
     checkpoint_every: int = Field(50, ge=1, description="optimiser steps between two checkpoints")
 
 
+class SeveralTrainings(TrainParams):
+    """Parameters shared by all stages that train several networks."""
+
+    side_by_side: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="trainings of this stage at a time on a CPU, each in a process of its own with `threads` threads; at most "
+        "as many as there are cores for. The results do not depend on it",
+    )
+
+
 Params = TypeVar("Params", bound=FrozenParams)
 Stage = TypeVar("Stage", bound=StageParams)
 

@@ -200,9 +200,11 @@ class Monitor:
 
     @property
     def training(self) -> bool:
-        """Whether a training that checks for a stop is running."""
-        content = self.read()
-        return content is not None and content["step"] < content["total"] and time.time() - content["time"] < STALE
+        """Whether a training that checks for a stop is running, in the stage's process or beside it."""
+        return any(
+            content is not None and content["step"] < content["total"] and time.time() - content["time"] < STALE
+            for content in (self.read(), self.read(JOB))
+        )
 
 
 @contextmanager
@@ -287,9 +289,28 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def of_jobs() -> None:
-    """Report to a file of its own from now on: called in a child process whose parent counts the jobs that are done."""
+    """Report to a file of its own from now on: called in a child process whose parent reports, too."""
     if file := os.environ.get(PROGRESS):
         os.environ[PROGRESS] = f"{file}{JOB}"
+
+
+@contextmanager
+def of_job() -> Iterator[None]:
+    """Do as ``of_jobs`` says while the body runs, after which nothing is shown of it any more."""
+    before = os.environ.get(PROGRESS)
+    of_jobs()
+    try:
+        yield
+    finally:
+        if before:
+            forget(Path(before), JOB)
+            os.environ[PROGRESS] = before
+
+
+def forget(file: Path, *suffixes: str) -> None:
+    """Remove a progress file, or those with ``suffixes``."""
+    for suffix in suffixes or ("",):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
 def _width() -> int:

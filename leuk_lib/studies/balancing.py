@@ -214,7 +214,8 @@ class Balancing(Study[BalancingParams]):
             *method.verifier_data(), verifier_network(params, k), WpatParams(**verifier_settings(params)),
             own / "verifier", identity, method.fabric, n_classes=k, label=TRAINING_LABEL,
         ).model  # fmt: skip
-        method.fit_gate(encoder, encoder.pool, verifier)
+        method.freeze(encoder, encoder.pool)
+        method.fit_gate(verifier)
         trained = method.train(own / "checkpoints", identity)
         delivery = method.deliver()
         kept = {"gated": delivery.images, "gated labels": delivery.labels}

@@ -27,6 +27,7 @@ from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.records import Record, check_record
 from leuk_lib.runs.seeds import derive, torch_generator
+from leuk_lib.training import ahead
 from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.transfer import on_device
 
@@ -101,6 +102,7 @@ class TrainingLoop:
         self._objects.update(objects)
 
     def __iter__(self) -> Iterator[int]:
+        ahead.wait(self._checkpoint.path.parent)
         self._restore()
         if self.stopped or self.step >= self.total_steps:
             return

@@ -7,16 +7,16 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from leuk_lib.runs.params import TrainParams
+from leuk_lib.runs.params import SeveralTrainings
 
 FCMAE = "fcmae"  # the encoder of that stage as a backbone
 
 
-class WpatParams(TrainParams):
+class WpatParams(SeveralTrainings):
     """Architecture and fine-tuning of the classifier; the baselines of stage ``comparison`` are trained by the same."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {
-        **TrainParams.RENAMED,
+        **SeveralTrainings.RENAMED,
         "scales": "levels",
         "pairs": "depth",
         "pooled": "linear_head",
@@ -116,7 +116,7 @@ class WpatParams(TrainParams):
         return self
 
 
-class ComparisonParams(TrainParams):
+class ComparisonParams(SeveralTrainings):
     """The baselines; steps, batches, augmentation and learning rates are those of stage ``wpat``."""
 
     baselines: tuple[str, ...] = Field(

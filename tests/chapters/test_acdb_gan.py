@@ -78,7 +78,8 @@ def cells() -> CellSet:
 
 def run(gan: AcdbGan, folder: Path) -> AcdbGan:
     encoder = Colours()
-    gan.fit_gate(encoder, encoder)
+    gan.freeze(encoder, encoder)
+    gan.fit_gate()
     gan.train(folder, "id")
     gan.deliver()
     return gan

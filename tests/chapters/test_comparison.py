@@ -75,7 +75,7 @@ def test_every_trained_network_becomes_a_model_file(stage, tmp_path):
         }
     )
     inputs, fabric = load_inputs(stage, stage.params, []), make_fabric(stage.params)
-    trained = {n: train_wpat(stage, inputs, fabric, b).model for n, b in wpat_names(stage.params.backbones).items()}
+    trained = {n: done.model for n, done in train_wpat(stage, inputs, fabric, stage.params.backbones).items()}
     assert list(trained) == ["wpat", "wpat on test_resnet@r.safetensors"]
     scorers = {n: network_scorer(model) for n, model in trained.items()}
     baselines = ("colour", "test_resnet", name)

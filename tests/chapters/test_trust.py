@@ -32,7 +32,7 @@ def trained_run(stage, baselines):
     for name in ("wpat", "comparison"):
         trained = {}
         if name == "wpat":
-            trained = {"wpat": train_wpat(stage, inputs, fabric).model}
+            trained = {"wpat": train_wpat(stage, inputs, fabric)["wpat"].model}
             networks = {"wpat": "fcmae"}
             of_stage = {"wpat": network_scorer(trained["wpat"])}
         else:

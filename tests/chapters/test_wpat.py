@@ -86,7 +86,7 @@ def test_training_through_the_stage_counts_all_classes(stage):
     stage.params = stage.params.model_copy(update={"steps": 3, "evaluations": 1})
     inputs = load_inputs(stage, stage.params, [])
     fabric = make_fabric(stage.params)
-    tuned = train_wpat(stage, inputs, fabric)
+    tuned = train_wpat(stage, inputs, fabric)["wpat"]
     assert tuned.val_logits.shape == (8, 4) and isinstance(tuned.model, WPAT)
     assert (stage.checkpoints / "WPAT" / "state.safetensors").is_file()
 

@@ -28,7 +28,8 @@ def cells() -> CellSet:
 def fitted(cells: CellSet, verifier: torch.nn.Module | None = None) -> AcdbGan:
     gan = AcdbGan.from_cells(cells, PARAMS)
     encoder = Colours()
-    gan.fit_gate(encoder, encoder, verifier)
+    gan.freeze(encoder, encoder)
+    gan.fit_gate(verifier)
     return gan
 
 
