@@ -1,9 +1,8 @@
 """Trainings of a stage that run at the same time on a CPU, each in a process of its own.
 
-A small network keeps one core busy and a second one barely: on two cores, two trainings with a thread each end sooner
-than one after the other with two. A process leaves nothing but its checkpoint. The stage then calls the same training,
-which continues from there and finds all steps done. So results are the same whether a training ran ahead or not, and a
-process that dies costs time only.
+Networks this small make little use of more than two threads, and some of a second one. A process leaves nothing but its
+checkpoint. The stage then calls the same training, which continues from there and finds all steps done. So results are
+the same whether a training ran ahead or not, and a process that dies costs time only.
 """
 
 from __future__ import annotations
