@@ -32,14 +32,14 @@ class Rule(FrozenParams):
 
     Kinds of tolerance: half the width of the reference's interval (``half_interval``); half the width of Wilson's
     interval of a share of n cells (``proportion``); the square root of a count (``count``); ``size`` times the value
-    (``relative``); none but rounding (``exact``).
+    (``relative``); ``size`` itself (``absolute``); none but rounding (``exact``).
     """
 
     numbers: tuple[str, ...] = Field(min_length=1, description="patterns of stage.metric; * is a wildcard")
-    kind: Literal["half_interval", "proportion", "count", "relative", "exact"] = Field(
+    kind: Literal["half_interval", "proportion", "count", "relative", "absolute", "exact"] = Field(
         description="how the tolerance is computed"
     )
-    size: float = Field(0.0, ge=0, description="relative tolerance, as a share of the reference's value")
+    size: float = Field(0.0, ge=0, description="tolerance, relative as a share of the reference's value")
     why: str = Field(min_length=10, description="reason, in one sentence")
 
     def fits(self, name: str, entry: Entry) -> bool:
@@ -62,7 +62,9 @@ class Rule(FrozenParams):
             return (high - low) / 2
         if self.kind == "count":
             return math.sqrt(entry["value"])
-        return self.size * abs(float(entry["value"])) if self.kind == "relative" else 0.0
+        if self.kind == "relative":
+            return self.size * abs(float(entry["value"]))
+        return self.size if self.kind == "absolute" else 0.0
 
 
 class Rules(FrozenParams):

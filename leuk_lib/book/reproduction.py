@@ -21,6 +21,7 @@ KINDS = {
     "proportion": "half the width of Wilson's interval for the proportion",
     "count": "the square root of the reference's value",
     "relative": "{size:.0%} of the reference's value",
+    "absolute": "{size:g}",
     "exact": "rounding only",
 }
 

@@ -41,6 +41,9 @@ def test_half_the_interval_is_the_tolerance_if_there_is_one(rules, value, low, w
         ("results.nll", {"value": 2.0, "low": 1.9, "high": 2.1}, "half_interval", 0.1),
         ("acdb_gan.gate_own", {"value": 0.5}, "relative", 0.01),
         ("acdb_gan.gate_exact", {"value": 0.0, "n": 40}, "relative", 0),
+        ("trust.sanity_attention", {"value": 0.19, "low": 0.13, "high": 0.25}, "absolute", 0.2),
+        ("trust.sanity_image_alone", {"value": 1.0, "low": 1.0, "high": 1.0}, "half_interval", 0),
+        ("trust.tecom_sanity_attention", {"value": 0.1, "low": 0.0, "high": 0.2}, "exact", 0),
         ("data.frame", {"value": 0.2, "low": 0.1, "high": 0.3}, "half_interval", 0.1),
     ],
 )
