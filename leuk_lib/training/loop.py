@@ -114,6 +114,7 @@ class TrainingLoop:
         )  # fmt: skip
         try:
             with parent.end_is_sigterm():
+                progress.report(self.label, self.step, self.total_steps, at_once=True)  # the first step may be long
                 while self.step < self.total_steps and not self.stopped:
                     self.fabric.call("on_step", step=self.step)
                     torch.manual_seed(derive(self.seed, self.label, self.step))

@@ -100,6 +100,15 @@ def test_each_way_of_ending_writes_a_checkpoint_first(fabric, tmp_path: Path, mo
     assert next(iter(again)) == 5
 
 
+def test_a_stop_finds_a_training_in_its_first_step(fabric, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv(progress.PROGRESS, str(tmp_path / "progress.json"))
+    monitor = progress.Monitor(tmp_path / "progress.json", "toy")
+    loop = TrainingLoop(fabric, tmp_path, "id", 100, seed=0, label="toy", every=1000)
+    assert not monitor.training
+    next(iter(loop))
+    assert monitor.training and monitor.read()["step"] == 0
+
+
 def test_a_second_interrupt_ends_at_once(fabric, tmp_path: Path):
     loop = TrainingLoop(fabric, tmp_path, "id", 100, seed=0, label="toy", every=1000)
     with pytest.raises(KeyboardInterrupt):
