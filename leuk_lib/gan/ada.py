@@ -97,7 +97,7 @@ def stain_strength(x: Tensor, exponent: Tensor) -> Tensor:
     power = exponent[:, None, None, None]
     intensity = (x + 1) / 2
     inside = intensity.clamp(0.02, 1.0)
-    y = inside**power
+    y = torch.exp(power * torch.log(inside))  # a power of tensors takes three times as long
     slope = power * y / inside
     return 2 * (y + slope * (intensity - inside)) - 1
 

@@ -144,7 +144,7 @@ class ResidualBlock(nn.Module):
         h = self.convs[0](x)
         if self.modulate is not None and condition is not None:
             scale, shift = self.modulate(condition)[:, :, None, None].chunk(2, dim=1)
-            h = h * (1 + scale) + shift
+            h = torch.addcmul(shift, h, 1 + scale)
         for act, conv in zip(self.acts, self.convs[1:], strict=True):
             h = conv(act(h))
         return x + h

@@ -132,7 +132,7 @@ def train_gan(
     small = torch.cat([resize(part, params.gan_size) for part in images.split(512)])
 
     generator, discriminator = build(params, n_classes)
-    adam = {"lr": params.lr, "betas": (0.0, 0.9), "eps": 1e-8}
+    adam = {"lr": params.lr, "betas": (0.0, 0.9), "eps": 1e-8, "fused": True}
     opt_g: torch.optim.Optimizer = torch.optim.Adam(generator.parameters(), **adam)  # type: ignore[arg-type]
     opt_d: torch.optim.Optimizer = torch.optim.Adam(discriminator.parameters(), **adam)  # type: ignore[arg-type]
     # Not the discriminator: PyTorch cannot differentiate a compiled network twice, as the penalties do.
