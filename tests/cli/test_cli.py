@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+import tomllib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from leuk_lib.cli import start
 from leuk_lib.cli.main import main
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.runs.params import StageParams
@@ -90,6 +93,23 @@ def test_status_shows_every_run_even_if_one_has_lost_its_data(
     assert "the data set cannot be read: data set" in output and "the data set's files changed" in output
 
 
+class Interrupted:
+    """Ctrl-C while the modules of the command are being looked for."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "leuk_lib.cli.main":
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_the_command_is_loaded_is_no_traceback(root: Path, monkeypatch: pytest.MonkeyPatch):
+    assert tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"] == {
+        "leuk": "leuk_lib.cli.start:main"
+    }
+    monkeypatch.delitem(sys.modules, "leuk_lib.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert start.main() == 130
+
+
 def test_debug_shows_the_traceback(results: Path):
     with pytest.raises(ValueError, match="unknown stage"):
         main(["run", "fcmea", "--debug"])
@@ -110,7 +130,6 @@ def test_data_check_has_an_exit_code_for_clean_findings_and_unusable(
     assert main(["data", "check", str(tmp_path / "nothing")]) == 2
 
 
-@pytest.mark.notebooks
 @pytest.mark.notebooks
 def test_predict_and_compare_on_the_smoke_run(smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     model = smoke_run / "wpat" / "model.safetensors"
@@ -133,7 +152,6 @@ def test_predict_and_compare_on_the_smoke_run(smoke_run: Path, tmp_path: Path, c
     assert "numbers are equal to the bit" in capsys.readouterr().out
 
 
-@pytest.mark.notebooks
 @pytest.mark.notebooks
 def test_a_reference_of_the_smoke_run_agrees_with_it_and_names_what_was_changed(
     smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

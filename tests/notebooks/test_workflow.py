@@ -20,6 +20,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from leuk_lib.runs import paths
 from leuk_lib.stages import STAGES
 from project import copy_stage_files
 
@@ -242,17 +243,6 @@ def change(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_a_run_repairs_itself(plans: Plans):
-    lost = plans.results / RUN / "claims" / "verdicts.csv"
-    before = lost.read_bytes()
-    lost.unlink()
-    assert plans.would_run("alhe") == []  # a stage that is not requested is not repaired
-    assert "its output verdicts.csv is missing" in plans.ask("status", "--run", RUN)
-    plans.leuk("run", "--profile", "smoke")
-    assert lost.read_bytes() == before and plans.would_run() == []
-    assert len(re.findall(r" fresh$", plans.ask("status", "--run", RUN), flags=re.MULTILINE)) == len(ALL)
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """A folder of class folders with small rendered cells as PNG files."""
@@ -266,10 +256,13 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "my images"
 
 
-def test_a_changed_image_runs_the_data_stage_touching_it_does_not(plans: Plans, images: Path):
-    words = ("data", "--dataset", str(images))
+def test_seeds_run_in_parallel_and_a_changed_image_runs_them_again_touching_it_does_not(plans: Plans, images: Path):
+    words = ("data", "--dataset", str(images), "--seeds", "0 1")
     assert plans.would_run(*words) == ["data"]
-    plans.leuk("run", *words, "--profile", "smoke")
+    plans.leuk("run", *words, "--profile", "smoke", "--jobs", "2")
+    folders = [plans.results / paths.run_name(str(images), "smoke", seed) / "data" for seed in (0, 1)]
+    assert (folders[0] / "cells.csv").read_text() != (folders[1] / "cells.csv").read_text()  # other splits
+    assert "How the data were read" in (folders[0] / "notebook.ipynb").read_text(encoding="utf-8")
     assert plans.would_run(*words) == []
     one = sorted(images.rglob("*.png"))[0]
     one.touch()
@@ -285,30 +278,30 @@ def test_odd_names_of_folders_and_runs_are_kept(root: Path, tmp_path: Path, imag
     assert "output: 007/data/notebook.ipynb" in done.stdout + done.stderr
 
 
-def test_a_failed_stage_keeps_its_partial_notebook_and_the_rerun_starts_there(plans: Plans):
+def test_a_failed_stage_keeps_its_partial_notebook_and_the_rerun_repairs_it(plans: Plans):
+    folder = plans.results / RUN
+    lost = folder / "claims" / "verdicts.csv"
+    before = lost.read_bytes()
+    lost.unlink()
+    assert plans.would_run("alhe") == []  # a stage that is not requested is not repaired
+    assert "its output verdicts.csv is missing" in plans.ask("status", "--run", RUN)
     path = plans.root / "notebooks" / "10_claims.ipynb"
     good = path.read_text()
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.insert(-1, nbformat.v4.new_code_cell("raise RuntimeError('planted')"))
     nbformat.write(notebook, path)
-    done = plans.leuk("run", "claims", "--profile", "smoke", check=False)
+    done = plans.leuk("run", "--profile", "smoke", check=False)
     assert done.returncode == 1 and "stage claims failed: RuntimeError: planted" in done.stderr
-    folder = plans.results / RUN
     partial = nbformat.read(folder / "claims" / "partial.ipynb", as_version=4)
     assert any("planted" in str(cell.get("outputs")) for cell in partial.cells)
     assert '"state": "failed"' in (folder / "claims" / "card.json").read_text()
     assert (folder / "results" / "notebook.ipynb").exists() and not (folder / "claims" / "notebook.ipynb").exists()
     path.write_text(good)
-    assert plans.would_run("claims") == ["claims"]
-    plans.leuk("run", "claims", "--profile", "smoke")
+    assert plans.would_run() == ["claims"]
+    plans.leuk("run", "--profile", "smoke")
     assert (folder / "claims" / "notebook.ipynb").exists() and not (folder / "claims" / "partial.ipynb").exists()
-
-
-def test_seeds_run_in_parallel(root: Path, tmp_path: Path):
-    copy = Copy(root, tmp_path)
-    copy.leuk("run", "data", "--profile", "smoke", "--seeds", "0 1", "--jobs", "2")
-    cells = [(copy.results / f"smear-smoke-s{seed}" / "data" / "cells.safetensors").read_bytes() for seed in (0, 1)]
-    assert cells[0] != cells[1]
+    assert lost.read_bytes() == before and plans.would_run() == []
+    assert len(re.findall(r" fresh$", plans.ask("status", "--run", RUN), flags=re.MULTILINE)) == len(ALL)
 
 
 def test_a_dry_run_on_slurm_plans_all_stages(root: Path, tmp_path: Path):
