@@ -29,7 +29,7 @@ SAME_SHARE = 0.85  # of the smaller image: from here on, an overlap is the same 
 RECODED = 0.85  # correlation of the fine structure of two copies; different cells on black reach 0.75
 COMPARED = 160  # side at which near-duplicates are compared, pixels
 AT_ONCE = 1024  # pairs of thumbnails that are correlated at a time
-DOUBT = 1e-3  # far more than the error of a correlation in single precision
+DOUBT = 1e-9  # far more than the error of a correlation from exact sums
 TOGETHER = 16  # pairs of images that are compared one after the other
 LEAST_COMPARED = 64  # such groups of pairs from which on processes are worth their start
 
@@ -82,7 +82,7 @@ def near_pairs(thumbs: NDArray[np.uint8], hashes: NDArray[np.uint64] | None = No
 def _likely(
     thumbs: NDArray[np.uint8], mean: NDArray[np.float64], deviation: NDArray[np.float64], pairs: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Keep the rows i, j, k whose correlation in single precision does not exclude that they show the same picture."""
+    """Keep the rows i, j, k whose correlation, from exact sums, does not exclude that they show the same picture."""
     if not len(pairs):
         return pairs
     pixels = np.arange(thumbs[0].size).reshape(thumbs.shape[1:])
@@ -94,8 +94,8 @@ def _likely(
         for start in range(0, len(of_k), AT_ONCE):
             some = of_k[start : start + AT_ONCE]
             i, j = some[:, 0], some[:, 1]
-            a, b = flat[i].astype(np.float32), flat[j].astype(np.float32)[:, turned]
-            product = np.einsum("pn,pn->p", a, b) / flat.shape[1]
+            # Sums below 2^31; single precision would lose the contrast of bright thumbnails.
+            product = np.vecdot(flat[i].astype(np.int32), flat[j][:, turned].astype(np.int32)) / flat.shape[1]
             correlation = (product - mean[i] * mean[j]) / (deviation[i] * deviation[j])
             kept.append(some[correlation >= MIN_THUMB_CORRELATION - DOUBT])
     rows = np.concatenate(kept)

@@ -233,7 +233,7 @@ def _list_images(
             if relative.name not in (MANIFEST, METADATA) and len(relative.parts) > 1 and name not in stated.tables:
                 left_out.append((name, "not an image file", "nothing to do if this is meant; it is ignored"))
             continue
-        if not is_inside(root / relative, root):
+        if (root / relative).is_symlink() and not is_inside(root / relative, root):
             left_out.append((name, "symbolic link out of the folder", "copy the file into the folder"))
             continue
         in_manifest = path_key(name) in rows
@@ -737,12 +737,14 @@ def _walk(root: Path, left_out: list[tuple[str, str, str]]) -> tuple[list[Path],
             elif (name in NOT_CELLS or name.startswith(".")) and not (name == MASKS and here == root):
                 left_out += _ignored_images(root, path)
         folders[:] = sorted(d for d in folders if d not in NOT_CELLS and not d.startswith("."))
-        visited += [(here / name).relative_to(root) for name in folders if not (here / name).is_symlink()]
-        files += [(here / name).relative_to(root) for name in names if not name.startswith(".")]
+        below = here.relative_to(root)
+        visited += [below / name for name in folders if not (here / name).is_symlink()]
+        files += [below / name for name in names if not name.startswith(".")]
         hidden = [name for name in names if name.startswith(".") and not name.startswith("._") and _is_image(name)]
-        if hidden and is_plain(shown := here.relative_to(root).as_posix()):
+        if hidden and is_plain(shown := below.as_posix()):
             left_out.append((shown, f"{len(hidden)} hidden images (names that begin with a dot)", "rename them"))
-    full = {parent for file in files if _is_image(file.name) for parent in file.parents}
+    holding = {file.parent for file in files if _is_image(file.name)}
+    full = holding.union(*(folder.parents for folder in holding))
     bare = [f for f in visited if f not in full and f not in closed and is_plain(f.as_posix())]
     return sorted(files, key=lambda p: p.as_posix()), bare
 

@@ -53,8 +53,9 @@ def image_keys(image: Path) -> list[str]:
         >>> image_keys(Path("AML/0001.png"))
         ['AML/0001.png', 'AML/0001', '0001.png', '0001']
     """
-    names = (image.as_posix(), image.with_suffix("").as_posix(), image.name, image.stem)
-    return list(dict.fromkeys(unicodedata.normalize("NFC", name) for name in names))
+    path = image.as_posix()
+    names = dict.fromkeys((path, path.removesuffix(image.suffix), image.name, image.stem))
+    return list(names if path.isascii() else dict.fromkeys(unicodedata.normalize("NFC", name) for name in names))
 
 
 class Row(Mapping[str, str]):

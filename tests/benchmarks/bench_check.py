@@ -1,8 +1,9 @@
 """CPU time and memory of ``leuk data check`` against the number of files, which it makes itself.
 
 Run as a script (`make bench` does): python tests/benchmarks/bench_check.py [--files 2000 8000] [--side 64] [--jpeg]
-[--workers 2] [--near 40]. The figures are CPU seconds of all processes, so that other work on the machine does not count;
-with w idle cores it takes about 1/w of them. 200,000 files: ``--files 200000`` (1.6 GB of files in a temporary folder).
+[--workers 2] [--near 40]. The figures are CPU seconds, so that other work on the machine counts little. With w idle cores
+the command takes at most its own seconds, most of which pass while its processes wait, and 1/w of the processes' seconds.
+200,000 files: ``--files 200000`` (1.6 GB of files in a temporary folder).
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def main() -> int:
         missed |= found < copies
         print(
             f"{cells:.0f} {'JPEG' if options.jpeg else 'PNG'} files of {options.side} px, {options.workers} processes: "
-            f"{own:.1f} + {children:.1f} s of CPU in the command and its processes, {per_file[-1]:.2f} ms per file, so "
-            f"{per_file[-1] / options.workers:.2f} ms on {options.workers} idle cores if they share the work; peak "
+            f"{own:.1f} + {children:.1f} s of CPU in the command and its processes, {per_file[-1]:.2f} ms per file, so at "
+            f"most {1e3 * (own + children / options.workers) / cells:.2f} ms on {options.workers} idle cores; peak "
             f"{peak / 1e6:.2f} GB; {found:.0f} near-duplicates found, {copies} planted",
             flush=True,
         )
