@@ -11,7 +11,7 @@ from leuk_lib.runs import paths
 from leuk_lib.runs.display import Link
 from leuk_lib.runs.recorder import Recorder
 from leuk_lib.statistics.intervals import format_interval
-from leuk_lib.studies.paired import verdict
+from leuk_lib.studies.paired import MODELS, verdict
 from leuk_lib.studies.record import StudyRecord, record_file
 
 PBC, RENDERED = "pbc_barcelona_128", "smear"
@@ -21,7 +21,7 @@ TEST_CELLS = "test cells"
 CONDITIONS = {
     "test": TEST_CELLS, "same": "unchanged test cells", "tail recall": "recall of rare classes",
     "0.1": "a tenth of the labels", "1": "all labels", "k-NN": "k-NN probe", "linear": "linear probe",
-    "slides differ, colour": "colour histogram", "slides differ, test_resnet": "small ResNet",
+    **{f"slides differ, {model}": name for model, name in MODELS.items()},
 }  # fmt: skip
 ARMS = {"none": "no enhancement", "nothing": "no remedy"}
 

@@ -20,6 +20,8 @@ from leuk_lib.statistics.intervals import Rate, Spread, difference_interval, for
 from leuk_lib.statistics.significance import holm, t_corrected
 
 Array = NDArray[np.float64]
+#: Models of the studies, as a reader knows them.
+MODELS = {"colour": "colour histogram", "test_resnet": "small ResNet"}
 
 
 @dataclass(frozen=True)
@@ -288,6 +290,20 @@ def verdict(low: float, high: float) -> str:
     ('helps', 'inconclusive')
     """
     return "helps" if low > 0 else "harms" if high < 0 else "inconclusive"
+
+
+def with_model_names(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose conditions end with a model's name as a reader knows it.
+
+    >>> with_model_names(pd.DataFrame({"condition": ["slides differ, test_resnet", "test"]}))["condition"].tolist()
+    ['slides differ, small ResNet', 'test']
+    """
+
+    def named(condition: str) -> str:
+        where, comma, model = condition.rpartition(", ")
+        return where + comma + MODELS.get(model, model)
+
+    return table.assign(condition=table["condition"].map(named))
 
 
 def read_differences(table: pd.DataFrame, heading: str = "test images") -> pd.DataFrame:

@@ -31,6 +31,7 @@ from leuk_lib.studies.leakage import (
     metric_key,
     units_of,
 )  # fmt: skip
+from leuk_lib.studies.paired import MODELS, with_model_names
 from leuk_lib.studies.record import load_record, record_file
 from leuk_lib.studies.study import Row
 
@@ -131,6 +132,8 @@ def test_tables_hold_the_known_answers():
     assert len(readable) == len(only) and "+50.0" in readable.iloc[0, 3]
     alike = readable[readable["cells, model"] == f"{ALIKE}, colour"].iloc[0]
     assert alike["verdict"] == "inconclusive" and alike.iloc[3].startswith("+0.0")
+    named = with_model_names(tables["inflation"])
+    assert {name.split(", ")[1] for name in named["condition"]} == set(MODELS.values())
     figures.leakage({"toy": tables["inflation"], "again": tables["inflation"]}).canvas.draw()
 
 
