@@ -29,6 +29,7 @@ from leuk_lib.fcmae.pretrain import build_autoencoder, mask_grid
 from leuk_lib.fcmae.probe import ENCODER, RANDOM_START, Probe, encode
 from leuk_lib.fcmae.start import Start, load_start
 from leuk_lib.fcmae.weights import origin_sentence
+from leuk_lib.runs import display
 from leuk_lib.runs.recorder import Notes, Recorder
 from leuk_lib.runs.seeds import torch_generator
 from leuk_lib.runs.stage import Stage
@@ -293,6 +294,24 @@ def step_costs(params: FcmaeParams, size: int, batch: int = 16, repeats: int = 3
         memory = peak_memory(step, device, warm_up=False)
         rows.append((form, 1e3 * statistics.median(seconds[form]), statistics.median(ratios), memory))
     return pd.DataFrame(rows, columns=["form", "ms per step", "relative time", "peak MiB"])
+
+
+def record_costs(stage: Stage[FcmaeParams], params: FcmaeParams, size: int) -> display.Html:
+    """Time a training step in all `FORMS`, measure the ratios, and return the table; a sentence if no step is to be timed.
+
+    Args:
+        stage: Chapter 4's stage.
+        params: Architecture and mask ratio.
+        size: Image side in pixels.
+    """
+    if not stage.params.timed_steps:
+        return display.sentences("Not timed in this run (timed_steps = 0).")
+    costs = step_costs(params, size, repeats=stage.params.timed_steps)
+    by_form = costs.set_index("form")
+    dense, visible = by_form.loc[DENSE], by_form.loc[VISIBLE]
+    stage.measure("dense_over_visible", float(dense["relative time"]))
+    stage.measure("visible_over_dense_memory", float(visible["peak MiB"] / dense["peak MiB"]))
+    return stage.table(costs, "Time and largest memory of one training step on this machine, while this notebook ran")
 
 
 def one_cell(

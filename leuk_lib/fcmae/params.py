@@ -95,7 +95,10 @@ class FcmaeParams(TrainParams):
     probe_limit: int = Field(600, ge=50, le=1_000_000, description="largest number of training images used by a probe")
     knn_k: int = Field(20, ge=1, le=1000, description="neighbours in the k-NN probe")
     timed_steps: int = Field(
-        3, ge=1, le=100, description="training steps timed in each form, after one that is not; they change no weights"
+        3,
+        ge=0,
+        le=100,
+        description="training steps timed in each form, after one that is not; 0: none. They change no weights",
     )
 
     @field_validator("weights_revision")

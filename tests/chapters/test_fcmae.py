@@ -1,5 +1,7 @@
 """Chapter 4: reconstructions, the map, metrics, the cost of a step, and what the figures draw."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -245,6 +247,21 @@ def test_cost_table_has_all_forms():
     assert (table["peak MiB"] > 0).all()
     with pytest.raises(ValueError, match="none of"):
         training_step("blind", small_params(), 16, 2)
+
+
+@pytest.mark.parametrize("timed_steps", [0, 1])
+def test_without_timed_steps_nothing_is_timed(monkeypatch: pytest.MonkeyPatch, timed_steps: int):
+    costs = pd.DataFrame({"form": FORMS, "relative time": [1.0, 2.0, 3.0], "peak MiB": [4.0, 8.0, 8.0]})
+    monkeypatch.setattr(chapter, "step_costs", lambda *_, repeats: costs if repeats else pytest.fail("timed"))
+    measured: dict[str, float] = {}
+    stage = SimpleNamespace(
+        params=small_params(timed_steps=timed_steps), measure=measured.__setitem__, table=lambda frame, caption: frame
+    )
+    shown = chapter.record_costs(stage, stage.params, 16)
+    if timed_steps:
+        assert measured == {"dense_over_visible": 2.0, "visible_over_dense_memory": 0.5} and len(shown) == len(FORMS)
+    else:
+        assert not measured and "timed_steps = 0" in repr(shown)
 
 
 def test_peak_memory_is_what_is_allocated_at_one_time():

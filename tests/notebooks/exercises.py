@@ -14,6 +14,7 @@ from leuk_lib.runs.records import read_metrics
 from leuk_lib.stages import load_profile, parse_overrides, stage, stage_parameters
 
 CHAPTERS = ("alhe", "acdb_gan", "fcmae", "wpat")
+SAVE_TIME = ("backbones", "timed_steps")  # parameters that the exercises set besides the one that they change
 FIRST = "leuk run --profile smoke --run exercise"  # the run that all exercises start from
 
 
@@ -40,12 +41,12 @@ class Exercise:
 
     @property
     def changed(self) -> dict[str, Any]:
-        """The parameters of the stage that differ from the smoke profile; the list of backbones only saves time."""
+        """The parameters of the stage that differ from the smoke profile, without those that only save time."""
         values = stage(self.stage).params_model()(**load_profile("smoke")[self.stage]).model_dump()
         return {
             name: value
             for name, value in self.overrides[self.stage].items()
-            if name != "backbones" and values[name] != value
+            if name not in SAVE_TIME and values[name] != value
         }
 
     def params(self) -> Any:
