@@ -97,9 +97,11 @@ def understood(dataset: str, values: Mapping[str, Any]) -> list[str]:
         LeukError: If the folder can be read in two ways (the line names the option that decides), has fewer than two
             classes, or if the published split is asked for and there is none.
     """
-    from leuk_lib.data.published import announce
-
     params = check("stage data", DataParams, {**values, "dataset": dataset})
+    if dataset == "smear" and params.split != "published":
+        return []
+    from leuk_lib.data.published import announce  # takes as long to import as this module
+
     if dataset == "smear":
         return announce(params, {})
     listing = list_folder(
@@ -234,7 +236,8 @@ def _log() -> str:
 def snakemake_command(config: Path, jobs: int, extra: Sequence[str] = ()) -> list[str]:
     """Return the Snakemake command. ``config`` is a JSON file with the values that the Snakefile reads."""
     return [
-        sys.executable, "-m", "snakemake", "--snakefile", str(paths.project_root() / "notebooks" / "Snakefile"),
+        sys.executable, "-m", "leuk_lib.runs.local_snakemake",
+        "--snakefile", str(paths.project_root() / "notebooks" / "Snakefile"),
         "--cores", str(jobs), "--keep-going", "--rerun-incomplete", "--nolock",
         "--rerun-triggers", "params", "input", "code",
         "--configfile", str(config), "--quiet", "all", *extra,

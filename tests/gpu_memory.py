@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pandas as pd
@@ -32,12 +32,14 @@ from leuk_lib.runs.params import TrainParams
 from leuk_lib.stages import load_profile
 from leuk_lib.training import pretrained
 from leuk_lib.training.backbones import TimmBackbone
-from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.pretrained import NetworkSpec
 from leuk_lib.wpat import linear_head
 from leuk_lib.wpat.finetune import finetune
 from leuk_lib.wpat.params import FCMAE, ComparisonParams, WpatParams
 from training.fake_gpu import Usage, used
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 TABLE = Path(__file__).with_suffix(".csv")
 CARDS = (24, 40, 80, 141)  # GB, 10^9 bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import nn
@@ -17,8 +17,10 @@ from leuk_lib.runs.params import SeveralTrainings, check
 from leuk_lib.runs.records import CardParams, read_record
 from leuk_lib.runs.stage import Stage
 from leuk_lib.training import tuning
-from leuk_lib.training.fabric import Fabric
 from leuk_lib.wpat.params import WpatParams
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 ADVICE = "run notebooks/05_wpat.ipynb again"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,10 +26,12 @@ from leuk_lib.runs.seeds import torch_generator
 from leuk_lib.runs.stage import Stage
 from leuk_lib.runs.tables import numbers, read_table
 from leuk_lib.statistics.intervals import korn_graubard
-from leuk_lib.training.fabric import Fabric
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
 from leuk_lib.wpat.predict import load_model, read_card
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 NO_SHIFT = "none"  # kind of the rows without a shift
 ADVICE = "run notebooks/06_comparison.ipynb again"

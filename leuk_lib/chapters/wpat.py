@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -32,12 +32,14 @@ from leuk_lib.training import pretrained
 from leuk_lib.training.ahead import Training, side_by_side
 from leuk_lib.training.augment import normalise
 from leuk_lib.training.backbones import Backbone, TimmBackbone
-from leuk_lib.training.fabric import Fabric
 from leuk_lib.wpat import model_card
 from leuk_lib.wpat.finetune import Finetuned, finetune
 from leuk_lib.wpat.model import WPAT, WindowLayout, attention_map
 from leuk_lib.wpat.params import FCMAE, WpatParams
 from leuk_lib.wpat.predict import describe, save_model
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 # ---- inputs and training -------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -21,13 +21,15 @@ from leuk_lib.runs.seeds import torch_generator
 from leuk_lib.training.augment import dihedral, light_jitter, random_resized_crop, stain_jitter
 from leuk_lib.training.compilation import compiled
 from leuk_lib.training.ema import WeightAverage
-from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import Stateful, TrainingLoop
 from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
 from leuk_lib.training.passes import passes
 from leuk_lib.training.schedules import warming_decay, warmup_cosine
 from leuk_lib.training.subset import evenly_spaced
 from leuk_lib.training.transfer import ImageSource, on_device
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 
 class Monitor(Stateful, Protocol):

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,10 @@ from leuk_lib.gan.train import GanResult, train_gan
 from leuk_lib.gan.verifier import LinearDiscriminant
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.training.ahead import Training
-from leuk_lib.training.fabric import Fabric, make_fabric
+from leuk_lib.training.fabric import make_fabric
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 T = TypeVar("T")
 

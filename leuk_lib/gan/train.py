@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -25,11 +25,13 @@ from leuk_lib.runs.seeds import derive
 from leuk_lib.training.augment import dihedral
 from leuk_lib.training.compilation import compiled
 from leuk_lib.training.ema import WeightAverage
-from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import TrainingLoop
 from leuk_lib.training.passes import mean_over_passes, passes
 from leuk_lib.training.schedules import cosine, ema_decay, ramp
 from leuk_lib.training.transfer import ImageSource, on_device
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 LABEL = "ACDB-GAN"
 SNAPSHOTS = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the training at which samples are kept

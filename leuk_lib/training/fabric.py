@@ -13,16 +13,22 @@ from leuk_lib.runs.memory import keep_freed_memory
 from leuk_lib.runs.processes import refuse_other_number
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from leuk_lib.runs.params import TrainParams
 
-try:  # the package `lightning` has the same class under another name
-    from lightning_fabric import Fabric
-except ModuleNotFoundError:
-    from lightning.fabric import Fabric  # type: ignore[no-redef]
-
-__all__ = ["Fabric", "make_fabric", "set_tf32"]
+__all__ = ["Fabric", "fabric_class", "make_fabric", "set_tf32"]
 
 TF32 = "tf32"  # a precision of `TrainParams`
+
+
+def fabric_class() -> type[Fabric]:
+    """Import and return Lightning's class, with which torch's compiler is loaded; only a training waits for it."""
+    try:  # the package `lightning` has the same class under another name
+        from lightning_fabric import Fabric
+    except ModuleNotFoundError:
+        from lightning.fabric import Fabric  # type: ignore[no-redef]
+    return Fabric
 
 
 def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
@@ -68,7 +74,7 @@ def make_fabric(params: TrainParams, **settings: Any) -> Fabric:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `srun` command is available")  # on a login node, for one process
         machines = params.devices // here
-        fabric = Fabric(
+        fabric = fabric_class()(
             accelerator=params.accelerator, devices=here, num_nodes=machines, precision=precision, **settings
         )
     set_tf32(tf32)

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from pydantic import ConfigDict, Field
@@ -28,8 +28,10 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.records import Record, check_record
 from leuk_lib.runs.seeds import derive, torch_generator
 from leuk_lib.training import ahead
-from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.transfer import on_device
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 
 class Stateful(Protocol):

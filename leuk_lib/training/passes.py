@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from leuk_lib.training.fabric import Fabric
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
+
 
 Part = TypeVar("Part")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import torch
@@ -30,7 +30,6 @@ from leuk_lib.training.backbones import Backbone
 from leuk_lib.training.compilation import compiled
 from leuk_lib.training.drop_path import part_of_batch
 from leuk_lib.training.ema import WeightAverage
-from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import TrainingLoop
 from leuk_lib.training.mixing import mix
 from leuk_lib.training.optimisers import build_optimisers, set_learning_rate
@@ -41,6 +40,9 @@ from leuk_lib.training.transfer import ImageSource, on_device
 from leuk_lib.wpat.linear_head import LinearClassifier
 from leuk_lib.wpat.model import WPAT
 from leuk_lib.wpat.params import WpatParams
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 NO_WEIGHT_DECAY = ("latents", "queries", "level_embed")  # embeddings of WPAT, which are matrices
 PREDICTED_PIXELS = 1 << 24  # at a time: 334 images of 224 px

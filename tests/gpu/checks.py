@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
@@ -37,8 +37,11 @@ from gpu.parts import SKIPPED
 from leuk_lib.runs.params import TrainParams
 from leuk_lib.runs.tensors import digest
 from leuk_lib.training import loop as loops
-from leuk_lib.training.fabric import Fabric, make_fabric
+from leuk_lib.training.fabric import make_fabric
 from training import train_one
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 FLOAT32 = 1e-4  # outputs in float32
 GRADIENT = 2e-3  # gradients in float32

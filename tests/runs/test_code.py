@@ -42,6 +42,23 @@ def test_comments_and_docstrings_are_removed():
 
 
 @pytest.mark.parametrize(
+    ("source", "stated"),
+    [
+        ('r"""Raw \\d."""\nx = 1', "x = 1"),
+        ("'It is a \"#\".'\nx = 1", "x = 1"),
+        ("'''It's \"\"\" one.'''  # text", ""),
+        ('"a" "b"', '"a" "b"'),
+        ('f("a")  # "b"', 'f("a")'),
+        ('x = (\n    "a"  # (\n\n    "b"\n)', 'x = (\n    "a"\n    "b"\n)'),
+        ('x = 1 + \\\n    "a" # why\n', 'x = 1 + \\\n    "a"'),
+        ('x = """\n\n# kept\n"""', 'x = """\n\n# kept\n"""'),
+    ],
+)
+def test_strings_comments_and_brackets_are_told_apart(source: str, stated: str):
+    assert code.statements(source) == stated
+
+
+@pytest.mark.parametrize(
     ("old", "new", "counts"),
     [
         ("# square", "# of its side", False),

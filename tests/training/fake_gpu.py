@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
@@ -26,8 +26,11 @@ from torch.utils._pytree import tree_leaves
 
 import leuk_lib
 from leuk_lib.training import transfer
-from leuk_lib.training.fabric import Fabric
+from leuk_lib.training.fabric import fabric_class
 from training.python_autograd import python_autograd
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 GPU = torch.device("cuda", 0)
 BLOCK = 512  # bytes; PyTorch's allocator rounds up to multiples of it
@@ -196,7 +199,7 @@ class _Steps:
 
 def fake_fabric(gpu: FakeGPU, precision: Any, steps: int) -> Fabric:
     """A Fabric on the fake GPU, which writes no checkpoint and raises `Enough` after ``steps`` steps."""
-    fabric = Fabric(accelerator="cpu", precision=precision, callbacks=[_Steps(gpu, steps)])
+    fabric = fabric_class()(accelerator="cpu", precision=precision, callbacks=[_Steps(gpu, steps)])
     strategy: Any = fabric._strategy
     strategy._root_device = GPU
     if precision == "bf16-mixed":

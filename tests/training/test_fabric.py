@@ -69,7 +69,7 @@ def test_each_machine_uses_its_own_processes_only(monkeypatch: pytest.MonkeyPatc
         def launch(self) -> None:
             pass
 
-    monkeypatch.setattr(fabric, "Fabric", Asked)
+    monkeypatch.setattr(fabric, "fabric_class", lambda: Asked)
     started_by_a_launcher(monkeypatch, world=4, here=2)
     make_fabric(TrainParams(accelerator="cpu", devices=4))
     assert (asked["devices"], asked["num_nodes"], asked["strategy"]) == (2, 2, "ddp")

@@ -7,6 +7,7 @@ import os
 import signal
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from leuk_lib.runs import progress
 from leuk_lib.runs.checkpoint import Checkpoint
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.params import TrainParams
-from leuk_lib.training.fabric import Fabric, make_fabric
+from leuk_lib.training.fabric import make_fabric
 from leuk_lib.training.loop import TrainingLoop
 from training.fake_gpu import GPU, fake_fabric, fake_gpu
 
@@ -274,7 +275,7 @@ def test_losses_are_read_from_a_gpu_every_20_steps_and_no_row_is_lost(tmp_path: 
     assert [row["step"] for row in loop.history] == list(range(45))
 
 
-def test_numbers_of_the_cpu_are_read_at_once(fabric: Fabric, tmp_path: Path):
+def test_numbers_of_the_cpu_are_read_at_once(fabric: Any, tmp_path: Path):
     loop = TrainingLoop(fabric, tmp_path, "id", 2, seed=0, label="toy")
     for step in loop:
         loop.record(
