@@ -10,6 +10,7 @@ import typer
 from leuk_lib import quoting
 from leuk_lib.runs import progress
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.paths import user_path
 
 app = typer.Typer(no_args_is_help=True, help="Check, download and split image folders.")
 
@@ -91,8 +92,9 @@ def check_images(
     """
     from leuk_lib.data.check import check_folder, exit_code
     from leuk_lib.data.report import render_page, render_text
-    from leuk_lib.runs.files import atomic, write_text
+    from leuk_lib.runs.files import atomic, keep_inputs, write_text
 
+    keep_inputs([csv, page], [user_path(folder)])
     with progress.of_command(f"data check {folder}", quiet):
         findings = check_folder(
             folder, jobs, class_map=_class_map(map_), layout=layout, reader=reader,
@@ -188,8 +190,9 @@ def split_folder(
     """
     from leuk_lib.data.folder import read_folder
     from leuk_lib.data.splits import folds_record, k_folds, repeated_splits
-    from leuk_lib.runs.files import write_json
+    from leuk_lib.runs.files import keep_inputs, write_json
 
+    keep_inputs([out], [user_path(folder)])
     with progress.of_command(f"data split {folder}", quiet):
         read = read_folder(
             folder, 16, jobs, class_map=_class_map(map_), layout=layout, reader=reader,

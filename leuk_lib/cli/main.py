@@ -223,7 +223,7 @@ def predict(
 
     model = _latest_model() if model is None else model
     with progress.of_command("predict", quiet):
-        predictions = predict_images(images, model, device, batch, MAX_IMAGES if sheet else 0)
+        predictions = predict_images(images, model, device, batch, MAX_IMAGES if sheet else 0, (csv, sheet))
     report(predictions, csv, sheet, as_json)
     raise typer.Exit(predictions.exit_code)
 
@@ -237,9 +237,12 @@ def export(
 
     Example: leuk export results/smear-laptop-s0/wpat/model.safetensors --onnx model.onnx
     """
+    from leuk_lib.runs.files import keep_inputs
     from leuk_lib.wpat.export import export_onnx
 
-    difference = export_onnx(_latest_model() if model is None else model, onnx)
+    model = _latest_model() if model is None else model
+    keep_inputs([onnx], [model])
+    difference = export_onnx(model, onnx)
     print(f"{quoting.terminal(onnx)}\nlargest difference from torch in the logits: {difference:.1e}")
 
 

@@ -18,9 +18,10 @@ from leuk_lib.fcmae.weights import origin_sentence
 from leuk_lib.runs import progress
 from leuk_lib.runs.display import RESEARCH_USE
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import atomic, write_text
+from leuk_lib.runs.files import atomic, keep_inputs, write_text
 from leuk_lib.runs.parallel import available_cores
 from leuk_lib.runs.params import check
+from leuk_lib.runs.paths import user_path
 from leuk_lib.wpat.contact_sheet import contact_sheet
 from leuk_lib.wpat.model_card import NAME
 from leuk_lib.wpat.predict import ADVICE, Enhance, LoadedModel, ModelCard, Predicted, as_table, predict_batches
@@ -51,7 +52,12 @@ class Predictions:
 
 
 def predict_images(
-    names: Sequence[str], model: Path, device: str = "auto", batch: int = 0, shown: int = 0
+    names: Sequence[str],
+    model: Path,
+    device: str = "auto",
+    batch: int = 0,
+    shown: int = 0,
+    outputs: Sequence[Path | None] = (),
 ) -> Predictions:
     """Predict images, enhanced by ALHE if the model was trained on enhanced cells.
 
@@ -61,11 +67,13 @@ def predict_images(
         device: As for ``predict.chosen_device``.
         batch: Images at a time; 0: by their size.
         shown: Images to keep for a contact sheet.
+        outputs: Files that are written afterwards.
 
     Raises:
-        LeukError: For an unusable model, table or device.
+        LeukError: For an unusable model, table or device, and for an output that is read (``files.keep_inputs``).
     """
     files, unusable = find_images(names)
+    keep_inputs(outputs, [model, *files, *(path for path in map(user_path, names) if not path.is_dir())])
     loaded = LoadedModel.open(model, device)
     card = loaded.card
     enhance = enhancement(card, model)

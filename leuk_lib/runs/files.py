@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     Raises:
         LeukError: If the system refuses to write: a full disk, a folder that is read-only, gone or a file, a name that is
-            too long.
+            too long; or for a pipe or a device, which the new file would replace.
     """
     # The suffix stays last because writers such as Figure.savefig choose the format by it. A name may have 255 bytes.
     end = f".{os.getpid()}.tmp{path.suffix}"
@@ -47,6 +47,8 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{stem}{end}")
     try:
         with refusals(path, temporary):
+            if path.absolute().parent == Path("/dev") or (path.exists() and not (path.is_file() or path.is_dir())):
+                raise LeukError(f"{path}: a pipe or a device, which a file would replace; name a file", exit_code=2)
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb+") as handle:
@@ -134,6 +136,29 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """Write ``value`` as indented JSON with its keys in order. NaN raises ``ValueError``."""
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
+    """Refuse to write over what a command reads.
+
+    Args:
+        outputs: Files that a person named for the command to write; None where one is not wanted.
+        inputs: Files that it reads, and folders whose files it reads.
+
+    Raises:
+        LeukError: An output is one of the inputs, an existing file in one of the folders, or named twice; exit code 2.
+    """
+    named = [path for path in outputs if path is not None]
+    places = [Path(os.path.realpath(path)) for path in named]
+    if len(set(places)) < len(places):
+        raise LeukError(f"{named[0]}: named for two files; give each its own name", exit_code=2)
+    existing = {place: path for place, path in zip(places, named, strict=True) if path.exists()}
+    if not existing:
+        return
+    read = {Path(os.path.realpath(path)) for path in inputs}
+    for place, path in existing.items():
+        if read & {place, *place.parents}:
+            raise LeukError(f"{path}: is one of the files that are read; name another file to write", exit_code=2)
 
 
 def refuse_pipe(path: Path) -> None:

@@ -262,7 +262,7 @@ def chosen_device(name: str) -> torch.device:
     name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()  # "meta" has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise LeukError(f"device {name!r} cannot be used ({reason[:120]}); try --device cpu", exit_code=2) from error

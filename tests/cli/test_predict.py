@@ -146,3 +146,24 @@ def test_mutated_cards_are_one_line_before_anything_is_computed(tmp_path, times)
         assert not isinstance(outcome, LeukError) or outcome.exit_code == 2
         taken += not isinstance(outcome, LeukError)
     assert 0 < taken < times / 2
+
+
+@pytest.mark.parametrize("option", ["--csv", "--sheet"])
+def test_no_image_table_or_model_is_written_over(model, cells, tmp_path, capsys, option):
+    table = tmp_path / "list.csv"
+    table.write_text("file\ncells/a/a0.png\n")
+    for name in (cells / "a" / "a0.png", table, model):
+        content = name.read_bytes()
+        assert main(["predict", str(table), "--model", str(model), option, str(name)]) == 2
+        error = capsys.readouterr().err
+        assert "is one of the files that are read" in error and error.count("\n") == 1 and name.read_bytes() == content
+    assert main(["export", str(model), "--onnx", str(model)]) == 2
+    assert "is one of the files that are read" in capsys.readouterr().err
+    same = str(tmp_path / "same")
+    assert main(["predict", str(table), "--model", str(model), "--csv", same, "--sheet", same]) == 2
+    assert "named for two files" in capsys.readouterr().err and not Path(same).exists()
+
+
+def test_a_device_without_values_is_one_line(model, cells, capsys):
+    assert main(["predict", str(cells), "--model", str(model), "--device", "meta"]) == 2
+    assert "device 'meta' cannot be used" in capsys.readouterr().err

@@ -232,3 +232,35 @@ def test_results_that_vanish_while_a_stage_writes_are_not_taken_for_finished(res
         stage.record("x", 1)
     state, reasons = card.stage_state("r", "data")
     assert state == "stale" and "its output first.json is missing" in reasons
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path: Path, kind: str):
+    place = tmp_path / "pipe" if kind == "pipe" else Path("/dev/null")
+    if kind == "pipe":
+        os.mkfifo(place)
+    before = place.stat()
+    with pytest.raises(LeukError, match="a pipe or a device"):
+        files.write_text(place, "lost")
+    assert place.stat().st_ino == before.st_ino and place.stat().st_mode == before.st_mode
+    with pytest.raises(LeukError, match="a pipe or a device"):  # a link to whatever the terminal writes into
+        files.write_text(Path("/dev/stdout"), "lost")
+
+
+def test_what_a_command_reads_is_not_written_over(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    known = sorted(cells.rglob("*.*"))
+    image = known[0]
+    content = image.read_bytes()
+    (tmp_path / "link.csv").symlink_to(image)
+    for out in (image, tmp_path / "link.csv"):
+        for command in (
+            ["check", str(cells), "--csv"],
+            ["check", str(cells), "--html"],
+            ["split", str(cells), "--out"],
+        ):
+            assert main(["data", *command, str(out), "--quiet"]) == 2
+            assert "is one of the files that are read" in capsys.readouterr().err
+    assert image.read_bytes() == content and sorted(cells.rglob("*.*")) == known
+    assert main(["data", "check", str(cells), "--csv", str(tmp_path / "f"), "--html", str(tmp_path / "f")]) == 2
+    assert "named for two files" in capsys.readouterr().err
+    assert main(["data", "split", str(cells), "--out", str(cells / "new.json"), "--folds", "2", "--quiet"]) == 0
