@@ -3,7 +3,7 @@
 Patients differ (random effects), and each has one class. Shares of correct cells are beta-binomial; models' probabilities
 come from logits with a normal effect per patient (logistic-normal). ``python
 tests/interval_coverage.py`` runs the whole grid and writes the table of
-book/reproduce/intervals.md (about an hour on one core; ``make test-long`` runs it with
+book/reproduce/intervals.md (hours on one core; ``make test-long`` runs it with
 fewer draws), ``tests/statistics/test_coverage.py`` runs a part of it.
 """
 
@@ -13,26 +13,37 @@ import functools
 import itertools
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
+from scipy.special import expit, softmax
 
+from leuk_lib.alhe import quality
 from leuk_lib.chapters.results import HEADLINE, difference_table, score_models
-from leuk_lib.evaluation import metrics
+from leuk_lib.evaluation import attribution, metrics, sanity
 from leuk_lib.evaluation.attribution import mean_share
+from leuk_lib.evaluation.calibration import (
+    abstention_curve,
+    apply_temperature,
+    fit_temperature,
+    reliability_table,
+    scaling_table,
+)
 from leuk_lib.evaluation.predictions import Predictions
 from leuk_lib.statistics.agreement import agreement, kappa_of_counts
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import korn_graubard, t_interval
-from leuk_lib.studies.paired import Outcomes, differences, scores
+from leuk_lib.statistics.intervals import difference_interval, korn_graubard, paired_shares, t_interval, wilson
+from leuk_lib.studies.paired import Outcomes, Score, differences, scores
 
 CLASSES = ("CML", "CLL", "AML", "ALL")
 SCORES = (*HEADLINE, "macro_precision", "nll", "brier", "ece")
 RATES = (0.5, 0.7, 0.85, 0.93, 0.97)
 GROUPS = (3, 5, 10, 20, 40)
+SKILLS = ((1.0, 0.7, 1.0), (1.8, 0.8, 1.0), (2.5, 0.8, 0.5), (4.0, 1.0, 0.45))  # skill, effect, temperature
 
 
 def sizes_of(rng: np.random.Generator, groups: int, cells: int, unequal: bool) -> np.ndarray:
@@ -44,7 +55,10 @@ def sizes_of(rng: np.random.Generator, groups: int, cells: int, unequal: bool) -
 
 @dataclass(frozen=True)
 class Shares:
-    """Beta-binomial shares of correct cells: ``rate`` on average, correlation ``alike`` between cells of a group."""
+    """Beta-binomial shares of correct cells: ``rate`` on average, correlation ``alike`` between cells of a group.
+
+    With one cell per group they are votes.
+    """
 
     groups: int
     rate: float
@@ -63,7 +77,23 @@ class Shares:
             of_cells = np.concatenate([np.arange(n) < k for n, k in zip(sizes, right, strict=True)])
             low, high, _ = korn_graubard(of_cells, np.repeat(np.arange(self.groups), sizes))
             hits[draw] = low <= self.rate <= high, high - low, np.isfinite(low)
-        return {"share": _means(hits)}
+        return {"vote" if self.cells == 1 else "share": _means(hits)}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Accuracy ``rate`` on as many independent cells as ``groups``; exact, without draws."""
+
+    groups: int
+    rate: float
+
+    def covered(self, rng: np.random.Generator, draws: int) -> dict[str, tuple[float, float, float]]:
+        """Quantity -> coverage, mean length, share of draws with an interval."""
+        right = np.arange(self.groups + 1)
+        low, high = np.array([wilson(n, self.groups) for n in right]).T
+        chance = stats.binom.pmf(right, self.groups, self.rate)
+        inside = (low <= self.rate) & (self.rate <= high)
+        return {"published": (float(chance @ inside), float(chance @ (high - low)), 1.0)}
 
 
 @dataclass(frozen=True)
@@ -133,6 +163,144 @@ def _evaluated(models: Models) -> tuple[dict[str, float], dict[str, float]]:
 
 
 @dataclass(frozen=True)
+class Repeated:
+    """One model trained with several ``seeds`` and tested on the same patients of four classes; logits as in :class:`Models`.
+
+    The seeds differ in skill, with standard deviation ``of_seed``, or in how sure their probabilities are, with
+    standard deviation ``of_seed`` of the logarithm of the temperature.
+    """
+
+    groups: int
+    skill: float
+    effect: float
+    temperature: float
+    unequal: bool
+    seeds: int = 1
+    cells: int = 15
+    of_seed: float = 0.25
+
+    def draw(self, rng: np.random.Generator, skills: np.ndarray) -> list[Predictions]:
+        """Predictions of models of these skills on the same cells."""
+        groups, k = self.groups, len(CLASSES)
+        patient = np.repeat(
+            np.arange(groups * k),
+            np.concatenate([sizes_of(rng, groups, self.cells, self.unequal) for _ in CLASSES]),
+        )
+        labels, n = patient // groups, len(patient)
+        alike = rng.normal(0, self.effect, (groups * k, k))[patient]
+        parts = []
+        for skill in skills:
+            logits = alike + rng.normal(0, self.effect / 2, (groups * k, k))[patient] + rng.normal(0, 0.7, (n, k))
+            logits[np.arange(n), labels] += skill
+            parts.append(Predictions(labels, softmax(logits / self.temperature, axis=1), patient.astype(str), CLASSES))
+        return parts
+
+    def seeds_of(self, rng: np.random.Generator, seeds: int) -> np.ndarray:
+        """Deviations of the seeds; one seed cannot tell how much seeds vary, its interval is that of this trained model."""
+        return rng.normal(0, self.of_seed, seeds) if self.seeds > 1 else np.zeros(seeds)
+
+
+@dataclass(frozen=True)
+class Selected(Repeated):
+    """Accuracy after abstention, of reliability bins, and the difference of two shares of correct cells.
+
+    The true accuracy after abstention is that of the same share of a population, that of a bin the accuracy of the population
+    between its lowest and highest confidence.
+    """
+
+    def covered(self, rng: np.random.Generator, draws: int, resamples: int = 400) -> dict[str, tuple[float, ...]]:
+        """Quantity -> coverage, mean length, share of draws with an interval."""
+        stable = np.random.default_rng(0)
+        large = replace(self, groups=3000, cells=10, unequal=False)
+        other = large.draw(stable, np.array([0.85 * self.skill]))[0].correct.mean()
+        skills = np.array([self.skill])
+        if self.seeds > 1:
+            large = replace(large, groups=600, cells=3)
+            skills = self.skill + self.of_seed * stats.norm.ppf((np.arange(16) + 0.5) / 16)
+        everyone = large.draw(stable, skills)
+        correct = np.concatenate([part.correct for part in everyone])
+        sure = -np.concatenate([part.probs.max(axis=1) for part in everyone])
+        order = np.argsort(sure)
+        sure, right = sure[order], np.append(0, np.cumsum(correct[order]))
+        hits: dict[str, list[tuple[float, ...]]] = {}
+        for _ in range(draws):
+            skills = self.skill + self.seeds_of(rng, self.seeds)
+            *parts, second = self.draw(rng, np.append(skills, 0.85 * self.skill))
+            whole = Predictions(
+                *(np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "probs", "groups")),
+                CLASSES,
+            )
+            seed = np.repeat(np.arange(self.seeds), len(second))
+            bootstrap = ClusterBootstrap.crossed(whole.groups, seed, resamples, rng)
+            for row in abstention_curve(whole, bootstrap).to_dict("records"):
+                kept = round(row["coverage"] * len(sure))
+                hits.setdefault(f"abstention/{row['coverage']:.2f}", []).append(_hit(right[kept] / kept, row))
+            if self.seeds > 1:  # the others are of one trained model
+                continue
+            ends = -np.sort(-whole.probs.max(axis=1))[::-1]
+            start = 0
+            for row in reliability_table(whole).to_dict("records"):
+                inside, start = ends[start : start + row["n"]], start + row["n"]
+                last, first = np.searchsorted(sure, -inside[[0, -1]], side="right")
+                if last > first:
+                    truth = (right[last] - right[first]) / (last - first)
+                    hits.setdefault(f"bin/{row['bin']}", []).append(_hit(truth, row))
+            low, high = difference_interval(*paired_shares(whole.correct, second.correct, whole.groups))
+            hits.setdefault("gain in share", []).append(_hit(correct.mean() - other, {"low": low, "high": high}))
+        return {name: _means(np.array(values)) for name, values in hits.items()}
+
+
+@dataclass(frozen=True)
+class Scaled(Repeated):
+    """Temperatures fitted on other patients, and log loss, Brier score and calibration error before and after.
+
+    The truth is that of a population: of these temperatures for one seed, of all seeds for several.
+    """
+
+    def covered(self, rng: np.random.Generator, draws: int, resamples: int = 400) -> dict[str, tuple[float, ...]]:
+        """Quantity -> coverage, mean length, share of draws with an interval."""
+        large = replace(self, groups=1500, cells=10, unequal=False)
+        everyone = large.draw(np.random.default_rng(0), np.array([self.skill]))[0]
+        best, steps = fit_temperature(everyone), np.linspace(-2.5, 2.5, 41)
+        curves = pd.DataFrame(
+            [
+                metrics.calibration_metrics(everyone.with_probs(apply_temperature(everyone.probs, t)))
+                for t in np.exp(steps)
+            ]
+        )
+
+        def value(name: str, logs: np.ndarray) -> float:
+            return float(np.interp(logs, steps, curves[name]).mean())
+
+        tables, truths = [], []
+        for _ in range(draws):
+            logs = self.seeds_of(rng, self.seeds)  # of the temperature that this seed's logits need
+            repetitions = [
+                tuple(part.with_probs(apply_temperature(part.probs, float(np.exp(-log)))) for part in (val, test))
+                for log, val, test in zip(
+                    logs, self.draw(rng, np.full(self.seeds, self.skill)), self.draw(rng, np.full(self.seeds, self.skill)),
+                    strict=True,
+                )
+            ]  # fmt: skip
+            table = scaling_table(repetitions, resamples, int(rng.integers(2**31)))
+            fitted = np.log([fit_temperature(val) for val, _ in repetitions])
+            truth = {"temperature/fitted": float((best * np.exp(logs)).mean())}
+            for name in curves:
+                before, after = value(name, -logs), value(name, fitted - logs)
+                truth |= {f"{name}, scaled/before": before, f"{name}, scaled/after": after}
+            truths.append(truth)
+            words = table["measure"].where(table["moment"] == "fitted", table["measure"] + ", scaled")
+            tables.append(table.set_index(words + "/" + table["moment"]))
+        true = pd.DataFrame(truths)
+        if self.seeds > 1:
+            true[:] = true.mean().to_numpy()
+        return {
+            name: _means(np.array([_hit(t, table.loc[name]) for t, table in zip(true[name], tables, strict=True)]))
+            for name in true
+        }
+
+
+@dataclass(frozen=True)
 class Studies:
     """Two arms trained with several seeds and tested on the same patients, scored by :mod:`leuk_lib.studies.paired`.
 
@@ -179,6 +347,44 @@ class Studies:
                 inside = row["low"] <= truth[name] <= row["high"]
                 hits[name][draw] = inside, row["high"] - row["low"], np.isfinite(row["low"])
         return {name: _means(values) for name, values in hits.items()}
+
+
+@dataclass(frozen=True)
+class Splits(Studies):
+    """The same for seeds that each test another third of the patients, and for macro F1."""
+
+    def covered(self, rng: np.random.Generator, draws: int, resamples: int = 400) -> dict[str, tuple[float, ...]]:
+        """Quantity -> coverage, mean length, share of draws with an interval."""
+        large = self._rates(np.random.default_rng(0), 20_000, 60).mean(axis=(1, 2))
+        truth = {"over splits": large[0], "gain over splits": large[0] - large[1]}  # of F1 too: the classes are alike
+        hits: dict[str, list[tuple[float, ...]]] = {}
+        of_class = 3 * self.groups
+        for draw in range(draws):
+            sizes = np.concatenate([sizes_of(rng, of_class, self.cells, self.unequal) for _ in range(2)])
+            rates = self._rates(rng, of_class, self.seeds)
+            frames = []
+            for seed in range(self.seeds):
+                tested = np.concatenate([k * of_class + rng.permutation(of_class)[: self.groups] for k in (0, 1)])
+                patient = np.repeat(tested, sizes[tested])
+                label = patient >= of_class
+                for arm, name in enumerate(("new", "base")):
+                    right = rng.random(len(patient)) < rates[arm, seed, patient]
+                    frames.append(
+                        pd.DataFrame(
+                            {
+                                "arm": name, "seed": seed, "condition": "test", "group": patient.astype(str),
+                                "cell": [f"{p} {n}" for n, p in enumerate(patient)], "label": label.astype(str),
+                                "right": right.astype(int), "predicted": (label == right).astype(str),
+                            }
+                        )
+                    )  # fmt: skip
+            table = pd.concat(frames, ignore_index=True)
+            for kind in ("recall", "F1"):
+                outcomes = Outcomes(table, resamples, draw, Score(kind))
+                rows = scores(outcomes).iloc[0], differences(outcomes, {"new": "base", "base": "base"}, 0.25).iloc[0]
+                for name, row in zip(truth, rows, strict=True):
+                    hits.setdefault(f"{name}/{kind}", []).append(_hit(truth[name], row))
+        return {name: _means(np.array(values)) for name, values in hits.items()}
 
 
 @dataclass(frozen=True)
@@ -229,7 +435,63 @@ class Readers:
         return {name: _means(values) for name, values in hits.items()}
 
 
-Case = Shares | Models | Studies | Readers
+@dataclass(frozen=True)
+class Averages:
+    """Measures of images that are averaged over cells: shares, hits, rank correlations and ratios.
+
+    ``rate`` is the level of a share on the logistic scale, where patients differ with standard deviation ``effect``; a rank
+    correlation is twice the share less 1. The ratio is that of two means, each of log-normal values of the same cells.
+    """
+
+    groups: int
+    rate: float
+    effect: float
+    unequal: bool
+    cells: int = 15
+
+    def _drawn(self, rng: np.random.Generator, patient: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Share, hit, value and value under another method of each cell (N,)."""
+        groups, n = int(patient.max()) + 1, len(patient)
+        logit = np.log(self.rate / (1 - self.rate)) + rng.normal(0, self.effect, groups)[patient]
+        share = expit(logit + rng.normal(0, 0.5, n))
+        value = np.exp(rng.normal(0, 0.3, groups)[patient] + rng.normal(0, 0.4, n))
+        other = value * np.exp(0.2 + rng.normal(0, 0.2, groups)[patient] + rng.normal(0, 0.3, n))
+        return share, (rng.random(n) < expit(logit)).astype(float), value, other
+
+    def covered(self, rng: np.random.Generator, draws: int, resamples: int = 400) -> dict[str, tuple[float, ...]]:
+        """Quantity -> coverage, mean length, share of draws with an interval."""
+        share, hit, value, other = (v.mean() for v in self._drawn(np.random.default_rng(0), np.arange(1_000_000)))
+        truth = {
+            "attribution": share, "pointing": hit, "quality": share, "ratio of means": other / value,
+            "correlation": 2 * share - 1,
+        }  # fmt: skip
+        hits = {name: np.zeros((draws, 3)) for name in truth}
+        for draw in range(draws):
+            patient = np.repeat(np.arange(self.groups), sizes_of(rng, self.groups, self.cells, self.unequal))
+            names, cell = patient.astype(str), np.arange(len(patient))
+            share, hit, value, other = self._drawn(rng, patient)
+            shares = pd.DataFrame({"cell": cell, "region": "cell", "share": share, "pointing": hit, "area": 0.5})
+            found = attribution.summarise_shares({"map": shares}, names, draw, resamples).set_index("measure")
+            table = pd.DataFrame({"group": np.tile(names, 2), "method": np.repeat(["one", "other"], len(names))})
+            table["ssim"], table["texture_ratio"] = np.tile(share, 2), np.concatenate([value, other])
+            means = quality.summarise(table, draw, resamples).set_index(["measure", "method"])
+            ratios = quality.summarise(table, draw, resamples, "one").set_index(["measure", "method"])
+            maps = pd.DataFrame({"cell": cell, "method": "map", "randomised": "all", "value": 2 * share - 1})
+            rows = {
+                "attribution": found.loc["share"], "pointing": found.loc["pointing"],
+                "quality": means.loc[("ssim", "one")], "ratio of means": ratios.loc[("texture_ratio", "other")],
+                "correlation": sanity.summarise(maps, names, draw, resamples).iloc[0],
+            }  # fmt: skip
+            for name, row in rows.items():
+                hits[name][draw] = _hit(truth[name], row)
+        return {name: _means(values) for name, values in hits.items()}
+
+
+Case = Shares | Published | Models | Selected | Scaled | Studies | Splits | Readers | Averages
+
+
+def _hit(truth: float, row: Mapping[str, float] | pd.Series) -> tuple[float, float, float]:
+    return row["low"] <= truth <= row["high"], row["high"] - row["low"], np.isfinite(row["low"])
 
 
 def _means(hits: np.ndarray) -> tuple[float, float, float]:
@@ -244,13 +506,27 @@ def grid() -> Iterator[Case]:
     for groups, unequal in itertools.product(GROUPS, (False, True)):
         for rate, alike in itertools.product(RATES, (0.02, 0.1, 0.2)):
             yield Shares(groups, rate, alike, unequal)
-        for skill, effect, temperature in ((1.0, 0.7, 1.0), (1.8, 0.8, 1.0), (2.5, 0.8, 0.5), (4.0, 1.0, 0.45)):
+        for skill, effect, temperature in SKILLS:
             yield Models(groups, skill, effect, temperature, unequal)
         for logit, seeds in itertools.product((0.4, 1.7, 3.0), (1, 3, 5)):
             # One seed cannot tell how much seeds vary: its interval is that of this trained model.
             yield Studies(groups, logit, seeds, 0.7, unequal, of_seed=0.4 if seeds > 1 else 0.0)
         for noise, effect in ((0.1, 0.5), (0.3, 0.8)):
             yield Readers(groups, noise, effect, unequal)
+        for rate in RATES:
+            yield Shares(groups, rate, 0.1, unequal, cells=1)
+        for rate, effect in itertools.product((0.5, 0.85, 0.97), (0.3, 0.8)):
+            yield Averages(groups, rate, effect, unequal)
+        for logit in (0.4, 1.7, 3.0):
+            yield Splits(groups, logit, 3, 0.7, unequal)
+        for skill, effect, temperature in SKILLS:
+            yield Selected(groups, skill, effect, temperature, unequal)
+        for (skill, effect, temperature), seeds in itertools.product(SKILLS[1:3], (1, 3)):
+            yield Scaled(groups, skill, effect, temperature, unequal, seeds)
+            if seeds > 1:
+                yield Selected(groups, skill, effect, temperature, unequal, seeds)
+    for cells, rate in itertools.product((80, 186, 1000, 10_000), RATES):
+        yield Published(cells, rate)
 
 
 def table(cases: Iterator[Case], draws: dict[type, int], seed: int = 0) -> pd.DataFrame:
@@ -259,28 +535,72 @@ def table(cases: Iterator[Case], draws: dict[type, int], seed: int = 0) -> pd.Da
     for case in cases:
         rng = np.random.default_rng([seed, zlib.crc32(str(case).encode())])
         for name, values in case.covered(rng, draws[type(case)]).items():
-            rows.append((name, case.groups, str(case), *values))
-    return pd.DataFrame(rows, columns=["quantity", "groups", "case", "coverage", "length", "given"])
+            quantity, _, part = name.partition("/")
+            rows.append((quantity, case.groups, f"{case} {part}".strip(), draws[type(case)], *values))
+    columns = ["quantity", "groups", "case", "draws", "coverage", "length", "given"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 NAMES = {
     "share": "share of correct cells", "recall": "recall of a class", "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_auc": "macro AUC",
+    "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "macro_precision": "macro precision",
+    "macro_auc": "macro AUC", "vote": "votes of patients", "bin": "accuracy of a reliability bin",
+    "abstention": "accuracy after abstention", "gain in share": "difference in share of correct cells",
     "gain in accuracy": "difference in accuracy", "gain in balanced_accuracy": "difference in balanced accuracy",
-    "gain in macro_auc": "difference in macro AUC", "nll": "log loss", "brier": "Brier score",
-    "ece": "calibration error", "kappa": "Cohen's kappa", "gain in kappa": "difference of two kappas",
-    "attribution": "attribution share", "ratio": "mean of a ratio", "score over seeds": "score over seeds", "gain over seeds": "gain over seeds",
+    "gain in macro_f1": "difference in macro F1", "gain in macro_auc": "difference in macro AUC", "nll": "log loss",
+    "brier": "Brier score", "ece": "calibration error", "temperature": "temperature",
+    "nll, scaled": "log loss before and after scaling", "brier, scaled": "Brier score before and after scaling",
+    "ece, scaled": "calibration error before and after scaling",
+    "kappa": "Cohen's kappa",
+    "gain in kappa": "difference of two kappas", "attribution": "attribution share", "pointing": "pointing game",
+    "correlation": "rank correlation", "quality": "image quality", "ratio": "mean of a ratio",
+    "ratio of means": "ratio of two means", "score over seeds": "score over seeds", "gain over seeds": "gain over seeds",
+    "over splits": "score over splits", "gain over splits": "gain over splits",
+    "published": "published accuracy of independent cells",
 }  # fmt: skip
+
+GAINS = tuple(f"gain in {name}" for name in HEADLINE)
+# Which functions make the intervals that the book prints, and the quantities above that simulate them.
+PRINTED = {
+    "alhe.quality.summarise": ("quality", "ratio", "ratio of means"),
+    "audit.published.figures": ("published",),
+    "audit.published.interval_by_size": ("published",),
+    "audit.reference.Rule.allows": ("published",),
+    "chapters.agreement._pairs": ("share", "kappa"),
+    "chapters.agreement.compare_readers": ("gain in kappa",),
+    "chapters.results.Score.interval": (*SCORES, "macro_recall"),
+    "chapters.results.chapter_metrics": (*SCORES, "macro_recall", "recall", "vote", "temperature"),
+    "chapters.results.difference_table": GAINS,
+    "chapters.results.recall_table": ("recall",),
+    "chapters.results.score_table": (*SCORES, "macro_recall"),
+    "chapters.results.vote_table": ("vote",),
+    "chapters.trust.shift_table": ("share",),
+    "evaluation.attribution.summarise_shares": ("attribution", "pointing"),
+    "evaluation.baselines.score_table": ("accuracy", "balanced_accuracy"),
+    "evaluation.calibration.abstention_curve": ("abstention",),
+    "evaluation.calibration.reliability_table": ("bin",),
+    "evaluation.calibration.scaling_table": (
+        "temperature", "nll, scaled", "brier, scaled", "ece, scaled",
+    ),
+    "evaluation.resampling.ece_interval": ("ece", "ece, scaled"),
+    "evaluation.resampling.score_interval": (*SCORES, "macro_recall"),
+    "evaluation.sanity.summarise": ("correlation",),
+    "fcmae.probe.Probe.gains": ("gain in share",),
+    "fcmae.probe.Probe.table": ("share",),
+    "studies.paired.scores": ("score over seeds", "over splits"),
+    "studies.paired.unadjusted": ("gain over seeds", "gain over splits"),
+}  # fmt: skip
+SAME = {"macro_recall": "balanced_accuracy"}  # two names of one number
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Lowest and mean coverage, mean length and number of settings per quantity and number of groups, as the page has it."""
+    """Lowest and mean coverage, mean length, settings and fewest draws of one, per quantity and number of groups."""
     rows = rows[rows["quantity"].isin(list(NAMES)) & rows["coverage"].notna()]
     by = rows.groupby(["quantity", "groups"])
     means = pd.DataFrame(
         {
             "lowest": by["coverage"].min(), "mean": by["coverage"].mean(), "length": by["length"].mean(),
-            "settings": by.size(),
+            "settings": by.size(), "draws": by["draws"].min(),
         }
     )  # fmt: skip
     order = [key for name in NAMES for key in means.index if key[0] == name]
@@ -288,14 +608,32 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return whole.assign(quantity=whole["quantity"].map(NAMES))
 
 
+def page_tables(kept: pd.DataFrame) -> str:
+    """The two tables of the page, from the rows of the CSV file: lowest coverage and mean length."""
+    text = kept.assign(
+        text=[f"{low:.2f} ({length:.2f})" for low, length in zip(kept["lowest"], kept["length"], strict=True)]
+    )
+    exact = text["quantity"] == NAMES["published"]
+    parts = []
+    for part, head in ((text[~exact], "quantity, by groups of a class"), (text[exact], "quantity, by cells")):
+        wide = part.pivot(index="quantity", columns="groups", values="text").fillna("–")
+        wide = wide.loc[list(dict.fromkeys(part["quantity"]))]
+        parts.append(f"| {head} | {' | '.join(map(str, wide.columns))} |\n|:--|{'--:|' * wide.shape[1]}\n")
+        parts[-1] += "\n".join(
+            f"| {name} | {' | '.join(row)} |" for name, row in zip(wide.index, wide.to_numpy(), strict=True)
+        )
+    return "\n\n".join(parts)
+
+
+DRAWS = {
+    Shares: 2000, Published: 1, Models: 500, Selected: 500, Scaled: 500, Studies: 500, Splits: 500, Readers: 500,
+    Averages: 500,
+}  # fmt: skip
+
 if __name__ == "__main__":
     factor = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
-    found = table(
-        grid(),
-        {Shares: int(2000 * factor), Models: int(500 * factor), Studies: int(500 * factor), Readers: int(500 * factor)},
-    )
+    found = table(grid(), {kind: max(1, int(draws * factor)) for kind, draws in DRAWS.items()})
     kept = summary(found)
     kept.to_csv(Path(__file__).with_suffix(".csv"), index=False)
-    for row in kept.itertuples():
-        print(f"| {row.quantity} | {row.groups} | {row.lowest:.2f} | {row.length:.2f} |")
+    print(page_tables(kept))
     print(found[found["coverage"] < 0.93].round(3).to_string())

@@ -38,6 +38,7 @@ MEASURES = {
     "ssim": ("structural similarity of lightness to the input", "higher"),
     "entropy": ("entropy of the lightness histogram, bits; noise raises it", "none"),
 }
+BOUNDED = ("auc_nucleus", "ssim")  # measures of at most 1, whose intervals are on Fisher's scale
 
 
 def lightness(image: NDArray[Any]) -> NDArray[Any]:
@@ -190,8 +191,12 @@ def summarise(table: pd.DataFrame, seed: int, resamples: int = 2000, relative_to
     rows = []
     for m, method in enumerate(methods):
         for k, name in enumerate(names):
-            low, high = bootstrap.skewed_interval(means[0, m, k], means[1:, m, k])
-            rows.append((method, name, means[0, m, k], low, high, int(counts[:, m, k].sum())))
+            value, samples = means[0, m, k], means[1:, m, k]
+            if name in BOUNDED and not relative_to:
+                low, high = bootstrap.bounded_interval(value, samples)
+            else:
+                low, high = bootstrap.skewed_interval(value, samples)
+            rows.append((method, name, value, low, high, int(counts[:, m, k].sum())))
     return pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high", "n"])
 
 

@@ -130,12 +130,14 @@ def margin_table(values: Values, proposed: str) -> pd.DataFrame:
 
 
 def interval_by_size(p: float, marked: int, level: float = 0.95) -> pd.DataFrame:
-    """Wilson's interval of an accuracy ``p`` for n = 30 to 10,000 independent cells, ``marked`` among them.
+    """Wilson's interval of an accuracy ``p`` for n = 80 to 10,000 independent cells, ``marked`` among them.
+
+    On fewer cells it covers some rates less than 93 % of the time.
 
     Returns:
         Columns n, low, high, width.
     """
-    sizes = np.unique([*np.geomspace(30, 10_000, 120).astype(int), marked])
+    sizes = np.unique([*np.geomspace(80, 10_000, 120).astype(int), marked])
     low, high = np.array([wilson(p * n, n, level) for n in sizes]).T
     return pd.DataFrame({"n": sizes, "low": low, "high": high, "width": high - low})
 

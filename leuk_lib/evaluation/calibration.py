@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -99,8 +99,8 @@ def scaling_table(
         level: coverage of the intervals.
 
     Returns:
-        One row per measure and moment: ``temperature`` ("fitted"), ``nll``, ``brier`` and ``ece`` ("before", "after",
-        and "change", after minus before). value: mean over repetitions. low, high: Student's interval over groups and
+        One row per measure and moment: ``temperature`` ("fitted"), ``nll``, ``brier`` and ``ece`` ("before" and
+        "after"). value: mean over repetitions. low, high: Student's interval over groups and
         repetitions, resampled independently of each other (for ``ece`` see `resampling.ece_interval`); the groups are
         those of the test part, for the temperature those of the validation part with ``N_REFITS`` fits; NaN for one
         group, and for all but ``ece`` if a class has fewer than ``MIN_SKEWED``. n: cells of that part over all repetitions.
@@ -127,14 +127,13 @@ def scaling_table(
         of = "validation" if moment == "fitted" else "test"
         value = float(np.mean([result[name, moment][0] for result in results]))
         samples = _mean_over(drawn[of], [result[name, moment][1] for result in results])
-        if name == "ece" and moment != "change":
+        if name == "ece":
             noise = _mean_over(drawn[of], [result[NOISE, moment][1] for result in results])
             low, high = ece_interval(value, samples, noise, drawn[of], level)
-        elif drawn[of].fewest < MIN_SKEWED and name != "ece":
+        elif drawn[of].fewest < MIN_SKEWED:
             low, high = NO_INTERVAL
         else:
-            scale: Literal["linear", "log"] = "linear" if moment == "change" else "log"
-            low, high = t_interval(value, drawn[of].spread(samples), level, scale)
+            low, high = t_interval(value, drawn[of].spread(samples), level, scale="log")
         rows.append((name, moment, value, low, high, sum(map(len, parts[of]))))
     return pd.DataFrame(rows, columns=["measure", "moment", "value", "low", "high", "n"])
 
@@ -179,8 +178,6 @@ def _scaling_in_resamples(
     for name, samples in samples_before.items():
         result[name, "before"] = before.get(name, 0.0), samples
         result[name, "after"] = after.get(name, 0.0), samples_after[name]
-        if name != NOISE:
-            result[name, "change"] = after[name] - before[name], samples_after[name] - samples
     return result
 
 
@@ -204,23 +201,29 @@ def reliability_table(predictions: Predictions, bins: int = 10, level: float = 0
 def abstention_curve(predictions: Predictions, bootstrap: ClusterBootstrap, level: float = 0.95) -> pd.DataFrame:
     """Accuracy on the cells that remain when the least confident ones are referred to a human.
 
+    Each resample keeps the same share of its own cells: the threshold depends on the sample as well.
+
     Returns:
         One row per coverage 1.00, 0.95, …, 0.05, as far as the cells allow: threshold (lowest kept confidence),
         coverage and accuracy in [0,1], n kept, and the accuracy's interval low, high (`Rate.interval` over groups).
     """
     confidence, correct = predictions.probs.max(axis=1), predictions.correct
-    descending = np.sort(confidence)[::-1]
-    sizes = np.unique(np.ceil(np.linspace(0.05, 1, 20) * len(predictions)).astype(int))[::-1]
-    rows: list[tuple[float, float, float, int, float, float]] = []
-    for keep in sizes:
-        threshold = descending[keep - 1]
-        kept = confidence >= threshold
-        if rows and rows[-1][3] == kept.sum():  # ties: the same cells again
-            continue
-        with np.errstate(invalid="ignore"):
-            samples = bootstrap.sums((kept & correct).astype(float)) / bootstrap.sums(kept.astype(float))
-        accuracy, n = float(correct[kept].mean()), int(kept.sum())
-        least = equal_groups(predictions.groups[kept])
-        low, high = Rate(accuracy, bootstrap.spread(samples), n, least).interval(level)
-        rows.append((float(threshold), float(kept.mean()), accuracy, n, low, high))
+    falling = np.argsort(-confidence, kind="stable")
+    thresholds = confidence[falling][np.ceil(np.linspace(0.05, 1, 20) * len(predictions)).astype(int) - 1]
+    thresholds = np.unique(thresholds)  # ties: the same cells again
+    kept = [confidence >= threshold for threshold in thresholds]
+    samples = np.full((len(thresholds), len(bootstrap)), np.nan)
+    for part, weights in bootstrap.blocks():
+        drawn = np.cumsum(weights[:, falling], axis=1)
+        right = np.cumsum(weights[:, falling] * correct[falling], axis=1)
+        for number, of in enumerate(kept):
+            last = (drawn < of.mean() * drawn[:, -1:] - 1e-9).sum(axis=1, keepdims=True)
+            ends = (np.take_along_axis(sums, last, axis=1)[:, 0] for sums in (right, drawn))
+            with np.errstate(invalid="ignore"):  # a resample may draw no group of this part
+                samples[number, part] = np.divide(*ends)
+    rows = []
+    for threshold, of, drawn_accuracy in zip(thresholds, kept, samples, strict=True):
+        accuracy, n = float(correct[of].mean()), int(of.sum())
+        rate = Rate(accuracy, bootstrap.spread(drawn_accuracy), n, equal_groups(predictions.groups[of]))
+        rows.append((float(threshold), float(of.mean()), accuracy, n, *rate.interval(level)))
     return pd.DataFrame(rows, columns=["threshold", "coverage", "accuracy", "n", "low", "high"])

@@ -133,8 +133,9 @@ def summarise(cells: pd.DataFrame, groups: ArrayLike, seed: int, n_resamples: in
         bootstrap = ClusterBootstrap(
             group_of[part["cell"].to_numpy()], n_resamples, numpy_rng(seed, "sanity", method, randomised)
         )
-        low, high = bootstrap.mean_interval(values)
-        rows.append((method, randomised, float(values.mean()), low, high, len(part)))
+        value = float(values.mean())
+        low, high = bootstrap.bounded_interval(value, bootstrap.means(values))
+        rows.append((method, randomised, value, low, high, len(part)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

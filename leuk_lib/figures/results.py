@@ -233,7 +233,7 @@ def abstention(curves: dict[str, pd.DataFrame], full: str) -> Figure:
             ls="-" if is_full else LINES[position % 3],
             label=name,
         )
-        if is_full:
+        if is_full and table["low"].notna().sum() > 1:  # more than that of all cells
             ax.fill_between(
                 table["coverage"], table["low"], table["high"], color=colour, alpha=0.18, lw=0, label="interval"
             )

@@ -40,6 +40,7 @@ Array = NDArray[np.float64]
 BLOCK_SIZE = 4_000_000  # largest number of elements of a (resamples, cells) block
 MANY_GROUPS = 400  # from here on Student's t is the normal distribution, and the degrees of freedom are not estimated
 FEW_GROUPS = 20  # up to here intervals of skewed means are computed on the log scale
+BOUNDED_GROUPS = 40  # up to here intervals of means of correlations are computed on Fisher's scale
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,22 @@ class ClusterBootstrap:
         """Number of groups of the class that has the fewest; of all if groups have cells of several classes."""
         return int(np.bincount(self.factors[0].strata).min())
 
-    def mean_interval(self, values: Array, level: float = 0.95) -> tuple[float, float]:
-        """Student's interval of the mean of ``values`` (N,) over groups; (NaN, NaN) for one group."""
-        return t_interval(float(values.mean()), self.spread(self.means(values)), level)
+    def bounded_interval(self, value: float, samples: Array, level: float = 0.95) -> tuple[float, float]:
+        """Student's interval of a mean of values that are at most 1, such as correlations.
+
+        With ``BOUNDED_GROUPS`` groups or fewer it is computed on Fisher's scale: on the linear one it lies too high near 1,
+        because the few groups with small values are often not among those drawn.
+
+        Args:
+            value: the mean, in [-1, 1].
+            samples: (R,) its values in the resamples.
+            level: coverage.
+
+        Returns:
+            low, high; (NaN, NaN) for one group.
+        """
+        scale: Literal["fisher", "linear"] = "fisher" if self.n_groups <= BOUNDED_GROUPS else "linear"
+        return t_interval(value, self.spread(samples), level, scale)
 
     def skewed_interval(self, value: float, samples: Array, level: float = 0.95) -> tuple[float, float]:
         """Student's interval of a mean of positive values that may be skewed, such as ratios.

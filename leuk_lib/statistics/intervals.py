@@ -21,6 +21,9 @@ References:
     Korn, E. L. and Graubard, B. I. (1998). Confidence intervals for proportions with small expected number of positive
     counts estimated from survey data. Survey Methodology 24, 193-201.
 
+    Fisher, R. A. (1915). Frequency distribution of the values of the correlation coefficient in samples from an
+    indefinitely large population. Biometrika 10, 507-521.
+
     Zou, G. Y. (2007). Toward using confidence intervals to compare correlations. Psychol. Methods 12, 399-413.
 
     Dean, N. and Pagano, M. (2015). Evaluating confidence interval methods for binomial proportions in clustered
@@ -178,18 +181,19 @@ UNKNOWN = Spread(float("nan"), float("nan"))
 
 
 def t_interval(
-    value: float, spread: Spread, level: float = 0.95, scale: Literal["linear", "log"] = "linear"
+    value: float, spread: Spread, level: float = 0.95, scale: Literal["linear", "log", "fisher"] = "linear"
 ) -> tuple[float, float]:
     r"""Student's interval of a statistic.
 
-    On the linear scale :math:`v \pm t_\nu\, \mathrm{SE}`, on the log scale :math:`v \exp(\pm t_\nu\, \mathrm{SE} / v)`
-    with half the tail probability, since few groups hold most of a skewed measure and their share is itself uncertain.
+    On the linear scale :math:`v \pm t_\nu\, \mathrm{SE}`, on the log scale :math:`v \exp(\pm t_\nu\, \mathrm{SE} / v)`,
+    on Fisher's :math:`\tanh(\operatorname{artanh} v \pm t_\nu\, \mathrm{SE} / (1 - v^2))`. The latter two have half the
+    tail probability, since few groups hold most of a skewed measure and their share is itself uncertain.
 
     Args:
         value: the statistic v.
         spread: its standard error over groups.
         level: coverage in (0, 1).
-        scale: "log" for positive, skewed statistics such as a log loss.
+        scale: "log" for positive, skewed statistics such as a log loss, "fisher" for those in [-1, 1] such as a correlation.
 
     Returns:
         low, high; NaN if the error is unknown.
@@ -200,9 +204,12 @@ def t_interval(
     """
     if not (np.isfinite(value) and np.isfinite(spread.error)):
         return NO_INTERVAL
-    half = spread.quantile((1 + level) / 2 if scale == "log" else level) * spread.error
+    half = spread.quantile(level if scale == "linear" else (1 + level) / 2) * spread.error
     if scale == "log" and value > 0:
         return value * float(np.exp(-half / value)), value * float(np.exp(half / value))
+    if scale == "fisher" and abs(value) < 1:
+        middle, half = np.arctanh(value), half / (1 - value**2)
+        return float(np.tanh(middle - half)), float(np.tanh(middle + half))
     return value - half, value + half
 
 

@@ -45,7 +45,8 @@ def test_crossed_weights_are_products_of_group_and_repetition():
 
 def test_cells_without_groups_agree_with_scipy():
     values = (np.random.default_rng(1).random(200) < 0.8).astype(float)
-    ours = ClusterBootstrap(np.arange(200), 5000, np.random.default_rng(2)).mean_interval(values)
+    bootstrap = ClusterBootstrap(np.arange(200), 5000, np.random.default_rng(2))
+    ours = t_interval(float(values.mean()), bootstrap.spread(bootstrap.means(values)))
     theirs = stats.bootstrap((values,), np.mean, n_resamples=5000, method="percentile", rng=3).confidence_interval
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.011)
 
@@ -131,7 +132,24 @@ def test_values_within_their_error_of_0_stay_on_the_linear_scale():
         assert low + high == pytest.approx(2 * mean) and np.isfinite(high)
 
 
+@pytest.mark.parametrize("groups", [5, 40, 41])
+def test_means_of_correlations_stay_in_their_range_for_few_groups(groups: int):
+    values = 1 - np.append(np.random.default_rng(0).exponential(0.02, groups - 1), 0.9)
+    bootstrap = ClusterBootstrap(np.arange(groups), 500, np.random.default_rng(1))
+    value, samples = float(values.mean()), bootstrap.means(values)
+    low, high = bootstrap.bounded_interval(value, samples)
+    assert low < value < high
+    if groups > 40:
+        assert (low, high) == t_interval(value, bootstrap.spread(samples))
+    else:
+        assert high < 1 and value - low > 1.1 * (high - value)
+        mirrored = bootstrap.bounded_interval(-value, -samples)
+        assert mirrored == pytest.approx((-high, -low))
+    assert bootstrap.bounded_interval(1.0, np.ones(500)) == (1.0, 1.0)  # a map that never differs
+
+
 def test_one_group_has_no_interval_and_no_cell_is_an_error():
-    assert np.isnan(ClusterBootstrap(["a"] * 4, 100, np.random.default_rng(0)).mean_interval(np.arange(4.0))).all()
+    one = ClusterBootstrap(["a"] * 4, 100, np.random.default_rng(0))
+    assert np.isnan(one.bounded_interval(0.5, one.means(np.arange(4.0)))).all()
     with pytest.raises(LeukError, match="no cell"):
         ClusterBootstrap([], 100, np.random.default_rng(0))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from scipy import stats
 
 import interval_coverage as simulation
-from interval_coverage import Models, Readers, Shares, Studies
+import leuk_lib
+from interval_coverage import Averages, Models, Published, Readers, Scaled, Selected, Shares, Splits, Studies
+from leuk_lib.evaluation import metrics
 from leuk_lib.statistics.intervals import share, wilson
 
 LEAST = 0.93
@@ -53,6 +56,38 @@ def test_agreement_of_readers_and_means_over_cells(case: Readers):
     assert short_of(rows, 60).empty and (rows["given"] == 1).all()
 
 
+@pytest.mark.parametrize("case", [Averages(3, 0.97, 0.8, False), Averages(20, 0.85, 0.8, True)], ids=str)
+def test_shares_correlations_and_ratios_over_cells(case: Averages):
+    rows = simulation.table(iter([case]), {Averages: 40})
+    assert short_of(rows, 40).empty and (rows["given"] == 1).all()
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_accuracies_of_cells_that_confidence_selects(seeds: int):
+    rows = simulation.table(iter([Selected(5, 1.8, 0.8, 1.0, True, seeds)]), {Selected: 30})
+    assert short_of(rows, 30).empty and (rows["given"] > 0.95).all()
+    assert set(rows["quantity"]) == ({"abstention", "bin", "gain in share"} if seeds == 1 else {"abstention"})
+
+
+@pytest.mark.parametrize("groups", [5, 10])
+def test_temperatures_and_what_they_change(groups: int):
+    rows = simulation.table(iter([Scaled(groups, 2.5, 0.8, 0.5, True)]), {Scaled: 12})
+    assert short_of(rows, 12).empty
+    skewed = ~rows["quantity"].str.contains("ece")
+    assert (rows.loc[skewed, "given"] == float(groups >= 8)).all() and (rows.loc[~skewed, "given"] == 1).all()
+
+
+def test_scores_and_gains_over_splits():
+    assert short_of(simulation.table(iter([Splits(5, 1.7, 3, 0.7, True)]), {Splits: 30}), 30).empty
+
+
+def test_accuracies_of_independent_cells_are_exact():
+    cases = [Published(cells, rate) for cells in range(80, 400, 40) for rate in simulation.RATES]
+    assert (simulation.table(iter(cases), {Published: 1})["coverage"] >= LEAST).all()
+    votes = simulation.table(iter([Shares(5, rate, 0.1, True, cells=1) for rate in simulation.RATES]), {Shares: 200})
+    assert short_of(votes, 200).empty and set(votes["quantity"]) == {"vote"}
+
+
 def test_the_simulation_finds_intervals_that_do_not_cover(monkeypatch: pytest.MonkeyPatch):
     def without_degrees_of_freedom(hits: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
         rate = share(hits, groups)
@@ -66,19 +101,62 @@ def test_the_simulation_finds_intervals_that_do_not_cover(monkeypatch: pytest.Mo
     assert len(short_of(rows, 200)) == 2
 
 
-def test_the_page_states_the_table_of_the_simulation():
-    stated = re.findall(r"^\| ([A-Za-z][^|]*?) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|", PAGE.read_text(), re.M)
+FUNCTIONS = {
+    "agreement", "clopper_pearson", "difference_interval", "ece_interval", "korn_graubard", "score_interval", "t_interval",
+    "wilson",
+}  # fmt: skip
+METHODS = {"bounded_interval", "interval", "skewed_interval"}  # of Rate, Score and ClusterBootstrap
+
+
+def makers_of_intervals(path: Path) -> Iterator[str]:
+    """Names of the functions of a module, with their classes, that call one of ``FUNCTIONS`` or ``METHODS``."""
+
+    def search(node: ast.AST, inside: str) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            name = f"{inside}.{child.name}" if isinstance(child, ast.FunctionDef | ast.ClassDef) else inside
+            if isinstance(child, ast.Call):
+                called = child.func
+                names = METHODS if isinstance(called, ast.Attribute) else FUNCTIONS
+                if getattr(called, "attr", getattr(called, "id", "")) in names:
+                    yield inside
+            yield from search(child, name)
+
+    package = Path(leuk_lib.__file__).parent
+    yield from search(ast.parse(path.read_text()), ".".join(path.relative_to(package).with_suffix("").parts))
+
+
+def test_every_interval_that_is_printed_has_a_row():
+    modules = Path(leuk_lib.__file__).parent.rglob("*.py")
+    found = {name for path in modules if path.parent.name != "statistics" for name in makers_of_intervals(path)}
+    assert found == set(simulation.PRINTED), (
+        "give the interval of a new function a row: tests/interval_coverage.py, PRINTED"
+    )
+    quantities = {simulation.SAME.get(name, name) for names in simulation.PRINTED.values() for name in names}
+    assert quantities <= set(simulation.NAMES)
+    assert {simulation.SAME.get(name, name) for name in metrics.METRICS} <= quantities
+    rows = pd.read_csv(Path(simulation.__file__).with_name("interval_coverage.csv"))
+    assert set(rows["quantity"]) == set(simulation.NAMES.values())
+
+
+def test_the_page_states_the_tables_of_the_simulation():
     kept = pd.read_csv(Path(simulation.__file__).with_name("interval_coverage.csv"))
-    rows = [(row.quantity, str(row.groups), f"{row.lowest:.2f}", f"{row.length:.2f}") for row in kept.itertuples()]
-    assert stated == rows and len(rows) > 20
-    assert (kept["lowest"] >= 0.9).all()  # the lowest of several, of few draws each
+    assert simulation.page_tables(kept) in PAGE.read_text() and len(kept) > 20
+    chance = stats.binom.cdf((kept["lowest"] * kept["draws"]).round(), kept["draws"], LEAST)
+    inexact = kept["quantity"] != simulation.NAMES["published"]
+    assert (
+        1 - (1 - chance[inexact]) ** kept["settings"][inexact] > 1e-3
+    ).all()  # the lowest of several, of few draws each
+    assert (kept["lowest"][~inexact] >= LEAST).all()
     assert (kept["mean"] >= LEAST).all()
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_the_whole_grid():
-    draws = {Shares: 1000, Models: 200, Studies: 150, Readers: 200}
+    draws = {
+        Shares: 1000, Published: 1, Models: 200, Selected: 100, Scaled: 40, Studies: 150, Splits: 100, Readers: 200,
+        Averages: 150,
+    }  # fmt: skip
     rows = simulation.table(simulation.grid(), draws)
     for kind, of in rows.groupby(rows["case"].str.split("(").str[0]):
         low = short_of(of, draws[getattr(simulation, str(kind))])
