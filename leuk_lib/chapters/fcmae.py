@@ -307,10 +307,10 @@ def record_costs(stage: Stage[FcmaeParams], params: FcmaeParams, size: int) -> d
     if not stage.params.timed_steps:
         return display.sentences("Not timed in this run (timed_steps = 0).")
     costs = step_costs(params, size, repeats=stage.params.timed_steps)
-    by_form = costs.set_index("form")
-    dense, visible = by_form.loc[DENSE], by_form.loc[VISIBLE]
-    stage.measure("dense_over_visible", float(dense["relative time"]))
-    stage.measure("visible_over_dense_memory", float(visible["peak MiB"] / dense["peak MiB"]))
+    by_form = costs.set_index("form").to_dict("index")
+    dense, visible = by_form[DENSE], by_form[VISIBLE]
+    stage.measure("dense_over_visible", dense["relative time"])
+    stage.measure("visible_over_dense_memory", visible["peak MiB"] / dense["peak MiB"])
     return stage.table(costs, "Time and largest memory of one training step on this machine, while this notebook ran")
 
 

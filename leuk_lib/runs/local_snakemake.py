@@ -13,7 +13,7 @@ from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 def main() -> None:
     """Run Snakemake, without plugins unless a profile of the user's may name one; it ends the process with its exit code."""
     if "SNAKEMAKE_PROFILE" not in os.environ:
-        ExecutorPluginRegistry.module_prefix = "no_executor_plugin_"  # type: ignore[method-assign,assignment]
+        ExecutorPluginRegistry.module_prefix = "no_executor_plugin_"
     from snakemake.cli import main as snakemake
 
     snakemake()
