@@ -360,6 +360,8 @@ def main(arguments: list[str] | None = None) -> int:
     prepare_libraries()
     try:
         code = app(arguments, prog_name="leuk", standalone_mode=False)
+        if code == 130:  # what typer makes of Ctrl-C in a command
+            raise KeyboardInterrupt
     except LeukError as error:
         if debug:
             raise

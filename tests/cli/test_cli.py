@@ -110,6 +110,15 @@ def test_ctrl_c_while_the_command_is_loaded_is_no_traceback(root: Path, monkeypa
     assert start.main() == 130
 
 
+def test_ctrl_c_in_a_command_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("leuk_lib.data.check.check_folder", interrupted)
+    assert main(["data", "check", "."]) == 130
+    assert capsys.readouterr().err == "leuk: stopped; run the same command again to continue\n"
+
+
 def test_debug_shows_the_traceback(results: Path):
     with pytest.raises(ValueError, match="unknown stage"):
         main(["run", "fcmea", "--debug"])
