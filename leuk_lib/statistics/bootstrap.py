@@ -155,7 +155,7 @@ class ClusterBootstrap:
         return int(np.bincount(self.factors[0].strata).min())
 
     def bounded_interval(self, value: float, samples: Array, level: float = 0.95) -> tuple[float, float]:
-        """Student's interval of a mean of values that are at most 1, such as correlations.
+        """Student's interval of a mean of values in [-1, 1], such as correlations.
 
         With ``BOUNDED_GROUPS`` groups or fewer it is computed on Fisher's scale: on the linear one it lies too high near 1,
         because the few groups with small values are often not among those drawn.

@@ -193,7 +193,8 @@ def t_interval(
         value: the statistic v.
         spread: its standard error over groups.
         level: coverage in (0, 1).
-        scale: "log" for positive, skewed statistics such as a log loss, "fisher" for those in [-1, 1] such as a correlation.
+        scale: "log" for positive, skewed statistics such as a log loss, "fisher" for those in [-1, 1] such as a correlation;
+            linear for a value outside of (0, infinity) or (-1, 1).
 
     Returns:
         low, high; NaN if the error is unknown.

@@ -1,8 +1,8 @@
-"""Trainings of a stage that run at the same time on a CPU, each in a process of its own.
+"""Trainings of a stage that run at the same time on a CPU, each beyond the first in a process of its own.
 
-Networks this small make little use of more than two threads, and some of a second one. A process leaves nothing but its
-checkpoint. The stage then calls the same training, which continues from there and finds all steps done. So results are
-the same whether a training ran ahead or not, and a process that dies costs time only.
+Networks this small gain little from more than two threads, and some little from a second one. Such a process leaves only
+its checkpoint. The stage then calls the same training, which continues from there and finds all steps done. So results
+are the same whether a training ran in another process or not, and a process that dies costs time only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from leuk_lib.training.fabric import Fabric
 
 Result = TypeVar("Result")
-WATCH_EVERY = 0.5  # s between two looks for the process that started this one
+WATCH_EVERY = 0.5  # seconds between two checks that the process that started this one still runs
 
 _running: dict[Path, subprocess.Popen[bytes]] = {}  # folder of the checkpoint -> process that trains in it
 
@@ -76,16 +76,19 @@ class Training(Generic[Result]):
 
 
 def side_by_side(trainings: Mapping[str, Training[Result]], fabric: Fabric) -> dict[str, Result]:
-    """Do several trainings, and return their results by name; the last ones begin in other processes."""
+    """Do several trainings and return their results by name.
+
+    Those after the first begin in other processes where there is room.
+    """
     for training in list(trainings.values())[:0:-1]:
         training.begin(fabric)
     return {name: training(fabric) for name, training in trainings.items()}
 
 
 def wait(folder: Path) -> None:
-    """Wait until no other process of this one trains in ``folder``.
+    """Wait until no process that this one has started trains in ``folder``.
 
-    An interrupt ends all processes that train ahead, with a checkpoint each.
+    An interrupt ends all such processes, with a checkpoint each.
     """
     process = _running.get(folder)
     if process is None:
@@ -100,7 +103,7 @@ def wait(folder: Path) -> None:
 
 @atexit.register
 def end() -> None:
-    """Ask all processes that train ahead to write a checkpoint and end; wait for them."""
+    """Ask all processes that this one has started to write a checkpoint and end; wait for them."""
     for process in _running.values():
         process.terminate()
     deadline = time.monotonic() + END_WITHIN
@@ -128,7 +131,7 @@ def main() -> int:
     try:
         with progress.of_job():
             run(fabric=make_fabric(params))
-    except LeukError:  # the stage meets the same error, and says it
+    except LeukError:  # the stage meets the same error and reports it
         return 1
     return 0
 
