@@ -96,7 +96,7 @@ def build_book(
         LeukError: If a chapter is missing, failed or stale, or if the built pages have problems.
     """
     root = root.resolve()
-    out = (out or root / "book").resolve()
+    out = paths.real_path(out or root / "book")
     index, printed = out / "_build" / "html" / "index.html", out / "_build" / "book.pdf"
     if pdf:
         find_browser()

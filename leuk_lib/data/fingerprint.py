@@ -13,7 +13,7 @@ from leuk_lib.data.listing import MISSING, NO_CLASS, list_content
 from leuk_lib.data.readers import choose, recognised
 from leuk_lib.data.smear import VERSION
 from leuk_lib.data.tables import EXTRA
-from leuk_lib.runs.paths import user_path
+from leuk_lib.runs.paths import real_path, user_path
 
 RENDERED = "smear"
 
@@ -67,4 +67,4 @@ def named_sources(dataset: str, reader: str, options: Mapping[str, str]) -> list
 
 def _path_of(dataset: str) -> Path:
     known = KNOWN_SETS.get(dataset)
-    return (home(known) if known else user_path(dataset)).resolve()
+    return real_path(home(known) if known else user_path(dataset))

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.paths import real_path
 
 RESULTS_LOCK = ".lock"  # in the results folder; held by `leuk run` and by its Snakemake
 # In a stage's folder; held by the process that writes the executed notebook, and by its kernel.
@@ -30,7 +31,7 @@ def hold(folder: Path, name: str, what: str) -> int:
     Raises:
         LeukError: If another process holds the lock.
     """
-    path = folder.resolve() / name
+    path = real_path(folder) / name
     if _held.get(path, (-1, -1))[1] == os.getpid():
         return _held[path][0]
     try:
@@ -79,7 +80,7 @@ def acquire(path: Path) -> int:
 
 def release(folder: Path, name: str) -> None:
     """Unlock ``folder``, if this process locked it."""
-    path = folder.resolve() / name
+    path = real_path(folder) / name
     if _held.get(path, (-1, -1))[1] == os.getpid():
         handle, _ = _held.pop(path)
         fcntl.flock(handle, fcntl.LOCK_UN)  # also for children that inherited the descriptor
@@ -93,7 +94,7 @@ def held() -> list[int]:
 
 def writer(folder: Path, name: str) -> str:
     """Return the other process that holds the lock of ``folder``, such as "process 12 on host", or ""."""
-    path = folder.resolve() / name
+    path = real_path(folder) / name
     if not path.is_file() or path in _held:
         return ""
     with path.open() as handle:

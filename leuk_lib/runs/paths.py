@@ -29,6 +29,11 @@ def user_path(text: str | Path) -> Path:
         return Path(text)
 
 
+def real_path(path: str | Path) -> Path:
+    """Return an absolute path with its links followed; ``Path.resolve`` fails at one that leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 def is_project(folder: Path) -> bool:
     """Return whether a folder has ``_config.yml`` and ``notebooks``, as a project folder has."""
     return all((folder / marker).exists() for marker in MARKERS)
@@ -43,7 +48,7 @@ def project_root() -> Path:
         LeukError: If there is none, or if the working directory was removed.
     """
     if root := os.environ.get("LEUK_ROOT"):
-        return Path(root).resolve()
+        return real_path(root)
     try:
         here = Path.cwd().resolve()
     except FileNotFoundError as error:
@@ -60,7 +65,12 @@ def project_root() -> Path:
 def results_root() -> Path:
     """Return ``LEUK_RESULTS``, or ``results/`` of the project."""
     folder = os.environ.get("LEUK_RESULTS")
-    return Path(folder).resolve() if folder else project_root() / "results"
+    return real_path(folder) if folder else project_root() / "results"
+
+
+def is_run_name(run: str) -> bool:
+    """Return whether a run can have this name."""
+    return len(run) <= MAX_RUN and re.fullmatch(RUN_NAME, run) is not None
 
 
 def run_folder(run: str) -> Path:
@@ -69,7 +79,7 @@ def run_folder(run: str) -> Path:
     Raises:
         LeukError: If ``run`` cannot be the name of a run, for example because it leads out of the folder.
     """
-    if not re.fullmatch(RUN_NAME, run) or len(run) > MAX_RUN:
+    if not is_run_name(run):
         raise LeukError(
             f"run {run[:200]!r}: is no name of a run (letters, digits, '_', '.', '-'; at most {MAX_RUN} characters)",
             exit_code=2,

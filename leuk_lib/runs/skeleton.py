@@ -31,7 +31,7 @@ def lay_out(folder: Path) -> Path:
     Raises:
         LeukError: The folder has files, or is a file.
     """
-    folder, origin = paths.user_path(folder).resolve(), source()
+    folder, origin = paths.real_path(paths.user_path(folder)), source()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise LeukError(f"{folder}: is not an empty folder; name a new one", exit_code=2)
     for name in files(origin):

@@ -188,6 +188,16 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(results: Path):
     assert all((folder / name).exists() for name in kept)
 
 
+def test_a_link_to_itself_in_place_of_results_or_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for place, results in (("loop", "loop"), ("results/r", "results")):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).symlink_to((tmp_path / place).name)
+        monkeypatch.setenv("LEUK_RESULTS", str(tmp_path / results))
+        with pytest.raises(LeukError, match="cannot be written"):
+            begin()
+        refuse_second_writer(["r"], STAGES)
+
+
 def test_a_file_in_place_of_the_results_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "results").write_text("")
     monkeypatch.setenv("LEUK_RESULTS", str(tmp_path / "results"))
