@@ -170,7 +170,7 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
     """Return why a finished stage is out of date: one reason per hash that has changed.
 
     Args:
-        card: The stage's card.
+        card: The stage's card; its inputs and outputs are looked for in the folder of ``card["run"]``.
         fingerprint: Maps a data set (name or folder) to its content hash. Without it the data set is not checked.
 
     Returns:
@@ -195,16 +195,12 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
             try:
                 if fingerprint and fingerprint(card["params"]["dataset"]) != hashes["content"]:
                     reasons.append("the data set's files changed")
-            except (LeukError, OSError) as error:
+            except (ValueError, OSError) as error:  # a LeukError, or a path that no disk has
                 reasons.append(f"the data set cannot be read: {error}")
             continue
         if upstream == "files":
-            present = {name: paths.project_root() / name for name in hashes}
-            reasons += [
-                f"{name} changed"
-                for name, path in present.items()
-                if not path.is_file() or files.sha256_file(path) != hashes[name]
-            ]
+            root = paths.project_root()
+            reasons += [f"{name} changed" for name, digest in hashes.items() if _difference(root / name, digest)]
             continue
         try:
             other = read_card(run, upstream)
@@ -217,12 +213,19 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
             reasons.append(f"its input {upstream} changed")
     folder = paths.stage_folder(run, stage)
     for name, digest in card["outputs"].items():
-        path = folder / name
-        if not path.is_file():
-            reasons.append(f"its output {name} is missing")
-        elif files.sha256_file(path) != digest:
-            reasons.append(f"its output {name} was changed")
+        if difference := _difference(folder / name, digest):
+            reasons.append(f"its output {name} {difference}")
     return reasons
+
+
+def _difference(path: Path, digest: str) -> str:
+    """Say what is the matter with a file that had this hash, or return ""."""
+    try:
+        if not path.is_file():
+            return "is missing"
+        return "" if files.sha256_file(path) == digest else "was changed"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
 
 
 def stage_state(run: str, stage: str, fingerprint: Callable[[str], str] | None = None) -> tuple[str, list[str]]:
@@ -237,5 +240,5 @@ def stage_state(run: str, stage: str, fingerprint: Callable[[str], str] | None =
         return "interrupted", ["its process is gone; run it again to continue"]
     if card["state"] != "finished":
         return card["state"], [card["error"]] if card["error"] else []
-    reasons = stale_reasons(card, fingerprint)
+    reasons = stale_reasons({**card, "run": run}, fingerprint)  # a copied or renamed run has its own files
     return ("stale", reasons) if reasons else ("fresh", [])

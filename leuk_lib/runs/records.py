@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import AGAIN, read_json
+from leuk_lib.runs.files import AGAIN, MAX_NAME, read_json
 
 
 def _moment(text: str) -> str:
@@ -23,6 +23,8 @@ def _inside(name: str) -> str:
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts or "\0" in name:
         raise ValueError("must be a path within the stage's folder")
+    if any(len(part.encode("utf-8", "replace")) > MAX_NAME for part in path.parts):
+        raise ValueError(f"must be a path whose parts have at most {MAX_NAME} bytes")
     return name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -15,7 +16,8 @@ from damage import mutated, one_line
 from leuk_lib.audit.reference import load_run
 from leuk_lib.book.gate import chapter_problem
 from leuk_lib.cli.main import main
-from leuk_lib.runs import card
+from leuk_lib.data.fingerprint import fingerprint
+from leuk_lib.runs import card, files
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import read_json
 from leuk_lib.runs.notebooks import read_notebook
@@ -133,6 +135,32 @@ def test_a_folder_in_place_of_a_file_is_one_line(run: Path):
         (run / "data" / name).mkdir()
         doors(run)
         (run / "data" / name).rmdir()
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "figures/" + "\u00e4" * 200, "../x", "/etc/passwd", ""])
+def test_an_output_that_no_folder_can_hold_is_no_output(run: Path, name: str):
+    whole = json.loads((run / "data" / "card.json").read_text())
+    (run / "data" / "card.json").write_text(json.dumps({**whole, "outputs": {name: "0"}}))
+    assert card.stage_state(run.name, "data")[0] == "damaged"
+
+
+def test_a_data_set_whose_path_no_disk_has_is_a_reason(run: Path):
+    whole = json.loads((run / "data" / "card.json").read_text())
+    (run / "link").symlink_to("link")
+    for place in ("a\0b", "x" * 5000, str(run / "link")):
+        changed = {**whole, "params": {**whole["params"], "dataset": place}, "inputs": {"dataset": {"content": "0"}}}
+        (run / "data" / "card.json").write_text(json.dumps(changed))
+        state, reasons = card.stage_state(run.name, "data", fingerprint)
+        assert state == "stale" and any("the data set cannot be read" in reason for reason in reasons)
+
+
+def test_a_file_that_cannot_be_read_is_a_reason(run: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(path: Path) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(files, "sha256_file", refused)
+    reasons = card.stage_state("r", "data")[1]
+    assert "its output metrics.json cannot be read (Permission denied)" in reasons
 
 
 def test_the_models_know_every_entry_of_a_new_card():

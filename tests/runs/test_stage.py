@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,21 @@ def test_identity_depends_on_parameters_and_inputs_not_on_the_run(results: Path)
     other = begin("alhe", seed=3)
     other.input("data")
     assert other.identity != first.identity
+
+
+def test_a_copied_run_is_judged_by_its_own_files(results: Path):
+    finish_data()
+    shutil.copytree(results / "r", results / "copy")
+    with begin("alhe") as stage:
+        stage.input("data")
+        stage.record("n_images", 2)
+    shutil.copytree(results / "r" / "alhe", results / "copy" / "alhe")
+    assert card.stage_state("copy", "alhe") == ("fresh", [])
+    table = next((results / "copy" / "data").glob("*.csv"))
+    table.write_text("label\nedited\n")
+    assert card.stage_state("copy", "data") == ("stale", [f"its output {table.name} was changed"])
+    shutil.rmtree(results / "copy" / "data")
+    assert card.stage_state("copy", "alhe") == ("stale", ["its input data is missing"])
 
 
 def test_stale_names_every_reason(results: Path):
