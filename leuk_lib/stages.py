@@ -186,7 +186,7 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
     {'fcmae': {'steps': 3}, 'comparison': {'baselines': ['colour']}}
 
     Raises:
-        LeukError: If a setting has another form.
+        LeukError: If a setting has another form, or if a parameter is given twice.
     """
     overrides: dict[str, dict[str, Any]] = {}
     for setting in settings:
@@ -195,7 +195,9 @@ def parse_overrides(settings: list[str]) -> dict[str, dict[str, Any]]:
         if not (equals and dot and parameter):
             raise LeukError(f"setting {setting!r}: must look like fcmae.steps=3")
         _refuse_common(f"setting {setting!r}: {name}", {parameter: value})
-        overrides.setdefault(stage(name).name, {})[parameter] = parse_value(setting, value)
+        if parameter in overrides.setdefault(stage(name).name, {}):
+            raise LeukError(f"setting {setting!r}: {key} is given twice; keep the right one")
+        overrides[name][parameter] = parse_value(setting, value)
     return overrides
 
 

@@ -187,6 +187,12 @@ def check_networks(backbones: Sequence[str] | None, baselines: Sequence[str] | N
     return settings
 
 
+def _replaced(settings: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return ``settings`` with those of the same parameters in ``others`` in their place."""
+    names = {other.partition("=")[0] for other in others}
+    return [*(setting for setting in settings if setting.partition("=")[0] not in names), *others]
+
+
 def refused_notebooks(runs: Sequence[str], last: str, asked: Callable[[str, str], dict[str, Any]]) -> list[str]:
     """Return the notebooks up to stage ``last`` that the book would refuse, or whose parameters are not those asked for.
 
@@ -268,12 +274,12 @@ def run_stages(
     """
     dataset = resolve_dataset(dataset)
     sections = load_profile(profile)
-    if run and len(seeds) > 1:
+    if run is not None and len(seeds) > 1:
         raise LeukError("a run's name can be given for one seed only; without it each seed names its run")
-    runs = [run or paths.run_name(dataset, profile, seed) for seed in seeds]
+    runs = [paths.run_name(dataset, profile, seed) if run is None else run for seed in seeds]
     settings = parse_overrides(list(overrides))
     given = {name: {**section, **settings.get(name, {})} for name, section in sections.items()}
-    wanted = needed(last or STAGES[-1].name)
+    wanted = needed(STAGES[-1].name if last is None else last)
     names = {spec.name for spec in wanted}
     for spec in STAGES:
         for name, seed in zip(runs, seeds, strict=True):
@@ -283,15 +289,15 @@ def run_stages(
     for line in understood(dataset, given["data"]):
         print(quoting.terminal(line), flush=True)
     if "fcmae" in names:
-        overrides = [*overrides, *fetched_weights(given["fcmae"])]
-    overrides = [
-        *overrides,
-        *check_networks(
+        overrides = _replaced(overrides, fetched_weights(given["fcmae"]))
+    overrides = _replaced(
+        overrides,
+        check_networks(
             given["wpat"].get("backbones") if "wpat" in names else None,
             given["comparison"].get("baselines") if "comparison" in names else None,
             given["data"].get("image_size", DataParams.model_fields["image_size"].default),
         ),
-    ]
+    )
     config: dict[str, Any] = {"dataset": dataset, "profile": profile, "seeds": " ".join(map(str, seeds))}
     if overrides:
         config["set"] = list(overrides)
@@ -314,7 +320,7 @@ def run_stages(
         config_file = write_json(paths.results_root() / ".config.json", config)
         settings, seed_of = parse_overrides(overrides), dict(zip(runs, seeds, strict=True))
         again = refused_notebooks(
-            runs, last or STAGES[-1].name,
+            runs, wanted[-1].name,
             lambda name, of: card_parameters(
                 of, stage_parameters(of, dataset, profile, seed_of[name], name, settings)
             ),

@@ -63,11 +63,15 @@ def reader_options(options: list[str] | None) -> dict[str, str]:
 
 
 def _class_map(options: list[str] | None) -> dict[str, str]:
-    pairs = [option.partition("=") for option in options or []]
-    for old, equals, new in pairs:
+    out: dict[str, str] = {}
+    for option in options or []:
+        old, equals, new = option.partition("=")
         if not old or not equals:
-            raise LeukError(f"--map {old + new!r}: must look like OLD=NEW, as in --map band=neutrophil")
-    return {old: new for old, _, new in pairs}
+            raise LeukError(f"--map {option!r}: must look like OLD=NEW, as in --map band=neutrophil")
+        if old in out:
+            raise LeukError(f"--map {option!r}: class {old!r} is given twice; keep the right one")
+        out[old] = new
+    return out
 
 
 @app.command("check")

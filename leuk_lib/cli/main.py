@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,9 +33,11 @@ RunName = Annotated[str | None, typer.Option("--run", help="Name of the run (def
 
 def _seeds(text: str) -> list[int]:
     words = text.replace(",", " ").split()
-    if not all(SEED.fullmatch(word) for word in words):  # int() would read "1_0" as 10
+    if not words or not all(SEED.fullmatch(word) for word in words):  # int() would read "1_0" as 10
         raise LeukError(f'seeds {text!r}: must be whole numbers, as in --seeds "0 1 2"')
-    return [int(word) for word in words] or [0]
+    if twice := [word for word, count in Counter(words).items() if count > 1]:
+        raise LeukError(f"seeds {text!r}: {twice[0]} stands twice, but each seed is one run; give it once")
+    return [int(word) for word in words]
 
 
 @app.command()
@@ -90,10 +94,17 @@ def status(run: Annotated[str | None, typer.Option(help="Name of a run (default:
     """
     from leuk_lib.data.fingerprint import fingerprint
 
-    runs = [run] if run else sorted({path.parents[1].name for path in paths.results_root().glob("*/*/card.json")})
+    runs = (
+        [run]
+        if run is not None
+        else sorted({path.parents[1].name for path in paths.results_root().glob("*/*/card.json")})
+    )
     if not runs:
         raise LeukError("no run in results/ yet: make one with `leuk run` or `make book`")
     for name in runs:
+        if run is None and not paths.is_run_name(name):
+            print(f"{quoting.terminal(name)}\n  no name of a run: rename the folder to see its state")
+            continue
         if not paths.run_folder(name).is_dir():
             raise LeukError(f"run {name!r}: no such folder in {paths.results_root()}")
         print(quoting.terminal(name))
@@ -140,10 +151,14 @@ def compare(
     from leuk_lib.audit.reference import candidates, load_run
 
     def folder(name: str) -> Path:
-        return Path(name) if Path(name).exists() else paths.run_folder(name)
+        return Path(name) if name and Path(name).exists() else paths.run_folder(name)
 
     if reference is None:
         cards = load_run(folder(run))["cards"]
+        if not cards:
+            raise LeukError(
+                f"{run}: has no run card, which would say with what to compare it; name a reference", exit_code=2
+            )
         first = next(iter(cards.values()))
         closest = closest_reference(cards)
         if closest is None:
@@ -344,7 +359,8 @@ def book(
     from leuk_lib.book.build import build_book
     from leuk_lib.data.fingerprint import fingerprint
 
-    name = run or paths.run_name(workflow.resolve_dataset(dataset), profile, _seeds(seeds)[0])
+    chosen = _seeds(seeds)
+    name = paths.run_name(workflow.resolve_dataset(dataset), profile, chosen[0]) if run is None else run
     with progress.of_command(f"book {name}", quiet):
         page = build_book(paths.project_root(), name, out, fingerprint=fingerprint, pdf=pdf)
     print(workflow.summary(name))
@@ -358,6 +374,8 @@ def main(arguments: list[str] | None = None) -> int:
     if debug:
         arguments.remove("--debug")
     prepare_libraries()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every terminal's encoding has "…" or the letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(arguments, prog_name="leuk", standalone_mode=False)
         if code == 130:  # what typer makes of Ctrl-C in a command

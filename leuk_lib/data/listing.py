@@ -691,6 +691,11 @@ def _rename_classes(entries: Iterable[Entry], class_map: Mapping[str, str], root
     for name in class_map:
         if name not in present:
             raise LeukError(f"class_map: no class {name!r} in {root}; {nearest(name, present)}", exit_code=2)
+        if not is_plain(class_map[name]):
+            raise LeukError(
+                f"class_map: class {class_map[name]!r} holds a line break or a control character; choose another name",
+                exit_code=2,
+            )
     renamed = [
         replace(
             entry,

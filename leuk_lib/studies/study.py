@@ -78,7 +78,7 @@ def parse_settings(name: str, settings: Sequence[str]) -> dict[str, Any]:
     """Parse settings from the command line; values are YAML.
 
     Raises:
-        LeukError: a setting is not of the form ``name=value``.
+        LeukError: a setting is not of the form ``name=value``, or a parameter is given twice.
 
     >>> parse_settings("toy", ["seeds=[0, 1]"])
     {'seeds': [0, 1]}
@@ -88,6 +88,8 @@ def parse_settings(name: str, settings: Sequence[str]) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not (key and equals):
             raise LeukError(f"study {name}: setting {setting!r} must look like seeds=[0,1]")
+        if key in parsed:
+            raise LeukError(f"study {name}: setting {setting!r}: {key} is given twice; keep the right one")
         parsed[key] = parse_value(setting, value)
     return parsed
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -58,6 +60,18 @@ def test_every_command_has_help_with_an_example(command: list[str], capsys: pyte
         (["run", "--seeds", "1_0"], 1, "must be whole numbers"),
         (["run", "--seeds", "\u0663"], 1, "must be whole numbers"),
         (["run", "--seeds", "010"], 1, "must be whole numbers"),
+        (["run", "--seeds", ""], 1, "must be whole numbers"),
+        (["run", "--seeds", "1 0 1"], 1, "1 stands twice, but each seed is one run"),
+        (["book", "--seeds", "1 1"], 1, "1 stands twice, but each seed is one run"),
+        (["run", "--run", ""], 1, "parameter run = ''"),
+        (["run", ""], 1, "unknown stage ''"),
+        (["status", "--run", ""], 2, "run '': is no name of a run"),
+        (["book", "--run", ""], 2, "run '': is no name of a run"),
+        (["compare", ""], 2, "run '': is no name of a run"),
+        (["run", "--set", "fcmae.steps=3", "--set", "fcmae.steps=4"], 1, "fcmae.steps is given twice"),
+        (["run", "--layout", "1", "--set", "data.layout=2"], 1, "data.layout is given twice"),
+        (["study", "leakage", "--dataset", "smear", "--set", "seeds=[0]", "--set", "seeds=[1]"], 1, "given twice"),
+        (["data", "check", ".", "--map", "a=b", "--map", "a=c"], 1, "class 'a' is given twice"),
         (["data", "fetch", "pbc", "--sha256", "x"], 2, "must be 64 hexadecimal digits"),
         (["run", "--seeds", "0 1", "--run", "mine"], 1, "a run's name can be given for one seed only"),
         (["status"], 1, "no run in results/ yet"),
@@ -91,6 +105,26 @@ def test_status_shows_every_run_even_if_one_has_lost_its_data(
     assert main(["status"]) == 0
     output = capsys.readouterr().out
     assert "the data set cannot be read: data set" in output and "the data set's files changed" in output
+
+
+def test_status_goes_on_after_a_folder_that_is_no_run(results: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("b copy", "c"):
+        with Stage.begin("data", StageParams, {"run": "c"}) as stage:
+            stage.record("cells", 2)
+        if name != "c":
+            (results / "c").rename(results / name)
+    capsys.readouterr()
+    assert main(["status"]) == 0
+    output = capsys.readouterr().out
+    assert "b copy\n  no name of a run: rename the folder" in output and "c\n  data       fresh" in output
+
+
+def test_letters_that_the_terminal_does_not_have_are_shown_as_escapes(root: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "leuk_lib.cli.main", "data", "readers"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True,
+    )  # fmt: skip
+    assert rb"=\u2026: " in done.stdout and not done.stderr
 
 
 class Interrupted:

@@ -206,6 +206,8 @@ def test_classes_are_renamed_merged_and_dropped(tmp_path):
     assert data.classes == ("lymphocyte", "neutrophil") and len(data.table) == 12
     with pytest.raises(LeukError, match=r"no class 'bnad'.*did you mean 'band'"):
         load_dataset(str(root), size=16, class_map={"bnad": "neutrophil"})
+    with pytest.raises(LeukError, match=r"class_map: class 'a\\x1b\[2J' holds a line break or a control character"):
+        load_dataset(str(root), size=16, class_map={"band": "a\x1b[2J"})
     with pytest.raises(LeukError, match="class_map is for folders"):
         load_dataset("smear", class_map={"CML": "x"})
     assert main(["data", "check", str(root), "--map", "band=neutrophil"]) == 0
