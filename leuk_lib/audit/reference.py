@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import json
 import math
 from collections.abc import Mapping
@@ -115,9 +116,15 @@ def load_run(source: Path) -> dict[str, Any]:
         ``metrics`` (stage -> key -> entry), ``cards`` (stage -> card) and ``tolerances`` (empty for a run).
 
     Raises:
-        LeukError: neither of them, or one that cannot be read.
+        LeukError: neither of them, one that cannot be read, or one without any number.
     """
-    source = Path(source)
+    content = _load(Path(source))
+    if not any(content["metrics"].values()):
+        raise LeukError(f"{source}: holds no number to compare; name another run or reference", exit_code=2)
+    return content
+
+
+def _load(source: Path) -> dict[str, Any]:
     if source.is_dir():
         files = sorted(source.glob("*/metrics.json"))
         if not files:
@@ -186,7 +193,7 @@ def reference_of(run_folder: Path, rules: Rules) -> dict[str, Any]:
 def candidates(dataset: str, profile: str) -> list[Path]:
     """The committed references of a data set (name or folder) and a profile: the one without a machine's label first."""
     file = paths.reference_file(dataset, profile)
-    return [path for path in (file, *sorted(file.parent.glob(f"{file.stem}+*.json"))) if path.is_file()]
+    return [path for path in (file, *sorted(file.parent.glob(f"{glob.escape(file.stem)}+*.json"))) if path.is_file()]
 
 
 def write_reference(run_folder: Path, path: Path | None = None, rules: Rules | None = None, machine: str = "") -> Path:

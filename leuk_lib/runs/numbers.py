@@ -24,15 +24,24 @@ def parse_number(text: Any) -> float:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON whose numbers are finite. Python's parser takes NaN, Infinity and 1e999.
+    """Parse JSON whose numbers are finite. Python's parser takes NaN, Infinity and 1e999, and whole numbers that no float holds.
 
     Raises:
         ValueError: For anything else, also for what is nested too deeply.
     """
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        return json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+MAX_DIGITS = 300  # of a whole number; floats end at 1.8e308
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:

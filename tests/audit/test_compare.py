@@ -9,6 +9,7 @@ import pytest
 
 from leuk_lib.audit import compare
 from leuk_lib.audit.reference import Rule, Rules, load_run, reference_of, write_reference
+from leuk_lib.cli.main import main
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import write_json
 
@@ -200,6 +201,24 @@ def test_the_summary_counts_all_numbers_and_names_one_cause_per_stage(tmp_path):
     assert re.findall(r"\d+", compare.sentence(table)) == ["3", "2", "1", "0"]  # all, equal, within, outside
     equal = compare.sentence(table[table["verdict"] == "equal"])
     assert re.findall(r"\d+", equal) == ["2"] and "equal to the bit" in equal
+
+
+def test_a_source_without_numbers_does_not_agree_with_anything(tmp_path):
+    write_json(tmp_path / "x.json", {"metrics": {"wpat": {}}})
+    with pytest.raises(LeukError, match="holds no number to compare"):
+        compare.compare_runs(tmp_path / "x.json", tmp_path / "x.json")
+
+
+def test_a_reference_whose_cards_name_no_other_is_one_line(tmp_path, capsys):
+    number = {"metrics": {"wpat": {"k": {"value": 1}}}}
+    for cards, message in (
+        ({}, "has no run card"),
+        ({"wpat": changed(profile="[[*]**")}, "no reference smear-[[*]**.json"),
+    ):
+        write_json(tmp_path / "x.json", {**number, "cards": cards})
+        assert main(["compare", str(tmp_path / "x.json")]) > 0
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
 
 
 def test_other_sources_are_refused(tmp_path):

@@ -26,11 +26,16 @@ def test_every_float_is_read_as_it_was_written(value: float):
 
 
 @pytest.mark.parametrize(
-    "text", ["NaN", "[Infinity]", '{"x": -Infinity}', "1e999", "[-1e400]", "[" * 100_000, "1" * 5000]
+    "text", ["NaN", "[Infinity]", '{"x": -Infinity}', "1e999", "[-1e400]", "[" * 100_000, "1" * 5000, "1" + "0" * 400]
 )
 def test_json_without_finite_numbers_is_refused_with_one_kind_of_error(text: str):
     with pytest.raises(ValueError):
         parse_json(text)
+
+
+def test_a_whole_number_that_no_float_holds_is_named_by_its_length():
+    with pytest.raises(ValueError, match="a whole number of 6000 digits"):
+        parse_json("[" + "9" * 6000 + "]")
 
 
 json_values = st.recursive(
