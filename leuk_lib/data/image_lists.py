@@ -72,7 +72,7 @@ def _found(name: str) -> tuple[list[Path], list[Unusable]]:
             problems.append(Unusable(name, f"no image in this folder ({', '.join(sorted(IMAGES))})"))
         return files, problems
     if path.suffix.lower() in TABLES and path.is_file():
-        return _listed(path), []
+        return _listed(path)
     if path.exists() or path.is_symlink():
         return [path], []
     if WILD & set(name):
@@ -97,12 +97,12 @@ def _images_below(folder: Path) -> tuple[list[Path], list[Unusable]]:
     return sorted(files), unusable
 
 
-def _listed(table: Path) -> list[Path]:
-    """Paths in the first column of a table that names files."""
+def _listed(table: Path) -> tuple[list[Path], list[Unusable]]:
+    """Paths in the first column of a table that names files, and how many of its rows name none."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             dialect = csv.excel_tab if table.suffix.lower() == ".tsv" else csv.excel
-            rows = csv.DictReader(file, dialect=dialect)
+            rows = csv.DictReader(file, dialect=dialect, strict=True)  # a quote without end would hold all further rows
             columns = {column.strip().casefold(): column for column in rows.fieldnames or () if column}
             column = next((columns[name] for name in FILE_COLUMNS if name in columns), None)
             if column is None:
@@ -110,7 +110,9 @@ def _listed(table: Path) -> list[Path]:
                     f"{table}: no column with files ({', '.join(FILE_COLUMNS)}); it has {', '.join(columns) or 'none'}",
                     exit_code=2,
                 )
-            values = [(row[column] or "").strip() for row in rows]
+            listed = [((row[column] or "").strip(), any(row.values())) for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LeukError(f"{table}: cannot be read as a table ({error}); save it as UTF-8", exit_code=2) from error
-    return [table.parent / user_path(value) for value in values if value]
+    empty = sum(not value and stated for value, stated in listed)
+    problems = [Unusable(str(table), f"{empty} of its rows have no name in column {column}")] if empty else []
+    return [table.parent / user_path(value) for value, _ in listed if value], problems

@@ -99,6 +99,8 @@ def read_manifest(root: Path) -> Mapping[str, Mapping[str, str]]:
         first = next(rows, None)
         if first is None or not {"path", "label"} <= set(header):
             if folder == root:
+                if {"path", "label"} <= set(header):
+                    raise LeukError(f"{file}: has no row; fill it, or remove it to do without", exit_code=2)
                 raise LeukError(
                     f"{file}: needs the columns path and label, separated by a comma (mask, group, part, external "
                     f"optional); it has {', '.join(map(repr, header)) or 'none'}",

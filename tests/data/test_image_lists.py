@@ -65,6 +65,13 @@ def test_a_table_names_files_beside_it(cells: Path, suffix: str, text: str):
     assert names(find_images([table])[0], cells) == ["a/a0.png", "b/gone.png"]
 
 
+def test_a_row_that_says_something_about_no_file_is_listed(cells: Path):
+    (cells / "list.csv").write_text("file,label\na/a0.png,x\n,y\n,\n")
+    files, unusable = find_images([cells / "list.csv"])
+    assert names(files, cells) == ["a/a0.png"]
+    assert [item.reason for item in unusable] == ["1 of its rows have no name in column file"]
+
+
 def test_what_stands_for_no_file_is_listed_with_the_reason(cells: Path):
     (cells / "empty").mkdir()
     files, unusable = find_images([cells / "empty", cells / "gone.png", f"{cells}/*.jpg", cells / "a"])
@@ -81,6 +88,7 @@ def test_what_stands_for_no_file_is_listed_with_the_reason(cells: Path):
         (b"label,size\nx,3\n", "no column with files .*; it has label, size"),
         (b"", "it has none"),
         (b"file\n\xff\xfe\n", "cannot be read as a table"),
+        (b'file\n"a/a0.png\nb/b0.png\n', "cannot be read as a table .unexpected end of data"),
     ],
 )
 def test_a_table_without_files_is_refused(cells: Path, content: bytes, message: str):

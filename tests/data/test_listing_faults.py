@@ -99,6 +99,13 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path, second):
     assert {e.group for e in list_folder(root).entries} == {"p0", ""}, "saying a thing twice is no contradiction"
 
 
+def test_a_manifest_without_rows_is_refused_as_such(tmp_path):
+    root = folder(tmp_path / "mine")
+    (root / "manifest.csv").write_text("path,label\n")
+    with pytest.raises(LeukError, match="has no row; fill it"):
+        list_folder(root)
+
+
 @pytest.mark.parametrize("table", ["NFC", "NFD"])
 def test_unicode_forms_of_names_are_one_name(tmp_path, table):
     disk = "NFD" if table == "NFC" else "NFC"
