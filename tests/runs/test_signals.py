@@ -56,8 +56,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def started(command: list[str], first: int = 1) -> subprocess.Popen:
     """Start ``command`` and wait until its ``first`` training processes are in the middle of their steps."""
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if tests run in the background
+    )  # fmt: skip
     soon(lambda: all(Path(f"step.{rank}").exists() for rank in range(first)) or process.poll() is not None, 300)
     assert process.poll() is None, process.communicate()[0]
     return process
