@@ -6,12 +6,15 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.training.fabric import Fabric
 from leuk_lib.training.loop import TrainingLoop
+
+if TYPE_CHECKING:
+    from leuk_lib.training.fabric import Fabric
 
 
 def train(
