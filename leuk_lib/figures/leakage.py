@@ -21,7 +21,7 @@ def leakage(inflation: Mapping[str, pd.DataFrame]) -> Figure:
     rows = {title: table[["arm", "against"]].drop_duplicates() for title, table in inflation.items()}
     heights = [max(2, len(steps)) for steps in rows.values()]
     figure, axes = new_figure(
-        WIDTH, 0.55 * sum(heights) + 0.9 * len(rows), len(rows), 1, squeeze=False, height_ratios=heights, sharex=True
+        WIDTH, 0.55 * sum(heights) + 1.2 * len(rows), len(rows), 1, squeeze=False, height_ratios=heights, sharex=True
     )
     for ax, (title, table) in zip(axes[:, 0], inflation.items(), strict=True):
         steps = [tuple(pair) for pair in rows[title].itertuples(index=False, name=None)]
@@ -35,7 +35,7 @@ def leakage(inflation: Mapping[str, pd.DataFrame]) -> Figure:
             values, bars = percent(part)
             ax.errorbar(
                 values, places, xerr=bars, fmt=MARKERS[number % len(MARKERS)], color=PALETTE[(1 + number) % len(PALETTE)], markersize=5, capsize=3,
-                linewidth=1.2, label=condition,
+                linewidth=1.2, label=_two_lines(condition),
             )  # fmt: skip
         ax.set_yticks(range(len(steps)), [f"{_two_lines(arm)}\n− {_two_lines(against)}" for arm, against in steps])
         ax.set_ylim(len(steps) - 0.45, -0.55)
