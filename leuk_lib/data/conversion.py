@@ -24,6 +24,7 @@ from leuk_lib.data.findings import SEVERITIES, Finding
 from leuk_lib.data.image_files import Unreadable, check_size, hash_of, is_inside
 from leuk_lib.data.readers.reader import Cell, CellReader, Note, Options
 from leuk_lib.data.tables import MANIFEST, is_plain
+from leuk_lib.quoting import terminal
 from leuk_lib.runs import progress
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import sha256_json
@@ -127,7 +128,7 @@ def _write(folder: Path, source: Path, reader: CellReader, options: Options, abo
         problems.writerow(Finding._fields)
         for item in reader.cells(source, options):
             if isinstance(item, Note):
-                notes.append(item.text)
+                notes.append(terminal(item.text))  # as UTF-8, which names in JSON need not be
                 continue
             problem = item if isinstance(item, Finding) else None
             if isinstance(item, Cell) and (strange := _strange(item)):

@@ -92,7 +92,7 @@ def read_prediction_table(path: Path, advice: str = ADVICE) -> pd.DataFrame:
         advice: What to do if it is missing or damaged, for the error message.
 
     Raises:
-        LeukError: missing file or columns, no rows, unknown labels, or values that are no numbers.
+        LeukError: missing file or columns, no rows, empty names, unknown labels, or values that are no numbers.
     """
     if not path.is_file():
         raise LeukError(f"{path}: no such file; {advice}")
@@ -104,6 +104,9 @@ def read_prediction_table(path: Path, advice: str = ADVICE) -> pd.DataFrame:
         raise LeukError(
             f"{path}: holds no cell; are there too few groups for a validation and a test part? See 01_data.ipynb"
         )
+    for column in ("model", "group", "split"):  # without a name, the groups of several patients would be one
+        if (blank := table[column].str.strip() == "").any():
+            raise LeukError(f"{path}: row {int(blank.to_numpy().argmax()) + 2}: {column} is empty; {advice}")
     unknown = sorted(set(table["label"]) - set(classes))
     if unknown:
         raise LeukError(f"{path}: label {unknown[0]!r} has no column {PREFIX}{unknown[0]}; {advice}")

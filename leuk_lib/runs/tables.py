@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -29,16 +31,22 @@ def read_table(
         dtype: Type of all columns, or type by column; pandas infers that of others.
 
     Raises:
-        LeukError: If the file is missing, is no table, or lacks a column.
+        LeukError: If the file is missing, is no table, lacks a column or has one twice, or if a row is too long.
     """
     try:
         refuse_pipe(path)
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            header = Counter(next(csv.reader(handle), []))
         table = pd.read_csv(path, dtype=dtype, keep_default_na=False)
     except FileNotFoundError as error:
         raise LeukError(f"{path}: no such file; {advice}") from error
-    except (OSError, ValueError, OverflowError) as error:  # pandas' errors of parsing are ValueErrors
+    except (OSError, ValueError, OverflowError, csv.Error) as error:  # pandas' errors of parsing are ValueErrors
         reason = getattr(error, "strerror", None) or str(error)
         raise LeukError(f"{path}: not a readable table ({reason[:200]}); {advice}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas has moved the columns
+        raise LeukError(f"{path}: its rows have more values than there are columns; {advice}")
+    if twice := [name for name, count in header.items() if count > 1]:  # pandas would call the second "name.1"
+        raise LeukError(f"{path}: has the column {twice[0]} twice; {advice}")
     table = quoting.cells(table, quoting.from_cell)
     if missing := [name for name in columns if name not in table.columns]:
         raise LeukError(f"{path}: lacks column {', '.join(missing)}; {advice}")

@@ -165,6 +165,9 @@ def test_predictions_are_read_exactly_in_any_order(tmp_path):
         (lambda f: f.drop(columns="prob_class1"), "label 'class1'"),
         (lambda f: f.iloc[:-1], "same cells"),
         (lambda f: f.assign(index=0), "twice"),
+        (lambda f: f.assign(group=["", *f["group"][1:]]), "row 2: group is empty"),
+        (lambda f: f.assign(split=" "), "row 2: split is empty"),
+        (lambda f: f.rename(columns={"prob_class1": "prob_class0"}), "has the column prob_class0 twice"),
         (lambda f: f.iloc[:0], "holds no cell"),
     ],
 )

@@ -58,6 +58,18 @@ def test_whole_numbers_are_whole(tmp_path: Path, value: str):
         numbers(read_table(path, ("x",), ""), "x", path, "", whole=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label,x,x\na,1,2\n", "has the column x twice"),
+        ("label,x\nz,a,1\nz,b,2\n", "more values than there are columns"),
+    ],
+)
+def test_columns_are_neither_renamed_nor_moved(tmp_path: Path, text: str, message: str):
+    with pytest.raises(LeukError, match=message):
+        read_table(table(tmp_path / "t.csv", text), ("label", "x"), "again")
+
+
 @pytest.mark.parametrize("content", OTHER_FILES.values(), ids=OTHER_FILES)
 def test_other_files_are_one_line(tmp_path: Path, content: bytes):
     (tmp_path / "t.csv").write_bytes(content)

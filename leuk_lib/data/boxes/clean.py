@@ -18,6 +18,7 @@ from leuk_lib.runs.params import nearest
 
 # Names of a category that say that there is none.
 NONE = frozenset({"", "none", "no", "null", "nan", "n/a", "na", "-", "unlabeled", "unlabelled", "background"})
+MAX_PAIRS = 100_000  # of repeated boxes in a field of view
 SAME = 0.9  # intersection over union from which on two boxes are about one cell
 OVERHANG = 1.0  # pixels that a box may reach over its field's border by rounding
 MIN_INSIDE = 0.5  # share of a box that must lie in the field
@@ -165,6 +166,9 @@ def same_boxes(corners: NDArray[np.float64], limit: float = SAME) -> NDArray[np.
     Returns:
         (P,2) positions, the first below the second.
 
+    Raises:
+        LeukError: For more than ``MAX_PAIRS`` pairs: half a million repeated boxes have 10^11.
+
     Example:
         >>> same_boxes(np.array([[0, 0, 10, 10], [30, 0, 40, 10], [0, 0, 10, 9.5]], float)).tolist()
         [[0, 2]]
@@ -182,12 +186,17 @@ def same_boxes(corners: NDArray[np.float64], limit: float = SAME) -> NDArray[np.
         both = np.clip(wide, 0, None) * np.clip(high, 0, None)
         for j in np.flatnonzero(both >= limit * (area[others] + area[i] - both)).tolist():
             pairs.append(sorted((int(order[i]), int(order[i + 1 + j]))))
+        if len(pairs) > MAX_PAIRS:
+            raise LeukError(f"more than {MAX_PAIRS} pairs of its boxes are the same; remove what is repeated", 2)
     return np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
 
 def _without_repeated(field: Field, boxes: list[Box], findings: list[Finding]) -> list[Box]:
     """Keep the first of repeated boxes; none where they stand under several categories."""
-    pairs = same_boxes(np.array([(b.x0, b.y0, b.x1, b.y1) for b in boxes], np.float64).reshape(-1, 4))
+    try:
+        pairs = same_boxes(np.array([(b.x0, b.y0, b.x1, b.y1) for b in boxes], np.float64).reshape(-1, 4))
+    except LeukError as error:
+        raise LeukError(f"{field.path}: {error}", error.exit_code) from error
     out: set[int] = set()
     for i, j in pairs.tolist():
         if boxes[i].label != boxes[j].label:

@@ -77,6 +77,13 @@ def test_recognises_annotations_and_nothing_else(tmp_path: Path) -> None:
     assert Counter(recognise(FolderFiles(tmp_path))) == {"yolo": 1}
 
 
+def test_boxes_that_are_repeated_without_end_are_refused(tmp_path: Path) -> None:
+    write_field(tmp_path / "a.png")
+    coco(tmp_path / "train.json", [(1, "a.png")], [(1, 1, [20, 30, 40, 40])] * 1000)
+    with pytest.raises(LeukError, match=r"a\.png: more than 100000 pairs of its boxes are the same"):
+        read(tmp_path)
+
+
 def test_traps_of_a_coco_file_are_counted(tmp_path: Path) -> None:
     for k, name in enumerate(("a", "b", "empty", "unlisted")):
         write_field(tmp_path / f"images/{name}.png", k)
