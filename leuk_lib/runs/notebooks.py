@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import AGAIN, refuse_pipe
+from leuk_lib.runs.numbers import load_json
 from leuk_lib.runs.records import Moment, Record, check_record
 
 RESTORE = "restore it, for example with git"
@@ -96,10 +96,10 @@ def read_notebook(path: Path, advice: str = AGAIN) -> dict[str, Any]:
     """
     try:
         refuse_pipe(path)
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise LeukError(f"{path}: no such file; {advice}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise LeukError(f"{path}: not a readable notebook ({reason[:200]}); {advice}") from error
     return check_record(content, Notebook, path, "a notebook", advice)

@@ -23,16 +23,30 @@ def parse_number(text: Any) -> float:
     return float(text)
 
 
+def load_json(text: str, **hooks: Any) -> Any:
+    r"""Parse JSON as ``json.loads`` does, without halves of characters (``"\ud800"``), which nothing can write again.
+
+    Raises:
+        ValueError: For anything else, also for what is nested too deeply.
+    """
+    try:
+        content = json.loads(text, **hooks)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half a character, {error.object[error.start]!r}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return content
+
+
 def parse_json(text: str) -> Any:
     """Parse JSON whose numbers are finite. Python's parser takes NaN, Infinity and 1e999, and whole numbers that no float holds.
 
     Raises:
         ValueError: For anything else, also for what is nested too deeply.
     """
-    try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    return load_json(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
 
 
 MAX_DIGITS = 300  # of a whole number; floats end at 1.8e308

@@ -68,8 +68,8 @@ def named_tensors(content: Any, source: str, advice: str, exit_code: int = 1) ->
     """Check that ``content`` of the file ``source`` is a state dict, and return it.
 
     Raises:
-        LeukError: If it is not tensors by name, or if a tensor is complex, quantised or sparse, or has NaN or infinite
-            values or such as float32 cannot hold.
+        LeukError: If it is not tensors by name, or if a tensor is complex, quantised or sparse, or has NaN, infinite or
+            negative (variances of a batch norm) values or such as float32 cannot hold.
     """
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
@@ -82,6 +82,10 @@ def named_tensors(content: Any, source: str, advice: str, exit_code: int = 1) ->
             raise LeukError(f"{source}: {name} has NaN or infinite values; {advice}", exit_code)
         if value.dtype == torch.float64 and not value.float().isfinite().all():
             raise LeukError(f"{source}: {name} has values too large for float32; {advice}", exit_code)
+        if name.endswith("running_var") and (value < 0).any():
+            raise LeukError(
+                f"{source}: {name}, the variances of a batch norm, has negative values; {advice}", exit_code
+            )
     return dict(content)
 
 

@@ -35,6 +35,12 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"more than {MAX_VALUES} values")
         return super().compose_node(parent, index)
 
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        r"""Refuse half a character (``"\ud800"``), which nothing can write again."""
+        if isinstance(node, yaml.ScalarNode) and any("\ud800" <= character <= "\udfff" for character in node.value):
+            raise yaml.constructor.ConstructorError(None, None, f"half a character, {node.value!r}", node.start_mark)
+        return super().construct_scalar(node)
+
     def get_single_data(self) -> Any:
         node = self.get_single_node()
         if node is None:

@@ -6,10 +6,12 @@ import json
 import math
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from leuk_lib.runs.numbers import parse_json, parse_number
+from leuk_lib.runs.yaml_files import parse_yaml
 
 
 @pytest.mark.parametrize("text", ["1_0", "\u0663", "\uff11", "1\u00a0", "0x10", "", "1,5", "1e", "one"])
@@ -31,6 +33,18 @@ def test_every_float_is_read_as_it_was_written(value: float):
 def test_json_without_finite_numbers_is_refused_with_one_kind_of_error(text: str):
     with pytest.raises(ValueError):
         parse_json(text)
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', '{"\\uDFFF": 1}', '["\\udc00\\ud83d"]'])
+def test_half_a_character_is_refused(text: str):
+    with pytest.raises(ValueError, match="half a character"):
+        parse_json(text)
+    with pytest.raises(yaml.YAMLError, match="half a character"):
+        parse_yaml(text)
+
+
+def test_a_character_that_is_written_as_two_halves_is_read():
+    assert parse_json('"\\ud83d\\ude00 \\\\ud800"') == "\U0001f600 \\ud800"
 
 
 def test_a_whole_number_that_no_float_holds_is_named_by_its_length():

@@ -83,6 +83,10 @@ def test_code_is_not_run(tmp_path: Path):
         ({0: torch.zeros(1)}, "no state dict"),
         ({"a": torch.tensor([0.0, float("nan")])}, "a has NaN"),
         ({"a": torch.ones(1), "b": torch.tensor(float("inf"))}, "b has NaN or infinite"),
+        (
+            {"bn.running_mean": -torch.ones(2), "bn.running_var": -torch.ones(2)},
+            "bn.running_var, the variances .* negative",
+        ),
     ],
 )
 def test_only_finite_tensors_by_name_are_accepted(content: object, message: str):

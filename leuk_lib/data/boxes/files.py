@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import unicodedata
@@ -15,6 +14,7 @@ from leuk_lib.data.findings import Finding
 from leuk_lib.data.image_files import IMAGES, Unreadable, is_inside, open_regular
 from leuk_lib.data.layouts import part_of
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.numbers import load_json
 
 MAX_JSON = 1 << 29  # bytes of one annotation file
 MAX_SMALL = 1 << 24  # bytes of one XML or text file
@@ -153,8 +153,8 @@ class FolderFiles:
             LeukError: If it cannot be read or is not JSON.
         """
         try:
-            return json.loads(self.read(path, MAX_JSON).decode("utf-8-sig"), object_pairs_hook=_unique)
-        except (ValueError, RecursionError, MemoryError) as error:
+            return load_json(self.read(path, MAX_JSON).decode("utf-8-sig"), object_pairs_hook=_unique)
+        except (ValueError, MemoryError) as error:
             raise LeukError(f"{path}: cannot be read as JSON ({error})", exit_code=2) from error
 
     def read_text(self, path: PurePosixPath) -> str:
