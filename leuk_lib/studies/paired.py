@@ -115,12 +115,12 @@ class Outcomes:
     @property
     def arms(self) -> list[str]:
         """Names of the arms, in the order of the rows."""
-        return list(dict.fromkeys(self.cells["arm"]))
+        return list(self.cells["arm"].unique())
 
     @property
     def conditions(self) -> list[str]:
         """Names of the conditions, in the order of the rows."""
-        return list(dict.fromkeys(self.cells["condition"]))
+        return list(self.cells["condition"].unique())
 
     def only(self, *arms: str) -> Outcomes:
         """Return the outcomes of some arms."""
