@@ -34,9 +34,10 @@ from leuk_lib.evaluation.calibration import (
     scaling_table,
 )
 from leuk_lib.evaluation.predictions import Predictions
+from leuk_lib.evaluation.resampling import resampled_metrics
 from leuk_lib.statistics.agreement import agreement, kappa_of_counts
 from leuk_lib.statistics.bootstrap import ClusterBootstrap
-from leuk_lib.statistics.intervals import difference_interval, korn_graubard, paired_shares, t_interval, wilson
+from leuk_lib.statistics.intervals import difference_interval, korn_graubard, paired_shares, share, t_interval, wilson
 from leuk_lib.studies.paired import Outcomes, Score, differences, scores
 
 CLASSES = ("CML", "CLL", "AML", "ALL")
@@ -132,7 +133,7 @@ class Models:
 
     def truth(self) -> dict[str, float]:
         """The values of a population of 3,000 patients per class."""
-        large = replace(self, groups=3000, cells=10, unequal=False)
+        large = Models(3000, self.skill, self.effect, self.temperature, unequal=False, cells=10)
         first, second = _evaluated(large)
         gains = {f"gain in {name}": first[name] - second[name] for name in HEADLINE}
         return {name: first[name] for name in SCORES} | {"recall": first["balanced_accuracy"]} | gains
@@ -156,6 +157,38 @@ class Models:
             for name, (low, high) in self.intervals(rng, resamples).items():
                 hits[name][draw] = low <= truth[name] <= high, high - low, np.isfinite(low)
         return hits
+
+
+@dataclass(frozen=True)
+class Rejected(Models):
+    """Intervals by methods that the book does not use.
+
+    The quantiles of the bootstrap, and for the recall of a class Wilson's interval at the effective number of cells, without
+    the degrees of freedom.
+    """
+
+    def truth(self) -> dict[str, float]:
+        """The values of a population, by quantity."""
+        value = super().truth()
+        by_quantiles = {f"{name}, quantiles": value[name] for name in ("recall", "accuracy", "macro_auc", "ece")}
+        return by_quantiles | {"recall, normal": value["recall"]}
+
+    def intervals(self, rng: np.random.Generator, resamples: int) -> dict[str, tuple[float, float]]:
+        """Quantity -> interval of one draw."""
+        first, _ = self.draw(rng)
+        samples = resampled_metrics(first, ClusterBootstrap(first.groups, resamples, rng, first.labels))
+        own = first.labels == 0
+        samples["recall"] = ClusterBootstrap(first.groups[own], resamples, rng).means(first.correct[own].astype(float))
+        found = {}
+        for name in self.truth():
+            metric = name.partition(",")[0]
+            low, high = np.quantile(samples[metric], [0.025, 0.975])
+            found[name] = float(low), float(high)
+        rate = share(first.correct[own], first.groups[own])
+        size = rate.least
+        if 0 < rate.value < 1 and rate.spread.error > 0:
+            size = min(rate.n, rate.value * (1 - rate.value) / rate.spread.error**2)
+        return found | {"recall, normal": wilson(rate.value * size, size)}
 
 
 @functools.cache
@@ -489,7 +522,7 @@ class Averages:
         return hits
 
 
-Case = Shares | Published | Models | Selected | Scaled | Studies | Splits | Readers | Averages
+Case = Shares | Published | Models | Rejected | Selected | Scaled | Studies | Splits | Readers | Averages
 
 
 def _hit(truth: float, row: Mapping[str, float] | pd.Series) -> tuple[float, float, float]:
@@ -521,12 +554,15 @@ def grid() -> Iterator[Case]:
             yield Scaled(groups, skill, effect, temperature, unequal, seeds)
             if seeds > 1:
                 yield Selected(groups, skill, effect, temperature, unequal, seeds)
+    for groups, unequal in itertools.product(GROUPS[:3], (False, True)):
+        for skill, effect, temperature in SKILLS:
+            yield Rejected(groups, skill, effect, temperature, unequal)
     for cells, rate in itertools.product((80, 186, 1000, 10_000), RATES):
         yield Published(cells, rate)
 
 
-# Draws of a case, and the most; of the others 200 and 1,600.
-DRAWS: dict[type, tuple[int, int]] = {Shares: (2000, 16_000), Published: (1, 1)}
+# Draws of a case, and the most; of kinds that are not listed 200 and 1,600.
+DRAWS: dict[type, tuple[int, int]] = {Shares: (2000, 16_000), Published: (1, 1), Rejected: (400, 400)}
 
 
 def rows_of(case: Case, draws: int, most: int = 0, seed: int = 0) -> list[tuple[object, ...]]:
@@ -591,6 +627,13 @@ NAMES = {
     "over splits": "score over splits", "gain over splits": "gain over splits",
     "published": "published accuracy of independent cells",
 }  # fmt: skip
+OTHERS = {
+    "recall, quantiles": "recall of a class, quantiles of the bootstrap",
+    "recall, normal": "recall of a class, Wilson without degrees of freedom",
+    "accuracy, quantiles": "accuracy, quantiles of the bootstrap",
+    "macro_auc, quantiles": "macro AUC, quantiles of the bootstrap",
+    "ece, quantiles": "calibration error, quantiles of the bootstrap",
+}
 
 GAINS = tuple(f"gain in {name}" for name in HEADLINE)
 # Which functions make the intervals that the book prints, and the quantities above that simulate them.
@@ -639,19 +682,24 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             "mean": by["coverage"].mean(), "length": by["length"].mean(), "settings": by.size(),
         }
     )  # fmt: skip
-    order = [key for name in NAMES for key in means.index if key[0] == name]
+    names = NAMES | OTHERS
+    order = [key for name in names for key in means.index if key[0] == name]
     whole = means.loc[order].round(4).reset_index()
-    return whole.assign(quantity=whole["quantity"].map(NAMES))
+    return whole.assign(quantity=whole["quantity"].map(names))
 
 
 def page_tables(kept: pd.DataFrame) -> str:
-    """The two tables of the page, from the rows of the CSV file: lowest coverage and mean length."""
+    """The tables of the page, from the rows of the CSV file: lowest coverage and mean length."""
     text = kept.assign(
         text=[f"{low:.2f} ({length:.2f})" for low, length in zip(kept["lowest"], kept["length"], strict=True)]
     )
-    exact = text["quantity"] == NAMES["published"]
+    exact, other = text["quantity"] == NAMES["published"], text["quantity"].isin(list(OTHERS.values()))
     parts = []
-    for part, head in ((text[~exact], "quantity, by groups of a class"), (text[exact], "quantity, by cells")):
+    for part, head in (
+        (text[~exact & ~other], "quantity, by groups of a class"),
+        (text[exact], "quantity, by cells"),
+        (text[other], "method that is not used, by groups of a class"),
+    ):
         wide = part.pivot(index="quantity", columns="groups", values="text").fillna("–")
         wide = wide.loc[list(dict.fromkeys(part["quantity"]))]
         parts.append(f"| {head} | {' | '.join(map(str, wide.columns))} |\n|:--|{'--:|' * wide.shape[1]}\n")
