@@ -59,8 +59,7 @@ class FcmaeParams(TrainParams):
         10.0,
         ge=0,
         le=1000,
-        description="Muon's learning rate, for matrices, divided by AdamW's, for the rest; 0: AdamW for all "
-        "(then independent of the number of processes up to float32 rounding; Muon computes in bfloat16)",
+        description="Muon's learning rate, for matrices, divided by AdamW's, for the rest; 0: AdamW for all",
     )
     steps: int = Field(
         400, ge=0, le=10_000_000, description="optimiser steps, at least 2; 0 takes given weights as they are"

@@ -73,7 +73,7 @@ class WpatParams(SeveralTrainings):
         ge=0,
         le=1000,
         description="learning rate of Muon (inner matrices) in units of AdamW's (everything else), in all networks; 0: "
-        "AdamW only (then equal on any number of processes to 1e-5; Muon rounds to bfloat16)",
+        "AdamW only",
     )
     warmup: float = Field(0.1, ge=0, le=0.5, description="fraction of the steps with a rising learning rate")
     weight_decay: float = Field(0.05, ge=0, le=1, description="weight decay of matrices")

@@ -21,7 +21,7 @@ from wpat.toys import blobs
 
 PARAMS = WpatParams(
     dim=16, heads=2, latents=4, depth=2, steps=2, batch_size=8, evaluations=1, accelerator="cpu", lr=0.1, warmup=0.0,
-    muon=0.0, drop_path=0.4, branch_drop=0.5, mixup=0.4, cutmix=0.4, clip_norm=1e6, threads=1,
+    drop_path=0.4, branch_drop=0.5, mixup=0.4, cutmix=0.4, clip_norm=1e6, threads=1,
 )  # fmt: skip
 
 
