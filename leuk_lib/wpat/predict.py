@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -42,7 +45,7 @@ DIGEST = "weights_sha256"  # entry of the card in the file
 MAX_CARD = 1 << 20  # characters
 MAX_CLASSES = 1000
 #: Pixels at a time. On a CPU, activations of more than these do not stay in its caches, which takes up to twice as long.
-BATCH_PIXELS, BATCH_PIXELS_CPU = 1 << 20, 1 << 16
+BATCH_PIXELS, BATCH_PIXELS_CPU = 1 << 20, 1 << 17
 OWN_COLUMNS = ("file", "predicted", "problem", "use")  # of tables of predictions, beside those of the classes
 
 Enhance = Callable[[Tensor], Tensor]
@@ -278,7 +281,10 @@ def predict_batches(
     attention: int = 0,
     workers: int = 2,
 ) -> Iterator[Predicted]:
-    """Predict image files batch by batch; while the model computes, the files of the next batch are read.
+    """Predict image files batch by batch, in order, several batches at a time.
+
+    On a CPU each worker computes a batch of its own, so that no thread waits for the others within the network, whose
+    steps are many and small. On another device the workers read and enhance the batches that follow.
 
     Args:
         files: Image files, one cell each.
@@ -287,7 +293,7 @@ def predict_batches(
             enhanced images; else None.
         batch: Images at a time; 0: as many as fit into `BATCH_PIXELS`, on a CPU into `BATCH_PIXELS_CPU`.
         attention: Number of first images of which attention maps are computed, too; whole batches get them.
-        workers: Threads that read files.
+        workers: Batches that are worked on at a time.
 
     Raises:
         LeukError: If ``enhance`` does not fit the model, or if the model gives a probability that is not finite.
@@ -297,30 +303,65 @@ def predict_batches(
         need = "enhanced by ALHE; pass enhance" if card.enhanced else "not enhanced; pass enhance=None"
         raise LeukError(f"model {path}: the training images were {need}", exit_code=2)
     attention = attention if isinstance(model, WPAT) else 0
-    pixels = BATCH_PIXELS_CPU if next(model.parameters()).device.type == "cpu" else BATCH_PIXELS
-    step = batch or min(256, max(1, pixels // card.image_size**2))
-    batches = [files[start : start + step] for start in range(0, len(files), step)]
+    on_cpu = _is_on_cpu(model)
+    step = batch or min(256, max(1, (BATCH_PIXELS_CPU if on_cpu else BATCH_PIXELS) // card.image_size**2))
+    starts = range(0, len(files), step)
+    workers = max(1, min(workers, len(starts)))
+
+    def prepare(start: int) -> _Prepared:
+        return _prepare(files[start : start + step], card.image_size, enhance)
+
+    def finish(start: int, prepared: _Prepared) -> Predicted:
+        files, images, unusable = prepared
+        return Predicted(files, images, *_probabilities(loaded, files, images, start < attention), unusable)
+
+    def work(start: int) -> Predicted | _Prepared:
+        return finish(start, prepare(start)) if on_cpu else prepare(start)
+
     keep_freed_memory()  # else a fifth of the processor's time goes into new pages for each batch
-    with quiet_decoders(), ThreadPoolExecutor(max(1, workers)) as pool:
+    with quiet_decoders(), _threads_shared_by(workers), ThreadPoolExecutor(workers) as pool:
+        following = iter(starts)
+        running = deque((start, pool.submit(work, start)) for start in islice(following, workers + 1))
+        while running:
+            start, future = running.popleft()
+            done = future.result()
+            running.extend((later, pool.submit(work, later)) for later in islice(following, 1))
+            yield done if isinstance(done, Predicted) else finish(start, done)
 
-        def started(position: int) -> list[Future[NDArray[np.uint8] | str]]:
-            following = batches[position] if position < len(batches) else ()
-            return [pool.submit(_read_image, Path(file), card.image_size) for file in following]
 
-        reading = started(0)
-        for position, some in enumerate(batches):
-            following = started(position + 1)
-            read = list(zip(some, [future.result() for future in reading], strict=True))
-            reading = following
-            good = [(Path(file), image) for file, image in read if not isinstance(image, str)]
-            unusable = [Unusable(str(file), reason) for file, reason in read if isinstance(reason, str)]
-            images = torch.zeros(0, 3, card.image_size, card.image_size, dtype=torch.uint8)
-            if good:
-                images = torch.from_numpy(np.stack([image for _, image in good])).permute(0, 3, 1, 2).contiguous()
-                images = images if enhance is None else enhance(images)
-            names = [file for file, _ in good]
-            maps = position * step < attention
-            yield Predicted(names, images, *_probabilities(loaded, names, images, maps), unusable)
+def _is_on_cpu(model: nn.Module) -> bool:
+    return next(model.parameters()).device.type == "cpu"
+
+
+@contextmanager
+def _threads_shared_by(workers: int) -> Iterator[None]:
+    """Divide torch's threads among workers; a worker that starts later has its share."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Prepared(NamedTuple):
+    """The images of some files as the model gets them, and the files that gave none."""
+
+    files: list[Path]
+    images: Tensor
+    unusable: list[Unusable]
+
+
+def _prepare(files: Sequence[Path], size: int, enhance: Enhance | None) -> _Prepared:
+    """Read and enhance files; images (n,3,S,S) uint8 of those that can be read."""
+    read = [(Path(file), _read_image(Path(file), size)) for file in files]
+    good = [(file, image) for file, image in read if not isinstance(image, str)]
+    unusable = [Unusable(str(file), reason) for file, reason in read if isinstance(reason, str)]
+    images = torch.zeros(0, 3, size, size, dtype=torch.uint8)
+    if good:
+        images = torch.from_numpy(np.stack([image for _, image in good])).permute(0, 3, 1, 2).contiguous()
+        images = images if enhance is None else enhance(images)
+    return _Prepared([file for file, _ in good], images, unusable)
 
 
 def _read_image(path: Path, size: int) -> NDArray[np.uint8] | str:

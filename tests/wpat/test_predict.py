@@ -223,6 +223,38 @@ def test_many_files_are_predicted_in_parts(saved, files, monkeypatch):
     np.testing.assert_allclose(parts[list(CLASSES)], whole[list(CLASSES)], atol=1e-6)
 
 
+@pytest.mark.parametrize("on_cpu", [True, False], ids=["whole batches", "as for a GPU"])
+@pytest.mark.parametrize("workers", [2, 5])
+def test_several_batches_at_a_time_give_the_same_in_the_same_order(saved, files, monkeypatch, workers, on_cpu):
+    loaded = LoadedModel.open(saved[0])
+    alone = list(predict_batches(files * 4, loaded, batch=1, workers=1))
+    monkeypatch.setattr(predict, "_is_on_cpu", lambda model: on_cpu)
+    together = list(predict_batches(files * 4, loaded, batch=1, workers=workers))
+    assert [part.files for part in together] == [part.files for part in alone] == [[file] for file in files * 4]
+    for one, other in zip(alone, together, strict=True):
+        assert one.images.equal(other.images)
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)
+
+
+def test_workers_share_the_threads_and_give_them_back(saved, files, monkeypatch):
+    before, seen, read = torch.get_num_threads(), [], predict._read_image
+    monkeypatch.setattr(predict, "_read_image", lambda *of: seen.append(torch.get_num_threads()) or read(*of))
+    torch.set_num_threads(4)
+    try:
+        loaded = LoadedModel.open(saved[0])
+        list(predict_batches(files, loaded, batch=1, workers=2))
+        assert set(seen) == {2} and torch.get_num_threads() == 4
+        seen.clear()
+        list(predict_batches(files, loaded, workers=4))  # a single batch
+        assert set(seen) == {4}
+        stopped = predict_batches(files, loaded, batch=1, workers=3)
+        next(stopped)
+        stopped.close()
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("harm", ["cut JPEG", "LZW", "deflate", "half a PNG"])
 def test_images_with_damaged_pixels_are_refused(saved, tmp_path, harm, capfd):
     rgb = blobs(1, size=64)[0][0].permute(1, 2, 0).numpy()
