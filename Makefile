@@ -30,7 +30,7 @@ env: $(READY) ## the environment .venv, from requirements.lock with hashes; CPU=
 
 $(READY): requirements.lock .ci/install.lock pyproject.toml
 	@echo "environment: $(VENV) from requirements.lock"
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; set PYTHON=path of a Python 3.11, 3.12 or 3.13"; exit 1; }
+	@$(PYTHON) -c "" 2>/dev/null || { echo "make: $(PYTHON) does not run; set PYTHON=path of a Python 3.11, 3.12 or 3.13"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r .ci/install.lock
 	@$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode $(if $(CPU),--excludes .ci/cuda.txt) --require-hashes -r requirements.lock
