@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from leuk_lib.wpat.attention import CosineAttention
@@ -29,7 +30,13 @@ def cost_table(model: WPAT, sides: Sequence[int] = SIDES) -> pd.DataFrame:
         One row per side, operations in GFLOP: side, pixels, tokens, encoder, wpat (everything on top of the encoder),
         full_attention (attention among all tokens instead of within windows, of the same width and depth).
     """
-    meta = copy.deepcopy(model).to("meta")
+    meta = copy.deepcopy(model).to("meta").requires_grad_(False)
+    maps: list[Tensor] = []
+
+    def keep(encoder: nn.Module, images: tuple[Tensor], out: list[Tensor]) -> None:
+        maps[:] = out[-meta.levels :]
+
+    meta.encoder.register_forward_hook(keep)
     rows = []
     for side in sides:
         image = torch.empty(1, 3, side, side, device="meta")
@@ -37,7 +44,6 @@ def cost_table(model: WPAT, sides: Sequence[int] = SIDES) -> pd.DataFrame:
             meta(image)
         total = counter.get_total_flops()
         encoder = sum(counter.get_flop_counts()[f"{type(meta).__name__}.encoder"].values())
-        maps = meta.encoder(image)[-meta.levels :]
         tokens = sum(m.shape[2] * m.shape[3] for m in maps)
         all_tokens = torch.empty(1, 1, tokens, meta.region_token.shape[0], device="meta")
         with FlopCounterMode(display=False) as counter:
