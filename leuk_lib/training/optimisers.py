@@ -12,7 +12,6 @@ from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
-from timm.optim.muon import zeropower_via_newtonschulz
 from torch import nn
 
 from leuk_lib.training.backbones import Backbone
@@ -74,6 +73,8 @@ class Muon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have a gradient."""
+        from timm.optim.muon import zeropower_via_newtonschulz  # here: it loads the compiler of torch
+
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
