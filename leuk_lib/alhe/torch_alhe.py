@@ -23,6 +23,7 @@ from leuk_lib.alhe.lut import NEWTON_ROUNDS, TAIL
 from leuk_lib.alhe.params import EnhanceParams
 from leuk_lib.alhe.tiles import BINS, TileAxis, ratio, tile_grid
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.threads import torch_threads
 
 CHUNK_PIXELS = 1 << 18  # at a time on a CPU, whose cache they fit into: fresh memory costs more than the arithmetic
 TOLERANCE = 1e-4  # grey levels by which a curve may miss its end
@@ -66,14 +67,9 @@ def enhance_cells(images: Tensor, params: EnhanceParams | None = None, batch_siz
     if batch_size < 1:
         raise LeukError(f"enhance_cells: batch_size = {batch_size}; must be at least 1")
     out = torch.empty(images.shape, dtype=images.dtype)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(images), batch_size):
-                out[start : start + batch_size] = alhe_batch(images[start : start + batch_size], params)
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(1), torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            out[start : start + batch_size] = alhe_batch(images[start : start + batch_size], params)
     return out
 
 

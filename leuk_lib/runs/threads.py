@@ -1,8 +1,10 @@
-"""Settings of native libraries that must be in the environment before torch is loaded."""
+"""Threads of native libraries: settings that must precede the import of torch, and torch's own number."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def prepare_libraries() -> None:
@@ -15,3 +17,16 @@ def prepare_libraries() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Let torch compute on ``number`` threads, also in Python threads that start in the meantime."""
+    import torch  # here: `prepare_libraries` comes first
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -16,11 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-import torch
 
 from leuk_lib.data.smear.cohort import smear_cells
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import write_json
+from leuk_lib.runs.threads import torch_threads
 from leuk_lib.studies.record import (
     LOSS,
     STUDENT,
@@ -78,9 +78,7 @@ def run_canary(name: str, folder: Path) -> Canary:
     study_type = study_class(name)
     dataset = study_type.canary.get("dataset") or str(render_folders(folder / "data"))
     study = study_type(study_type.params_model(**{**study_type.canary, "dataset": dataset}))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         rows = {
             job: [
                 {key: plain(value) for key, value in row.items()} for row in study.run(job, folder / "jobs", "canary")
@@ -88,8 +86,6 @@ def run_canary(name: str, folder: Path) -> Canary:
             for wave in study.waves()
             for job in wave
         }
-    finally:
-        torch.set_num_threads(threads)
     return Canary(study, rows, study.tables(rows))
 
 

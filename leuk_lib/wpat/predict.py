@@ -6,7 +6,6 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,6 +28,7 @@ from leuk_lib.runs.files import atomic
 from leuk_lib.runs.memory import keep_freed_memory
 from leuk_lib.runs.numbers import parse_json
 from leuk_lib.runs.tensors import check_digest, digest, named_tensors, read_tensors
+from leuk_lib.runs.threads import torch_threads
 from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
 from leuk_lib.training.backbones import TimmBackbone
 from leuk_lib.training.pretrained import MAX_SIDE, Finite, NetworkSpec, Positive, build
@@ -323,7 +323,8 @@ def predict_batches(
         return finish(start, prepare(start)) if on_cpu else prepare(start)
 
     keep_freed_memory()  # else a fifth of the processor's time goes into new pages for each batch
-    with quiet_decoders(), _threads_shared_by(workers), ThreadPoolExecutor(workers) as pool:
+    share = max(1, torch.get_num_threads() // workers)  # of torch's threads, for each worker
+    with quiet_decoders(), torch_threads(share), ThreadPoolExecutor(workers) as pool:
         following = iter(starts)
         running = deque((start, pool.submit(work, start)) for start in islice(following, workers + 1))
         while running:
@@ -335,17 +336,6 @@ def predict_batches(
 
 def _is_on_cpu(model: nn.Module) -> bool:
     return next(model.parameters()).device.type == "cpu"
-
-
-@contextmanager
-def _threads_shared_by(workers: int) -> Iterator[None]:
-    """Divide torch's threads among workers; a worker that starts later has its share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Prepared(NamedTuple):
