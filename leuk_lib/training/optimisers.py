@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import ParamsT
 
 from leuk_lib.training.backbones import Backbone
 
@@ -63,12 +64,15 @@ def parameter_groups(
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon, iterating in float32; its rate is scaled to the size of AdamW's updates ("match_rms_adamw").
+    """torch's Muon with the iteration in float32 and updates scaled to the size of AdamW's ("match_rms_adamw").
 
-    torch iterates in bfloat16. There the last digit of a gradient, which depends on the processor and on the number of
-    processes, moves an update by up to 0.4 %, and on a processor without instructions for bfloat16 a step takes 20 times as
-    long.
+    In bfloat16, which torch's own class uses, a difference in the last digit of a gradient, which depends on the processor
+    and on the number of processes, changes an update by up to 0.4 %, and on a processor without bfloat16 instructions a
+    step takes 20 times as long.
     """
+
+    def __init__(self, parameters: ParamsT, lr: float, weight_decay: float = 0.1) -> None:
+        super().__init__(parameters, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -79,6 +83,7 @@ class Muon(torch.optim.Muon):
             loss = closure() if closure else None
         for group in self.param_groups:
             momentum, rate = group["momentum"], group["lr"]
+            steps, coefficients = group["ns_steps"], [tuple(group["ns_coefficients"])]
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -88,7 +93,6 @@ class Muon(torch.optim.Muon):
                 average = state["momentum_buffer"]
                 average.lerp_(parameter.grad, 1 - momentum)
                 update = parameter.grad.lerp(average, momentum) if group["nesterov"] else average
-                steps, coefficients = group["ns_steps"], [tuple(group["ns_coefficients"])]
                 update = zeropower_via_newtonschulz(update, steps, coefficients, group["eps"], dtype=torch.float32)
                 parameter.mul_(1 - rate * group["weight_decay"])
                 parameter.add_(update, alpha=-0.2 * math.sqrt(max(parameter.shape)) * rate)
@@ -134,7 +138,7 @@ def build_optimisers(
     adamw = torch.optim.AdamW(groups(trained - inner), lr=0.0, betas=betas)
     if not inner:
         return {ADAMW: adamw}
-    return {ADAMW: adamw, MUON: Muon(groups(inner), lr=0.0, adjust_lr_fn="match_rms_adamw")}
+    return {ADAMW: adamw, MUON: Muon(groups(inner), lr=0.0)}
 
 
 def set_learning_rate(optimisers: Mapping[str, torch.optim.Optimizer], rate: float, muon: float) -> None:
