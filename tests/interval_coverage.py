@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -167,11 +168,12 @@ class Rejected(Models):
     the degrees of freedom.
     """
 
+    BY_QUANTILES: ClassVar = ("recall", "accuracy", "macro_auc", "ece")
+
     def truth(self) -> dict[str, float]:
         """The values of a population, by quantity."""
         value = super().truth()
-        by_quantiles = {f"{name}, quantiles": value[name] for name in ("recall", "accuracy", "macro_auc", "ece")}
-        return by_quantiles | {"recall, normal": value["recall"]}
+        return {f"{name}, quantiles": value[name] for name in self.BY_QUANTILES} | {"recall, normal": value["recall"]}
 
     def intervals(self, rng: np.random.Generator, resamples: int) -> dict[str, tuple[float, float]]:
         """Quantity -> interval of one draw."""
@@ -179,11 +181,10 @@ class Rejected(Models):
         samples = resampled_metrics(first, ClusterBootstrap(first.groups, resamples, rng, first.labels))
         own = first.labels == 0
         samples["recall"] = ClusterBootstrap(first.groups[own], resamples, rng).means(first.correct[own].astype(float))
-        found = {}
-        for name in self.truth():
-            metric = name.partition(",")[0]
-            low, high = np.quantile(samples[metric], [0.025, 0.975])
-            found[name] = float(low), float(high)
+        found = {
+            f"{name}, quantiles": tuple(np.quantile(samples[name], [0.025, 0.975]).tolist())
+            for name in self.BY_QUANTILES
+        }
         rate = share(first.correct[own], first.groups[own])
         size = rate.least
         if 0 < rate.value < 1 and rate.spread.error > 0:
@@ -565,8 +566,8 @@ def grid() -> Iterator[Case]:
 DRAWS: dict[type, tuple[int, int]] = {Shares: (2000, 16_000), Published: (1, 1), Rejected: (400, 400)}
 
 
-def rows_of(case: Case, draws: int, most: int = 0, seed: int = 0) -> list[tuple[object, ...]]:
-    """Simulate one case; while a quantity is covered less than ``ENOUGH``, twice as often, ``most`` times at most.
+def rows_of(case: Case, draws: int, most: int = 0) -> list[tuple[object, ...]]:
+    """Simulate one case; while a quantity is covered less than ``ENOUGH``, double the draws, up to ``most``.
 
     Returns:
         One row per quantity and part of it, with the columns ``COLUMNS``.
@@ -574,7 +575,7 @@ def rows_of(case: Case, draws: int, most: int = 0, seed: int = 0) -> list[tuple[
     hits: dict[str, list[np.ndarray]] = {}
     drawn = 0
     while True:
-        rng = np.random.default_rng([seed, zlib.crc32(str(case).encode()), drawn])
+        rng = np.random.default_rng([0, zlib.crc32(str(case).encode()), drawn])
         for name, values in case.covered(rng, max(drawn, draws)).items():
             hits.setdefault(name, []).append(values)
         drawn += max(drawn, draws)
@@ -589,9 +590,9 @@ def rows_of(case: Case, draws: int, most: int = 0, seed: int = 0) -> list[tuple[
             return rows
 
 
-def table(cases: Iterable[Case], draws: int, most: int = 0, seed: int = 0) -> pd.DataFrame:
+def table(cases: Iterable[Case], draws: int) -> pd.DataFrame:
     """The rows of several cases."""
-    return pd.DataFrame(itertools.chain(*(rows_of(case, draws, most, seed) for case in cases)), columns=COLUMNS)
+    return pd.DataFrame(itertools.chain(*(rows_of(case, draws) for case in cases)), columns=COLUMNS)
 
 
 def simulate(cases: Sequence[Case], store: Path) -> pd.DataFrame:
