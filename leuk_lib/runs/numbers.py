@@ -24,7 +24,7 @@ def parse_number(text: Any) -> float:
 
 
 def load_json(text: str, **hooks: Any) -> Any:
-    r"""Parse JSON as ``json.loads`` does, without halves of characters (``"\ud800"``), which nothing can write again.
+    r"""Parse JSON as ``json.loads`` does, without unpaired surrogates (``"\ud800"``), which UTF-8 cannot encode.
 
     Raises:
         ValueError: For anything else, also for what is nested too deeply.
@@ -34,7 +34,7 @@ def load_json(text: str, **hooks: Any) -> Any:
         if "\\ud" in text or "\\uD" in text:
             json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"half a character, {error.object[error.start]!r}") from error
+        raise ValueError(f"an unpaired surrogate (half a character), {error.object[error.start]!r}") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     return content

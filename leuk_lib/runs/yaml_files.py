@@ -36,9 +36,11 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        r"""Refuse half a character (``"\ud800"``), which nothing can write again."""
+        r"""Refuse unpaired surrogates (``"\ud800"``), which UTF-8 cannot encode."""
         if isinstance(node, yaml.ScalarNode) and any("\ud800" <= character <= "\udfff" for character in node.value):
-            raise yaml.constructor.ConstructorError(None, None, f"half a character, {node.value!r}", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"an unpaired surrogate (half a character), {node.value!r}", node.start_mark
+            )
         return super().construct_scalar(node)
 
     def get_single_data(self) -> Any:
