@@ -260,15 +260,16 @@ def spread_of(samples: Array, factors: Sequence[Factor], per_class: bool = False
         by_class = np.bincount(of, inner**2)
         total = float(by_class.sum())
         if total == 0:
+            sources.append((0.0, 0.0, float("inf")))
             continue
         df = total**2 / float((by_class**2 / np.maximum(counts - 1, 1)).sum())
         if groups <= MANY_GROUPS:
             concentration = float((inner**4).sum()) / total**2
             df = min(df, max(1.0, 2 / max(concentration - 1 / groups, 1e-9) - 1))
         sources.append((total, float((by_class * counts / np.maximum(counts - 1, 1)).sum()), df))
-    if not sources:
-        return UNKNOWN
     whole = sum(total for total, _, _ in sources)
+    if whole == 0:
+        return UNKNOWN
     errors = tuple((float(np.sqrt(variance * widened / whole)), df) for _, widened, df in sources)
     df = whole**2 / sum(total**2 / df for total, _, df in sources)
     return Spread(float(np.sqrt(sum(error**2 for error, _ in errors))), df, errors)

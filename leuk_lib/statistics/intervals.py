@@ -240,7 +240,9 @@ class Rate:
 
     .. math:: n_\text{eff} = \min\!\left(N, \frac{v (1 - v)}{\mathrm{SE}^2}\right) \left(\frac{z}{t_\nu}\right)^2
 
-    as in :func:`korn_graubard`, whose rule for values without variance it shares.
+    as in :func:`korn_graubard`, whose rule for values without variance it shares. Where groups and seeds vary, each has such
+    a size from its part of the error, and the reciprocals add; only that of the groups is at least ``least``, for seeds can
+    differ by any amount.
 
     Attributes:
         value: the rate v.
@@ -265,8 +267,10 @@ class Rate:
         variance = self.value * (1 - self.value)
         if variance <= EXACT or self.spread.error <= EXACT:
             return self.least
-        size = min(self.n, variance / self.spread.error**2)
-        return max(size * (normal_quantile(level) / self.spread.quantile(level)) ** 2, min(self.least, size))
+        groups, *seeds = self.spread.parts or ((self.spread.error, self.spread.df),)
+        size = self.n if groups[0] <= EXACT else min(self.n, variance / groups[0] ** 2)
+        size = max(size * _narrowed(level, groups[1]), min(self.least, size))
+        return 1 / (1 / size + sum(error**2 / variance / _narrowed(level, df) for error, df in seeds))
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Low and high; NaN if the error is unknown, of no width for a constant."""
@@ -276,6 +280,11 @@ class Rate:
             return self.value, self.value
         size = self.size(level)
         return clopper_pearson(min(1.0, max(0.0, self.value)) * size, size, level)
+
+
+def _narrowed(level: float, df: float) -> float:
+    """Factor by which an effective size falls because its variance has ``df`` degrees of freedom only."""
+    return (normal_quantile(level) / t_quantile(level, df)) ** 2
 
 
 def equal_groups(groups: ArrayLike) -> float:

@@ -23,7 +23,7 @@ from leuk_lib.runs.files import write_json
 from leuk_lib.runs.threads import torch_threads
 from leuk_lib.studies.record import (
     LOSS,
-    STUDENT,
+    SEEDS,
     StudyRecord,
     checks_file,
     moved,
@@ -123,7 +123,7 @@ def verify(names: Iterable[str], update: bool = False) -> list[StudyRecord]:
 
 def comparable(record: StudyRecord, numbers: Mapping[str, float]) -> dict[str, float]:
     """Numbers without ends of intervals, if the record's intervals are of an earlier method."""
-    ends = () if record.intervals == STUDENT else (".low", ".high")
+    ends = () if record.intervals == SEEDS else (".low", ".high")
     return {name: value for name, value in numbers.items() if not name.endswith(ends)}
 
 

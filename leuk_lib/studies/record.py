@@ -28,12 +28,12 @@ LOSS = "loss of "  # prefix of the canary's continuous numbers
 RELATIVE = 1e-3  # tolerance of a loss: other processors and thread counts sum in another order
 ABSOLUTE = 0.02  # tolerance of a mean over a table: a cell whose classes are nearly tied may change sides
 
-PERCENTILE: Final = "percentile"
 STUDENT: Final = "student"
+SEEDS: Final = "student-seeds"
 #: Methods of the intervals in records, as a page states them. Tables hold no rows to compute them again from.
 METHODS = {
-    PERCENTILE: "percentiles of resampled groups and seeds; with few of either they contain the true value too rarely",
-    STUDENT: "Student's, over groups and seeds",
+    STUDENT: "Student's, over groups and seeds; those of scores are too short where seeds differ more than groups",
+    SEEDS: "Student's, over groups and seeds",
 }
 
 
@@ -94,7 +94,7 @@ class RecordFile(Record):
     verified: Commit
     accepted: list[Acceptance]
     tables: dict[str, Table]
-    intervals: Literal["percentile", "student"] = PERCENTILE
+    intervals: Literal["student", "student-seeds"] = STUDENT
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class StudyRecord:
     verified: dict[str, Any]
     accepted: list[dict[str, Any]]
     tables: dict[str, dict[str, Any]]
-    intervals: str = PERCENTILE
+    intervals: str = STUDENT
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table as a data frame; null is NaN.

@@ -24,7 +24,7 @@ from leuk_lib.runs.hardware import device_name
 from leuk_lib.runs.params import check
 from leuk_lib.runs.records import Amount, Hash, Inside, Record, read_record
 from leuk_lib.studies import STUDIES
-from leuk_lib.studies.record import STUDENT, StudyRecord, plain, present, record_name, to_table
+from leuk_lib.studies.record import SEEDS, StudyRecord, plain, present, record_name, to_table
 from leuk_lib.studies.study import Row, load_class, study_class
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -80,7 +80,7 @@ def run_study(name: str, values: Mapping[str, Any], parallel: int = 1) -> StudyR
         cpu_seconds=round(sum(file["cpu_seconds"] for file in done.values()), 1), device=device_name(),
         git=git_state(paths.project_root()), versions=package_versions(), version=study_type.version,
         canary=canary_numbers(name), verified=present(), accepted=[],
-        tables={table: to_table(frame) for table, frame in tables.items()}, intervals=STUDENT,
+        tables={table: to_table(frame) for table, frame in tables.items()}, intervals=SEEDS,
     )  # fmt: skip
 
 

@@ -132,6 +132,17 @@ def test_the_difference_over_few_seeds_is_as_uncertain_as_students():
     assert alone[1] - alone[0] < (high - low) / 1.5
 
 
+def test_few_seeds_make_a_rate_as_uncertain_as_student_does():
+    error, patients = 0.02, 160
+    of_groups, of_seeds = (error / 4, 150.0), (error, 2.0)
+    both = Rate(0.6, Spread(float(np.hypot(of_groups[0], error)), 2.2, (of_groups, of_seeds)), 1e4, patients)
+    low, high = both.interval()
+    student = 2 * np.hypot(1.976 * error / 4, 4.303 * error)
+    assert student <= high - low < 1.05 * student
+    exact = Rate(0.6, Spread(error, 2.0, ((0.0, float("inf")), of_seeds)), 1e4, patients)
+    assert exact.size() == pytest.approx(0.24 / (4.303 / 1.96 * error) ** 2, rel=0.02)
+
+
 def test_the_p_value_is_that_of_the_interval():
     first, second = Rate(0.8, Spread(0.04, 30), 1e6, 10), Rate(0.7, Spread(0.05, 30), 1e6, 10)
     p = intervals.difference_p(first, second, Spread(0.045, 30))

@@ -18,7 +18,7 @@ from leuk_lib.cli.main import main
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import write_json
 from leuk_lib.studies import canary, record
-from leuk_lib.studies.record import STUDENT, load_record
+from leuk_lib.studies.record import SEEDS, load_record
 from leuk_lib.studies.study import parse_settings
 from studies.toys import Toy, made_record
 
@@ -99,11 +99,12 @@ def test_a_record_says_by_which_method_its_intervals_were_made(tmp_path: Path):
     table = pd.DataFrame({"value": [0.5], "low": [0.4], "high": [0.6]})
     record = made_record("ladder", {"scores": table})  # as the records without this entry
     items = record.provenance().set_index("item")["value"]
-    assert "percentiles" in items["intervals"] and "too rarely" in items["intervals"]
-    assert "Student" in replace(record, intervals=STUDENT).provenance().set_index("item")["value"]["intervals"]
+    assert "too short where seeds differ" in items["intervals"]
+    current = replace(record, intervals=SEEDS).provenance().set_index("item")["value"]["intervals"]
+    assert current == "Student's, over groups and seeds"
     for wrong in ("other", ["student"]):
         path = write_json(tmp_path / "r.json", {**asdict(record), "intervals": wrong})
-        with pytest.raises(LeukError, match=r"r\.json: not a study's record .*intervals: Input should be 'percentile'"):
+        with pytest.raises(LeukError, match=r"r\.json: not a study's record .*intervals: Input should be 'student'"):
             load_record(path)
 
 
@@ -111,7 +112,7 @@ def test_ends_of_intervals_of_an_earlier_method_are_not_compared():
     numbers = {"loss of a": 1.0, "scores.value": 0.5, "scores.low": 0.4, "scores.high": 0.6}
     record = made_record("ladder", {})
     assert canary.comparable(record, numbers) == {"loss of a": 1.0, "scores.value": 0.5}
-    assert canary.comparable(replace(record, intervals=STUDENT), numbers) == numbers
+    assert canary.comparable(replace(record, intervals=SEEDS), numbers) == numbers
 
 
 def test_an_acceptance_needs_a_reason_and_a_record(toy: Path, capsys):
