@@ -6,7 +6,8 @@ Text stays text, so that it can be read on a phone, searched, and followed. Each
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from leuk_lib.figures.widgets import Widget, fragment, webp
 SIGNS = {"helps": "▲", "harms": "▼", "inconclusive": "○"}  # shape and colour both say which side of zero
 TICKS = 7  # at most, along an axis
 MARGIN = 0.06  # share of a plot's width outside its first and last tick
+FAR = 0.1  # share of the intervals that may end beyond the axis on each side, if this halves it
 
 STYLE = """
 container-type:inline-size;box-sizing:border-box;color:var(--ink);font-size:.9rem;font-variant-numeric:tabular-nums;
@@ -38,6 +40,7 @@ align-items:center;padding:.15rem 0;line-height:1.3}
 .leuk-plot{position:relative}
 .leuk-plot::before{content:"";position:absolute;inset:-.3rem auto -.3rem calc(100%*var(--zero));width:1px;
 background:var(--ink);opacity:.55}
+.leuk-beyond{position:absolute;top:50%;left:calc(100%*var(--edge));transform:translate(-50%,-50%);line-height:1;color:var(--mark)}
 .helps{--mark:#0a9070}.harms{--mark:#d55e00}.inconclusive{--mark:#808890}
 .leuk-row.helps .leuk-verdict,.leuk-row.harms .leuk-verdict{font-weight:600}
 .leuk-axis .leuk-range span{position:absolute;left:calc(100%*var(--at));transform:translateX(-50%);font-size:.8rem}
@@ -72,29 +75,41 @@ def forest(rows: pd.DataFrame, title: str, unit: str = "percentage points") -> W
         title: What is shown.
         unit: Unit of the differences.
 
+    Few intervals that are far longer than the others end at the edge of the axis, with an arrow.
+
     Raises:
         ValueError: No row, or a number that is not finite.
     """
     numbers = rows[["value", "low", "high"]].to_numpy(dtype=float)
     if not len(rows) or not np.isfinite(numbers).all():
         raise ValueError(f"forest: {len(rows)} rows; at least one, with finite numbers, is needed")
-    ticks = _ticks(min(0.0, numbers.min()), max(0.0, numbers.max()))
-    low, span = ticks[0], ticks[-1] - ticks[0]
+    ticks = _axis(numbers)
+    span = ticks[-1] - ticks[0]
+    first, last = ticks[0] - span * MARGIN / 2, ticks[-1] + span * MARGIN / 2
 
     def at(value: float) -> str:  # room at both ends for half a label
-        return f"{MARGIN + (1 - 2 * MARGIN) * (value - low) / span:.4f}"
+        return f"{MARGIN + (1 - 2 * MARGIN) * (min(max(value, first), last) - ticks[0]) / span:.4f}"
+
+    def beyond(row: Mapping[Hashable, Any]) -> str:
+        ends = {"◂": (row["low"] < first, MARGIN / 4), "▸": (row["high"] > last, 1 - MARGIN / 4)}
+        return "".join(
+            f'<span class="leuk-beyond" style="--edge:{edge:.4f}">{arrow}</span>'
+            for arrow, (is_beyond, edge) in ends.items()
+            if is_beyond
+        )
 
     parts = []
     for question, group in rows.groupby("question", sort=False):
         items = []
         for row in group.to_dict("records"):
             name = quoting.html(row["compared"]).replace("@", "<wbr>@")  # network@weights
+            sign = f"<b>{SIGNS[row['verdict']]}</b>" if first <= row["value"] <= last else ""
             text = f"{row['value']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]".replace("-", "−")
             items.append(
                 f'<li class="leuk-row {row["verdict"]}"><span class="leuk-name">{name}</span>'
                 f'<span class="leuk-plot"><span class="leuk-range" style="display:block;--from:{at(row["low"])};'
-                f'--to:{at(row["high"])};--at:{at(row["value"])}" aria-hidden="true"><i></i><b>{SIGNS[row["verdict"]]}</b>'
-                f'</span></span><span class="leuk-number">{text}</span><span class="leuk-verdict">{quoting.html(row["read as"])}</span></li>'
+                f'--to:{at(row["high"])};--at:{at(row["value"])}" aria-hidden="true"><i></i>'
+                f'{sign}{beyond(row)}</span></span><span class="leuk-number">{text}</span><span class="leuk-verdict">{quoting.html(row["read as"])}</span></li>'
             )
         studies = dict(zip(group["study"], group["target"], strict=True))
         links = " ".join(f'<a href="{quoting.html(to)}">{quoting.html(name)}</a>' for name, to in studies.items())
@@ -115,6 +130,8 @@ def forest(rows: pd.DataFrame, title: str, unit: str = "percentage points") -> W
             "helps": "the whole interval is above zero", "harms": "below zero", "inconclusive": "it includes zero",
         }.items()
     )  # fmt: skip
+    if numbers.min() < first or numbers.max() > last:
+        key += "; ◂ ▸ it goes on beyond the axis"
     body = f'{axis}{"".join(parts)}{axis}<p class="leuk-key">{key}.</p>'
     return fragment(
         "leuk-forest", STYLE + FOREST, body, title, f"{title}: {len(rows)} differences", f"--zero:{at(0.0)}"
@@ -155,6 +172,14 @@ def cell_types(
         )
     body = f"<ul>{''.join(cards)}</ul>"
     return fragment("leuk-types", STYLE + CARDS, body, title, f"{title}: {', '.join(pictures)}")
+
+
+def _axis(numbers: NDArray[np.float64]) -> list[float]:
+    """Ticks for values and ends of intervals (N,3): of all, or of nearly all if few of them would double the axis."""
+    whole = _ticks(min(0.0, numbers.min()), max(0.0, numbers.max()))
+    few = int(FAR * len(numbers))
+    most = _ticks(min(0.0, np.sort(numbers[:, 1])[few]), max(0.0, np.sort(numbers[:, 2])[-1 - few]))
+    return most if whole[-1] - whole[0] >= 2 * (most[-1] - most[0]) else whole
 
 
 def _ticks(low: float, high: float) -> list[float]:

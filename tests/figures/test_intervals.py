@@ -56,6 +56,20 @@ def test_the_axis_holds_every_interval_and_zero(low: float, high: float) -> None
     assert 0 <= place["from"] <= place["at"] <= place["to"] <= 1
 
 
+def test_a_few_long_intervals_go_on_beyond_the_axis_and_say_so() -> None:
+    rows = pd.concat([*[ROWS] * 8, ROWS.iloc[[0]].assign(value=46.0, low=5.0, high=55.0)], ignore_index=True)
+    page = BeautifulSoup(forest(rows, "Toy").markup, "html.parser")
+    axis = [float(label.text.replace("−", "-")) for label in page.select_one(".leuk-axis").select(".leuk-range span")]
+    assert max(axis) == 5 and "+46.0 [+5.0, +55.0]" in page.text
+    (long,) = [row for row in page.select("li.leuk-row") if "+46.0" in row.text]
+    place = places(long.select_one(".leuk-range"))
+    assert place["to"] == place["at"] < places(long.select_one(".leuk-beyond"))["edge"] < 1
+    assert long.b is None and long.select_one(".leuk-beyond").text == "▸"
+    assert len(page.select("li.leuk-row b")) == 24 and len(page.select(".leuk-beyond")) == 1
+    assert "beyond the axis" in page.select_one(".leuk-key").text
+    assert "beyond the axis" not in BeautifulSoup(forest(ROWS, "Toy").markup, "html.parser").text
+
+
 @pytest.mark.parametrize("rows", [ROWS.iloc[:0], ROWS.assign(low=np.nan)])
 def test_a_forest_without_numbers_is_refused(rows: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="forest"):
