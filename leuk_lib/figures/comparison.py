@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator
+from matplotlib.transforms import BboxBase
 
 from leuk_lib.figures.models import OURS, PUBLISHED, THEIRS, percent
 from leuk_lib.figures.style import INK, LEGEND, MARKERS, PALETTE, PAPER, WIDTH, headline, light_grid, new_figure
@@ -108,16 +112,10 @@ def accuracy_and_cost(
     figure, ax = new_figure(WIDTH, 4.2)
     for curve in curves:
         ax.plot(minutes[list(curve)], value[list(curve)], color=colours[curve[0]], lw=1)
-    for place, arm in enumerate(rows.index):
-        colour = colours.get(arm, THEIRS)
-        ax.vlines(minutes[arm], 100 * rows.loc[arm, "low"], 100 * rows.loc[arm, "high"], color=colour, lw=1.4)
+    for arm in rows.index:
+        colour, low, high = colours.get(arm, THEIRS), 100 * rows.loc[arm, "low"], 100 * rows.loc[arm, "high"]
+        ax.vlines(minutes[arm], low, high, color=colour, lw=1.4)
         ax.plot(minutes[arm], value[arm], "o" if arm in colours else "s", color=colour, ms=5)
-        leftwards = arm not in colours and minutes[arm] ** 3 > minutes.min() ** 2 * minutes.max()
-        ax.annotate(
-            str(arm), (minutes[arm], value[arm]), xytext=(-5 if leftwards else 5, 4 if place % 2 else -11),
-            textcoords="offset points", ha="right" if leftwards else "left", fontsize=8, color=colour,
-            path_effects=[withStroke(linewidth=2.5, foreground=PAPER)], zorder=5,
-        )  # fmt: skip
     ax.set_xscale("log")
     ax.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     for axis_formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
@@ -125,10 +123,41 @@ def accuracy_and_cost(
     ax.set_xlabel("processor time on the cells (minutes, logarithmic)")
     ax.set_ylabel("balanced accuracy, %")
     light_grid(ax)
-    ax.margins(x=0.3)
+    ax.margins(x=0.2, y=0.2)
     best = str(value.idxmax())
     headline(figure, f"The most accurate, {best}, takes {minutes[best]:.1f} minutes; the quickest, {minutes.min():.1f}")
+    figure.draw_without_rendering()  # the layout, which the names must not change
+    _name_points(ax, 100 * rows[["low", "value", "high"]], minutes, colours, curves)
     return figure
+
+
+def _name_points(
+    ax: Axes, ends: pd.DataFrame, x: pd.Series, colours: Mapping[str, str], curves: Sequence[Sequence[str]]
+) -> None:
+    """Write each arm's name above, below or beside its interval, at the first place that is free."""
+    shape = [np.stack([np.repeat(x[arm], 2), ends.loc[arm, ["low", "high"]]], axis=1) for arm in ends.index]
+    shape += [np.stack([x[list(curve)], ends["value"][list(curve)]], axis=1) for curve in curves]
+    lines = [Path(ax.transData.transform(points.astype(float))) for points in shape]
+    taken: list[BboxBase] = []
+    places = (
+        ("high", (0, 4), "center", "bottom"), ("low", (0, -4), "center", "top"), ("value", (6, 0), "left", "center"),
+        ("value", (-6, 0), "right", "center"), ("high", (5, 0), "right", "bottom"), ("low", (5, -3), "right", "top"),
+    )  # fmt: skip
+    for arm in ends.index:
+        name = re.sub(r"(?<=\S) (?=\+ )|(?<=,) |(?=@)", "\n", str(arm))
+        for number, (end, offset, ha, va) in enumerate(places, 1):
+            label = ax.annotate(
+                name, (x[arm], ends.loc[arm, end]), xytext=offset, textcoords="offset points", ha=ha, va=va, fontsize=8,
+                color=colours.get(arm, THEIRS), path_effects=[withStroke(linewidth=2.5, foreground=PAPER)], zorder=5,
+            )  # fmt: skip
+            label.set_in_layout(False)
+            box = label.get_window_extent()
+            inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
+            crosses = box.count_overlaps(taken) or any(line.intersects_bbox(box, False) for line in lines)
+            if number == len(places) or (inside and not crosses):
+                taken.append(box)
+                break
+            label.remove()
 
 
 def ladder_differences(tables: Mapping[str, pd.DataFrame]) -> Figure:

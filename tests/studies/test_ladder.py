@@ -189,6 +189,20 @@ def test_figures_are_drawn_with_named_axes(record):
         assert all(ax.get_xlabel() for ax in figure.axes)
 
 
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_names_beside_points_are_all_there_and_leave_each_other_room(spread: float):
+    arms = ["backbone", "published + ALHE, 100 steps", "efficientnet_lite0@pretrained", "colour"]
+    value = 0.6 + spread * 0.05 * np.arange(4)
+    table = pd.DataFrame({"arm": arms, "value": value, "low": value - 0.05, "high": value + 0.05})
+    figure = draw.accuracy_and_cost(table.assign(**{"cpu seconds": 100 * 2 ** (spread * np.arange(4))}), [arms[:2]])
+    figure.canvas.draw()
+    names = figure.axes[0].texts
+    assert [name.get_text().replace("\n@", "@").replace("\n", " ") for name in names] == arms
+    boxes = [name.get_window_extent() for name in names]
+    if spread:  # where all points are the same, names cannot but overlap
+        assert all(box.count_overlaps(boxes) == 1 for box in boxes)
+
+
 def test_cells_on_which_settings_were_chosen_are_in_no_test_part(canary):
     folder = canary("ladder")[1] / "cells"
     apart, mixed = ([SplitCells.read(folder, seed, tuned) for seed in (0, 1, 2)] for tuned in ((0, 1), ()))
