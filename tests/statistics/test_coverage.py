@@ -133,10 +133,7 @@ def test_the_page_states_the_tables_of_the_simulation():
     assert simulation.page_tables(kept) in PAGE.read_text() and len(kept) > 20
     is_other = kept["quantity"].isin(list(simulation.OTHERS.values()))
     used, others = kept[~is_other], kept[is_other]
-    short = used[used["lowest"] < LEAST]
-    assert set(zip(short["quantity"], short["groups"], strict=True)) == {("score over splits", 40)}  # the page says so
-    assert "narrow: scores over three splits with 40 groups" in PAGE.read_text()
-    assert (used["mean"] >= LEAST).all() and (others["lowest"] < LEAST).all()
+    assert (used["lowest"] >= LEAST).all() and (others["lowest"] < LEAST).all()
 
 
 @pytest.mark.long
