@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Mapping
@@ -32,21 +33,25 @@ class Stage(Generic[P]):
 
     It is made by :meth:`begin`. Outputs are written atomically, and the card holds their hashes. As a context manager
     it finishes at the end, or writes a card in state "failed" after an error. From begin to end its process holds a lock
-    of the folder: whatever else was killed, no second process writes there while the first lives.
+    of the folder: whatever else was killed, no second process writes there while the first lives. Of several processes
+    (torchrun), the first writes there; the outputs of the others are the same up to rounding and go to a temporary folder.
     """
 
     def __init__(self, name: str, params: P) -> None:
         self.name = name
         self.params = params
         processes.refuse_other_number(f"stage {name}", getattr(params, "devices", None))
-        self._writes = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun) the first writes the card
-        self.folder = paths.stage_folder(params.run, name)
+        self._writes = os.environ.get("RANK", "0") == "0"
+        self._of_run = self.folder = paths.stage_folder(params.run, name)
         self._start = time.perf_counter()
         self._metrics: dict[str, dict[str, Any]] = {}
         if self._writes:
             self._hold()
             files.remove_temporaries(self.folder)
             cards.refuse_other_dataset(params.run, params.dataset)
+        else:
+            self._temporary = tempfile.TemporaryDirectory(prefix="leuk-")
+            self.folder = Path(self._temporary.name)
         self._previous: dict[str, Any] | None = None
         self._damage = ""
         try:
@@ -195,7 +200,8 @@ class Stage(Generic[P]):
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints of this stage's training loops."""
-        return self._output("checkpoints")
+        self._hold()
+        return self._of_run / "checkpoints"
 
     # -- outputs -----------------------------------------------------------------------------------------------
 

@@ -160,6 +160,26 @@ def test_a_stage_that_was_begun_again_leaves_the_card_to_the_later_one(results: 
     assert written is not None and written["state"] == "finished"
 
 
+def test_of_several_processes_only_the_first_writes_into_the_run(results: Path, monkeypatch: pytest.MonkeyPatch):
+    first = Stage("toy", StageParams(run="r"))
+    first.save_table("table", pd.DataFrame({"x": [1.0]}))
+    first.finish()
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    monkeypatch.setenv("RANK", "1")
+    second = Stage("toy", StageParams(run="r"))
+    for path in (
+        second.save_table("table", pd.DataFrame({"x": [1.0 + 1e-9]})),
+        second.save_tensors("tensors", {"x": torch.ones(2)}),
+        second.save_json("values", {"x": 1}),
+        second.save_file(files.write_json(second.folder / "written.json", {})),
+    ):
+        assert path.is_file() and results not in path.parents
+    assert second.checkpoints == first.checkpoints and second.folder != first.folder
+    second.finish()
+    second.fail(ValueError("too late"))
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+
+
 def test_missing_and_interrupted(results: Path):
     assert card.stage_state("r", "wpat")[0] == "missing"
     begin("wpat")
