@@ -18,6 +18,7 @@ from leuk_lib import quoting, workflow
 from leuk_lib.cli import data as data_commands
 from leuk_lib.runs import card, paths, progress
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.processes import keep_standard_streams
 from leuk_lib.runs.threads import prepare_libraries
 from leuk_lib.stages import STAGES
 
@@ -373,6 +374,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    keep_standard_streams()
     prepare_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):  # not every terminal's encoding has "…" or the letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")

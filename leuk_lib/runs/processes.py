@@ -14,6 +14,19 @@ STOPPED = 130
 END_WITHIN = 120  # s for the present step and the checkpoint, then processes are killed
 
 
+def keep_standard_streams() -> None:
+    """Open standard streams that were closed (``>&-``) on the null device, also for child processes.
+
+    Otherwise the next file that is opened, such as a lock, gets their number, and what a child process prints ends in it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115  it stays open
+
+
 def refuse_other_number(owner: str, devices: int | None) -> None:
     """Raise ``LeukError`` if a launcher started another number of processes than the parameters state.
 

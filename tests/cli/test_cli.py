@@ -195,6 +195,15 @@ def test_predict_and_compare_on_the_smoke_run(smoke_run: Path, tmp_path: Path, c
     assert "numbers are equal to the bit" in capsys.readouterr().out
 
 
+def test_closed_streams_are_not_replaced_by_a_file(tmp_path: Path):
+    """The lock got the number of the closed standard output, and Snakemake printed into it."""
+    command = f'"{sys.executable}" -m leuk_lib.cli.main run data --profile smoke -n'
+    environment = {**os.environ, "LEUK_RESULTS": str(tmp_path)}
+    for closed in (">&-", "<&- >&-", "<&- >&- 2>&-"):
+        subprocess.run(f"{command} {closed}", shell=True, env=environment, check=True, timeout=120)
+        assert (tmp_path / ".lock").read_text().startswith("process ")
+
+
 @pytest.mark.notebooks
 def test_a_reference_of_the_smoke_run_agrees_with_it_and_names_what_was_changed(
     smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
