@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from leuk_lib.runs import paths
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import AGAIN, write_text
+from leuk_lib.runs.files import AGAIN, sha256_file, write_text
 from leuk_lib.runs.params import FrozenParams
 from leuk_lib.runs.records import PublicCard, Reference, read_metrics, read_record
 from leuk_lib.runs.yaml_files import read_yaml
@@ -134,7 +134,9 @@ def _load(source: Path) -> dict[str, Any]:
             for path in files
         }
         cards = dict(sorted(cards.items(), key=lambda item: str(item[1].get("started"))))  # in the order of the run
-        return {"metrics": {stage: read_metrics(source / stage) for stage in cards}, "cards": cards, "tolerances": {}}
+        metrics = {stage: read_metrics(source / stage) for stage in cards}
+        _refuse_damage(source, cards)
+        return {"metrics": metrics, "cards": cards, "tolerances": {}}
     if not source.is_file():
         raise LeukError(f"{source}: neither a run's folder nor a reference file")
     content = read_record(source, Reference, "a reference", "name a run's folder, or write the file again")
@@ -143,6 +145,27 @@ def _load(source: Path) -> dict[str, Any]:
         "cards": content.get("cards", {}),
         "tolerances": content.get("tolerances", {}),
     }
+
+
+def _refuse_damage(source: Path, cards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ``LeukError`` if the numbers in a run's folder are not those that its cards describe."""
+    first = next(iter(cards))
+    for stage, card in cards.items():
+        file = source / stage / "metrics.json"
+        if card.get("stage") != stage:
+            raise LeukError(f"{file.parent}: holds the card of stage {card['stage']!r}; {AGAIN}")
+        if (state := card.get("state", "finished")) != "finished":
+            raise LeukError(
+                f"{file}: of an earlier execution, its stage is {state}; wait for it or run it again (`leuk status`)"
+            )
+        if (written := card.get("outputs", {}).get("metrics.json")) and sha256_file(file) != written:
+            raise LeukError(f"{file}: was changed after its stage wrote it; {AGAIN}")
+        for key in ("dataset", "profile"):
+            if card[key] != cards[first][key]:
+                raise LeukError(
+                    f"{source}: mixes runs: {key} of stage {stage} is {card[key]!r}, of stage {first} {cards[first][key]!r}; "
+                    "name a run of one"
+                )
 
 
 def portable(value: Any) -> Any:

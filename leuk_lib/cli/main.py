@@ -142,12 +142,22 @@ def compare(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also print the numbers that are equal.")] = False,
 ) -> None:
-    """Compare a run's numbers with a reference. Exit code 0: all within tolerance, 1: some outside or missing.
+    """Compare a run's numbers with a reference.
+
+    Exit code 0: all within tolerance, 1: some outside or missing, 2: they cannot be compared.
 
     If a data set and profile have several references, that of the most similar machine is used.
 
     Example: leuk compare smear-laptop-s0
     """
+    try:
+        raise typer.Exit(_compared(run, reference, everything))
+    except LeukError as error:
+        raise LeukError(str(error), exit_code=2) from error
+
+
+def _compared(run: str, reference: str | None, everything: bool) -> int:
+    """Print a comparison and return its exit code, 0 or 1."""
     from leuk_lib.audit.compare import by_stage, closest_reference, compare_runs, sentence
     from leuk_lib.audit.reference import candidates, load_run
 
@@ -157,9 +167,7 @@ def compare(
     if reference is None:
         cards = load_run(folder(run))["cards"]
         if not cards:
-            raise LeukError(
-                f"{run}: has no run card, which would say with what to compare it; name a reference", exit_code=2
-            )
+            raise LeukError(f"{run}: has no run card, which would say with what to compare it; name a reference")
         first = next(iter(cards.values()))
         closest = closest_reference(cards)
         if closest is None:
@@ -186,7 +194,7 @@ def compare(
         )
     print(quoting.terminal_table(by_stage(frame)).to_string(index=False), end="\n\n")
     print(sentence(frame))
-    raise typer.Exit(int(frame["verdict"].isin(["outside", "missing"]).any()))
+    return int(frame["verdict"].isin(["outside", "missing"]).any())
 
 
 @app.command()

@@ -18,7 +18,7 @@ from typing import Any
 from leuk_lib.runs import code, files, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import AGAIN
-from leuk_lib.runs.records import RunCard, read_record
+from leuk_lib.runs.records import CHECKSUM, RunCard, checksum, read_record
 
 PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "lightning", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image",
@@ -86,7 +86,7 @@ def new_card(stage: str, params: dict[str, Any]) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "finished": None, "seconds": None,
         "peak_rss_mb": None, "peak_gpu_mb": None, "device": None, "hardware": {}, "process": {"host": socket.gethostname(), "pid": os.getpid()},
         "git": git_state(paths.project_root()), "versions": package_versions(), "hashes": present_hashes(stage),
-        "inputs": {}, "outputs": {}, "measured": {}, "notes": [], "error": None, "executed": None,
+        "inputs": {}, "outputs": {}, "measured": {}, "notes": [], "error": None, "executed": None, CHECKSUM: None,
     }  # fmt: skip
 
 
@@ -110,12 +110,17 @@ def read_card(run: str, stage: str) -> dict[str, Any] | None:
     return card
 
 
+def write_card(run: str, stage: str, card: dict[str, Any]) -> None:
+    """Write the card of a stage with its checksum, which finds what is changed afterwards."""
+    files.write_json(paths.stage_folder(run, stage) / "card.json", {**card, CHECKSUM: checksum(card)})
+
+
 def seal(run: str, stage: str, notebook: Path) -> None:
     """Put the hash of the executed notebook into the card of its finished stage."""
     card = read_card(run, stage)
     if card is not None:
         card["executed"] = files.sha256_file(notebook)
-        files.write_json(paths.stage_folder(run, stage) / "card.json", card)
+        write_card(run, stage, card)
 
 
 def other_dataset(run: str, dataset: str) -> str:
@@ -178,6 +183,7 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
     """
     reasons = []
     stage, run = card["stage"], card["run"]
+    reasons += _other_run(card)
     now = present_hashes(stage)
     recorded = card["hashes"]
     if now["notebook"] != recorded["notebook"]:
@@ -216,6 +222,22 @@ def stale_reasons(card: dict[str, Any], fingerprint: Callable[[str], str] | None
         if difference := _difference(folder / name, digest):
             reasons.append(f"its output {name} {difference}")
     return reasons
+
+
+def _other_run(card: dict[str, Any]) -> list[str]:
+    """Say in which shared parameter a stage differs from the first stage of its run: one of the two was copied."""
+    for stage in paths.stage_notebooks():
+        try:
+            first = read_card(card["run"], stage)
+        except LeukError:  # a reason of its own
+            continue
+        if first is not None:
+            return [
+                f"its {key} is {card['params'][key]!r}, but that of stage {stage} {first['params'][key]!r}"
+                for key in ("profile", "seed")
+                if card["params"][key] != first["params"][key]
+            ]
+    return []
 
 
 def _difference(path: Path, digest: str) -> str:

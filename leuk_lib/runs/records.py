@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import AGAIN, MAX_NAME, read_json
+from leuk_lib.runs.files import AGAIN, MAX_NAME, read_json, sha256_json
+
+CHECKSUM = "checksum"  # entry of a run's card
 
 
 def _moment(text: str) -> str:
@@ -86,8 +88,13 @@ class Process(Record):
     pid: int = Field(gt=0, lt=2**31)
 
 
+def checksum(card: Mapping[str, Any]) -> str:
+    """Return the hash of a card's entries but that of the checksum itself."""
+    return sha256_json({name: value for name, value in card.items() if name != CHECKSUM})
+
+
 class PublicCard(Record):
-    """The parts of a card that references hold."""
+    """The parts of a card that references hold, which have no checksum."""
 
     stage: str
     run: str
@@ -104,6 +111,13 @@ class PublicCard(Record):
     hashes: Hashes = Hashes(notebook=None, lock=None, code={})
     inputs: dict[str, dict[str, str]] = Field(default_factory=dict)
     git: Git = Git(commit=None, dirty=None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unchanged(cls, card: Any) -> Any:
+        if isinstance(card, Mapping) and card.get(CHECKSUM) not in (None, checksum(card)):
+            raise ValueError("it was changed after its stage wrote it: its checksum is wrong")
+        return card
 
 
 class CardParams(Record):
@@ -142,6 +156,7 @@ class RunCard(PublicCard):
     notes: list[str]
     error: str | None
     executed: str | None = None
+    checksum: str | None = None  # cards of earlier versions have none
 
     @model_validator(mode="after")
     def _fits_its_state(self) -> RunCard:

@@ -314,7 +314,7 @@ class Stage(Generic[P]):
 
     def _write_card(self) -> None:
         if self._writes:
-            files.write_json(self.folder / "card.json", self._card)
+            cards.write_card(self.params.run, self.name, self._card)
 
     def _was_begun_again(self) -> bool:
         try:

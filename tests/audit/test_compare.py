@@ -11,7 +11,7 @@ from leuk_lib.audit import compare
 from leuk_lib.audit.reference import Rule, Rules, load_run, reference_of, write_reference
 from leuk_lib.cli.main import main
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import write_json
+from leuk_lib.runs.files import sha256_file, write_json
 
 CARD = {
     "stage": "wpat", "run": "a", "profile": "laptop", "dataset": "smear", "device": "CPU",
@@ -81,6 +81,44 @@ def test_equal_means_the_whole_entry(tmp_path):
         write_json(ours / "wpat" / "metrics.json", {"metrics": {"accuracy": entry}})
         result = row(compare.compare_runs(ours, write_run(tmp_path / "b")))
         assert (result["verdict"], result["detail"]) == ("within", detail)
+
+
+def sealed(folder, state="finished"):
+    """A run whose card lists the hash of its numbers."""
+    write_run(folder)
+    outputs = {"metrics.json": sha256_file(folder / "wpat" / "metrics.json")}
+    write_json(folder / "wpat" / "card.json", {**CARD, "state": state, "outputs": outputs})
+    return folder
+
+
+def test_numbers_that_are_not_those_of_their_cards_are_refused(tmp_path, capsys):
+    """An edited number, a stage that runs again and a folder of two runs compared without a word."""
+    good = sealed(tmp_path / "good")
+    assert main(["compare", str(good), str(good)]) == 0
+    edited = sealed(tmp_path / "edited")
+    write_json(edited / "wpat" / "metrics.json", {"metrics": {"accuracy": {"value": 0.9001}}})
+    mixed = write_run(tmp_path / "mixed", data_card=changed(stage="data", profile="smoke"))
+    copied = write_run(tmp_path / "copied", data_card=CARD)
+    capsys.readouterr()
+    for run, words in (
+        (edited, "metrics.json: was changed after its stage wrote it"),
+        (sealed(tmp_path / "again", "running"), "of an earlier execution, its stage is running"),
+        (mixed, "mixes runs: profile of stage"),
+        (copied, "holds the card of stage 'wpat'"),
+    ):
+        for pair in ((run, good), (good, run)):
+            assert main(["compare", *map(str, pair)]) == 2
+            assert words in (error := capsys.readouterr().err) and error.count("\n") == 1
+
+
+def test_the_exit_code_tells_other_numbers_from_what_cannot_be_compared(tmp_path):
+    run = write_run(tmp_path / "run")
+    assert main(["compare", str(write_run(tmp_path / "other", 0.5)), str(run)]) == 1
+    (run / "wpat" / "metrics.json").write_text("{")
+    assert main(["compare", str(run), str(run)]) == 2
+    (run / "wpat" / "card.json").unlink()
+    assert main(["compare", str(run), str(run)]) == 2
+    assert main(["compare", str(tmp_path / "gone"), str(run)]) == 2
 
 
 def test_numbers_of_one_run_alone_are_missing(tmp_path):

@@ -14,6 +14,7 @@ from leuk_lib.book.adopt import adopt
 from leuk_lib.book.gate import check_run
 from leuk_lib.runs import card as cards
 from leuk_lib.runs import files, paths
+from leuk_lib.runs.card import read_card, write_card
 from leuk_lib.runs.errors import LeukError
 
 STAGES = (fake.spec("data"), fake.spec("fcmae", ("data",)))
@@ -31,10 +32,9 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         fake.finish_stage(stage, metrics=METRICS[stage.name])
         kept = paths.stage_folder(fake.RUN, stage.name) / "notebook.ipynb"
         moved.append(kept.replace(tmp_path / f"out {stage.name}.ipynb"))
-        path = paths.stage_folder(fake.RUN, stage.name) / "card.json"
-        card = files.read_json(path)
-        del card["executed"]
-        files.write_json(path, card)
+        card = read_card(fake.RUN, stage.name)
+        assert card is not None
+        write_card(fake.RUN, stage.name, {**card, "executed": None})
     return moved
 
 

@@ -12,6 +12,7 @@ from leuk_lib.book import pages
 from leuk_lib.book.gate import check_run, execution_problem, is_of_card
 from leuk_lib.book.generate import sibling_runs
 from leuk_lib.runs import files, paths
+from leuk_lib.runs.card import read_card, write_card
 from leuk_lib.runs.errors import LeukError
 
 STAGES = (fake.spec("data"), fake.spec("fcmae", ("data",)), fake.spec("claims", ("fcmae",)))
@@ -33,8 +34,9 @@ def card_path(run: str, stage: str) -> Path:
 
 
 def change_card(run: str, stage: str, **changes: object) -> None:
-    card = files.read_json(card_path(run, stage))
-    files.write_json(card_path(run, stage), {**card, **changes})
+    card = read_card(run, stage)
+    assert card is not None
+    write_card(run, stage, {**card, **changes})
 
 
 def notebook_path(run: str, stage: str) -> Path:
@@ -173,6 +175,19 @@ def test_a_number_edited_in_an_executed_notebook_is_refused_by_name(run: str, ha
         change_card(run, "data", executed=files.sha256_file(path))
     what = r"shows data\.accuracy = 0\.999, but metrics\.json has 0\.5" if hash_too else "is not the one whose hash"
     with pytest.raises(LeukError, match=f"chapter 01_data .* was edited: .*{what}"):
+        check_run(run, STAGES)
+
+
+@pytest.mark.parametrize("other", [{"profile": "laptop"}, {"seed": 3}])
+def test_a_stage_of_another_run_is_refused_by_name(run: str, other: dict[str, object]) -> None:
+    """Stages that read no other one, such as `leakage`, passed in a run of any profile or seed."""
+    card = read_card(run, "claims")
+    assert card is not None
+    write_card(run, "claims", {**card, **other, "inputs": {}, "params": {**card["params"], **other}})
+    name, value = next(iter(other.items()))
+    with pytest.raises(
+        LeukError, match=f"chapter 03_claims .* is stale: its {name} is {value!r}, but that of stage data"
+    ):
         check_run(run, STAGES)
 
 

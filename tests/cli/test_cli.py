@@ -80,7 +80,7 @@ def test_every_command_has_help_with_an_example(command: list[str], capsys: pyte
         (["predict", "cell.png", "--model", "no.safetensors"], 2, "no.safetensors: no such file"),
         (["export", "--onnx", "m.onnx"], 1, "no trained model in results/"),
         (["export", "no.safetensors", "--onnx", "m.onnx"], 2, "no.safetensors: no such file"),
-        (["compare", "gone"], 1, "neither a run's folder nor a reference file"),
+        (["compare", "gone"], 2, "neither a run's folder nor a reference file"),
         (["reference", "gone"], 1, "chapter 01_data of run 'gone' is missing"),
         (["book", "--run", "gone"], 1, "chapter 01_data of run 'gone' is missing"),
         (["frobnicate"], 2, "No such command"),

@@ -183,11 +183,10 @@ def test_of_several_processes_only_the_first_writes_into_the_run(results: Path, 
 def test_missing_and_interrupted(results: Path):
     assert card.stage_state("r", "wpat")[0] == "missing"
     begin("wpat")
-    path = results / "r" / "wpat" / "card.json"
-    dead = json.loads(path.read_text())
-    assert card.stage_state("r", "wpat")[0] == "running"
+    dead = card.read_card("r", "wpat")
+    assert dead is not None and card.stage_state("r", "wpat")[0] == "running"
     dead["process"]["pid"] = 2**22 - 1
-    path.write_text(json.dumps(dead))
+    card.write_card("r", "wpat", dead)
     assert card.stage_state("r", "wpat")[0] == "interrupted"
 
 
