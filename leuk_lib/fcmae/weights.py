@@ -21,7 +21,15 @@ from leuk_lib.fcmae.encoder import VARIANTS, Encoder
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
 from leuk_lib.runs.numbers import parse_json
-from leuk_lib.runs.tensors import check_digest, digest, named_tensors, read_tensors
+from leuk_lib.runs.tensors import (
+    SIGNATURE,
+    check_digest,
+    check_signature,
+    digest,
+    named_tensors,
+    read_tensors,
+    signed,
+)
 
 FORMAT = "leuk_lib.fcmae.encoder/1"
 KEY = "encoder"  # metadata entry with the architecture, as JSON
@@ -157,14 +165,9 @@ def save_backbone(encoder: Encoder, path: Path, extra: Mapping[str, Any] | None 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-    config = {
-        "format": FORMAT,
-        "variant": encoder.variant,
-        "stem_stride": encoder.stem_stride,
-        DIGEST: digest(tensors),
-    }
+    config = {"format": FORMAT, "variant": encoder.variant, "stem_stride": encoder.stem_stride, DIGEST: digest(tensors)}
     # A single entry, because safetensors writes several in an order that changes from call to call.
-    metadata = {KEY: json.dumps(dict(extra or {}) | config, sort_keys=True)}
+    metadata = {KEY: json.dumps(signed(dict(extra or {}) | config), sort_keys=True)}
     with atomic(path) as temporary:
         save_file(tensors, str(temporary), metadata=metadata)
     return path
@@ -178,22 +181,31 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             break
         content = inner
     tensors = named_tensors(content, f"backbone {path}", ADVICE)
-    check_digest(tensors, _config(metadata).get(DIGEST), f"backbone {path}", ADVICE)
+    check_digest(tensors, _config(path, metadata).get(DIGEST), f"backbone {path}", ADVICE)
     return tensors, metadata
 
 
-def _config(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The metadata of a file of this library; empty for other files."""
+def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata of a file of this library; empty for other files.
+
+    Raises:
+        LeukError: They are damaged.
+    """
     try:
         config = parse_json(metadata.get(KEY, "{}"))
-    except ValueError:
+    except ValueError as error:
+        if SIGNATURE in metadata[KEY]:
+            raise LeukError(f"backbone {path}: damaged (its metadata cannot be read: {error}); {ADVICE}") from error
         return {}
-    return config if isinstance(config, dict) and config.get("format") == FORMAT else {}
+    if not isinstance(config, dict):
+        return {}
+    check_signature(config, f"backbone {path}", ADVICE)
+    return config if config.get("format") == FORMAT else {}
 
 
-def _architecture(metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
+def _architecture(path: Path, metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
     """Variant and stem stride in the metadata of a file of this library; None for other files."""
-    config = _config(metadata)
+    config = _config(path, metadata)
     return (config.get("variant"), config.get("stem_stride")) if config else None
 
 
@@ -206,7 +218,7 @@ def read_origin(path: Path) -> dict[str, Any] | None:
         LeukError: The file is missing or damaged.
     """
     _, metadata = read_tensors(Path(path), "backbone", ADVICE)
-    origin = _config(metadata).get(ORIGIN)
+    origin = _config(Path(path), metadata).get(ORIGIN)
     return origin if isinstance(origin, dict) else None
 
 
@@ -303,7 +315,7 @@ def load_backbone(
     """
     path = Path(path)
     state, metadata = _read(path)
-    actual = _architecture(metadata)
+    actual = _architecture(path, metadata)
     if actual is None and variant is not None and stem_stride is not None:
         actual = (variant, stem_stride)  # load_state checks the shapes against these
     actual = actual or infer_variant(state, str(path))

@@ -15,6 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import sha256_json
+
+SIGNATURE = "metadata_sha256"
 
 
 def read_tensors(path: Path, what: str, advice: str, exit_code: int = 1) -> tuple[Any, dict[str, str]]:
@@ -101,6 +104,22 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         total.update(value.flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def signed(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a checksum to what the metadata of a file say, such as the names of the classes in their order."""
+    return {**entries, SIGNATURE: sha256_json(entries)}
+
+
+def check_signature(entries: dict[str, Any], source: str, advice: str, exit_code: int = 1) -> None:
+    """Remove the checksum of ``signed`` from ``entries`` and check it; files of earlier versions have none.
+
+    Raises:
+        LeukError: If it is wrong.
+    """
+    stated = entries.pop(SIGNATURE, None)
+    if stated is not None and stated != sha256_json(entries):
+        raise LeukError(f"{source}: damaged or edited (the checksum of its metadata is wrong); {advice}", exit_code)
 
 
 def check_digest(tensors: Mapping[str, Tensor], stated: object, source: str, advice: str, exit_code: int = 1) -> None:

@@ -27,7 +27,7 @@ from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import atomic
 from leuk_lib.runs.memory import keep_freed_memory
 from leuk_lib.runs.numbers import parse_json
-from leuk_lib.runs.tensors import check_digest, digest, named_tensors, read_tensors
+from leuk_lib.runs.tensors import check_digest, check_signature, digest, named_tensors, read_tensors, signed
 from leuk_lib.runs.threads import torch_threads
 from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
 from leuk_lib.training.backbones import TimmBackbone
@@ -141,7 +141,7 @@ def save_model(model: nn.Module, card: ModelCard, folder: Path, name: str = "mod
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     path = Path(folder) / name
     # A single metadata key: safetensors writes several in random order, which would change the hash of the file.
-    values = {"format": FORMAT, DIGEST: digest(tensors), **asdict(card)}
+    values = signed({"format": FORMAT, DIGEST: digest(tensors), **asdict(card)})
     with atomic(path) as temporary:
         save_file(tensors, str(temporary), metadata={"card": json.dumps(values)})
     return path
@@ -164,6 +164,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
         raise LeukError(f"model {path}: its card has more than {MAX_CARD} characters; {ADVICE}", 2)
     try:
         values = parse_json(metadata.get("card", "{}"))
+        if isinstance(values, dict):
+            check_signature(values, f"model {path}", ADVICE, exit_code=2)
         version, stated = (values.pop(key, None) if isinstance(values, dict) else None for key in ("format", DIGEST))
         if version not in (FORMAT, FORMAT_2, FORMAT_1):
             raise LeukError(f"model {path}: not a trained model (format {version!r}, expected {FORMAT!r}); {ADVICE}", 2)
@@ -174,6 +176,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
             values |= {"kind": "wpat", "backbone": backbone}
         check_digest(tensors, stated, f"model {path}", ADVICE, exit_code=2)
         card = TypeAdapter(ModelCard).validate_python(values)
+    except LeukError:
+        raise
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}"

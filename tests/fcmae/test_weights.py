@@ -161,6 +161,17 @@ def test_damaged_files_are_one_line(tmp_path, kind):
     survives(load_backbone, path, times=12)
 
 
+@pytest.mark.parametrize(("old", "new"), [("CC-BY", "CC-BX"), ("CC-BY", 'CC"BY'), ("encoder/1", "encoder/7")])
+def test_changed_metadata_are_refused(tmp_path, old, new):
+    """A wrong licence was believed; a file whose metadata are no JSON counted as foreign, and nothing was checked."""
+    path = save_backbone(encoder(), tmp_path / "e.safetensors", {"origin": {"name": "w", "licence": "CC-BY-NC"}})
+    content = path.read_bytes()
+    assert content.count(old.encode()) == 1
+    path.write_bytes(content.replace(old.encode(), new.encode()))
+    with pytest.raises(LeukError, match=r"e\.safetensors: damaged"):
+        load_backbone(path)
+
+
 @pytest.mark.parametrize("metadata", ["convnextv2", "[1]", '{"format": "theirs"}'])
 def test_metadata_of_a_foreign_file_is_ignored(tmp_path, metadata):
     save_file(encoder().state_dict(), tmp_path / "theirs.safetensors", metadata={"encoder": metadata})

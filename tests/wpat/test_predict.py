@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from damage import survives
@@ -190,6 +191,31 @@ def test_a_card_with_an_impossible_value_is_one_line(saved, tmp_path, field, val
     with pytest.raises(LeukError, match=r"bad\.safetensors: (its card|card and weights)") as caught:
         load_model(bad)
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("0.485", "0.405"), ('"temperature": 1.7', '"temperature": 1.3'), ('"enhanced": false', '"enhanced":  true')]
+)  # fmt: skip
+def test_a_card_with_one_changed_character_is_refused(saved, tmp_path, old, new):
+    """The checksum covered the weights only: a mean, a temperature or the order of classes gave other probabilities."""
+    path, _ = saved
+    quoted = [text.replace('"', '\\"').encode() for text in (old, new)]
+    content = path.read_bytes()
+    assert content.count(quoted[0]) == 1
+    (tmp_path / "bad.safetensors").write_bytes(content.replace(*quoted))
+    with pytest.raises(LeukError, match=r"bad\.safetensors: .*its metadata") as caught:
+        load_model(tmp_path / "bad.safetensors")
+    assert caught.value.exit_code == 2 and str(caught.value).count("bad.safetensors") == 1
+
+
+def test_classes_in_another_order_are_refused(saved, tmp_path):
+    path, _ = saved
+    with safe_open(path, framework="pt") as file:
+        card = json.loads(file.metadata()["card"])
+    bad = tmp_path / "bad.safetensors"
+    save_file(load_file(path), bad, metadata={"card": json.dumps(card | {"classes": card["classes"][::-1]})})
+    with pytest.raises(LeukError, match="the checksum of its metadata is wrong"):
+        load_model(bad)
 
 
 def test_the_mean_and_deviation_of_the_card_are_used(saved, files, tmp_path):
