@@ -18,6 +18,7 @@ from leuk_lib import quoting, workflow
 from leuk_lib.cli import data as data_commands
 from leuk_lib.runs import card, paths, progress
 from leuk_lib.runs.errors import LeukError
+from leuk_lib.runs.files import keep_inputs
 from leuk_lib.runs.processes import keep_standard_streams
 from leuk_lib.runs.threads import prepare_libraries
 from leuk_lib.stages import STAGES
@@ -213,6 +214,7 @@ def reference(
     from leuk_lib.book.gate import check_run
     from leuk_lib.data.fingerprint import fingerprint
 
+    keep_inputs([out], [paths.run_folder(run)])
     check_run(run, STAGES, fingerprint)
     cards = [card.read_card(run, spec.name) for spec in STAGES]
     if any((row or {}).get("git", {}).get("dirty") for row in cards):
@@ -261,7 +263,6 @@ def export(
 
     Example: leuk export results/smear-laptop-s0/wpat/model.safetensors --onnx model.onnx
     """
-    from leuk_lib.runs.files import keep_inputs
     from leuk_lib.wpat.export import export_onnx
 
     model = _latest_model() if model is None else model

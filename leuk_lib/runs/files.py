@@ -44,11 +44,10 @@ def atomic(path: Path) -> Iterator[Path]:
     # The suffix stays last because writers such as Figure.savefig choose the format by it. A name may have 255 bytes.
     end = f".{os.getpid()}.tmp{path.suffix}"
     stem = os.fsdecode(os.fsencode(path.stem)[: MAX_NAME - len(os.fsencode(end)) - 1])
+    _refuse_no_file(path)
     temporary = path.with_name(f".{stem}{end}")
     try:
         with refusals(path, temporary):
-            if path.absolute().parent == Path("/dev") or (path.exists() and not (path.is_file() or path.is_dir())):
-                raise LeukError(f"{path}: a pipe or a device, which a file would replace; name a file", exit_code=2)
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb+") as handle:
@@ -138,17 +137,31 @@ def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def _refuse_no_file(path: Path) -> None:
+    """Raise ``LeukError`` for a path without a name, such as that of an unset variable, and for a pipe or a device."""
+    if not path.name:
+        raise LeukError(f"{str(path)!r}: is no name of a file to write; name one", exit_code=2)
+    with refusals(path):
+        if path.absolute().parent == Path("/dev") or (path.exists() and not (path.is_file() or path.is_dir())):
+            raise LeukError(f"{path}: a pipe or a device, which a file would replace; name a file", exit_code=2)
+
+
 def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
-    """Refuse to write over what a command reads.
+    """Refuse to write over what a command reads, and to where no file can be, before hours of work are lost.
 
     Args:
         outputs: Files that a person named for the command to write; None where one is not wanted.
         inputs: Files that it reads, and folders whose files it reads.
 
     Raises:
-        LeukError: An output is one of the inputs, an existing file in one of the folders, or named twice; exit code 2.
+        LeukError: An output is one of the inputs, an existing file in one of the folders, named twice, a folder, a pipe or
+            a device, or has no name; exit code 2.
     """
     named = [path for path in outputs if path is not None]
+    for path in named:
+        _refuse_no_file(path)
+        if path.is_dir():
+            raise LeukError(f"{path}: a folder stands where the file is needed; name another", exit_code=2)
     places = [Path(os.path.realpath(path)) for path in named]
     if len(set(places)) < len(places):
         raise LeukError(f"{named[0]}: named for two files; give each its own name", exit_code=2)

@@ -264,3 +264,36 @@ def test_what_a_command_reads_is_not_written_over(cells: Path, tmp_path: Path, c
     assert main(["data", "check", str(cells), "--csv", str(tmp_path / "f"), "--html", str(tmp_path / "f")]) == 2
     assert "named for two files" in capsys.readouterr().err
     assert main(["data", "split", str(cells), "--out", str(cells / "new.json"), "--folds", "2", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("out", ["", ".", "folder", "pipe", "/dev/full"])
+def test_an_output_that_no_file_can_be_is_refused_before_anything_is_read(
+    tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """``--csv "$UNSET"`` ended in a traceback, and a folder was refused after all images had been predicted."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for command in (
+        ["data", "check", "gone", "--csv", out],
+        ["data", "check", "gone", "--html", out],
+        ["data", "split", "gone", "--out", out],
+        ["predict", "gone.png", "--model", "gone", "--csv", out],
+        ["predict", "gone.png", "--model", "gone", "--sheet", out],
+        ["export", "gone", "--onnx", out],
+        ["reference", "gone", "--out", out],
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and any(
+            words in error for words in ("is no name of a file", "a folder stands where", "a pipe or a device")
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+def test_a_reference_is_not_written_over_the_run_that_it_is_of(results: Path, capsys: pytest.CaptureFixture[str]):
+    with Stage.begin("data", StageParams, {"run": "r"}) as stage:
+        stage.record("cells", 3)
+    for name in ("card.json", "metrics.json"):
+        assert main(["reference", "r", "--out", str(results / "r" / "data" / name)]) == 2
+        assert "is one of the files that are read" in capsys.readouterr().err
