@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 
@@ -24,13 +25,15 @@ def parse_number(text: Any) -> float:
 
 
 def load_json(text: str, **hooks: Any) -> Any:
-    r"""Parse JSON as ``json.loads`` does, without unpaired surrogates (``"\ud800"``), which UTF-8 cannot encode.
+    r"""Parse JSON, without names that stand twice in one object and unpaired surrogates, both of which ``json.loads`` takes.
+
+    Of two entries of one name it keeps the last; UTF-8 cannot encode an unpaired surrogate (``"\ud800"``).
 
     Raises:
         ValueError: For anything else, also for what is nested too deeply.
     """
     try:
-        content = json.loads(text, **hooks)
+        content = json.loads(text, object_pairs_hook=_unique, **hooks)
         if "\\ud" in text or "\\uD" in text:
             json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -47,6 +50,14 @@ def parse_json(text: str) -> Any:
         ValueError: For anything else, also for what is nested too deeply.
     """
     return load_json(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{twice!r} stands twice in one object")
+    return content
 
 
 MAX_DIGITS = 300  # of a whole number; floats end at 1.8e308

@@ -43,6 +43,13 @@ class _Loader(yaml.SafeLoader):
             )
         return super().construct_scalar(node)
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice, of which PyYAML would keep the last."""
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
     def get_single_data(self) -> Any:
         node = self.get_single_node()
         if node is None:
@@ -80,13 +87,6 @@ class _PlainLoader(_Loader):
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", mark)
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that stands twice, of which PyYAML would keep the last."""
-        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := [name for name, count in names.items() if count > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
 
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -105,7 +105,7 @@ def parse_plain(text: str) -> Any:
     """Parse what a person typed.
 
     Raises:
-        yaml.YAMLError: As ``parse_yaml`` does, and for aliases and keys that stand twice.
+        yaml.YAMLError: As ``parse_yaml`` does, and for aliases.
 
     >>> parse_plain("[3, 1e-3, 1:30, 010, no, 2001-13-45]")
     [3, 0.001, '1:30', '010', 'no', '2001-13-45']
@@ -135,8 +135,8 @@ def parse_yaml(text: str) -> Any:
     r"""Parse YAML.
 
     Raises:
-        yaml.YAMLError: In one line, if the text is not YAML, has more than 2^20 characters or 50,000 values, is nested too deeply, or
-            holds a date that does not exist.
+        yaml.YAMLError: In one line, if the text is not YAML, has more than 2^20 characters or 50,000 values, is nested too deeply, has
+            a key twice, or holds a date that does not exist.
 
     >>> parse_yaml("a: &x [1, 2]\nb: *x")
     {'a': [1, 2], 'b': [1, 2]}

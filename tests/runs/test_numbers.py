@@ -35,6 +35,12 @@ def test_json_without_finite_numbers_is_refused_with_one_kind_of_error(text: str
         parse_json(text)
 
 
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '[{"b": {"a": 1, "a": 1}}]'])
+def test_a_name_that_stands_twice_is_refused(text):
+    with pytest.raises(ValueError, match="'a' stands twice"):
+        parse_json(text)
+
+
 @pytest.mark.parametrize("text", ['"\\ud800"', '{"\\uDFFF": 1}', '["\\udc00\\ud83d"]'])
 def test_half_a_character_is_refused(text: str):
     with pytest.raises(ValueError, match="half a character"):

@@ -30,6 +30,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("[" + "1," * 500_000 + "]", "more than"),  # took 12 s
         ("# " + "x" * (1 << 20), "characters"),
         ("a: [1", "expected .* in line 1"),
+        ("a:\n  b: 1\n  b: 2", "'b' stands twice"),
         ("a: \x01", "unacceptable character"),
         ("!!python/object/apply:os.system [ls]", "constructor"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
@@ -153,7 +153,7 @@ class FolderFiles:
             LeukError: If it cannot be read or is not JSON.
         """
         try:
-            return load_json(self.read(path, MAX_JSON).decode("utf-8-sig"), object_pairs_hook=_unique)
+            return load_json(self.read(path, MAX_JSON).decode("utf-8-sig"))
         except (ValueError, MemoryError) as error:
             raise LeukError(f"{path}: cannot be read as JSON ({error})", exit_code=2) from error
 
@@ -204,14 +204,6 @@ def without_image(annotation: PurePosixPath, boxes: int, name: str, why: str) ->
     """Return the finding about an annotation of one image which is not in the folder, or which several images may be."""
     what = f"boxes without their image: {boxes} boxes, {name} ({why})"
     return Finding(str(annotation), what, "error", "add the image, or give each image a name of its own")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{twice!r} stands twice in one object")
-    return content
 
 
 def _shared_folders(first: PurePosixPath, second: PurePosixPath) -> int:
