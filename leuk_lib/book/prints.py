@@ -49,7 +49,7 @@ def figures_page(stages: Sequence[StageSpec], cards: Mapping[str, Mapping[str, A
             form = (
                 f"{{download}}`PDF <{prints}/{stage.name}-{name}.pdf>`"
                 if "pdf" in suffixes
-                else "PNG in the run's folder"
+                else f"{suffixes[0].upper()} in the run's folder"
             )
             rows.append((escape(name.replace("_", " ").replace("-", " ")), chapter(stage), code(stage.name), form))
     if not rows:

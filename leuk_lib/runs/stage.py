@@ -244,11 +244,13 @@ class Stage(Generic[P]):
     def show(self, name: str, figure: Any) -> display.Picture:
         """Write a matplotlib figure to ``figures/<name>.svg`` or ``.png`` and return it for display.
 
-        Line art is also written as ``figures/<name>.pdf``, for printing.
+        Line art is also written as ``figures/<name>.pdf``, for printing; not in a smoke run, whose figures nobody prints.
         """
         picture = display.render(figure)
         line_art = picture.mime == "image/svg+xml"
-        drawn = {"svg": picture.data, "pdf": display.render_pdf(figure)} if line_art else {"png": picture.data}
+        drawn = {"svg" if line_art else "png": picture.data}
+        if line_art and self.params.profile != "smoke":
+            drawn["pdf"] = display.render_pdf(figure)
         for suffix, data in drawn.items():
             path = self._output(f"figures/{name}.{suffix}")
             with files.atomic(path) as temporary:

@@ -33,7 +33,9 @@ def test_page_names_chapter_run_and_commit_and_offers_the_pdf() -> None:
     assert "`aaaaaaaaaa`" in page and "`r`" in page
     rows = [line for line in page.splitlines() if line.startswith(("| rates", "| cells"))]
     assert "{download}`PDF <../generated/prints/data-rates.pdf>`" in rows[0] and "Title of data" in rows[0]
-    assert "download" not in rows[1]
+    assert "PNG in the run's folder" in rows[1] and "download" not in rows[1]
+    smoke = {"data": {**CARDS["data"], "outputs": {"figures/rates.svg": "1"}}}
+    assert "SVG in the run's folder" in prints.figures_page(STAGES, smoke, "x")
     assert "no figures yet" in prints.figures_page(STAGES, {}, "x")
 
 

@@ -280,6 +280,14 @@ def test_line_art_can_be_printed_and_the_same_figure_is_the_same_file(results: P
     assert drawn[0]["line.pdf"].startswith(b"%PDF")
 
 
+def test_a_smoke_run_has_no_figures_for_printing(results: Path):
+    from leuk_lib.figures.style import new_figure
+
+    with begin("data", profile="smoke", stages={"data": {}}) as stage:
+        stage.show("line", new_figure(2, 2)[0])
+    assert [path.name for path in (stage.folder / "figures").iterdir()] == ["line.svg"]
+
+
 def test_a_file_of_the_project_counts_as_an_input(results: Path, monkeypatch: pytest.MonkeyPatch):
     with begin("claims") as stage:
         assert stage.use_file("book/claims.yml").is_file()
