@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from leuk_lib.gan.params import AcdbGanParams
@@ -134,11 +135,12 @@ def nearest_of_views(
     array([1.])
     """
     squares, least = (b**2).sum(axis=1)[None], np.inf
-    for a in views:
-        square = (a**2).sum(axis=1)[:, None] + squares - 2 * a @ b.T
-        if own is not None:
-            square[np.arange(len(a)), own] = np.inf
-        least = np.minimum(least, square.min(axis=1))
+    with threadpool_limits(1, user_api="blas"):  # many small products: a second thread waits longer than it computes
+        for a in views:
+            square = (a**2).sum(axis=1)[:, None] + squares - 2 * a @ b.T
+            if own is not None:
+                square[np.arange(len(a)), own] = np.inf
+            least = np.minimum(least, square.min(axis=1))
     return np.sqrt(np.maximum(least, 0))
 
 
