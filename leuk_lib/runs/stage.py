@@ -42,7 +42,7 @@ class Stage(Generic[P]):
         self.params = params
         processes.refuse_other_number(f"stage {name}", getattr(params, "devices", None))
         self._writes = os.environ.get("RANK", "0") == "0"
-        self._of_run = self.folder = paths.stage_folder(params.run, name)
+        self.folder = paths.stage_folder(params.run, name)
         self._start = time.perf_counter()
         self._metrics: dict[str, dict[str, Any]] = {}
         if self._writes:
@@ -201,7 +201,7 @@ class Stage(Generic[P]):
     def checkpoints(self) -> Path:
         """Folder of the checkpoints of this stage's training loops."""
         self._hold()
-        return self._of_run / "checkpoints"
+        return paths.stage_folder(self.params.run, self.name) / "checkpoints"
 
     # -- outputs -----------------------------------------------------------------------------------------------
 
