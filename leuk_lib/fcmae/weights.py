@@ -19,17 +19,9 @@ from torch import Tensor
 
 from leuk_lib.fcmae.encoder import VARIANTS, Encoder
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import atomic
+from leuk_lib.runs.files import atomic, with_checksum
 from leuk_lib.runs.numbers import parse_json
-from leuk_lib.runs.tensors import (
-    SIGNATURE,
-    check_digest,
-    check_signature,
-    digest,
-    named_tensors,
-    read_tensors,
-    signed,
-)
+from leuk_lib.runs.tensors import CHECKSUM, check_digest, check_metadata, digest, named_tensors, read_tensors
 
 FORMAT = "leuk_lib.fcmae.encoder/1"
 KEY = "encoder"  # metadata entry with the architecture, as JSON
@@ -167,13 +159,14 @@ def save_backbone(encoder: Encoder, path: Path, extra: Mapping[str, Any] | None 
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     config = {"format": FORMAT, "variant": encoder.variant, "stem_stride": encoder.stem_stride, DIGEST: digest(tensors)}
     # A single entry, because safetensors writes several in an order that changes from call to call.
-    metadata = {KEY: json.dumps(signed(dict(extra or {}) | config), sort_keys=True)}
+    metadata = {KEY: json.dumps(with_checksum(dict(extra or {}) | config, CHECKSUM), sort_keys=True)}
     with atomic(path) as temporary:
         save_file(tensors, str(temporary), metadata=metadata)
     return path
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and `_config` of a file."""
     content, metadata = read_tensors(path, "backbone", ADVICE)
     while isinstance(content, Mapping):
         inner = next((content[k] for k in ("model", "state_dict", "model_ema") if k in content), None)
@@ -181,8 +174,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             break
         content = inner
     tensors = named_tensors(content, f"backbone {path}", ADVICE)
-    check_digest(tensors, _config(path, metadata).get(DIGEST), f"backbone {path}", ADVICE)
-    return tensors, metadata
+    config = _config(path, metadata)
+    check_digest(tensors, config.get(DIGEST), f"backbone {path}", ADVICE)
+    return tensors, config
 
 
 def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -194,19 +188,13 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         config = parse_json(metadata.get(KEY, "{}"))
     except ValueError as error:
-        if SIGNATURE in metadata[KEY]:
+        if CHECKSUM in metadata[KEY]:
             raise LeukError(f"backbone {path}: damaged (its metadata cannot be read: {error}); {ADVICE}") from error
         return {}
     if not isinstance(config, dict):
         return {}
-    check_signature(config, f"backbone {path}", ADVICE)
+    check_metadata(config, f"backbone {path}", ADVICE)
     return config if config.get("format") == FORMAT else {}
-
-
-def _architecture(path: Path, metadata: Mapping[str, str]) -> tuple[Any, Any] | None:
-    """Variant and stem stride in the metadata of a file of this library; None for other files."""
-    config = _config(path, metadata)
-    return (config.get("variant"), config.get("stem_stride")) if config else None
 
 
 def read_origin(path: Path) -> dict[str, Any] | None:
@@ -314,8 +302,8 @@ def load_backbone(
             not the required one, or the keys or shapes do not match.
     """
     path = Path(path)
-    state, metadata = _read(path)
-    actual = _architecture(path, metadata)
+    state, config = _read(path)
+    actual: tuple[Any, Any] | None = (config.get("variant"), config.get("stem_stride")) if config else None
     if actual is None and variant is not None and stem_stride is not None:
         actual = (variant, stem_stride)  # load_state checks the shapes against these
     actual = actual or infer_variant(state, str(path))

@@ -18,7 +18,7 @@ from typing import Any
 from leuk_lib.runs import code, files, paths
 from leuk_lib.runs.errors import LeukError
 from leuk_lib.runs.files import AGAIN
-from leuk_lib.runs.records import CHECKSUM, RunCard, checksum, read_record
+from leuk_lib.runs.records import CHECKSUM, RunCard, read_record
 
 PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "lightning", "numpy", "scipy", "pandas", "scikit-learn", "scikit-image",
@@ -112,7 +112,7 @@ def read_card(run: str, stage: str) -> dict[str, Any] | None:
 
 def write_card(run: str, stage: str, card: dict[str, Any]) -> None:
     """Write the card of a stage with its checksum, which finds what is changed afterwards."""
-    files.write_json(paths.stage_folder(run, stage) / "card.json", {**card, CHECKSUM: checksum(card)})
+    files.write_json(paths.stage_folder(run, stage) / "card.json", files.with_checksum(card, CHECKSUM))
 
 
 def seal(run: str, stage: str, notebook: Path) -> None:

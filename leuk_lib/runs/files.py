@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -214,3 +214,18 @@ def sha256_json(value: Any) -> str:
     True
     """
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def with_checksum(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return entries with the hash of the others as the last one, ``name``, which :func:`is_unchanged` compares.
+
+    >>> is_unchanged(with_checksum({"a": 1}, "sum") | {"a": 2}, "sum")
+    False
+    """
+    others = {key: value for key, value in entries.items() if key != name}
+    return {**others, name: sha256_json(others)}
+
+
+def is_unchanged(entries: Mapping[str, Any], name: str) -> bool:
+    """Whether entries are those of :func:`with_checksum`; True without a checksum, as files of earlier versions are."""
+    return entries.get(name) is None or entries[name] == with_checksum(entries, name)[name]

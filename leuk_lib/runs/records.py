@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import AGAIN, MAX_NAME, read_json, sha256_json
+from leuk_lib.runs.files import AGAIN, MAX_NAME, is_unchanged, read_json
 
 CHECKSUM = "checksum"  # entry of a run's card
 
@@ -88,11 +88,6 @@ class Process(Record):
     pid: int = Field(gt=0, lt=2**31)
 
 
-def checksum(card: Mapping[str, Any]) -> str:
-    """Return the hash of a card's entries but that of the checksum itself."""
-    return sha256_json({name: value for name, value in card.items() if name != CHECKSUM})
-
-
 class PublicCard(Record):
     """The parts of a card that references hold, which have no checksum."""
 
@@ -115,7 +110,7 @@ class PublicCard(Record):
     @model_validator(mode="before")
     @classmethod
     def _is_unchanged(cls, card: Any) -> Any:
-        if isinstance(card, Mapping) and card.get(CHECKSUM) not in (None, checksum(card)):
+        if isinstance(card, Mapping) and not is_unchanged(card, CHECKSUM):
             raise ValueError("it was changed after its stage wrote it: its checksum is wrong")
         return card
 

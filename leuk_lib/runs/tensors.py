@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import sha256_json
+from leuk_lib.runs.files import is_unchanged
 
-SIGNATURE = "metadata_sha256"
+CHECKSUM = "metadata_sha256"  # entry of a file's metadata
 
 
 def read_tensors(path: Path, what: str, advice: str, exit_code: int = 1) -> tuple[Any, dict[str, str]]:
@@ -106,19 +106,15 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def signed(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Add a checksum to what the metadata of a file say, such as the names of the classes in their order."""
-    return {**entries, SIGNATURE: sha256_json(entries)}
-
-
-def check_signature(entries: dict[str, Any], source: str, advice: str, exit_code: int = 1) -> None:
-    """Remove the checksum of ``signed`` from ``entries`` and check it; files of earlier versions have none.
+def check_metadata(entries: dict[str, Any], source: str, advice: str, exit_code: int = 1) -> None:
+    """Compare what a file's metadata say, such as the order of the classes, with their checksum, and remove this entry.
 
     Raises:
-        LeukError: If it is wrong.
+        LeukError: If they differ.
     """
-    stated = entries.pop(SIGNATURE, None)
-    if stated is not None and stated != sha256_json(entries):
+    unchanged = is_unchanged(entries, CHECKSUM)
+    entries.pop(CHECKSUM, None)
+    if not unchanged:
         raise LeukError(f"{source}: damaged or edited (the checksum of its metadata is wrong); {advice}", exit_code)
 
 

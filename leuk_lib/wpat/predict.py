@@ -24,10 +24,10 @@ from leuk_lib.data.image_files import MIN_SIDE
 from leuk_lib.data.image_lists import Unusable
 from leuk_lib.fcmae.encoder import Encoder, EncoderSpec
 from leuk_lib.runs.errors import LeukError
-from leuk_lib.runs.files import atomic
+from leuk_lib.runs.files import atomic, with_checksum
 from leuk_lib.runs.memory import keep_freed_memory
 from leuk_lib.runs.numbers import parse_json
-from leuk_lib.runs.tensors import check_digest, check_signature, digest, named_tensors, read_tensors, signed
+from leuk_lib.runs.tensors import CHECKSUM, check_digest, check_metadata, digest, named_tensors, read_tensors
 from leuk_lib.runs.threads import torch_threads
 from leuk_lib.training.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
 from leuk_lib.training.backbones import TimmBackbone
@@ -141,7 +141,7 @@ def save_model(model: nn.Module, card: ModelCard, folder: Path, name: str = "mod
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     path = Path(folder) / name
     # A single metadata key: safetensors writes several in random order, which would change the hash of the file.
-    values = signed({"format": FORMAT, DIGEST: digest(tensors), **asdict(card)})
+    values = with_checksum({"format": FORMAT, DIGEST: digest(tensors), **asdict(card)}, CHECKSUM)
     with atomic(path) as temporary:
         save_file(tensors, str(temporary), metadata={"card": json.dumps(values)})
     return path
@@ -158,33 +158,31 @@ def read_card(path: Path) -> ModelCard:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     """Tensors and card; those of earlier formats get their present names."""
-    content, metadata = read_tensors(path, "model", ADVICE, exit_code=2)
-    tensors = named_tensors(content, f"model {path}", ADVICE, exit_code=2)
+    stored, metadata = read_tensors(path, "model", ADVICE, exit_code=2)
+    tensors = named_tensors(stored, f"model {path}", ADVICE, exit_code=2)
     if len(metadata.get("card", "")) > MAX_CARD:
         raise LeukError(f"model {path}: its card has more than {MAX_CARD} characters; {ADVICE}", 2)
     try:
-        values = parse_json(metadata.get("card", "{}"))
-        if isinstance(values, dict):
-            check_signature(values, f"model {path}", ADVICE, exit_code=2)
-        version, stated = (values.pop(key, None) if isinstance(values, dict) else None for key in ("format", DIGEST))
-        if version not in (FORMAT, FORMAT_2, FORMAT_1):
-            raise LeukError(f"model {path}: not a trained model (format {version!r}, expected {FORMAT!r}); {ADVICE}", 2)
-        if version == FORMAT_1 and isinstance(values.get("sizes"), dict):
-            values["sizes"] = {WpatParams.RENAMED.get(name, name): value for name, value in values["sizes"].items()}
-        if version != FORMAT:
-            backbone = {name: values.pop(name) for name in ("variant", "stem_stride") if name in values}
-            values |= {"kind": "wpat", "backbone": backbone}
-        check_digest(tensors, stated, f"model {path}", ADVICE, exit_code=2)
-        card = TypeAdapter(ModelCard).validate_python(values)
-    except LeukError:
-        raise
+        content = parse_json(metadata.get("card", "{}"))
+    except ValueError as error:
+        raise LeukError(f"model {path}: its card cannot be read ({error}); {ADVICE}", 2) from error
+    values: dict[str, Any] = content if isinstance(content, dict) else {}
+    check_metadata(values, f"model {path}", ADVICE, exit_code=2)
+    version, stated = values.pop("format", None), values.pop(DIGEST, None)
+    if version not in (FORMAT, FORMAT_2, FORMAT_1):
+        raise LeukError(f"model {path}: not a trained model (format {version!r}, expected {FORMAT!r}); {ADVICE}", 2)
+    if version == FORMAT_1 and isinstance(values.get("sizes"), dict):
+        values["sizes"] = {WpatParams.RENAMED.get(name, name): value for name, value in values["sizes"].items()}
+    if version != FORMAT:
+        backbone = {name: values.pop(name) for name in ("variant", "stem_stride") if name in values}
+        values |= {"kind": "wpat", "backbone": backbone}
+    check_digest(tensors, stated, f"model {path}", ADVICE, exit_code=2)
+    try:
+        return tensors, TypeAdapter(ModelCard).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}"
         raise LeukError(f"model {path}: its card cannot be used ({reason}); {ADVICE}", 2) from error
-    except ValueError as error:
-        raise LeukError(f"model {path}: its card cannot be read ({error}); {ADVICE}", 2) from error
-    return tensors, card
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
